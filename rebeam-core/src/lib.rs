@@ -1,0 +1,23 @@
+//! What a supervisor decides, as a pure machine: trees, restarts, mailboxes, calls, names.
+//!
+//! The only machine from outside is [`Core`]. It is told what happened with [`Core::handle_event`] and what time it is
+//! with [`Core::handle_timeout`]; after either, drain [`Core::poll_action`] until it is empty and do what it says, then
+//! ask [`Core::poll_timeout`] when to come back. Time is an argument, counted from the node's start.
+//!
+//! This crate must not know tokio, clocks, files, sockets, processes, randomness or log lines: it is the part that is
+//! tested in virtual time, and the compiler keeps it so. State diagrams are in `LIFECYCLE.md` beside this crate.
+
+mod core;
+pub mod event;
+mod actor;
+pub mod intensity;
+mod listing;
+mod mailbox;
+mod router;
+pub mod spec;
+pub mod strategy;
+pub mod supervisor;
+mod timers;
+
+pub use crate::core::Core;
+pub use crate::event::{Action, Event};

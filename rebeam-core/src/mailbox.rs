@@ -1,0 +1,297 @@
+//! The mail of one actor: what waits, what was handed over, and what becomes of it when the process dies.
+//!
+//! It belongs to the *actor* and outlives incarnations. Of what waits, a small window is handed over ahead of need, so
+//! that the worker's socket is never idle; what the worker has not begun at its death comes back to the front, in order.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rebeam_protocol::id::{ProcessId, Seq};
+use rebeam_protocol::message::{Address, Codec, Lane, ReplyTo, Trace};
+use rebeam_protocol::page::{MARKS, Snapshot, Stage};
+use rebeam_protocol::spec::MailboxLimits;
+
+/// Bytes handed over and not settled, beyond which nothing is handed over but a first message.
+const WINDOW_BYTES: usize = 1024 * 1024;
+
+/// A message that waits or is in hand.
+#[derive(Clone, Debug)]
+pub(crate) struct Message {
+    pub(crate) sender: Sender,
+    /// Whether it dies with the incarnation it was sent to.
+    pub(crate) for_pid: bool,
+    pub(crate) reply_to: Option<ReplyTo>,
+    pub(crate) codec: Codec,
+    pub(crate) lane: Lane,
+    /// Handed over so many times before.
+    pub(crate) deliveries: u32,
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) method: Box<str>,
+    pub(crate) payload: Bytes,
+    pub(crate) trace: Option<Box<Trace>>,
+}
+
+/// Who sent a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sender {
+    Process(ProcessId),
+    Outside(u64),
+}
+
+/// What death makes of a message that was handed over.
+#[derive(Debug)]
+pub(crate) enum Fate {
+    /// It was being handled.
+    InHand { message: Message, since_ns: u64 },
+    /// It was for this incarnation alone, and never begun.
+    ForPid(Message),
+}
+
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    limits: MailboxLimits,
+    high: VecDeque<Message>,
+    normal: VecDeque<Message>,
+    bytes: usize,
+    handed: VecDeque<(Seq, Message)>,
+    handed_bytes: usize,
+    next_seq: u64,
+    /// How many of the waiting messages may still be handed over; `None`: all.
+    sealed_after: Option<usize>,
+    /// Senders that were told to wait.
+    shut_out: Vec<(ProcessId, Address)>,
+}
+
+impl Mailbox {
+    pub(crate) fn new(limits: MailboxLimits) -> Self {
+        Mailbox {
+            limits,
+            high: VecDeque::new(),
+            normal: VecDeque::new(),
+            bytes: 0,
+            handed: VecDeque::new(),
+            handed_bytes: 0,
+            next_seq: 0,
+            sealed_after: None,
+            shut_out: Vec::new(),
+        }
+    }
+
+    /// Messages that wait here, not counting those handed over.
+    pub(crate) fn len(&self) -> usize {
+        self.high.len() + self.normal.len()
+    }
+
+    /// Messages handed over and not settled, oldest first.
+    pub(crate) fn handed(&self) -> impl Iterator<Item = &(Seq, Message)> {
+        self.handed.iter()
+    }
+
+    /// Whether the next sender should wait. An empty mailbox takes one message of any size (rule 6).
+    pub(crate) fn is_full(&self) -> bool {
+        let over = |limit: Option<u64>, used: usize| limit.is_some_and(|limit| used as u64 >= limit);
+        self.len() > 0 && (over(self.limits.messages, self.len()) || over(self.limits.bytes, self.bytes))
+    }
+
+    /// Whether senders who wait may go on: at half of the bound, so that gates do not flutter.
+    fn has_room_again(&self) -> bool {
+        let under = |limit: Option<u64>, used: usize| limit.is_none_or(|limit| used as u64 * 2 <= limit);
+        self.len() == 0 || (under(self.limits.messages, self.len()) && under(self.limits.bytes, self.bytes))
+    }
+
+    pub(crate) fn push(&mut self, message: Message) {
+        self.bytes += message.payload.len();
+        match message.lane {
+            Lane::High => self.high.push_back(message),
+            Lane::Normal => self.normal.push_back(message),
+        }
+    }
+
+    /// Notes that a sender was told to wait; true if it had not been told before.
+    pub(crate) fn shut_out(&mut self, sender: ProcessId, to: &Address) -> bool {
+        let known = self.shut_out.iter().any(|(other, address)| *other == sender && address == to);
+        if !known {
+            self.shut_out.push((sender, to.clone()));
+        }
+        !known
+    }
+
+    /// Senders to let go on now.
+    pub(crate) fn let_in(&mut self) -> Vec<(ProcessId, Address)> {
+        if self.shut_out.is_empty() || !self.has_room_again() { Vec::new() } else { std::mem::take(&mut self.shut_out) }
+    }
+
+    /// From now on only what waits already is handed over (a final stop: what comes later is not handled).
+    pub(crate) fn seal(&mut self) {
+        self.sealed_after = Some(self.len());
+    }
+
+    /// Whether everything before the seal was handed over.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.sealed_after == Some(0) || (self.sealed_after.is_some() && self.len() == 0)
+    }
+
+    /// The next message, if there is one and room for it in the window.
+    pub(crate) fn next(&mut self) -> Option<Message> {
+        let has_room = self.handed.len() < MARKS && (self.handed.is_empty() || self.handed_bytes < WINDOW_BYTES);
+        if !has_room || self.sealed_after == Some(0) {
+            return None;
+        }
+        let message = self.high.pop_front().or_else(|| self.normal.pop_front())?;
+        self.bytes -= message.payload.len();
+        if let Some(left) = &mut self.sealed_after {
+            *left -= 1;
+        }
+        Some(message)
+    }
+
+    /// Keeps a message that is being handed over until it is settled; gives its number.
+    pub(crate) fn hand_over(&mut self, message: Message) -> Seq {
+        self.next_seq += 1;
+        self.handed_bytes += message.payload.len();
+        self.handed.push_back((Seq(self.next_seq), message));
+        Seq(self.next_seq)
+    }
+
+    /// A handed message is done.
+    pub(crate) fn settle(&mut self, seq: Seq) -> Option<Message> {
+        let place = self.handed.iter().position(|(other, _)| *other == seq)?;
+        let (_, message) = self.handed.remove(place)?;
+        self.handed_bytes -= message.payload.len();
+        Some(message)
+    }
+
+    /// The process is gone: what it had not begun comes back to the front, in order; the rest is told.
+    pub(crate) fn process_died(&mut self, page: &Snapshot) -> Vec<Fate> {
+        let mut fates = Vec::new();
+        let mut back = Vec::new();
+        for (Seq(seq), mut message) in std::mem::take(&mut self.handed) {
+            match page.stage(seq) {
+                Stage::Done => {}
+                Stage::Begun => fates.push(Fate::InHand { message, since_ns: page.since_ns(seq) }),
+                Stage::Waiting if message.for_pid => fates.push(Fate::ForPid(message)),
+                Stage::Waiting => {
+                    message.deliveries -= 1;
+                    back.push(message);
+                }
+            }
+        }
+        for message in back.into_iter().rev() {
+            self.bytes += message.payload.len();
+            match message.lane {
+                Lane::High => self.high.push_front(message),
+                Lane::Normal => self.normal.push_front(message),
+            }
+        }
+        let for_pid = |queue: &mut VecDeque<Message>| -> Vec<Message> {
+            let (dead, kept) = std::mem::take(queue).into_iter().partition(|message| message.for_pid);
+            *queue = kept;
+            Vec::from(dead)
+        };
+        let dead: Vec<Message> = [for_pid(&mut self.high), for_pid(&mut self.normal)].concat();
+        self.bytes -= dead.iter().map(|message| message.payload.len()).sum::<usize>();
+        fates.extend(dead.into_iter().map(Fate::ForPid));
+        self.handed_bytes = 0;
+        self.next_seq = 0;
+        self.sealed_after = None;
+        fates
+    }
+
+    /// Empties it: nobody will come for this mail.
+    pub(crate) fn drain(&mut self) -> Vec<Message> {
+        self.bytes = 0;
+        self.high.drain(..).chain(self.normal.drain(..)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rebeam_protocol::id::{Generation, NodeStart, Pid};
+
+    fn message(number: u64, lane: Lane, for_pid: bool) -> Message {
+        let pid = Pid { at: NodeStart::default(), serial: 1 };
+        Message {
+            sender: Sender::Process(ProcessId { pid, generation: Generation(0) }),
+            for_pid,
+            reply_to: None,
+            codec: Codec::Pickle,
+            lane,
+            deliveries: 0,
+            deadline: None,
+            method: number.to_string().into(),
+            payload: Bytes::from_static(b"12345678"),
+            trace: None,
+        }
+    }
+
+    fn hand_over_all(mailbox: &mut Mailbox) -> Vec<String> {
+        std::iter::from_fn(|| {
+            let mut next = mailbox.next()?;
+            next.deliveries += 1;
+            let method = next.method.to_string();
+            mailbox.hand_over(next);
+            Some(method)
+        })
+        .collect()
+    }
+
+    #[test]
+    fn msg_006_what_was_not_begun_comes_back_in_order_and_what_was_for_the_pid_does_not() {
+        let mut mailbox = Mailbox::new(MailboxLimits::default());
+        for number in 1..=6 {
+            mailbox.push(message(number, Lane::Normal, number == 4));
+        }
+        assert_eq!(hand_over_all(&mut mailbox).len(), 6);
+        let mut page = Snapshot::default();
+        page.note(1, Stage::Done, 1);
+        page.note(2, Stage::Begun, 2);
+        let fates = mailbox.process_died(&page);
+        assert!(matches!(&fates[0], Fate::InHand { message, since_ns: 2 } if &*message.method == "2"));
+        assert!(matches!(&fates[1], Fate::ForPid(message) if &*message.method == "4"));
+        assert_eq!(fates.len(), 2);
+        assert_eq!(hand_over_all(&mut mailbox), ["3", "5", "6"]);
+    }
+
+    #[test]
+    fn gen_018_a_seal_lets_earlier_mail_through_and_nothing_later() {
+        let mut mailbox = Mailbox::new(MailboxLimits::default());
+        mailbox.push(message(1, Lane::Normal, false));
+        mailbox.seal();
+        mailbox.push(message(2, Lane::Normal, false));
+        assert!(!mailbox.is_drained());
+        assert_eq!(hand_over_all(&mut mailbox), ["1"]);
+        assert!(mailbox.is_drained());
+    }
+
+    #[test]
+    fn map_013_an_empty_mailbox_takes_one_message_of_any_size() {
+        let mut mailbox = Mailbox::new(MailboxLimits { messages: Some(10), bytes: Some(4) });
+        assert!(!mailbox.is_full());
+        mailbox.push(message(1, Lane::Normal, false));
+        assert!(mailbox.is_full());
+    }
+
+    proptest! {
+        /// However many are handed over, done and begun at a death: none is lost, none is twice there, order is kept.
+        #[test]
+        fn nothing_is_lost_or_doubled_at_a_death(count in 0u64..200, done in 0u64..70, begun in any::<bool>()) {
+            let mut mailbox = Mailbox::new(MailboxLimits::default());
+            for number in 1..=count {
+                mailbox.push(message(number, Lane::Normal, false));
+            }
+            let handed = hand_over_all(&mut mailbox).len() as u64;
+            let done = done.min(handed);
+            let begun = u64::from(begun && done < handed);
+            let mut page = Snapshot::default();
+            (1..=done).for_each(|seq| page.note(seq, Stage::Done, 1));
+            (done + 1..=done + begun).for_each(|seq| page.note(seq, Stage::Begun, 1));
+            prop_assert_eq!(mailbox.process_died(&page).len() as u64, begun);
+            let left: Vec<String> = mailbox.drain().into_iter().map(|message| message.method.into()).collect();
+            let expected: Vec<String> = (done + begun + 1..=count).map(|number| number.to_string()).collect();
+            prop_assert_eq!(left, expected);
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Death certificates: what is known, and proven, about one end.
+
+use serde::{Deserialize, Serialize};
+
+use crate::exit::ExitReason;
+use crate::id::Pid;
+
+/// What is known about one end of one incarnation. Nothing in it is a guess.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// The actor's name, or its path in the tree.
+    pub actor: String,
+    /// The incarnation that ended.
+    pub pid: Pid,
+    /// Its process.
+    pub os_pid: u32,
+    /// Why.
+    pub reason: ExitReason,
+    /// The messages it had in hand, oldest first.
+    pub in_hand: Vec<InHand>,
+    /// The last lines it wrote to stdout and stderr, oldest first.
+    pub last_output: Vec<String>,
+    /// How long it lived, in milliseconds.
+    pub age_ms: u64,
+    /// How often this actor had been started before.
+    pub restarts: u32,
+    /// User and system time it used, in milliseconds.
+    pub cpu_ms: u64,
+    /// The largest resident size it had, in KiB.
+    pub peak_kib: u64,
+}
+
+/// A message that an actor had begun and not finished when it died.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InHand {
+    /// The method.
+    pub method: String,
+    /// The label of the sender.
+    pub sender: String,
+    /// Since how many milliseconds the handler ran.
+    pub age_ms: u64,
+    /// Which delivery it was, from 1.
+    pub delivery: u32,
+}

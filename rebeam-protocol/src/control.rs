@@ -1,0 +1,151 @@
+//! Requests to the supervisor itself and their answers: the control socket's, and those that workers may ask too.
+
+use serde::{Deserialize, Serialize};
+
+use crate::certificate::Certificate;
+use crate::exit::ExitReason;
+use crate::id::{ActorId, Pid};
+use crate::message::{Address, Outcome};
+
+/// A request. On the control socket the payload behind [`Request::Call`] and [`Request::Cast`] is a plain
+/// [`crate::value::Value`]: a tuple of a list of positional and a dictionary of keyword arguments.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Who are you?
+    Node,
+    /// Every child of every supervisor, in tree order.
+    List,
+    /// Call a method by name.
+    Call {
+        /// The actor's name.
+        name: String,
+        /// The method.
+        method: String,
+        /// How long to wait, in milliseconds.
+        timeout_ms: u64,
+    },
+    /// Cast to a method by name.
+    Cast {
+        /// The actor's name.
+        name: String,
+        /// The method.
+        method: String,
+    },
+    /// Stop a child; its spec stays (OTP's `terminate_child`).
+    StopChild {
+        /// Name or path.
+        name: String,
+    },
+    /// Stop a child if it runs, and start it.
+    RestartChild {
+        /// Name or path.
+        name: String,
+    },
+    /// Stop the node.
+    Down,
+    /// Who has this name?
+    Whereis {
+        /// The name.
+        name: String,
+    },
+    /// The last deaths of an actor, oldest first.
+    Why {
+        /// Name or path.
+        name: String,
+    },
+}
+
+/// An answer. The payload behind [`Answer::Outcome`] is the result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Answer {
+    /// Done.
+    Ok,
+    /// About the node.
+    Node(NodeInfo),
+    /// One entry per child, in tree order.
+    List(Vec<ChildInfo>),
+    /// How a call went.
+    Outcome(Outcome),
+    /// Who holds the name.
+    Whereis(Option<Whereabouts>),
+    /// The last deaths.
+    Why(Vec<Certificate>),
+    /// Nobody has that name; with names that look like it.
+    NotFound {
+        /// What was asked for.
+        name: String,
+        /// Names that look like it.
+        similar: Vec<String>,
+    },
+    /// It was tried and failed.
+    Failed {
+        /// What was asked.
+        what: String,
+        /// Why not.
+        reason: ExitReason,
+    },
+    /// The request makes no sense here.
+    Refused(String),
+}
+
+/// Who holds a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Whereabouts {
+    /// The actor.
+    pub actor: ActorId,
+    /// Its living incarnation, if there is one.
+    pub pid: Option<Pid>,
+}
+
+/// About the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// The program's version.
+    pub version: String,
+    /// The supervisor's process.
+    pub os_pid: u32,
+    /// The project directory.
+    pub project: String,
+    /// What it runs.
+    pub target: String,
+    /// Since when, in milliseconds.
+    pub age_ms: u64,
+}
+
+/// One child of a supervisor, as `rebeam ps` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChildInfo {
+    /// Its path in the tree, the root's id left out: `pool/parser-1`.
+    pub id: String,
+    /// Its registered name.
+    pub name: Option<String>,
+    /// Whether it is a supervisor.
+    pub supervisor: bool,
+    /// `starting`, `running`, `stopping`, `restarting` or `stopped`.
+    pub state: String,
+    /// Module and class; the strategy of a supervisor.
+    pub class: String,
+    /// Its incarnation.
+    pub pid: Option<Pid>,
+    /// Its process, while it has one.
+    pub os_pid: Option<u32>,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// Messages that wait: in the mailbox, or handed over and not begun.
+    pub waiting: u64,
+    /// How long this incarnation has lived, in milliseconds.
+    pub age_ms: Option<u64>,
+    /// How deep in the tree, from 0.
+    pub depth: u32,
+    /// The method in hand, and since how many milliseconds.
+    pub busy: Option<(String, u64)>,
+}
+
+/// The name of an address for people.
+pub fn address_label(to: &Address) -> String {
+    match to {
+        Address::Name(name) => name.clone(),
+        Address::Actor(id) => format!("actor {}", id.0),
+        Address::Pid(pid) => pid.to_string(),
+    }
+}

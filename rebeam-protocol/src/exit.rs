@@ -1,0 +1,127 @@
+//! Why an actor ended: data, not an error. The rows are those of section 0 of the OTP conformance table.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The reason of an end, as watchers, callers and the command line see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExitReason {
+    /// It said so itself: a stop with `normal`, or `SystemExit(0)`.
+    Normal,
+    /// Its supervisor asked for it, or it stopped itself so; with an optional detail.
+    Shutdown(Option<String>),
+    /// An exception nobody caught in a callback.
+    Exception(Raised),
+    /// The process ended by itself without a final report, also with code 0; or `SystemExit(n)` with n ≠ 0.
+    ExitCode(i32),
+    /// A signal that Re:BEAM did not send.
+    Signal(i32),
+    /// Re:BEAM sent SIGKILL: a kill, a brutal stop, or the shutdown time ran out.
+    Killed,
+    /// Re:BEAM judged the worker hung and killed it.
+    HeartbeatTimeout,
+    /// A reason chosen by user code, as text.
+    Other(String),
+    /// Seen only by who asks: there is no such actor.
+    NoProc,
+    /// Seen only by who asks: its node cannot be reached.
+    NoConnection,
+    /// The worker broke the protocol and was killed for it; the text says how.
+    BadProtocol(String),
+    /// `init` took longer than the start limit.
+    StartTimeout,
+    /// The process could not be made at all.
+    NotStarted(String),
+}
+
+/// An exception as it was raised in a worker, in words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Raised {
+    /// Its class, with the module unless that is `builtins`.
+    pub kind: String,
+    /// `str()` of it.
+    pub message: String,
+    /// The formatted traceback, chain and notes included, frames of Re:BEAM left out.
+    pub traceback: String,
+}
+
+impl ExitReason {
+    /// The plain shutdown that a supervisor orders.
+    pub const SHUTDOWN: ExitReason = ExitReason::Shutdown(None);
+
+    /// Whether a transient child with this end is left alone.
+    pub fn is_clean(&self) -> bool {
+        matches!(self, ExitReason::Normal | ExitReason::Shutdown(_))
+    }
+
+    /// One word for the sort of end, as in `--json` output.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            ExitReason::Normal => "normal",
+            ExitReason::Shutdown(_) => "shutdown",
+            ExitReason::Exception(_) => "exception",
+            ExitReason::ExitCode(_) => "exit_code",
+            ExitReason::Signal(_) => "signal",
+            ExitReason::Killed => "killed",
+            ExitReason::HeartbeatTimeout => "heartbeat_timeout",
+            ExitReason::Other(_) => "other",
+            ExitReason::NoProc => "noproc",
+            ExitReason::NoConnection => "noconnection",
+            ExitReason::BadProtocol(_) => "bad_protocol",
+            ExitReason::StartTimeout => "start_timeout",
+            ExitReason::NotStarted(_) => "not_started",
+        }
+    }
+}
+
+impl fmt::Display for ExitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ExitReason::Shutdown(Some(detail)) => write!(f, "shutdown({detail})"),
+            ExitReason::Exception(raised) => write!(f, "{raised}"),
+            ExitReason::ExitCode(code) => write!(f, "exit_code({code})"),
+            ExitReason::Signal(number) => write!(f, "signal({})", signal_name(*number)),
+            ExitReason::Other(text) => f.write_str(text),
+            ExitReason::BadProtocol(text) => write!(f, "bad_protocol({text})"),
+            ExitReason::NotStarted(text) => write!(f, "not_started({text})"),
+            plain => f.write_str(plain.kind()),
+        }
+    }
+}
+
+impl fmt::Display for Raised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.message.is_empty() {
+            f.write_str(&self.kind)
+        } else {
+            write!(f, "{}: {}", self.kind, self.message)
+        }
+    }
+}
+
+/// The name of a signal by its Linux number; `SIG<n>` for one without a name.
+pub fn signal_name(number: i32) -> String {
+    const NAMES: [&str; 31] = [
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
+        "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
+        "WINCH", "IO", "PWR", "SYS",
+    ];
+    match usize::try_from(number - 1).ok().and_then(|index| NAMES.get(index)) {
+        Some(name) => format!("SIG{name}"),
+        None => format!("SIG{number}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_read_as_in_the_conformance_table() {
+        assert_eq!(ExitReason::Signal(11).to_string(), "signal(SIGSEGV)");
+        assert_eq!(ExitReason::Signal(64).to_string(), "signal(SIG64)");
+        assert_eq!(ExitReason::Shutdown(Some("migrate".into())).to_string(), "shutdown(migrate)");
+        assert!(!ExitReason::ExitCode(0).is_clean(), "an end without a report is abnormal (MAP-02)");
+    }
+}

@@ -1,0 +1,81 @@
+//! The first frame each way: who speaks which version, and who the worker is to be.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{ActorId, ProcessId};
+
+/// The version of everything in this crate. Both binaries and the module come in one wheel, so it must be equal.
+pub const VERSION: u32 = 1;
+
+/// What starts every first frame, so that rubbish is told from another version.
+pub const MAGIC: u32 = u32::from_be_bytes(*b"RBEM");
+
+/// Optional abilities, by bit. None are defined yet; unknown bits are ignored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Features(pub u64);
+
+/// The supervisor's first frame. The payload behind it is the start payload: which class, which arguments.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// [`MAGIC`].
+    pub magic: u32,
+    /// [`VERSION`].
+    pub version: u32,
+    /// The supervisor's abilities.
+    pub features: Features,
+    /// Who this process is.
+    pub process: ProcessId,
+    /// Which actor it is an incarnation of.
+    pub actor: ActorId,
+    /// The actor's registered name, or its path in the tree if it has none.
+    pub label: String,
+    /// Whether `label` is a registered name.
+    pub named: bool,
+    /// How often this actor was started before.
+    pub restarts: u32,
+    /// The largest frame either side may send, in bytes.
+    pub max_frame: u64,
+}
+
+/// The worker's first frame.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`MAGIC`].
+    pub magic: u32,
+    /// [`VERSION`].
+    pub version: u32,
+    /// The worker's abilities.
+    pub features: Features,
+    /// Its process id, as it sees it.
+    pub os_pid: u32,
+}
+
+impl Hello {
+    /// Checks the first frame of a worker.
+    ///
+    /// # Errors
+    /// A text that says what is wrong, for the worker's exit reason.
+    pub fn check(&self) -> Result<(), String> {
+        check(self.magic, self.version)
+    }
+}
+
+impl Welcome {
+    /// Checks the first frame of a supervisor.
+    ///
+    /// # Errors
+    /// A text that says what is wrong.
+    pub fn check(&self) -> Result<(), String> {
+        check(self.magic, self.version)
+    }
+}
+
+fn check(magic: u32, version: u32) -> Result<(), String> {
+    if magic != MAGIC {
+        Err("the first frame is not a handshake".into())
+    } else if version != VERSION {
+        Err(format!("protocol version {version}, expected {VERSION}: two installations of rebeam are mixed"))
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,21 @@
+//! What two processes of Re:BEAM may say to each other, and nothing of how the bytes travel.
+//!
+//! The supervisor speaks to workers ([`message`]), to the zygote ([`zygote`]) and to the command line ([`control`]).
+//! All three use [`frame`]s: a length, a postcard header, and, behind the header, payload bytes that nobody between
+//! sender and receiver decodes. This crate must not know sockets, clocks, Python or tokio; it is shared by the
+//! blocking worker and the asynchronous supervisor.
+//!
+//! Evolution: postcard is not self-describing, so variants and fields are only ever appended, [`handshake::VERSION`]
+//! goes up with every change, and the golden bytes in `tests/golden.rs` say so when it was forgotten.
+
+pub mod certificate;
+pub mod control;
+pub mod exit;
+pub mod frame;
+pub mod handshake;
+pub mod id;
+pub mod message;
+pub mod page;
+pub mod spec;
+pub mod value;
+pub mod zygote;

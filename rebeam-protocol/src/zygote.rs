@@ -1,0 +1,92 @@
+//! What the supervisor and the zygote say. Descriptors travel beside a frame, attached to its first byte.
+
+use serde::{Deserialize, Serialize};
+
+use crate::spec::SupervisorSpec;
+
+/// From the supervisor to the zygote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToZygote {
+    /// Import the application, evaluate its tree and say whether it may be forked.
+    Load(Target),
+    /// Make a worker. Descriptors: channel, status page, lifeline, stdout, stderr.
+    Fork {
+        /// Repeated in the answer.
+        request: u64,
+    },
+}
+
+/// From the zygote to the supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromZygote {
+    /// The interpreter is up; `version` is [`crate::handshake::VERSION`].
+    Ready {
+        /// The protocol of the module that answers.
+        version: u32,
+    },
+    /// The application is imported and its tree evaluated.
+    Loaded {
+        /// The tree; empty when only imported again after a zygote died.
+        tree: Box<SupervisorSpec>,
+        /// Why it must not be forked, if it must not.
+        unforkable: Option<String>,
+    },
+    /// It could not be.
+    LoadFailed(LoadError),
+    /// A worker was made.
+    Forked {
+        /// Of the request.
+        request: u64,
+        /// The process, a child of the supervisor.
+        os_pid: u32,
+    },
+    /// None could be made.
+    ForkFailed {
+        /// Of the request.
+        request: u64,
+        /// The system's words.
+        error: String,
+    },
+}
+
+/// What `rebeam up` was pointed at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// A module name, or the absolute path of a file.
+    pub source: Source,
+    /// The attribute; `None`: `tree`, or the only supervisor there is.
+    pub attribute: Option<String>,
+    /// Modules to import before the application.
+    pub preload: Vec<String>,
+}
+
+/// Where the application is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Source {
+    /// A module, found on the path with the project directory first.
+    Module(String),
+    /// A file.
+    File(String),
+}
+
+/// Why an application could not be loaded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadError {
+    /// Whose fault it is; decides the exit code.
+    pub kind: LoadErrorKind,
+    /// One line that names the user's own thing.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// The user's own frames, if code of theirs raised.
+    pub traceback: Option<String>,
+}
+
+/// The sorts of load errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LoadErrorKind {
+    /// No such file, module or attribute, an attribute of the wrong type, or a spec that is not valid.
+    Usage,
+    /// The application's own code raised.
+    Raised,
+}
