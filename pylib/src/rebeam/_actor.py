@@ -1,0 +1,57 @@
+"""The base class of actors. It knows nothing of processes: what runs an actor is `rebeam._boot`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rebeam._exit import ExitReason
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+
+class Ignore:
+    """Returned by `init` (the class itself) to be passed over: the actor does not run, its siblings do.
+
+    As OTP's `ignore`: a permanent or transient child stays listed as stopped.
+    """
+
+
+class Actor:
+    """An object that runs in a process of its own and is reached by messages only.
+
+    Public methods answer calls and casts, one at a time and in the order they came. A method that raises ends the
+    actor (its caller gets the exception, its supervisor decides what follows), unless `raises` declares the exception
+    to be an answer. A call whose arguments do not fit the method harms nobody but its caller.
+
+    An `async def` method runs to its end before the next message is taken.
+    """
+
+    def init(self, *args: Any, **kwargs: Any) -> Any:
+        """Sets the actor up, in its own process; starting it waits for this to return.
+
+        Gets the arguments given to `child`, the same ones after every restart. An exception here is a failed start.
+        Return `Ignore` to be passed over; any other value is not looked at.
+        """
+
+    def terminate(self, reason: ExitReason) -> None:
+        """Cleans up before the process ends. Not run after a failed `init`, a kill, or a death by signal.
+
+        Args:
+            reason: why it ends: `shutdown`, the exception of a method, or what `Stop` said.
+        """
+
+
+def raises(*exceptions: type[BaseException]) -> Callable[[F], F]:
+    """Declares exceptions of a method to be answers: the caller gets them and the actor lives on.
+
+    Everything else that a method raises ends the actor, as in OTP.
+    """
+
+    def declare(method: F) -> F:
+        method.__rebeam_raises__ = exceptions  # type: ignore[attr-defined]
+        return method
+
+    return declare

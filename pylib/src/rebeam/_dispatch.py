@@ -1,0 +1,52 @@
+"""From the name of a method to the method: what of an actor can be called from outside."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+from rebeam._actor import Actor
+from rebeam._errors import BadCall
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Coroutine
+
+_OWN = frozenset(name for name in vars(Actor))
+
+_runner: asyncio.Runner | None = None
+
+
+def public_methods(actor: type[Actor]) -> list[str]:
+    """The methods that answer calls and casts."""
+    return sorted(
+        name
+        for name in dir(actor)
+        if not name.startswith("_") and name not in _OWN and callable(getattr(actor, name, None))
+    )
+
+
+def resolver(actor: Actor) -> Callable[[str], Callable[..., Any]]:
+    """A function that finds the method for a message, and raises `BadCall` where there is none."""
+
+    def resolve(method: str) -> Callable[..., Any]:
+        cls = type(actor)
+        if not method.startswith("_") and method not in _OWN and callable(getattr(cls, method, None)):
+            found: Callable[..., Any] = getattr(actor, method)
+            return found
+        names = public_methods(cls)
+        near = difflib.get_close_matches(method, names, 1)
+        hint = f"did you mean `{near[0]}`?" if near else f"it has {', '.join(f'`{n}`' for n in names) or 'none'}"
+        raise BadCall(f"`{cls.__qualname__}` has no public method `{method}`; {hint}")
+
+    return resolve
+
+
+def run_coroutine(method: str, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Runs an `async def` method to its end, on one event loop per actor."""
+    global _runner
+    if _runner is None:
+        import asyncio
+
+        _runner = asyncio.Runner()
+    return _runner.run(coroutine)

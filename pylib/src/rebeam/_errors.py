@@ -1,0 +1,169 @@
+"""Every error that Re:BEAM raises, and how `_rebeam` makes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rebeam._exit import Certificate, ExitReason
+
+
+class RebeamError(Exception):
+    """The base of all errors that Re:BEAM itself raises."""
+
+
+class SpecError(RebeamError, ValueError):
+    """A child or supervisor is declared with a value that makes no sense."""
+
+
+class NotAnActor(RebeamError, RuntimeError):
+    """Something that only an actor can do was tried elsewhere: in plain Python, or in a process that an actor forked."""
+
+
+class NoProc(RebeamError, LookupError):
+    """There is no such actor, or it is down for good."""
+
+
+class ActorDied(RebeamError):
+    """The actor ended before it answered.
+
+    Attributes:
+        certificate: what is known about its end.
+    """
+
+    def __init__(self, certificate: Certificate) -> None:
+        self.certificate = certificate
+        text = f"`{certificate.actor}` died: {certificate.reason}"
+        if certificate.in_hand:
+            text += f", with `{certificate.in_hand[0].method}` in hand"
+        super().__init__(text)
+
+    @property
+    def reason(self) -> ExitReason:
+        """Why it ended."""
+        return self.certificate.reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ActorDied, (self.certificate,)
+
+
+class CallTimeout(RebeamError, TimeoutError):
+    """The answer did not come in time. The callee is not told, and finishes what it does (as OTP's `call`)."""
+
+
+class CallingSelf(RebeamError):
+    """An actor called itself, and so would have waited for itself."""
+
+
+class MailboxFull(RebeamError):
+    """There was no room in the receiver's mailbox for as long as the sender would wait."""
+
+
+class BadCall(RebeamError, TypeError):
+    """There is no such method, or the arguments do not fit it. The callee was not harmed."""
+
+
+class BadResult(RebeamError):
+    """The method's result cannot be sent. The callee was not harmed."""
+
+
+class Unpicklable(RebeamError, TypeError):
+    """An argument cannot be pickled. Nothing was sent."""
+
+
+class RemoteError(RebeamError):
+    """An exception of another actor whose own class cannot be used here.
+
+    Attributes:
+        kind: the name of its class.
+        message: its text.
+        remote_traceback: the formatted traceback from where it was raised.
+    """
+
+    def __init__(self, kind: str, message: str, remote_traceback: str) -> None:
+        super().__init__(f"{kind}: {message}" if message else kind)
+        self.kind = kind
+        self.message = message
+        self.remote_traceback = remote_traceback
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteError, (self.kind, self.message, self.remote_traceback)
+
+
+class RemoteTraceback(Exception):  # noqa: N818 (as concurrent.futures: a cause to be read, not an error to be caught)
+    """The cause of an exception that came from another actor; its text is the traceback from there."""
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0].rstrip()}\n"""'
+
+
+class Stop(BaseException):
+    """Raised in a method to end the actor in good order: `terminate` runs and no error is reported.
+
+    Args:
+        reason: `normal` (a transient child is not restarted), `shutdown` (the same), or any text of your own (an
+            abnormal end).
+    """
+
+    def __init__(self, reason: str = "normal") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def _names(similar: list[str]) -> str:
+    return f"; did you mean {' or '.join(f'`{name}`' for name in similar)}?" if similar else ""
+
+
+def no_proc(target: str, similar: list[str]) -> NoProc:
+    return NoProc(f"there is no actor `{target}`{_names(similar)}")
+
+
+def actor_died(fields: dict[str, Any]) -> ActorDied:
+    from rebeam._exit import certificate
+
+    return ActorDied(certificate(fields))
+
+
+def call_timeout(target: str, state: str, method: str | None, busy: float, waiting: int) -> CallTimeout:
+    doing = f"busy {busy:.1f} s in `{method}`" if method else state
+    return CallTimeout(f"`{target}` did not answer in time: {doing}, {waiting} waiting")
+
+
+def calling_self(target: str) -> CallingSelf:
+    return CallingSelf(f"`{target}` called itself; call the method directly")
+
+
+def mailbox_full(target: str, waiting: int) -> MailboxFull:
+    return MailboxFull(f"the mailbox of `{target}` is full" + (f": {waiting} waiting" if waiting else ""))
+
+
+def bad_call(text: str) -> BadCall:
+    return BadCall(text)
+
+
+def bad_result(text: str) -> BadResult:
+    return BadResult(text)
+
+
+def not_an_actor(is_helper: bool) -> NotAnActor:
+    if is_helper:
+        return NotAnActor("a process forked by an actor is no actor; send results to the actor and let it speak")
+    return NotAnActor("this works inside an actor only; run the application with `rebeam up`")
+
+
+def remote(kind: str, message: str, traceback: str, pickled: bytes) -> BaseException:
+    """The exception of another actor: of its own class if that can be had here, with its traceback as the cause."""
+    error: BaseException | None = None
+    if pickled:
+        import pickle
+
+        try:
+            loaded = pickle.loads(pickled)
+        except Exception:
+            loaded = None
+        if isinstance(loaded, Exception):
+            error = loaded
+    if error is None:
+        error = RemoteError(kind, message, traceback)
+    error.__cause__ = RemoteTraceback(traceback)
+    return error

@@ -1,0 +1,66 @@
+"""From an exception to what can be said about it in another process."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import traceback
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_OWN_FILES = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+def kind_of(error: BaseException) -> str:
+    """The name of an exception's class, with its module unless that is `builtins`."""
+    cls = type(error)
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def message_of(error: BaseException) -> str:
+    """`str()` of an exception, whatever that does."""
+    try:
+        return str(error)
+    except Exception as broken:
+        return f"<its __str__ raised {kind_of(broken)}>"
+
+
+def format_traceback(error: BaseException) -> str:
+    """The traceback with chain and notes, and without frames of Re:BEAM."""
+    summary = traceback.TracebackException.from_exception(error)
+    _drop_own_frames(summary, set())
+    return "".join(summary.format())
+
+
+def _drop_own_frames(summary: traceback.TracebackException, seen: set[int]) -> None:
+    if id(summary) in seen:
+        return
+    seen.add(id(summary))
+    if summary.stack:
+        summary.stack[:] = [
+            frame
+            for frame in summary.stack
+            if not frame.filename.startswith((_OWN_FILES, "<frozen importlib")) and frame.filename != "<string>"
+        ]
+    for linked in (summary.__cause__, summary.__context__, *(summary.exceptions or ())):
+        if linked is not None:
+            _drop_own_frames(linked, seen)
+
+
+def describe(error: BaseException) -> tuple[str, str, str, bytes | None]:
+    """Class, message and traceback of an exception, and its pickle if it has one that can be read back."""
+    pickled: bytes | None = None
+    try:
+        pickled = pickle.dumps(error, 5)
+        pickle.loads(pickled)
+    except Exception:
+        pickled = None
+    return kind_of(error), message_of(error), format_traceback(error), pickled
+
+
+def is_answer(method: str, error: BaseException, resolve: Callable[[str], Callable[..., Any]]) -> bool:
+    """Whether a method declares this exception to be an answer (see `rebeam.raises`)."""
+    declared: Any = getattr(resolve(method), "__rebeam_raises__", ())
+    return isinstance(error, declared)

@@ -1,0 +1,33 @@
+"""Carries records of `logging` to the supervisor, whole. The user's own handlers stay as they are."""
+
+from __future__ import annotations
+
+import logging
+
+from rebeam import _rebeam
+
+_formatter = logging.Formatter()
+
+
+class SupervisorHandler(logging.Handler):
+    """Sends every record to the supervisor, which prints it with the actor's name."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            exception = _formatter.formatException(record.exc_info) if record.exc_info else None
+            _rebeam.log(record.created, record.levelno, record.name, record.getMessage(), exception)
+        except Exception:
+            self.handleError(record)
+
+
+def install() -> None:
+    """Adds the handler to the root logger, whose level becomes INFO if nobody has chosen one."""
+    root = logging.getLogger()
+    root.addHandler(SupervisorHandler())
+    if root.level == logging.WARNING:
+        root.setLevel(logging.INFO)
+
+
+def warn_bad_cast(text: str, sender: str) -> None:
+    """A cast that fits no method: nobody waits for the error, so it is logged."""
+    logging.getLogger("rebeam").warning("a cast from %s was not understood: %s", sender, text)

@@ -1,0 +1,53 @@
+"""Says which part of a message cannot be pickled. Imported only after a pickle has failed."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any
+
+from rebeam._errors import Unpicklable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_MAX_DEPTH = 8
+
+
+def explain(content: tuple[tuple[Any, ...], dict[str, Any]], method: str, error: BaseException) -> Unpicklable:
+    """The error for a message whose pickle failed: it names the path to the culprit."""
+    for path, part in (("args", content[0]), ("kwargs", content[1])):
+        found = _culprit(path, part, 0, set())
+        if found is not None:
+            where, culprit = found
+            cls = type(culprit)
+            return Unpicklable(f"`{method}` cannot be sent: {where}: {cls.__module__}.{cls.__qualname__}: {error}")
+    return Unpicklable(f"`{method}` cannot be sent: {error}")
+
+
+def _culprit(path: str, value: object, depth: int, seen: set[int]) -> tuple[str, object] | None:
+    if id(value) in seen or _pickles(value):
+        return None
+    seen.add(id(value))
+    if depth < _MAX_DEPTH:
+        for name, part in _parts(value):
+            found = _culprit(path + name, part, depth + 1, seen)
+            if found is not None:
+                return found
+    return path, value
+
+
+def _pickles(value: object) -> bool:
+    try:
+        pickle.dumps(value, 5)
+    except Exception:
+        return False
+    return True
+
+
+def _parts(value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict):
+        yield from ((f"[{key!r}]", part) for key, part in value.items())
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        yield from ((f"[{index}]", part) for index, part in enumerate(value))
+    elif hasattr(value, "__dict__") and not isinstance(value, type):
+        yield from ((f".{name}", part) for name, part in vars(value).items())

@@ -1,0 +1,93 @@
+"""What an actor can do at run time. With `rebeam._boot` the sole importer of `_rebeam`."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from rebeam import _rebeam
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rebeam._actor import Actor
+    from rebeam._ref import ActorRef, Pid
+
+call = _rebeam.call
+cast = _rebeam.cast
+
+_after_fork: list[Callable[[], object]] = []
+
+
+class Identity:
+    """Who this process is. There is one, made when the worker has shaken hands.
+
+    Attributes:
+        name: the actor's registered name, or None.
+        path: its name, or its path in the tree.
+        pid: its incarnation.
+        restarts: how often the actor was started before.
+        ref: a handle on itself that follows restarts, to be given to others.
+    """
+
+    def __init__(self, pid: Pid, ref: ActorRef[Actor], path: str, named: bool, restarts: int) -> None:
+        self.pid = pid
+        self.ref = ref
+        self.path = path
+        self.name = path if named else None
+        self.restarts = restarts
+
+
+_identity: Identity | None = None
+
+
+def become(identity: Identity) -> None:
+    """Makes this process an actor, and its own forked helpers not."""
+    global _identity
+    _identity = identity
+    os.register_at_fork(after_in_child=_rebeam.detach_after_fork)
+    for hook in _after_fork:
+        hook()
+
+
+def me() -> Identity:
+    """Who this actor is.
+
+    Raises:
+        NotAnActor: outside an actor.
+    """
+    if _identity is None or not _rebeam.is_attached():
+        from rebeam import _errors
+
+        raise _errors.not_an_actor(_identity is not None)
+    return _identity
+
+
+def whereis(name: str) -> Pid | None:
+    """The living incarnation that has this name, or None. It may be dead by the time it is used.
+
+    Raises:
+        NotAnActor: outside an actor.
+    """
+    from rebeam._ref import Pid
+
+    found = _rebeam.whereis(name)
+    return Pid(*found[1]) if found and found[1] else None
+
+
+def shutdown() -> None:
+    """Stops the whole node in good order, as Ctrl-C would; returns as soon as that has been ordered.
+
+    Raises:
+        NotAnActor: outside an actor.
+    """
+    _rebeam.request_down()
+
+
+def after_fork(hook: Callable[[], object]) -> Callable[[], object]:
+    """Registers a function to be run in every new worker before its `init`: for what must not be shared by processes.
+
+    `random` and numpy's global generator are reseeded without it; generators of your own are copied as they are.
+    """
+    _after_fork.append(hook)
+    return hook

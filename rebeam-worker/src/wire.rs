@@ -1,0 +1,261 @@
+//! Blocking framed reads and writes on a socket.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use rebeam_protocol::frame::{self, PREFIX};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Room for one read: several hundred small frames.
+const CHUNK: usize = 64 * 1024;
+
+/// Above this, a payload is written from where it lies rather than copied behind its header.
+const COPIED: usize = 16 * 1024;
+
+/// Waits no longer than this are left to the socket's own timeout, which is set once and not for each wait.
+const COARSE: Duration = Duration::from_secs(1);
+
+/// How a read ended that brought nothing.
+#[derive(Debug)]
+pub(crate) enum NoRead {
+    /// The deadline passed, or nothing was there and waiting was not wanted.
+    TimedOut,
+    /// A signal came; Python may have to handle it.
+    Interrupted,
+    /// The other side is gone, or the socket is broken.
+    Closed(io::Error),
+}
+
+/// The reading side of a socket: bytes that came, and frames cut out of them.
+pub(crate) struct Reader {
+    fd: RawFd,
+    buffer: Vec<u8>,
+    start: usize,
+    limit: usize,
+    socket_timeout: Option<Duration>,
+}
+
+/// A frame: its header decoded, its payload where the frame lies.
+pub(crate) struct Frame<T> {
+    pub(crate) header: T,
+    pub(crate) payload: Payload,
+}
+
+/// Bytes of a frame behind its header.
+pub(crate) struct Payload {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Payload {
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+}
+
+impl Reader {
+    pub(crate) fn new(socket: &OwnedFd, limit: usize) -> Self {
+        Reader { fd: socket.as_raw_fd(), buffer: Vec::with_capacity(CHUNK), start: 0, limit, socket_timeout: None }
+    }
+
+    pub(crate) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// The next frame that is whole; `None` if more has to be read first.
+    pub(crate) fn next_frame<T: DeserializeOwned>(&mut self) -> Result<Option<Frame<T>>, frame::FrameError> {
+        let bytes = &self.buffer[self.start..];
+        let Some(length) = frame::length(bytes, self.limit)? else { return Ok(None) };
+        let Some(body) = bytes.get(PREFIX..PREFIX + length) else { return Ok(None) };
+        let (header, offset) = frame::decode(body)?;
+        let payload = if self.start == 0 && bytes.len() == PREFIX + length && length > COPIED {
+            // The buffer holds nothing but this large frame: hand it over as it is.
+            Payload { bytes: std::mem::take(&mut self.buffer), start: PREFIX + offset }
+        } else {
+            let payload = body[offset..].to_vec();
+            self.start += PREFIX + length;
+            Payload { bytes: payload, start: 0 }
+        };
+        if self.start == self.buffer.len() {
+            self.buffer.clear();
+            self.start = 0;
+        }
+        Ok(Some(Frame { header, payload }))
+    }
+
+    /// Reads what is there, waiting for it until `deadline` (`None`: for ever).
+    pub(crate) fn read(&mut self, deadline: Option<Instant>) -> Result<(), NoRead> {
+        match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+            None => self.set_socket_timeout(None)?,
+            Some(left) if left > COARSE => self.set_socket_timeout(Some(COARSE))?,
+            Some(left) => self.poll(left)?,
+        }
+        self.receive(0)
+    }
+
+    /// Reads what is there without waiting.
+    pub(crate) fn read_now(&mut self) -> Result<(), NoRead> {
+        self.receive(libc::MSG_DONTWAIT)
+    }
+
+    fn receive(&mut self, flags: libc::c_int) -> Result<(), NoRead> {
+        self.make_room();
+        let spare = self.buffer.spare_capacity_mut();
+        // SAFETY: the kernel writes at most `spare.len()` bytes to the buffer's own spare room.
+        let count = unsafe { libc::recv(self.fd, spare.as_mut_ptr().cast(), spare.len(), flags) };
+        match count {
+            0 => Err(NoRead::Closed(io::ErrorKind::UnexpectedEof.into())),
+            count if count > 0 => {
+                // SAFETY: the kernel has written `count` bytes behind the current length.
+                unsafe { self.buffer.set_len(self.buffer.len() + count as usize) };
+                Ok(())
+            }
+            _ => Err(no_read(io::Error::last_os_error())),
+        }
+    }
+
+    /// Makes room for the rest of a frame whose length is known, else for a chunk; moves what is there to the front.
+    fn make_room(&mut self) {
+        if self.start > 0 {
+            self.buffer.drain(..self.start);
+            self.start = 0;
+        }
+        let wanted = match frame::length(&self.buffer, self.limit) {
+            Ok(Some(length)) => (PREFIX + length).saturating_sub(self.buffer.len()).max(1),
+            _ => CHUNK,
+        };
+        let room = self.buffer.capacity() - self.buffer.len();
+        if room < wanted.min(CHUNK) || (wanted > CHUNK && room < wanted) {
+            self.buffer.reserve_exact(wanted.max(CHUNK - self.buffer.len().min(CHUNK)));
+        }
+    }
+
+    fn poll(&mut self, left: Duration) -> Result<(), NoRead> {
+        let mut poll = libc::pollfd { fd: self.fd, events: libc::POLLIN, revents: 0 };
+        let time = libc::timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+        // SAFETY: one pollfd, one timespec, no signal mask.
+        match unsafe { libc::ppoll(&raw mut poll, 1, &raw const time, std::ptr::null()) } {
+            0 => Err(NoRead::TimedOut),
+            count if count > 0 => Ok(()),
+            _ => Err(no_read(io::Error::last_os_error())),
+        }
+    }
+
+    fn set_socket_timeout(&mut self, timeout: Option<Duration>) -> Result<(), NoRead> {
+        if self.socket_timeout == timeout {
+            return Ok(());
+        }
+        let seconds = timeout.map_or(0, |timeout| timeout.as_secs() as i64);
+        let value = libc::timeval { tv_sec: seconds, tv_usec: 0 };
+        let size = size_of::<libc::timeval>() as libc::socklen_t;
+        // SAFETY: the kernel reads one timeval.
+        let result = unsafe {
+            libc::setsockopt(self.fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, (&raw const value).cast(), size)
+        };
+        if result != 0 {
+            return Err(NoRead::Closed(io::Error::last_os_error()));
+        }
+        self.socket_timeout = timeout;
+        Ok(())
+    }
+}
+
+fn no_read(error: io::Error) -> NoRead {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => NoRead::TimedOut,
+        io::ErrorKind::Interrupted => NoRead::Interrupted,
+        _ => NoRead::Closed(error),
+    }
+}
+
+/// The writing side of a socket. A frame is written whole before [`Writer::write`] returns.
+pub(crate) struct Writer {
+    fd: RawFd,
+    buffer: Vec<u8>,
+    limit: usize,
+}
+
+/// Something that may take long, to be done while the interpreter is left to other threads.
+pub(crate) type Wait<'a> = &'a mut (dyn FnMut() -> io::Result<()> + Send);
+
+/// Why nothing was sent.
+#[derive(Debug)]
+pub(crate) enum NoWrite {
+    /// The frame is not one; nothing was written.
+    Frame(frame::FrameError),
+    /// The socket is broken.
+    Closed(io::Error),
+}
+
+impl Writer {
+    pub(crate) fn new(socket: &OwnedFd, limit: usize) -> Self {
+        Writer { fd: socket.as_raw_fd(), buffer: Vec::with_capacity(4096), limit }
+    }
+
+    /// Writes a frame. `blocking` is called around the rare wait for room in the socket.
+    pub(crate) fn write<T: Serialize>(
+        &mut self,
+        header: &T,
+        payload: &[u8],
+        blocking: &impl Fn(Wait<'_>) -> io::Result<()>,
+    ) -> Result<(), NoWrite> {
+        self.buffer.clear();
+        frame::encode_head(header, payload.len(), self.limit, &mut self.buffer).map_err(NoWrite::Frame)?;
+        let mut rest = payload;
+        if payload.len() <= COPIED {
+            self.buffer.extend_from_slice(payload);
+            rest = &[];
+        }
+        let head_length = self.buffer.len();
+        let mut written = 0;
+        let total = head_length + rest.len();
+        let (fd, head) = (self.fd, &self.buffer);
+        while written < total {
+            let parts = [head.get(written..).unwrap_or(&[]), &rest[written.saturating_sub(head_length)..]];
+            match send(fd, parts) {
+                Ok(count) => written += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let mut wait = || wait_for_room(fd);
+                    blocking(&mut wait).map_err(NoWrite::Closed)?;
+                }
+                Err(error) => return Err(NoWrite::Closed(error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn wait_for_room(fd: RawFd) -> io::Result<()> {
+    let mut poll = libc::pollfd { fd, events: libc::POLLOUT, revents: 0 };
+    loop {
+        // SAFETY: one pollfd.
+        if unsafe { libc::poll(&raw mut poll, 1, -1) } >= 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+fn send(fd: RawFd, parts: [&[u8]; 2]) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    let count = if parts[1].is_empty() {
+        // SAFETY: the kernel reads the bytes of one slice.
+        unsafe { libc::send(fd, parts[0].as_ptr().cast(), parts[0].len(), flags) }
+    } else {
+        let vector = parts.map(|part| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() });
+        // SAFETY: msghdr is plain data for which zero is valid; the kernel reads two slices through it.
+        unsafe {
+            let mut message: libc::msghdr = std::mem::zeroed();
+            message.msg_iov = vector.as_ptr().cast_mut();
+            message.msg_iovlen = 2;
+            libc::sendmsg(fd, &raw const message, flags)
+        }
+    };
+    if count < 0 { Err(io::Error::last_os_error()) } else { Ok(count as usize) }
+}
