@@ -42,7 +42,7 @@ pub(crate) enum Life {
     /// It does not come back by itself: calls fail, casts are dropped.
     Gone,
     /// It has a process.
-    Alive(Incarnation),
+    Alive(Box<Incarnation>),
 }
 
 #[derive(Debug)]

@@ -92,7 +92,7 @@ impl Core {
             last_gave_up: None,
             now: Duration::ZERO,
         };
-        core.add_supervisor(Arc::new(root), String::new(), Shutdown::Infinity, None);
+        core.add_supervisor(&Arc::new(root), "", Shutdown::Infinity, None);
         Ok(core)
     }
 
@@ -181,15 +181,15 @@ impl Core {
 
     fn add_supervisor(
         &mut self,
-        spec: Arc<SupervisorSpec>,
-        path: String,
+        spec: &Arc<SupervisorSpec>,
+        path: &str,
         shutdown: Shutdown,
         parent: Option<(usize, ChildKey)>,
     ) -> usize {
         let place = self.supervisors.len();
         self.supervisors.push(SupervisorNode {
-            path: path.clone(),
-            machine: Machine::new(&spec),
+            path: path.to_owned(),
+            machine: Machine::new(spec),
             spec: spec.clone(),
             shutdown,
             parent,
@@ -209,7 +209,7 @@ impl Core {
     fn add_child(&mut self, child: &ChildSpec, path: String, parent: (usize, ChildKey)) -> Member {
         match &child.kind {
             ChildKind::Supervisor(inner) => {
-                Member::Supervisor(self.add_supervisor(Arc::new(inner.clone()), path, child.shutdown, Some(parent)))
+                Member::Supervisor(self.add_supervisor(&Arc::new(inner.clone()), &path, child.shutdown, Some(parent)))
             }
             ChildKind::Actor(spec) => {
                 let id = ActorId(self.actors.len() as u64);
@@ -391,7 +391,7 @@ impl Core {
         let start_limit = self.actor(id).spec.start_ms.map(Duration::from_millis);
         let timer = start_limit.map(|limit| self.timers.set(since + limit, Due::Start(process)));
         let actor = self.actor_mut(id);
-        actor.life = Life::Alive(Incarnation {
+        actor.life = Life::Alive(Box::new(Incarnation {
             process,
             since,
             stage: Stage::Starting,
@@ -400,7 +400,7 @@ impl Core {
             killed_for: None,
             owed: Vec::new(),
             is_last: false,
-        });
+        }));
         let launch = Launch {
             process,
             actor: id,

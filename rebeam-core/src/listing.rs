@@ -41,6 +41,7 @@ impl Core {
                         waiting: 0,
                         age_ms: None,
                         depth,
+                        memory_kib: None,
                         busy: None,
                     });
                     self.list_below(inner, depth + 1, process, list);
@@ -73,6 +74,7 @@ impl Core {
             waiting: (actor.mailbox.len() + not_begun) as u64,
             age_ms: incarnation.map(|incarnation| self.now.saturating_sub(incarnation.since).as_millis() as u64),
             depth,
+            memory_kib: None,
             busy: known.and_then(|(_, page, now_ns)| busy_with(actor, &page, now_ns)),
         }
     }

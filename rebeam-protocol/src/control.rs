@@ -137,6 +137,8 @@ pub struct ChildInfo {
     pub age_ms: Option<u64>,
     /// How deep in the tree, from 0.
     pub depth: u32,
+    /// Resident memory, shared pages included, in KiB; filled in by the shell.
+    pub memory_kib: Option<u64>,
     /// The method in hand, and since how many milliseconds.
     pub busy: Option<(String, u64)>,
 }

@@ -1,0 +1,120 @@
+//! What can be said on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Embed;
+
+/// Supervised Python actors, one OS process each.
+#[derive(Debug, Parser)]
+#[command(name = "rebeam", version, disable_help_subcommand = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 as asked; 1 the tree gave up, or a request failed; 2 wrong usage or configuration; 3 start-up failed.")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// The project directory [default: the nearest one upwards with `rebeam.toml` or `pyproject.toml`, else this one]
+    #[arg(long, global = true, value_name = "DIR", env = "REBEAM_PROJECT")]
+    pub(crate) project: Option<PathBuf>,
+    /// Where the control sockets of nodes are kept [default: `$XDG_RUNTIME_DIR/rebeam`, else a directory of yours in the temporary directory]
+    #[arg(long, global = true, value_name = "DIR", env = "REBEAM_RUNTIME_DIR", hide = true)]
+    pub(crate) runtime_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run an application, for development
+    Up(Up),
+    /// List the actors of the running application
+    Ps(Output),
+    /// Show the running application as a tree
+    Tree(Output),
+    /// Call a method of an actor and print its result
+    Call(Call),
+    /// Cast to a method of an actor, without waiting
+    Cast(Cast),
+    /// Stop a child of a supervisor; `restart` brings it back
+    Stop(Name),
+    /// Stop a child if it runs, and start it anew
+    Restart(Name),
+    /// Show the last deaths of an actor
+    Why(Why),
+    /// Stop the running application
+    Down(Down),
+    /// Print the version
+    Version(Output),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// `module:attribute`, `module`, `file.py` or `file.py:attribute` [default: `app` of the project's file]
+    #[arg(value_name = "TARGET")]
+    pub(crate) target: Option<String>,
+    /// The Python to run [default: the one beside `rebeam`, of `$VIRTUAL_ENV`, of `.venv`, on the path]
+    #[arg(long, value_name = "PATH", env = "REBEAM_PYTHON")]
+    pub(crate) python: Option<PathBuf>,
+    /// Whether its libpython is loaded or the interpreter executed
+    #[arg(long, value_enum, env = "REBEAM_EMBED")]
+    pub(crate) embed: Option<Embed>,
+    /// Seconds that a stop may take before what is left is killed [default: 25]
+    #[arg(long, value_name = "SECONDS", env = "REBEAM_GRACE")]
+    pub(crate) grace: Option<f64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Output {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Call {
+    #[command(flatten)]
+    pub(crate) message: Message,
+    /// Seconds to wait for the answer
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
+    pub(crate) timeout: f64,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cast {
+    #[command(flatten)]
+    pub(crate) message: Message,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Message {
+    /// The actor's name
+    pub(crate) name: String,
+    /// The method
+    pub(crate) method: String,
+    /// Its arguments: JSON values, bare words are strings; `key=value` for keywords
+    #[arg(allow_negative_numbers = true)]
+    pub(crate) args: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Name {
+    /// The actor's name, or the path of a child as `ps` shows it
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Why {
+    /// The actor's name, or its path as `ps` shows it
+    pub(crate) name: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Down {
+    /// Return at once instead of waiting for the end
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}

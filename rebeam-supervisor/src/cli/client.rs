@@ -1,0 +1,107 @@
+//! The client of a running node's control socket: blocking, without an event loop, so that it answers in milliseconds.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use rebeam_protocol::control::{Answer, Request};
+use rebeam_protocol::exit::ExitReason;
+use rebeam_protocol::frame::{self, MAX_FRAME, PREFIX};
+use rebeam_protocol::message::CallFailure;
+
+use crate::cli::failure::Failure;
+use crate::config::Project;
+use crate::printer::crash_block;
+use crate::shell::node_dir;
+
+/// A connection to the node of a project.
+pub(crate) struct Client {
+    stream: UnixStream,
+}
+
+impl Client {
+    /// Connects to the node of a project.
+    pub(crate) fn connect(project: &Project, runtime_dir: Option<&Path>) -> Result<Self, Failure> {
+        let socket = node_dir::socket_in(&node_dir::path_for(&project.directory, runtime_dir));
+        let stream = UnixStream::connect(&socket).map_err(|_| {
+            Failure::request(format!("nothing is running in `{}`", project.directory.display()))
+                .hint("start it with `rebeam up`, or name its directory with `--project`")
+        })?;
+        Ok(Client { stream })
+    }
+
+    /// Asks, and waits for the answer and its payload.
+    pub(crate) fn ask(&mut self, request: &Request, payload: &[u8]) -> Result<(Answer, Vec<u8>), Failure> {
+        let lost = |error: std::io::Error| Failure::request("the connection to the node was lost").because(&error);
+        let mut bytes = Vec::new();
+        frame::encode(request, payload, MAX_FRAME, &mut bytes)
+            .map_err(|error| Failure::usage("the request cannot be sent").because(&error))?;
+        self.stream.write_all(&bytes).map_err(lost)?;
+        let mut prefix = [0; PREFIX];
+        self.stream.read_exact(&mut prefix).map_err(lost)?;
+        let length = frame::length(&prefix, MAX_FRAME).map_err(std::io::Error::other).map_err(lost)?;
+        let mut body = vec![0; length.unwrap_or_default()];
+        self.stream.read_exact(&mut body).map_err(lost)?;
+        let (answer, offset) = frame::decode(&body).map_err(std::io::Error::other).map_err(lost)?;
+        Ok((answer, body.split_off(offset)))
+    }
+
+    /// Asks for something whose answer carries no payload; an answer that means no is a failure.
+    pub(crate) fn expect(&mut self, request: &Request) -> Result<Answer, Failure> {
+        match self.ask(request, &[])?.0 {
+            Answer::NotFound { name, similar } => Err(not_found(&name, &similar)),
+            Answer::Refused(text) => Err(Failure::request(text)),
+            Answer::Failed { what, reason } => Err(failed(&what, &reason)),
+            answer => Ok(answer),
+        }
+    }
+
+    /// Waits until the node has closed the connection, which it does when it ends.
+    pub(crate) fn wait_for_end(mut self) {
+        let _ = self.stream.read(&mut [0; 1]);
+    }
+}
+
+/// The failure for a name that nobody has.
+pub(crate) fn not_found(name: &str, similar: &[String]) -> Failure {
+    let failure = Failure::request(format!("there is no actor `{name}`"));
+    match similar {
+        [] => failure.hint("`rebeam ps` lists them"),
+        names => failure.hint(format!("did you mean `{}`?", names.join("` or `"))),
+    }
+}
+
+fn failed(what: &str, reason: &ExitReason) -> Failure {
+    let failure = Failure::request(format!("`{what}` did not start: {reason}"));
+    match reason {
+        ExitReason::Exception(raised) => failure.detail(raised.traceback.trim_end().to_owned()),
+        _ => failure,
+    }
+}
+
+/// The failure for a call without an answer.
+pub(crate) fn call_failure(failure: &CallFailure) -> Failure {
+    match failure {
+        CallFailure::NoProc { target, similar } => not_found(target, similar),
+        CallFailure::Died(certificate) => {
+            Failure::request(format!("`{}` died before it answered: {}", certificate.actor, certificate.reason))
+                .detail(crash_block(certificate, None, |_, text| text.to_owned()))
+        }
+        CallFailure::TimedOut(callee) => {
+            let doing = match &callee.busy {
+                Some((method, ms)) => format!("busy {:.1} s in `{method}`", *ms as f64 / 1000.0),
+                None => callee.state.clone(),
+            };
+            Failure::request(format!(
+                "`{}` did not answer in time: {doing}, {} waiting",
+                callee.target, callee.waiting
+            ))
+            .hint("wait longer with `--timeout`")
+        }
+        CallFailure::CallingSelf { target } => Failure::request(format!("`{target}` called itself")),
+        CallFailure::MailboxFull { target, waiting } => {
+            Failure::request(format!("the mailbox of `{target}` is full: {waiting} waiting"))
+        }
+        CallFailure::BadCall(text) | CallFailure::BadResult(text) => Failure::request(text.clone()),
+    }
+}

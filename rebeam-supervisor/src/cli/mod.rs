@@ -1,0 +1,159 @@
+//! The command line: one function per command. Nothing else may depend on this module but `main`, save for the two
+//! shared vocabularies [`failure`] and [`render`].
+
+pub(crate) mod args;
+mod client;
+pub(crate) mod exit_code;
+pub(crate) mod failure;
+mod json;
+mod list;
+pub(crate) mod render;
+
+use std::path::Path;
+
+use rebeam_protocol::control::{Answer, Request};
+use rebeam_protocol::message::{CallFailure, Outcome};
+use rebeam_protocol::value;
+
+use crate::cli::args::{Cli, Command};
+use crate::cli::client::Client;
+use crate::cli::failure::Failure;
+use crate::config::{self, DEFAULT_GRACE, Project};
+use crate::printer::{Printer, crash_block};
+use crate::python;
+use crate::shell::engine::Setup;
+use crate::shell::{node, node_dir};
+
+/// Does what the command line says.
+///
+/// # Errors
+/// What went wrong, for the one renderer.
+pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
+    if let Command::Version(output) = &cli.command {
+        let version = env!("CARGO_PKG_VERSION");
+        render::data(&if output.json {
+            serde_json::json!({ "version": version }).to_string()
+        } else {
+            format!("rebeam {version}")
+        });
+        return Ok(());
+    }
+    let here = std::env::current_dir()
+        .map_err(|error| Failure::usage("the current directory cannot be read").because(&error))?;
+    let project = match &cli.project {
+        Some(directory) => {
+            let path = here.join(directory);
+            let path = path.canonicalize().map_err(|error| {
+                Failure::usage(format!("there is no project directory `{}`", directory.display())).because(&error)
+            })?;
+            let mut project = Project::find(&path)?;
+            project.directory = path;
+            project
+        }
+        None => Project::find(&here)?,
+    };
+    let runtime_dir = cli.runtime_dir.as_deref();
+    let connect = || Client::connect(&project, runtime_dir);
+    match &cli.command {
+        Command::Version(_) => Ok(()),
+        Command::Up(up) => self::up(up, &project, runtime_dir, &here),
+        Command::Ps(output) => list::ps(&mut connect()?, output.json),
+        Command::Tree(output) => list::tree(&mut connect()?, output.json),
+        Command::Call(call) => self::call(&mut connect()?, call),
+        Command::Cast(cast) => self::cast(&mut connect()?, &cast.message),
+        Command::Stop(it) => connect()?.expect(&Request::StopChild { name: it.name.clone() }).map(drop),
+        Command::Restart(it) => connect()?.expect(&Request::RestartChild { name: it.name.clone() }).map(drop),
+        Command::Why(why) => self::why(&mut connect()?, why),
+        Command::Down(down) => {
+            let mut client = connect()?;
+            client.expect(&Request::Down)?;
+            if !down.no_wait {
+                client.wait_for_end();
+            }
+            Ok(())
+        }
+    }
+}
+
+fn up(up: &args::Up, project: &Project, runtime_dir: Option<&Path>, here: &Path) -> Result<(), Failure> {
+    let (target_text, relative_to) = match (&up.target, &project.file.app) {
+        (Some(target), _) => (target.clone(), here),
+        (None, Some(app)) => (app.clone(), project.directory.as_path()),
+        (None, None) => {
+            return Err(Failure::usage("there is nothing to run")
+                .hint("say `rebeam up TARGET`, or set `app = \"module:tree\"` under `[tool.rebeam]` in pyproject.toml"));
+        }
+    };
+    let target = config::parse_target(&target_text, relative_to, project.file.preload.clone())?;
+    let grace = match up.grace.or(project.file.grace) {
+        Some(seconds) => config::parse_grace(seconds)?,
+        None => DEFAULT_GRACE,
+    };
+    let embed = up.embed.or(project.file.embed).unwrap_or_default();
+    let python = python::find(up.python.as_deref().or(project.file.python.as_deref()), &project.directory, embed)?;
+    let setup = Setup { python, directory: project.directory.clone(), target, target_text };
+    let node_dir = node_dir::path_for(&project.directory, runtime_dir);
+    let (printer, thread) = Printer::start();
+    let result = node::run(setup, &node_dir, grace, &printer);
+    printer.finish();
+    let _ = thread.join();
+    result
+}
+
+fn call(client: &mut Client, call: &args::Call) -> Result<(), Failure> {
+    let timeout = config::parse_grace(call.timeout)?;
+    let message = &call.message;
+    let request = Request::Call {
+        name: message.name.clone(),
+        method: message.method.clone(),
+        timeout_ms: timeout.as_millis() as u64,
+    };
+    let (answer, payload) = client.ask(&request, &value::encode(&json::arguments(&message.args)))?;
+    match answer {
+        Answer::Outcome(Outcome::Returned(_)) => {
+            let value = value::decode(&payload).map_err(Failure::request)?;
+            let json = json::to_json(&value);
+            match (&json, call.json) {
+                (serde_json::Value::String(text), false) => render::data(text),
+                (serde_json::Value::Null, false) => {}
+                _ => render::data(&json.to_string()),
+            }
+            Ok(())
+        }
+        Answer::Outcome(Outcome::Raised(raised)) => {
+            Err(Failure::request(format!("`{}` of `{}` raised {raised}", message.method, message.name))
+                .detail(raised.traceback.trim_end().to_owned()))
+        }
+        Answer::Outcome(Outcome::Failed(failure)) => Err(client::call_failure(&failure)),
+        Answer::Refused(text) => Err(Failure::request(text)),
+        other => Err(Failure::request(format!("an answer that does not fit: {other:?}"))),
+    }
+}
+
+fn cast(client: &mut Client, message: &args::Message) -> Result<(), Failure> {
+    let request = Request::Cast { name: message.name.clone(), method: message.method.clone() };
+    match client.ask(&request, &value::encode(&json::arguments(&message.args)))?.0 {
+        Answer::NotFound { name, similar } => Err(client::not_found(&name, &similar)),
+        Answer::Outcome(Outcome::Failed(CallFailure::NoProc { target, .. })) => {
+            Err(Failure::request(format!("`{target}` is down")).hint(format!("`rebeam restart {target}` starts it")))
+        }
+        Answer::Refused(text) => Err(Failure::request(text)),
+        _ => Ok(()),
+    }
+}
+
+fn why(client: &mut Client, why: &args::Why) -> Result<(), Failure> {
+    let Answer::Why(certificates) = client.expect(&Request::Why { name: why.name.clone() })? else {
+        return Err(Failure::request("an answer that does not fit"));
+    };
+    if why.json {
+        let all: Vec<_> = certificates.iter().map(list::certificate_json).collect();
+        render::data(&serde_json::Value::Array(all).to_string());
+    } else if certificates.is_empty() {
+        render::data(&format!("`{}` has not died", why.name));
+    } else {
+        let blocks = certificates.iter().map(|certificate| crash_block(certificate, None, |_, text| text.to_owned()));
+        render::data(&blocks.collect::<Vec<_>>().join("\n\n"));
+    }
+    Ok(())
+}

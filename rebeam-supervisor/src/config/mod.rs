@@ -1,0 +1,160 @@
+//! From flags, environment and files to what is in force: flag > `REBEAM_*` > project file > default.
+//!
+//! The file is `rebeam.toml`, or `[tool.rebeam]` in `pyproject.toml`, of the nearest directory upwards. An unknown key
+//! is an error with a suggestion: a slip of the pen must not pass.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use rebeam_protocol::zygote::{Source, Target};
+use serde::Deserialize;
+
+use crate::cli::failure::Failure;
+
+/// How long a stop may take when nobody says otherwise: below the 30 s of Kubernetes.
+pub(crate) const DEFAULT_GRACE: Duration = Duration::from_secs(25);
+
+/// Whether libpython is loaded into `rebeam-worker`, or the interpreter executed in its place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Embed {
+    /// As the interpreter itself is built.
+    #[default]
+    Auto,
+    /// Load its shared library even if it is not linked against it.
+    Always,
+    /// Execute it.
+    Never,
+}
+
+/// The project's file.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct ProjectFile {
+    /// What `rebeam up` runs when it is not told.
+    pub(crate) app: Option<String>,
+    /// The interpreter.
+    pub(crate) python: Option<PathBuf>,
+    /// How it is started.
+    pub(crate) embed: Option<Embed>,
+    /// Modules that the zygote imports before the application.
+    pub(crate) preload: Vec<String>,
+    /// Seconds that a stop may take.
+    pub(crate) grace: Option<f64>,
+}
+
+const KEYS: [&str; 5] = ["app", "python", "embed", "preload", "grace"];
+
+/// A project: a directory, and what its file says.
+#[derive(Clone, Debug)]
+pub(crate) struct Project {
+    pub(crate) directory: PathBuf,
+    pub(crate) file: ProjectFile,
+}
+
+impl Project {
+    /// The project of a directory: the nearest one upwards with a file of its own, else the directory itself.
+    pub(crate) fn find(start: &Path) -> Result<Self, Failure> {
+        for directory in start.ancestors() {
+            let own = directory.join("rebeam.toml");
+            if own.is_file() {
+                return Ok(Project { directory: directory.to_owned(), file: read(&own, |table| Some(table.into()))? });
+            }
+            let shared = directory.join("pyproject.toml");
+            if shared.is_file() {
+                let section = |table: toml::Table| table.get("tool")?.get("rebeam").cloned();
+                return Ok(Project { directory: directory.to_owned(), file: read(&shared, section)? });
+            }
+        }
+        Ok(Project { directory: start.to_owned(), file: ProjectFile::default() })
+    }
+}
+
+fn read(path: &Path, section: impl Fn(toml::Table) -> Option<toml::Value>) -> Result<ProjectFile, Failure> {
+    let name = path.display();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::usage(format!("failed to read `{name}`")).because(&error))?;
+    let table: toml::Table =
+        text.parse().map_err(|error| Failure::usage(format!("`{name}` is not valid TOML")).because(&error))?;
+    let Some(section) = section(table) else { return Ok(ProjectFile::default()) };
+    if let Some(keys) = section.as_table() {
+        for key in keys.keys() {
+            if !KEYS.contains(&key.as_str()) {
+                let failure = Failure::usage(format!("`{name}` has the unknown key `{key}`"));
+                return Err(match nearest(key, &KEYS) {
+                    Some(near) => failure.hint(format!("did you mean `{near}`?")),
+                    None => failure.hint(format!("known keys: {}", KEYS.join(", "))),
+                });
+            }
+        }
+    }
+    section.try_into().map_err(|error: toml::de::Error| Failure::usage(format!("a value in `{name}`")).because(&error))
+}
+
+/// The known word that looks most like `word`, if one does.
+pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    let score = |other: &&str| strsim::jaro_winkler(word, other);
+    let best = known.iter().copied().max_by(|a, b| score(a).total_cmp(&score(b)))?;
+    (score(&best) > 0.75).then_some(best)
+}
+
+/// Reads a target: `module`, `module:attribute`, `file.py` or `file.py:attribute`.
+pub(crate) fn parse_target(text: &str, directory: &Path, preload: Vec<String>) -> Result<Target, Failure> {
+    let (source, attribute) = match text.rsplit_once(':') {
+        Some((source, attribute)) => (source, Some(attribute)),
+        None => (text, None),
+    };
+    if source.is_empty() || attribute.is_some_and(str::is_empty) {
+        return Err(Failure::usage(format!("`{text}` is no target"))
+            .hint("write `module:attribute`, `module`, `file.py` or `file.py:attribute`"));
+    }
+    let source = if source.ends_with(".py") || source.contains('/') {
+        let path = directory.join(source);
+        Source::File(path.canonicalize().unwrap_or(path).display().to_string())
+    } else {
+        Source::Module(source.to_owned())
+    };
+    Ok(Target { source, attribute: attribute.map(str::to_owned), preload })
+}
+
+/// A time to stop, in seconds.
+pub(crate) fn parse_grace(seconds: f64) -> Result<Duration, Failure> {
+    Duration::try_from_secs_f64(seconds)
+        .map_err(|_| Failure::usage(format!("a grace of `{seconds}` seconds")).hint("give a number of 0 or more"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_read_as_people_write_them() {
+        let check = |text: &str| parse_target(text, Path::new("/nowhere"), Vec::new());
+        let target = check("app:tree").expect("a target");
+        assert_eq!((target.source, target.attribute), (Source::Module("app".into()), Some("tree".into())));
+        assert_eq!(check("a/b.py").expect("a target").source, Source::File("/nowhere/a/b.py".into()));
+        assert!(check("app:").is_err());
+        assert!(check(":tree").is_err());
+    }
+
+    #[test]
+    fn a_slip_of_the_pen_in_the_file_is_named() {
+        let directory = tempfile::tempdir().expect("a directory");
+        std::fs::write(directory.path().join("rebeam.toml"), "pyton = \"x\"\n").expect("a file");
+        let failure = Project::find(directory.path()).expect_err("an unknown key");
+        assert!(failure.to_string().contains("`pyton`"), "{failure}");
+        assert!(failure.to_string().contains("did you mean `python`?"), "{failure}");
+    }
+
+    #[test]
+    fn the_nearest_file_upwards_counts() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let inner = directory.path().join("a/b");
+        std::fs::create_dir_all(&inner).expect("directories");
+        std::fs::write(directory.path().join("pyproject.toml"), "[tool.rebeam]\napp = \"m:t\"\ngrace = 3\n").expect("a file");
+        let project = Project::find(&inner).expect("a project");
+        assert_eq!(project.directory, directory.path());
+        assert_eq!((project.file.app.as_deref(), project.file.grace), (Some("m:t"), Some(3.0)));
+    }
+}

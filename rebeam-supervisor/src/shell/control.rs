@@ -1,0 +1,161 @@
+//! The control socket: requests of the command line to a running node.
+//!
+//! What comes here is from outside the tree: plain data, never a pickle. Only the node's own user (and root) may ask.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rebeam_protocol::control::{Answer, NodeInfo, Request};
+use rebeam_protocol::frame::{self, MAX_FRAME};
+use rebeam_protocol::id::CallId;
+use rebeam_protocol::message::{Address, CallFailure, Codec, Envelope, Kind, Lane, Outcome};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{UnixListener, UnixStream};
+use tokio_util::codec::{Framed, LengthDelimitedCodec};
+
+use crate::shell::engine::Node;
+
+/// The largest request, in bytes.
+const MAX_REQUEST: usize = 16 * 1024 * 1024;
+
+/// After a call's deadline, how long the core has for its last word.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// Takes clients until the node ends.
+pub(crate) async fn serve(node: Node, listener: UnixListener) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of descriptors, most likely: others may go.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let own = nix::unistd::getuid().as_raw();
+        if stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0) {
+            tokio::task::spawn_local(serve_client(node.clone(), stream));
+        }
+    }
+}
+
+/// Opens the socket in a directory that is ours alone.
+pub(crate) fn listen(path: &Path) -> std::io::Result<UnixListener> {
+    UnixListener::bind(path)
+}
+
+async fn serve_client(node: Node, stream: UnixStream) {
+    let client = node.add_client();
+    let _ = converse(&node, client, stream).await;
+    node.remove_client(client);
+}
+
+async fn converse(node: &Node, client: u64, stream: UnixStream) -> std::io::Result<()> {
+    let codec = LengthDelimitedCodec::builder().little_endian().max_frame_length(MAX_REQUEST).new_codec();
+    let mut framed = Framed::new(stream, codec);
+    loop {
+        let Some(body) = next_frame(&mut framed).await? else { return Ok(()) };
+        let (answer, payload) = match frame::decode::<Request>(&body) {
+            Ok((request, offset)) => {
+                let work = answer(node, client, request, Bytes::copy_from_slice(&body[offset..]));
+                // A client that goes away waits for nothing any more.
+                tokio::select! {
+                    answer = work => answer,
+                    _ = gone(framed.get_ref()) => return Ok(()),
+                }
+            }
+            Err(error) => (Answer::Refused(error.to_string()), Bytes::new()),
+        };
+        let mut bytes = Vec::new();
+        frame::encode(&answer, &payload, MAX_FRAME, &mut bytes).map_err(std::io::Error::other)?;
+        framed.get_mut().write_all(&bytes).await?;
+    }
+}
+
+async fn next_frame(framed: &mut Framed<UnixStream, LengthDelimitedCodec>) -> std::io::Result<Option<Bytes>> {
+    use tokio_stream::StreamExt;
+    framed.next().await.transpose().map(|frame| frame.map(bytes::BytesMut::freeze))
+}
+
+/// Waits until the other side has closed.
+async fn gone(stream: &UnixStream) {
+    loop {
+        if stream.ready(tokio::io::Interest::READABLE).await.is_err() {
+            return;
+        }
+        match stream.try_read(&mut [0; 1]) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            _ => return,
+        }
+    }
+}
+
+async fn answer(node: &Node, client: u64, request: Request, payload: Bytes) -> (Answer, Bytes) {
+    match request {
+        Request::Node => {
+            let info = NodeInfo {
+                version: env!("CARGO_PKG_VERSION").into(),
+                os_pid: std::process::id(),
+                project: node.directory().display().to_string(),
+                target: node.target_text(),
+                age_ms: node.age().as_millis() as u64,
+            };
+            (Answer::Node(info), Bytes::new())
+        }
+        Request::List => (Answer::List(node.list()), Bytes::new()),
+        Request::Call { name, method, timeout_ms } => {
+            let call = node.next_call();
+            let kind = Kind::Call { call, blocking: false };
+            let envelope = envelope(name, method, kind, Some(timeout_ms));
+            let mut reply = node.send_from_outside(client, call, envelope, payload);
+            let limit = Duration::from_millis(timeout_ms);
+            let reply = match tokio::time::timeout(limit, &mut reply).await {
+                Ok(reply) => reply.ok(),
+                Err(_) => {
+                    node.abandon(client, call);
+                    tokio::time::timeout(LAST_WORD, reply).await.ok().and_then(Result::ok)
+                }
+            };
+            match reply {
+                Some((outcome, payload)) => (Answer::Outcome(outcome), payload),
+                None => (Answer::Refused("the node is stopping".into()), Bytes::new()),
+            }
+        }
+        Request::Cast { name, method } => {
+            // OTP's cast says nothing of an unknown name; a person at a terminal wants to know.
+            let Ok(Answer::Whereis(Some(_))) = node.ask(Request::Whereis { name: name.clone() }).await else {
+                let answer = node.ask(Request::Why { name: name.clone() }).await;
+                let answer = match answer {
+                    Ok(not_found @ Answer::NotFound { .. }) => not_found,
+                    _ => {
+                        let failure = CallFailure::NoProc { target: name, similar: Vec::new() };
+                        Answer::Outcome(Outcome::Failed(failure))
+                    }
+                };
+                return (answer, Bytes::new());
+            };
+            drop(node.send_from_outside(client, CallId(0), envelope(name, method, Kind::Cast, None), payload));
+            (Answer::Ok, Bytes::new())
+        }
+        Request::Whereis { .. } | Request::Why { .. } | Request::StopChild { .. } | Request::RestartChild { .. } => {
+            (ask(node, request).await, Bytes::new())
+        }
+        Request::Down => (ask(node, Request::Down).await, Bytes::new()),
+    }
+}
+
+async fn ask(node: &Node, request: Request) -> Answer {
+    node.ask(request).await.unwrap_or_else(|_| Answer::Refused("the node is stopping".into()))
+}
+
+fn envelope(name: String, method: String, kind: Kind, deadline_ms: Option<u64>) -> Envelope {
+    Envelope {
+        to: Address::Name(name),
+        kind,
+        method,
+        codec: Codec::Data,
+        lane: Lane::Normal,
+        deadline_ms,
+        parent: None,
+        trace: None,
+    }
+}
+

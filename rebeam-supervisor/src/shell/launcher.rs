@@ -1,0 +1,158 @@
+//! Making a process: the seam between "start this child" and how that is done on this system.
+//!
+//! A worker comes from the zygote if the application may be forked, else from a fresh interpreter. The supervisor
+//! itself never forks without an exec, so its own state does not matter to its children.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use crate::python::Python;
+use crate::shell::status_page::StatusPage;
+use crate::shell::zygote::stream_pair;
+
+/// Threads of numeric libraries per actor, unless the user said otherwise: an actor is one of many.
+const THREAD_VARIABLES: [&str; 4] =
+    ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"];
+
+/// How a new process stands among the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Group {
+    /// It leads a session, away from our terminal: the zygote, whose children are in it.
+    Session,
+    /// It leads a process group.
+    Group,
+}
+
+/// Our ends of what connects us with a worker, and theirs until they are handed over.
+#[derive(Debug)]
+pub(crate) struct Wiring {
+    pub(crate) channel: OwnedFd,
+    pub(crate) page: StatusPage,
+    pub(crate) lifeline: OwnedFd,
+    pub(crate) outputs: Outputs,
+    pub(crate) theirs: TheirEnds,
+}
+
+/// The worker's ends.
+#[derive(Debug)]
+pub(crate) struct TheirEnds {
+    channel: OwnedFd,
+    page: OwnedFd,
+    lifeline: OwnedFd,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+}
+
+/// Reading ends of a process's stdout and stderr.
+#[derive(Debug)]
+pub(crate) struct Outputs {
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+}
+
+impl Outputs {
+    /// Two pipes: our ends, and theirs for stdout and stderr.
+    pub(crate) fn new() -> io::Result<(Self, OwnedFd, OwnedFd)> {
+        let (stdout, their_stdout) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        let (stderr, their_stderr) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        set_nonblocking(&stdout)?;
+        set_nonblocking(&stderr)?;
+        Ok((Outputs { stdout, stderr }, their_stdout, their_stderr))
+    }
+}
+
+impl Wiring {
+    /// Makes all that a worker needs.
+    pub(crate) fn new() -> io::Result<Self> {
+        let (channel, their_channel) = stream_pair()?;
+        let (lifeline, their_lifeline) = stream_pair()?;
+        let (page, their_page) = StatusPage::new()?;
+        let (outputs, stdout, stderr) = Outputs::new()?;
+        let theirs =
+            TheirEnds { channel: their_channel, page: their_page, lifeline: their_lifeline, stdout, stderr };
+        Ok(Wiring { channel, page, lifeline, outputs, theirs })
+    }
+}
+
+impl TheirEnds {
+    /// In the order of a fork request.
+    pub(crate) fn as_raw(&self) -> [RawFd; 5] {
+        [&self.channel, &self.page, &self.lifeline, &self.stdout, &self.stderr].map(AsRawFd::as_raw_fd)
+    }
+
+    /// Starts a fresh interpreter with them.
+    pub(crate) fn spawn(self, python: &Python, directory: &Path) -> io::Result<i32> {
+        let fds = [self.channel.as_fd(), self.page.as_fd(), self.lifeline.as_fd()];
+        spawn(python, "worker", directory, &fds, self.stdout, self.stderr, Group::Group)
+    }
+}
+
+/// Starts `rebeam-worker` with `fds` as its descriptors 3, 4, 5…
+pub(crate) fn spawn(
+    python: &Python,
+    role: &str,
+    directory: &Path,
+    fds: &[BorrowedFd<'_>],
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    group: Group,
+) -> io::Result<i32> {
+    let mut command = Command::new(worker_program()?);
+    command
+        .arg(role)
+        .arg(&python.executable)
+        .arg(python.embed.as_ref().map_or(OsString::from("-"), |library| library.clone().into()))
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .stdout(stdout)
+        .stderr(stderr);
+    for variable in THREAD_VARIABLES {
+        if std::env::var_os(variable).is_none() {
+            command.env(variable, "1");
+        }
+    }
+    if let Some(app) = &python.app {
+        command.env("REBEAM_APP", app);
+    }
+    let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    // SAFETY: between fork and exec only async-signal-safe calls are made: setsid, setpgid, fcntl, dup2. First all
+    // descriptors are moved out of the way of their final numbers, then each is put in place, which also clears its
+    // close-on-exec flag.
+    unsafe {
+        command.pre_exec(move || {
+            let result = if group == Group::Session { libc::setsid() } else { libc::setpgid(0, 0) };
+            check(result)?;
+            let mut moved = [0; 8];
+            for (index, fd) in fds.iter().enumerate() {
+                moved[index] = check(libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, 64))?;
+            }
+            for (index, fd) in moved[..fds.len()].iter().enumerate() {
+                check(libc::dup2(*fd, 3 + index as RawFd))?;
+            }
+            Ok(())
+        });
+    }
+    Ok(command.spawn()?.id() as i32)
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// `rebeam-worker`, which stands beside this very program.
+fn worker_program() -> io::Result<PathBuf> {
+    let path = std::env::current_exe()?.with_file_name("rebeam-worker");
+    if path.exists() { Ok(path) } else { Err(io::Error::other(format!("`{}` is missing", path.display()))) }
+}
+
+pub(crate) fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}

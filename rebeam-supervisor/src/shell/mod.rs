@@ -1,0 +1,17 @@
+//! Does what the core decides, and reports what happened: sockets, processes, signals, the clock.
+//!
+//! Everything here runs on one thread. [`engine`] owns the core; connections, the reaper and the control socket are
+//! small tasks that call it and never touch each other. It must not decide anything about restarts, mail or names.
+
+pub(crate) mod connection;
+pub(crate) mod control;
+pub(crate) mod engine;
+pub(crate) mod launcher;
+pub(crate) mod node;
+pub(crate) mod node_dir;
+pub(crate) mod output;
+pub(crate) mod reaper;
+pub(crate) mod signals;
+pub(crate) mod status_page;
+pub(crate) mod watched;
+pub(crate) mod zygote;

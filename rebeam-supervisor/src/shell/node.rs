@@ -1,0 +1,238 @@
+//! A node from its first breath to its last: interpreter, application, tree, and the order of going.
+
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rebeam_core::Core;
+use rebeam_protocol::frame::MAX_FRAME;
+use rebeam_protocol::id::NodeStart;
+use rebeam_protocol::spec::SupervisorSpec;
+use rebeam_protocol::zygote::{FromZygote, LoadError, LoadErrorKind, Target, ToZygote};
+use tokio::task::{JoinHandle, LocalSet};
+
+use crate::cli::exit_code::ExitCode;
+use crate::cli::failure::Failure;
+use crate::printer::{Printer, crash_block};
+use crate::shell::connection::{Decoder, Read};
+use crate::shell::control;
+use crate::shell::engine::{Ended, Node, Setup};
+use crate::shell::node_dir::{NodeDir, NodeDirError};
+use crate::shell::reaper;
+use crate::shell::signals::Signals;
+use crate::shell::watched::watch;
+use crate::shell::zygote::{Silent, Zygote};
+
+/// Runs a node until it has ended.
+///
+/// # Errors
+/// Whatever kept it from coming up, or made it give up.
+pub(crate) fn run(mut setup: Setup, node_dir: &Path, grace: Duration, printer: &Printer) -> Result<(), Failure> {
+    let started = Instant::now();
+    let dir = NodeDir::take(node_dir, &setup.directory).map_err(|error| node_dir_failure(&error))?;
+    prepare_process();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::start("failed to start the event loop").because(&error))?;
+    let local = LocalSet::new();
+    local.block_on(&runtime, async {
+        let io = |what: &'static str| move |error: std::io::Error| Failure::start(what).because(&error);
+        let mut signals = Signals::catch().map_err(io("failed to catch signals"))?;
+        let listener = control::listen(&dir.socket()).map_err(|error| {
+            Failure::start(format!("failed to open the control socket `{}`", dir.socket().display())).because(&error)
+        })?;
+        let zygote = Zygote::start(&setup.python, &setup.directory).map_err(io("failed to start `rebeam-worker`"))?;
+        let loaded = tokio::select! {
+            loaded = load(&zygote, &setup.target, &setup, printer) => loaded,
+            () = signals.stop_ordered() => {
+                end_zygote(zygote.os_pid);
+                return Ok(());
+            }
+        };
+        let (tree, unforkable) = match loaded {
+            Ok(loaded) => loaded,
+            Err(failure) => {
+                end_zygote(zygote.os_pid);
+                return Err(failure);
+            }
+        };
+        let at = NodeStart { node: 0, started: unix_now() };
+        let core = Core::new(tree, at).map_err(|error| {
+            end_zygote(zygote.os_pid);
+            Failure::usage(error.to_string()).hint(error.hint())
+        })?;
+        let zygote = match unforkable {
+            None => Some(zygote),
+            Some(reason) => {
+                printer.unforkable(&reason);
+                end_zygote(zygote.os_pid);
+                None
+            }
+        };
+        setup.python.app = Some(app_variable(&setup.target));
+        let node = Node::new(core, setup, printer.clone(), zygote, started);
+        tokio::task::spawn_local(signals.attend(node.clone(), printer.clone(), grace));
+        tokio::task::spawn_local(control::serve(node.clone(), listener));
+        node.boot();
+        let ended = node.ended().await;
+        // Answers to whoever ordered the end are written before the sockets go.
+        tokio::task::yield_now().await;
+        let lost = node.dead_letters();
+        if lost > 0 {
+            printer.say(&format!("{lost} message{} lost; each was said above", if lost == 1 { " was" } else { "s were" }));
+        }
+        node.end_zygote();
+        reaper::kill_strays(&std::collections::HashSet::new());
+        finish(ended)
+    })
+}
+
+fn finish(ended: Ended) -> Result<(), Failure> {
+    let plain = |certificate: Option<Box<_>>| certificate.map(|it| crash_block(&it, None, |_, text| text.to_owned()));
+    match ended {
+        Ended::AsOrdered => Ok(()),
+        Ended::GaveUp(certificate) => {
+            let failure = Failure::new(ExitCode::GaveUp, "the tree gave up: its restart limit is used up");
+            Err(match plain(certificate) {
+                Some(block) => failure.detail(block),
+                None => failure,
+            })
+        }
+        Ended::NotStarted { child, reason, certificate } => {
+            let failure = Failure::start(format!("`{child}` did not start: {reason}"));
+            Err(match plain(certificate) {
+                Some(block) => failure.detail(block),
+                None => failure,
+            })
+        }
+    }
+}
+
+/// What the process must be before it has children.
+fn prepare_process() {
+    // Orphans of actors come to us, to be killed and reaped.
+    let _ = nix::sys::prctl::set_child_subreaper(true);
+    // Each actor takes several descriptors: take what the system lets us have.
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+fn end_zygote(os_pid: i32) {
+    reaper::kill_group(os_pid);
+    reaper::reap(os_pid);
+}
+
+fn unix_now() -> u32 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as u32)
+}
+
+/// The application, for interpreters that have to import it themselves.
+fn app_variable(target: &Target) -> String {
+    use rebeam_protocol::zygote::Source;
+    match &target.source {
+        Source::Module(name) => format!("module:{name}"),
+        Source::File(path) => format!("file:{path}"),
+    }
+}
+
+/// Has the zygote import the application; gives the tree, and why it must not be forked if so.
+async fn load(
+    zygote: &Zygote,
+    target: &Target,
+    setup: &Setup,
+    printer: &Printer,
+) -> Result<(SupervisorSpec, Option<String>), Failure> {
+    let broken = |error: std::io::Error| Failure::start("failed to talk to the interpreter").because(&error);
+    let silent = Rc::new(Silent::default());
+    let output = zygote.print_output(printer, Some(&silent));
+    let control = watch(zygote.control.try_clone().map_err(broken)?).map_err(broken)?;
+    let mut decoder = Decoder::new(MAX_FRAME);
+    loop {
+        let mut guard = control.readable().await.map_err(broken)?;
+        match decoder.read(control.get_ref()) {
+            Read::Closed => return Err(interpreter_failure(zygote, setup, &silent, output).await),
+            Read::Nothing => guard.clear_ready(),
+            Read::Some { .. } => {}
+        }
+        while let Some((message, _)) = decoder.next::<FromZygote>().map_err(std::io::Error::other).map_err(broken)? {
+            match message {
+                FromZygote::Ready { version } if version != rebeam_protocol::handshake::VERSION => {
+                    return Err(Failure::start(format!(
+                        "the `rebeam` package of `{}` speaks another version of the protocol ({version})",
+                        setup.python.executable.display()
+                    ))
+                    .hint("`rebeam` and the package come in one wheel: install it again"));
+                }
+                FromZygote::Ready { .. } => {
+                    silent.is_up.set(true);
+                    zygote.send(&ToZygote::Load(target.clone()), &[]).map_err(broken)?;
+                }
+                FromZygote::Loaded { tree, unforkable } => return Ok((*tree, unforkable)),
+                FromZygote::LoadFailed(error) => return Err(load_failure(error)),
+                FromZygote::Forked { .. } | FromZygote::ForkFailed { .. } => {}
+            }
+        }
+    }
+}
+
+fn load_failure(error: LoadError) -> Failure {
+    let code = match error.kind {
+        LoadErrorKind::Usage => ExitCode::Usage,
+        LoadErrorKind::Raised => ExitCode::StartFailed,
+    };
+    let mut failure = Failure::new(code, error.message);
+    if let Some(traceback) = error.traceback {
+        failure = failure.detail(traceback.trim_end().to_owned());
+    }
+    match error.hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+/// The interpreter ended before it said anything, or while it imported the application.
+async fn interpreter_failure(
+    zygote: &Zygote,
+    setup: &Setup,
+    silent: &Silent,
+    output: Vec<JoinHandle<()>>,
+) -> Failure {
+    let reaped = reaper::reap(zygote.os_pid);
+    for reader in output {
+        // They end with the pipes, which a stray child may hold open.
+        let _ = tokio::time::timeout(Duration::from_secs(1), reader).await;
+    }
+    let lines = silent.lines.borrow_mut().take();
+    let text = lines.join("\n");
+    let python = setup.python.executable.display();
+    if silent.is_up.get() {
+        let how = match reaped.status {
+            rebeam_core::event::Status::Exited(code) => format!("with exit code {code}"),
+            rebeam_core::event::Status::Signalled(number) => {
+                format!("by {}", rebeam_protocol::exit::signal_name(number))
+            }
+        };
+        return Failure::start(format!("the interpreter ended {how} while it imported the application"))
+            .hint("what it wrote is above; does the application exit or crash on import?");
+    }
+    if text.contains("No module named 'rebeam'") {
+        return Failure::start(format!("the Python `{python}` has no package `rebeam`"))
+            .hint(format!("install it there: `{python} -m pip install rebeam`, or choose another with `--python`"));
+    }
+    let failure = Failure::start(format!("the Python `{python}` does not start"));
+    let failure = if text.is_empty() { failure } else { failure.detail(text) };
+    failure.hint("choose another with `--python`, `REBEAM_PYTHON` or `python = \"…\"` in the configuration")
+}
+
+fn node_dir_failure(error: &NodeDirError) -> Failure {
+    let hint = match error {
+        NodeDirError::Taken { .. } => "look at it with `rebeam ps`, stop it with `rebeam down`",
+        NodeDirError::TooLong { .. } => "set `REBEAM_RUNTIME_DIR` to a shorter directory",
+        NodeDirError::NotOurs { .. } => "set `REBEAM_RUNTIME_DIR` to a directory of your own with mode 0700",
+        NodeDirError::Io { .. } => "set `REBEAM_RUNTIME_DIR` to a directory that can be written to",
+    };
+    Failure::start(error.to_string()).because_of(std::error::Error::source(error)).hint(hint)
+}

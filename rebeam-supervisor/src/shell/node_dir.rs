@@ -1,0 +1,114 @@
+//! Where a running node is found: a directory per project with a lock and a socket.
+//!
+//! The lock, not the socket, says whether the node lives: it goes with the process however that ends, so a socket
+//! without a holder of the lock is stale and taken over.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+
+/// The longest path that a socket may have, by `sockaddr_un`.
+const LONGEST: usize = 107;
+
+/// A node's directory, held for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct NodeDir {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+/// Why a node cannot have its directory.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NodeDirError {
+    /// Another process has it.
+    #[error("this project is running already, as process {os_pid}")]
+    Taken { os_pid: String },
+    /// The path is too long for a socket.
+    #[error("the path of the control socket is {length} bytes long, where the system allows {LONGEST}: `{}`", path.display())]
+    TooLong { path: PathBuf, length: usize },
+    /// It belongs to somebody else.
+    #[error("`{}` belongs to another user", path.display())]
+    NotOurs { path: PathBuf },
+    /// The system says no.
+    #[error("failed to {verb} `{}`", path.display())]
+    Io {
+        verb: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The directory of the node of a project.
+pub(crate) fn path_for(project: &Path, runtime_dir: Option<&Path>) -> PathBuf {
+    let uid = nix::unistd::getuid();
+    let base = match runtime_dir {
+        Some(path) => path.to_owned(),
+        None => match std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty()) {
+            Some(path) => Path::new(&path).join("rebeam"),
+            None => std::env::temp_dir().join(format!("rebeam-{uid}")),
+        },
+    };
+    base.join(format!("{:016x}", fnv(project.as_os_str().as_encoded_bytes())))
+}
+
+/// The socket in a node's directory.
+pub(crate) fn socket_in(node_dir: &Path) -> PathBuf {
+    node_dir.join("control.sock")
+}
+
+/// FNV-1a: a short name for a path that stays the same from run to run.
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+impl NodeDir {
+    /// Takes the directory, or says who has it.
+    pub(crate) fn take(path: &Path, project: &Path) -> Result<Self, NodeDirError> {
+        let io = |verb, path: &Path| {
+            let path = path.to_owned();
+            move |source| NodeDirError::Io { verb, path, source }
+        };
+        let socket = socket_in(path);
+        let length = socket.as_os_str().len();
+        if length > LONGEST {
+            return Err(NodeDirError::TooLong { path: socket, length });
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io("create the directory", path))?;
+        let metadata = path.metadata().map_err(io("look at", path))?;
+        if metadata.uid() != nix::unistd::getuid().as_raw() || metadata.mode() & 0o077 != 0 {
+            return Err(NodeDirError::NotOurs { path: path.to_owned() });
+        }
+        let lock = path.join("lock");
+        let mut options = OpenOptions::new();
+        let file = options.create(true).truncate(false).read(true).write(true).open(&lock).map_err(io("open", &lock))?;
+        let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => file,
+            Err((mut file, _)) => {
+                let mut holder = String::new();
+                let _ = file.read_to_string(&mut holder);
+                let os_pid = holder.lines().next().unwrap_or("?").to_owned();
+                return Err(NodeDirError::Taken { os_pid });
+            }
+        };
+        file.set_len(0).map_err(io("write", &lock))?;
+        write!(file, "{}\n{}\n", std::process::id(), project.display()).map_err(io("write", &lock))?;
+        let _ = std::fs::remove_file(&socket);
+        Ok(NodeDir { path: path.to_owned(), _lock: file })
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        socket_in(&self.path)
+    }
+}
+
+impl Drop for NodeDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(self.socket());
+        let _ = std::fs::remove_file(self.path.join("lock"));
+        let _ = std::fs::remove_dir(&self.path);
+    }
+}

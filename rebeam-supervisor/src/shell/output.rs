@@ -1,0 +1,81 @@
+//! What an actor writes to stdout and stderr: lines for the printer, and the last of them for its certificate.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+
+use nix::errno::Errno;
+
+/// How many lines are kept for a certificate.
+const KEPT: usize = 50;
+
+/// A line longer than this is cut into pieces, so that a stream without line breaks takes no memory.
+const LONGEST: usize = 16 * 1024;
+
+/// Which stream a line came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stream {
+    Stdout,
+    Stderr,
+}
+
+/// What a read brought.
+#[derive(Debug)]
+pub(crate) enum Lines {
+    Some(Vec<String>),
+    Nothing,
+    Closed,
+}
+
+/// The reading end of a pipe, and the line that is not whole yet.
+#[derive(Debug, Default)]
+pub(crate) struct LineReader {
+    partial: Vec<u8>,
+}
+
+impl LineReader {
+    /// Reads once, without waiting.
+    pub(crate) fn read(&mut self, pipe: &OwnedFd) -> Lines {
+        let mut chunk = [0; 16 * 1024];
+        let count = match nix::unistd::read(pipe, &mut chunk) {
+            Ok(0) => return Lines::Closed,
+            Ok(count) => count,
+            Err(Errno::EAGAIN | Errno::EINTR) => return Lines::Nothing,
+            Err(_) => return Lines::Closed,
+        };
+        let mut lines = Vec::new();
+        for piece in chunk[..count].split_inclusive(|byte| *byte == b'\n') {
+            self.partial.extend_from_slice(piece);
+            if piece.ends_with(b"\n") || self.partial.len() >= LONGEST {
+                lines.extend(self.take_partial());
+            }
+        }
+        Lines::Some(lines)
+    }
+
+    /// What came without a line break at the end.
+    pub(crate) fn take_partial(&mut self) -> Option<String> {
+        if self.partial.is_empty() {
+            return None;
+        }
+        let line = String::from_utf8_lossy(&self.partial).trim_end_matches(['\n', '\r']).to_owned();
+        self.partial.clear();
+        Some(line)
+    }
+}
+
+/// The last lines of an actor.
+#[derive(Debug, Default)]
+pub(crate) struct LastLines(VecDeque<String>);
+
+impl LastLines {
+    pub(crate) fn push(&mut self, line: String) {
+        if self.0.len() == KEPT {
+            self.0.pop_front();
+        }
+        self.0.push_back(line);
+    }
+
+    pub(crate) fn take(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.0).into()
+    }
+}

@@ -1,0 +1,69 @@
+//! The one place that waits for children. There is no `tokio::process` beside it.
+//!
+//! A dead child is first only looked at (`WNOWAIT`): while it is a zombie its id cannot be reused, so the rest of its
+//! process group is killed safely; then it is reaped.
+
+use std::collections::HashSet;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+use rebeam_core::event::Status;
+
+/// A child that was reaped.
+#[derive(Debug)]
+pub(crate) struct Reaped {
+    pub(crate) status: Status,
+    pub(crate) cpu_ms: u64,
+    pub(crate) peak_kib: u64,
+}
+
+/// A child that has died and is not reaped yet, if there is one.
+pub(crate) fn next_dead() -> Option<i32> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    loop {
+        match waitid(Id::All, flags) {
+            Ok(status) => return status.pid().filter(|_| status != WaitStatus::StillAlive).map(Pid::as_raw),
+            Err(Errno::EINTR) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Kills what is left of a dead child's group, and reaps the child.
+pub(crate) fn reap(os_pid: i32) -> Reaped {
+    let _ = killpg(Pid::from_raw(os_pid), Signal::SIGKILL);
+    let mut status = 0;
+    // SAFETY: rusage is plain data for which zero is valid.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one status and one rusage.
+    let result = unsafe { libc::wait4(os_pid, &raw mut status, 0, &raw mut usage) };
+    let ms = |time: libc::timeval| time.tv_sec as u64 * 1000 + time.tv_usec as u64 / 1000;
+    let status = match WaitStatus::from_raw(Pid::from_raw(os_pid), status) {
+        Ok(WaitStatus::Signaled(_, signal, _)) if result == os_pid => Status::Signalled(signal as i32),
+        Ok(WaitStatus::Exited(_, code)) => Status::Exited(code),
+        _ => Status::Signalled(status & 0x7f),
+    };
+    Reaped { status, cpu_ms: ms(usage.ru_utime) + ms(usage.ru_stime), peak_kib: usage.ru_maxrss as u64 }
+}
+
+/// Kills a worker and everything in its group. Safe only while the worker is not reaped.
+pub(crate) fn kill_group(os_pid: i32) {
+    // The group may not be there yet: a newborn makes it with its first breath.
+    let _ = kill(Pid::from_raw(os_pid), Signal::SIGKILL);
+    let _ = killpg(Pid::from_raw(os_pid), Signal::SIGKILL);
+}
+
+/// Kills every child that is not `known`: what an actor started in a session of its own and left behind.
+pub(crate) fn kill_strays(known: &HashSet<i32>) {
+    for stray in children().into_iter().filter(|child| !known.contains(child)) {
+        let _ = kill(Pid::from_raw(stray), Signal::SIGKILL);
+    }
+}
+
+fn children() -> Vec<i32> {
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Vec::new() };
+    let lists = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    lists.flat_map(|list| list.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<i32>>()).collect()
+}

@@ -1,0 +1,99 @@
+//! Signals to the supervisor: one drains, two hurry, three kill.
+
+use std::time::Duration;
+
+use rebeam_core::Event;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::printer::Printer;
+use crate::shell::engine::Node;
+
+/// After the second signal nobody is waited for longer than this.
+const HURRY: Duration = Duration::from_secs(1);
+
+/// After the terminal is gone, the whole tree has this long.
+const HANGUP: Duration = Duration::from_secs(1);
+
+/// The signals that the supervisor answers to, caught from the moment this is made.
+pub(crate) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+    child: Signal,
+}
+
+impl Signals {
+    pub(crate) fn catch() -> std::io::Result<Self> {
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+            child: signal(SignalKind::child())?,
+        })
+    }
+
+    /// Waits for a signal to stop, before there is a tree that could be stopped.
+    pub(crate) async fn stop_ordered(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
+
+    /// Acts on signals until the node has ended (and this is dropped).
+    pub(crate) async fn attend(mut self, node: Node, printer: Printer, grace: Duration) {
+        let mut orders = 0;
+        let mut kills_at: Option<tokio::time::Instant> = None;
+        loop {
+            let out_of_time = async {
+                match kills_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = self.child.recv() => {
+                    node.reap();
+                    continue;
+                }
+                _ = self.interrupt.recv() => orders += 1,
+                _ = self.terminate.recv() => orders += 1,
+                _ = self.hangup.recv() => {
+                    kills_at = Some(tokio::time::Instant::now() + HANGUP);
+                    node.handle(Event::Hurry { limit_ms: (HANGUP / 2).as_millis() as u64 });
+                    node.handle(Event::StopNode);
+                    continue;
+                }
+                () = out_of_time => {
+                    kills_at = None;
+                    say_killed(&node, &printer, "the time to stop is over");
+                    node.handle(Event::KillAll);
+                    continue;
+                }
+            }
+            match orders {
+                1 => {
+                    printer.say(&format!("stopping, within {} s; once more to hurry", grace.as_secs_f64()));
+                    kills_at = Some(tokio::time::Instant::now() + grace);
+                    node.handle(Event::StopNode);
+                }
+                2 => {
+                    printer.say("hurrying; once more to kill");
+                    node.handle(Event::Hurry { limit_ms: HURRY.as_millis() as u64 });
+                }
+                _ => {
+                    say_killed(&node, &printer, "asked three times");
+                    node.handle(Event::KillAll);
+                }
+            }
+        }
+    }
+}
+
+fn say_killed(node: &Node, printer: &Printer, why: &str) {
+    let alive = node.alive();
+    if !alive.is_empty() {
+        printer.warn(&format!("{why}: killed without having ended by themselves: {}", alive.join(", ")));
+    }
+}

@@ -1,0 +1,60 @@
+//! The supervisor's side of the status page: making it, reading it, asking for attention.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use rebeam_protocol::page::{ATTENTION, SIZE, Snapshot};
+
+/// A mapping of one worker's page.
+#[derive(Debug)]
+pub(crate) struct StatusPage {
+    base: NonNull<libc::c_void>,
+}
+
+impl StatusPage {
+    /// Makes a page; gives the mapping and the descriptor for the worker. It is sealed at its size: a worker that
+    /// could shrink it could kill the supervisor with SIGBUS.
+    pub(crate) fn new() -> io::Result<(Self, OwnedFd)> {
+        let fd = memfd_create(c"rebeam-page", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        nix::unistd::ftruncate(&fd, SIZE as i64)?;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL))?;
+        let size = const { NonZeroUsize::new(SIZE).expect("the page has a size") };
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let base = unsafe { mmap(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, &fd, 0)? };
+        Ok((StatusPage { base }, fd))
+    }
+
+    /// Copies the marks.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        Snapshot::read(|offset| {
+            // SAFETY: the protocol's offsets are multiples of 8 within the mapping.
+            unsafe { AtomicU64::from_ptr(self.base.as_ptr().cast::<u8>().add(offset).cast()) }.load(Ordering::Acquire)
+        })
+    }
+
+    /// Has the worker read its channel before it sends again.
+    pub(crate) fn ask_for_attention(&self) {
+        // SAFETY: an aligned offset within the mapping.
+        let word = unsafe { AtomicU32::from_ptr(self.base.as_ptr().cast::<u8>().add(ATTENTION).cast()) };
+        word.store(1, Ordering::Release);
+    }
+}
+
+impl Drop for StatusPage {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `new`, unmapped once.
+        let _ = unsafe { munmap(self.base, SIZE) };
+    }
+}
+
+/// The time on the pages' clock, in nanoseconds.
+pub(crate) fn clock_ns() -> u64 {
+    let now = nix::time::ClockId::CLOCK_MONOTONIC.now();
+    now.map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+}
