@@ -103,9 +103,13 @@ impl Core {
             Event::Boot => self.command(ROOT, |machine, now| machine.begin(now)),
             Event::Started { process, started } => self.started(process, started),
             Event::LaunchFailed { process, error } => self.launch_failed(process, error),
-            Event::Sent { process, envelope, payload } => self.sent(Sender::Process(process), envelope, payload),
+            Event::Sent { process, envelope, payload } => {
+                if let Some(id) = self.serving_actor(process) {
+                    self.sent(Sender::Process(process, id), Caller::Actor(process.pid), envelope, payload);
+                }
+            }
             Event::SentFromOutside { client, envelope, payload } => {
-                self.sent(Sender::Outside(client), envelope, payload);
+                self.sent(Sender::Outside, Caller::Outside(client), envelope, payload);
             }
             Event::OutsideGone { client } => self.router.forget_caller(Caller::Outside(client)),
             Event::Replied { process, reply, payload } => self.replied(process, reply, payload),
@@ -584,12 +588,7 @@ impl Core {
 
     // ---- mail --------------------------------------------------------------------------------------------------
 
-    fn sent(&mut self, sender: Sender, envelope: Envelope, payload: Bytes) {
-        let caller = match sender {
-            Sender::Process(process) if self.serving_actor(process).is_none() => return,
-            Sender::Process(process) => Caller::Actor(process.pid),
-            Sender::Outside(client) => Caller::Outside(client),
-        };
+    fn sent(&mut self, sender: Sender, caller: Caller, envelope: Envelope, payload: Bytes) {
         let reply_to = match envelope.kind {
             Kind::Call { call, .. } => Some(ReplyTo { caller, call }),
             Kind::Cast => None,
@@ -602,8 +601,8 @@ impl Core {
             return;
         };
         // Only a handler that calls its own actor waits for itself; another thread of it may well call.
-        if let (Some(ReplyTo { call, .. }), Sender::Process(process), Some(_)) = (reply_to, sender, envelope.parent)
-            && self.serving_actor(process) == Some(id)
+        if let (Some(ReplyTo { call, .. }), Sender::Process(_, own), Some(_)) = (reply_to, sender, envelope.parent)
+            && own == id
         {
             let target = self.actor(id).label.clone();
             return self.reply_failure(caller, call, CallFailure::CallingSelf { target });
@@ -619,7 +618,7 @@ impl Core {
             && !self.router.open(call, id)
         {
             // Two calls with one number: the worker's bookkeeping is broken, and an answer could reach the wrong one.
-            if let Sender::Process(process) = sender {
+            if let Sender::Process(process, _) = sender {
                 self.kill_for(process, ExitReason::BadProtocol(format!("call {} was made twice", call.call.0)));
             }
             return;
@@ -639,7 +638,7 @@ impl Core {
             trace: envelope.trace.map(Box::new),
         });
         self.pump(id);
-        if let Sender::Process(process) = sender
+        if let Sender::Process(process, _) = sender
             && self.actor(id).mailbox.is_full()
             && self.actor_mut(id).mailbox.shut_out(process, &envelope.to)
         {
@@ -794,11 +793,8 @@ impl Core {
 
     fn sender_label(&self, sender: Sender) -> String {
         match sender {
-            Sender::Outside(_) => "outside".into(),
-            Sender::Process(process) => match self.living.get(&process.pid) {
-                Some(&id) => self.actor(id).label.clone(),
-                None => process.pid.to_string(),
-            },
+            Sender::Outside => "outside".into(),
+            Sender::Process(_, id) => self.actor(id).label.clone(),
         }
     }
 

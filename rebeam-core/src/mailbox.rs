@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rebeam_protocol::id::{ProcessId, Seq};
+use rebeam_protocol::id::{ActorId, ProcessId, Seq};
 use rebeam_protocol::message::{Address, Codec, Lane, ReplyTo, Trace};
 use rebeam_protocol::page::{MARKS, Snapshot, Stage};
 use rebeam_protocol::spec::MailboxLimits;
@@ -35,8 +35,8 @@ pub(crate) struct Message {
 /// Who sent a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sender {
-    Process(ProcessId),
-    Outside(u64),
+    Process(ProcessId, ActorId),
+    Outside,
 }
 
 /// What death makes of a message that was handed over.
@@ -214,7 +214,7 @@ mod tests {
     fn message(number: u64, lane: Lane, for_pid: bool) -> Message {
         let pid = Pid { at: NodeStart::default(), serial: 1 };
         Message {
-            sender: Sender::Process(ProcessId { pid, generation: Generation(0) }),
+            sender: Sender::Process(ProcessId { pid, generation: Generation(0) }, ActorId(0)),
             for_pid,
             reply_to: None,
             codec: Codec::Pickle,

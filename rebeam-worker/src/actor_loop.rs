@@ -371,6 +371,8 @@ fn handle<'py>(
         }
         Err(Refusal::Raised(error)) => {
             let failure = py.import("rebeam._failure")?;
+            // Before Python 3.12 an error that is on its way keeps its traceback beside it.
+            error.value(py).setattr("__traceback__", error.traceback(py))?;
             let described = failure.call_method1("describe", (error.value(py),))?;
             let (kind, message, traceback, pickled): (String, String, String, Option<Vec<u8>>) = described.extract()?;
             let content = pickled.filter(|_| delivery.codec == Codec::Pickle).unwrap_or_default();

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
     let Ok(words) = words.into_iter().map(c_string).collect::<Result<Vec<_>, _>>() else {
         return fail("the path of the interpreter holds a NUL byte");
     };
+    reset_signals();
     if libpython == "-" {
         let Err(error) = nix::unistd::execv(&words[0], &words);
         return fail(&format!("failed to execute `{}`: {error}", python.display()));
@@ -35,6 +36,15 @@ fn main() -> ExitCode {
     match embed(libpython, &words) {
         Ok(code) => ExitCode::from(code as u8),
         Err(error) => fail(&error),
+    }
+}
+
+/// Takes back what Rust's runtime did to signals before `main`: an interpreter that finds its handler for SIGSEGV, or
+/// SIGPIPE ignored, would not behave as it does without us.
+fn reset_signals() {
+    for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGPIPE] {
+        // SAFETY: the default action needs no handler, and there is no other thread.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
 }
 

@@ -41,6 +41,11 @@ impl Failure {
         self
     }
 
+    pub(crate) fn cause(mut self, text: String) -> Self {
+        self.causes.push(text);
+        self
+    }
+
     pub(crate) fn because(self, error: &dyn Error) -> Self {
         self.because_of(Some(error))
     }

@@ -94,8 +94,9 @@ fn finish(ended: Ended) -> Result<(), Failure> {
         Ended::AsOrdered => Ok(()),
         Ended::GaveUp(certificate) => {
             let failure = Failure::new(ExitCode::GaveUp, "the tree gave up: its restart limit is used up");
-            Err(match plain(certificate) {
-                Some(block) => failure.detail(block),
+            // The whole certificate was printed when it happened.
+            Err(match certificate {
+                Some(last) => failure.cause(format!("`{}` died: {}", last.actor, last.reason)),
                 None => failure,
             })
         }

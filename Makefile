@@ -1,0 +1,83 @@
+# Every target does what it needs by itself, on a fresh machine with make, a C compiler, Rust and Python 3.11+.
+
+PYTHON ?= python3
+VENV := $(CURDIR)/.venv
+BIN := $(VENV)/bin
+MODULE := pylib/src/rebeam/_rebeam.abi3.so
+TARGET := $(CURDIR)/target
+CARGO := cargo
+DENY_VERSION := 0.20.2
+# cargo-nextest where it is installed, cargo's own runner elsewhere: the tests are the same.
+RUN_TESTS := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo test)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test test-rust test-python lint fmt deny bench wheel fuzz doc clean FORCE
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-12s %s\n", $$1, $$2 }'
+
+setup: $(VENV)/tools ## the virtual environment with the tools of lint and test, at fixed versions
+
+$(VENV)/made:
+	$(PYTHON) -m venv $(VENV)
+	echo $(CURDIR)/pylib/src > $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rebeam-dev.pth
+	touch $@
+
+$(VENV)/tools: $(VENV)/made pylib/requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --requirement pylib/requirements-dev.txt
+	touch $@
+
+build: $(VENV)/made FORCE ## both binaries and the module, for development
+	$(CARGO) build --workspace
+	@# Moved into place, so that a running interpreter keeps the file it has mapped.
+	cp $(TARGET)/debug/lib_rebeam.so $(MODULE).new && mv $(MODULE).new $(MODULE)
+	ln -sf $(TARGET)/debug/rebeam $(BIN)/rebeam
+
+demo: build ## the main job: a census of the standard library by actors that are killed while they work
+	VIRTUAL_ENV=$(VENV) $(BIN)/rebeam up examples/census/app.py
+
+test: test-rust test-python ## all tests
+
+test-rust: build
+	REBEAM_TEST_PYTHON=$(BIN)/python $(CARGO) $(RUN_TESTS) --workspace
+
+test-python: build setup
+	$(BIN)/python -m pytest pylib/tests
+
+lint: setup build deny ## formatting, clippy, ruff, mypy, pyright
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(BIN)/ruff format --check pylib examples
+	$(BIN)/ruff check pylib examples
+	$(BIN)/mypy
+	MYPYPATH=examples/census $(BIN)/mypy examples/census
+
+fmt: setup ## put everything into shape
+	$(CARGO) fmt --all
+	$(BIN)/ruff format pylib examples
+	$(BIN)/ruff check --fix pylib examples
+
+deny: .tools/bin/cargo-deny ## licences, sources and the graph of the crates
+	PATH="$(CURDIR)/.tools/bin:$$PATH" cargo deny check bans licenses sources
+
+.tools/bin/cargo-deny:
+	$(CARGO) install cargo-deny --version $(DENY_VERSION) --locked --root .tools
+
+bench: $(VENV)/made ## figures beside their floors, as ratios of one run
+	$(CARGO) build --release --workspace
+	cp $(TARGET)/release/lib_rebeam.so $(MODULE).new && mv $(MODULE).new $(MODULE)
+	VIRTUAL_ENV=$(VENV) $(TARGET)/release/rebeam-benches $(TARGET)/release/rebeam
+
+wheel: setup ## one wheel in dist/ with binaries, module and package
+	rm -rf dist pylib/build
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist ./pylib
+
+fuzz: ## a minute of each fuzz target (needs a nightly toolchain and cargo-fuzz)
+	cd fuzz && for target in frames messages; do cargo +nightly fuzz run $$target -- -max_total_time=60; done
+
+doc: ## the documentation of the crates
+	$(CARGO) doc --workspace --no-deps
+
+clean: ## everything that was made
+	$(CARGO) clean
+	rm -rf .venv .tools dist pylib/build $(MODULE)
