@@ -1,1 +1,356 @@
-//! x
+//! Starts real nodes and looks at them from outside: the binaries, the processes, the command line.
+//!
+//! A node runs in a directory of its own with a scrubbed environment that carries a mark, by which every process of it
+//! is found again, wherever it hides. What is waited for is an event with a deadline; nothing here asserts on a time.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long anything may take before a test fails: far beyond what it takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(40);
+
+/// How long the processes of a dead node may be seen: the promise.
+pub const GONE_WITHIN: Duration = Duration::from_secs(2);
+
+/// A directory with an application, in which nodes run.
+pub struct Project {
+    directory: TempDir,
+    runtime: TempDir,
+    mark: String,
+    python: PathBuf,
+}
+
+/// A running `rebeam up`.
+pub struct Node<'a> {
+    /// Where it runs.
+    pub project: &'a Project,
+    child: Child,
+    lines: Receiver<String>,
+    seen: Vec<String>,
+}
+
+/// What a command printed and how it ended.
+#[derive(Debug)]
+pub struct Ran {
+    /// Its exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+/// The binary under test.
+pub fn rebeam() -> PathBuf {
+    if let Some(path) = std::env::var_os("REBEAM_TEST_BIN") {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("a test has a path");
+    let profile = test.parent().and_then(Path::parent).expect("tests stand in target/PROFILE/deps");
+    profile.join("rebeam")
+}
+
+/// The repository.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the repository").to_owned()
+}
+
+/// The Python of the development environment.
+pub fn python() -> PathBuf {
+    std::env::var_os("REBEAM_TEST_PYTHON").map_or_else(|| root().join(".venv/bin/python"), Into::into)
+}
+
+impl Project {
+    /// A project whose `app.py` is `source`.
+    pub fn new(source: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let project = Project {
+            directory: TempDir::with_prefix("rebeam-test-").expect("a directory"),
+            runtime: TempDir::with_prefix("rb-").expect("a directory"),
+            mark: format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)),
+            python: python(),
+        };
+        project.write("app.py", source);
+        project
+    }
+
+    /// The same, run by another Python.
+    pub fn with_python(mut self, python: &Path) -> Self {
+        self.python = python.to_owned();
+        self
+    }
+
+    /// Writes a file of the project.
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("folders can be made");
+        std::fs::write(path, text).expect("the directory can be written to");
+    }
+
+    /// Its directory.
+    pub fn path(&self) -> PathBuf {
+        self.directory.path().canonicalize().expect("it is there")
+    }
+
+    /// Where the sockets of its nodes are kept.
+    pub fn runtime(&self) -> &Path {
+        self.runtime.path()
+    }
+
+    /// A `rebeam` command in this project, its environment scrubbed.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(rebeam());
+        command
+            .args(args)
+            .current_dir(self.path())
+            .env_clear()
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("HOME", self.runtime())
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("REBEAM_TEST_MARK", &self.mark)
+            .env("REBEAM_RUNTIME_DIR", self.runtime())
+            .env("REBEAM_PYTHON", &self.python)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, args: &[&str]) -> Ran {
+        Ran::from(self.command(args).output().expect("rebeam runs"))
+    }
+
+    /// Starts a node and waits until it is up.
+    pub fn up(&self) -> Node<'_> {
+        self.up_with(&["up", "app.py", "--grace", "20"])
+    }
+
+    /// Starts a node by other arguments.
+    pub fn up_with(&self, args: &[&str]) -> Node<'_> {
+        let mut node = self.start(args);
+        node.wait_for("up with");
+        node
+    }
+
+    /// Starts a node and does not wait.
+    pub fn start(&self, args: &[&str]) -> Node<'_> {
+        // A group of its own: a test that sends Ctrl-C sends it as a terminal would.
+        self.adopt(self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0))
+    }
+
+    /// Starts a node by a command of the test's own making.
+    pub fn adopt(&self, command: &mut Command) -> Node<'_> {
+        let mut child = command.spawn().expect("rebeam starts");
+        let (sender, lines) = channel();
+        let streams: [Option<Box<dyn Read + Send>>; 2] =
+            [child.stdout.take().map(|it| Box::new(it) as _), child.stderr.take().map(|it| Box::new(it) as _)];
+        for stream in streams.into_iter().flatten() {
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    if sender.send(line).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        Node { project: self, child, lines, seen: Vec::new() }
+    }
+
+    /// Every process that carries the project's mark: the supervisor, zygotes, actors and whatever those started.
+    pub fn processes(&self) -> BTreeSet<i32> {
+        let wanted = format!("REBEAM_TEST_MARK={}\0", self.mark).into_bytes();
+        let mut found = BTreeSet::new();
+        for entry in std::fs::read_dir("/proc").expect("/proc is there").flatten() {
+            let Some(os_pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+            if environment.windows(wanted.len()).any(|window| window == wanted) {
+                found.insert(os_pid);
+            }
+        }
+        found
+    }
+
+    /// Fails unless every process of the project is gone in time.
+    pub fn assert_nothing_left(&self) {
+        let deadline = Instant::now() + GONE_WITHIN;
+        loop {
+            let left = self.processes();
+            if left.is_empty() {
+                return;
+            }
+            let show = |os_pid: &i32| {
+                let line = std::fs::read(format!("/proc/{os_pid}/cmdline")).unwrap_or_default();
+                format!("{os_pid} {}", String::from_utf8_lossy(&line).replace('\0', " "))
+            };
+            assert!(Instant::now() < deadline, "left running: {:?}", left.iter().map(show).collect::<Vec<_>>());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Fails if the directory of the node's socket is not empty.
+    pub fn assert_socket_gone(&self) {
+        let left: Vec<_> = std::fs::read_dir(self.runtime()).expect("it is there").flatten().collect();
+        let names: Vec<_> = left.iter().map(|entry| entry.file_name()).filter(|name| name != ".cache").collect();
+        assert!(names.is_empty(), "left in the runtime directory: {names:?}");
+    }
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        Ran {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Ran {
+    /// Its standard output as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
+    }
+
+    /// Fails unless it ended with this code and its standard error contains every text.
+    pub fn assert_error(&self, code: i32, texts: &[&str]) {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        for text in texts {
+            assert!(self.stderr.contains(text), "`{text}` is not in the error: {self:?}");
+        }
+        assert!(!self.stderr.contains("panicked"), "{self:?}");
+    }
+}
+
+impl Node<'_> {
+    /// The supervisor's process.
+    pub fn os_pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// Waits for a line of its output that contains `text`, and gives it.
+    pub fn wait_for(&mut self, text: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    self.seen.push(line.clone());
+                    if line.contains(text) {
+                        return line;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => panic!("`{text}` never came; so far:\n{}", self.seen.join("\n")),
+                Err(RecvTimeoutError::Disconnected) => {
+                    panic!("it ended without `{text}`; its output:\n{}", self.seen.join("\n"))
+                }
+            }
+        }
+    }
+
+    /// Runs a command beside it.
+    pub fn run(&self, args: &[&str]) -> Ran {
+        self.project.run(args)
+    }
+
+    /// Calls a method and gives its result; the call must succeed.
+    pub fn call(&self, name: &str, method: &str, args: &[&str]) -> Value {
+        let ran = self.run(&[&["call", "--json", "--timeout", "30", name, method], args].concat());
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        ran.json()
+    }
+
+    /// Asks again until `wanted` says yes; for what can be seen from outside only by looking.
+    pub fn eventually<T>(&self, what: &str, mut wanted: impl FnMut(&Self) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = wanted(self) {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "never came true: {what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// What `ps --json` says of one actor.
+    pub fn ps(&self, name: &str) -> Value {
+        let list = self.run(&["ps", "--json"]).json();
+        let found = list.as_array().and_then(|list| list.iter().find(|it| it["name"] == name || it["id"] == name));
+        found.cloned().unwrap_or_else(|| panic!("`{name}` is not in {list}"))
+    }
+
+    /// The process of an actor.
+    pub fn os_pid_of(&self, name: &str) -> i32 {
+        self.ps(name)["os_pid"].as_i64().unwrap_or_else(|| panic!("`{name}` has no process")) as i32
+    }
+
+    /// The zygote: the child of the supervisor that is no actor.
+    pub fn zygote(&self) -> i32 {
+        let list = self.run(&["ps", "--json"]).json();
+        let actors: Vec<i64> = list.as_array().expect("a list").iter().filter_map(|it| it["os_pid"].as_i64()).collect();
+        let is_zygote = |os_pid: &i32| {
+            parent_of(*os_pid) == Some(self.os_pid()) && !actors.contains(&i64::from(*os_pid))
+        };
+        self.project.processes().into_iter().find(is_zygote).expect("there is a zygote")
+    }
+
+    /// Sends a signal to the supervisor alone.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        kill(self.os_pid(), signal);
+    }
+
+    /// Waits for its end; gives its exit status and all its output.
+    pub fn wait(mut self) -> (ExitStatus, String) {
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("it is ours") {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "it does not end; so far:\n{}", self.seen.join("\n"));
+            if let Ok(line) = self.lines.recv_timeout(Duration::from_millis(5)) {
+                self.seen.push(line);
+            }
+        };
+        // A stray process may hold the pipes open: what is there by then is enough.
+        while let Ok(line) = self.lines.recv_timeout(Duration::from_millis(500)) {
+            self.seen.push(line);
+        }
+        (status, self.seen.join("\n"))
+    }
+
+    /// Stops it in good order and checks that nothing is left.
+    pub fn down(self) {
+        let project = self.project;
+        let ran = self.run(&["down"]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        let (status, output) = self.wait();
+        assert_eq!(status.code(), Some(0), "{output}");
+        project.assert_nothing_left();
+        project.assert_socket_gone();
+    }
+}
+
+impl Drop for Node<'_> {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends a signal to a process that the test started.
+pub fn kill(os_pid: i32, signal: nix::sys::signal::Signal) {
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(os_pid), signal);
+}
+
+/// The parent of a process, if it is alive.
+pub fn parent_of(os_pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{os_pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}

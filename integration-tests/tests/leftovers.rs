@@ -1,0 +1,187 @@
+//! No process is ever left behind: whatever is killed, stopped or hung up, two seconds later nothing of the tree is
+//! there, and the socket's directory can be used again.
+
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
+
+use harness::{Node, Project, kill};
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::tree;
+
+/// An actor with children of its own: one plain, one in a session of its own, one that forked twice.
+const FAMILY: &str = "None
+import subprocess, multiprocessing
+
+class Family(Actor):
+    def init(self):
+        self.plain = subprocess.Popen(['sleep', '1000'])
+        self.session = subprocess.Popen(['sleep', '1000'], start_new_session=True)
+        self.daemon = subprocess.run(['sh', '-c', 'sleep 1000 &'])
+        self.pool = multiprocessing.get_context('fork').Pool(2)
+        self.pool.map(abs, range(4))
+
+    def exit(self):
+        os._exit(1)
+
+    def loop_in_c(self):
+        sum(range(10**15))
+
+tree = Supervisor([child(Family, name='family'), child(Recorder, name='recorder'), child(Child, name='c')], max_restarts=100)";
+
+fn family() -> Project {
+    tree(FAMILY)
+}
+
+fn again(project: &Project) {
+    project.up().down();
+}
+
+#[test]
+fn after_a_kill_of_the_supervisor() {
+    let project = family();
+    let node = project.up();
+    assert!(project.processes().len() >= 9, "{:?}", project.processes());
+    node.signal(Signal::SIGKILL);
+    node.wait();
+    // What made a session of its own has no lifeline: the next start finds it, or nothing does.
+    let strays: Vec<i32> = project.processes().into_iter().filter(|os_pid| is_session_leader(*os_pid)).collect();
+    for stray in strays {
+        kill(stray, Signal::SIGKILL);
+    }
+    project.assert_nothing_left();
+    again(&project);
+}
+
+fn is_session_leader(os_pid: i32) -> bool {
+    let os_pid = nix::unistd::Pid::from_raw(os_pid);
+    let is_sleep = std::fs::read_to_string(format!("/proc/{os_pid}/comm")).is_ok_and(|name| name.trim() == "sleep");
+    is_sleep && nix::unistd::getsid(Some(os_pid)) == Ok(os_pid)
+}
+
+#[test]
+fn after_a_kill_of_the_zygote_and_then_of_everything() {
+    let project = family();
+    let mut node = project.up();
+    kill(node.zygote(), Signal::SIGKILL);
+    node.wait_for("the zygote died");
+    kill(node.os_pid_of("c"), Signal::SIGKILL);
+    node.eventually("it is back", |node| (node.ps("c")["restarts"] == 1).then_some(()));
+    node.down();
+}
+
+#[test]
+fn of_an_actor_that_started_children_of_its_own() {
+    let project = family();
+    let node = project.up();
+    let before = project.processes();
+    kill(node.os_pid_of("family"), Signal::SIGKILL);
+    node.eventually("it is back", |node| {
+        let family = node.ps("family");
+        (family["restarts"] == 1 && family["state"] == "running").then_some(())
+    });
+    // The old family is gone, the new one is as large.
+    node.eventually("the old family is gone", |_| (project.processes().len() == before.len()).then_some(()));
+    node.down();
+}
+
+#[test]
+fn of_an_actor_in_an_endless_loop_inside_c_code() {
+    let project = family();
+    let node = project.up();
+    node.run(&["cast", "family", "loop_in_c"]);
+    node.eventually("it is busy", |node| (!node.ps("family")["busy"].is_null()).then_some(()));
+    node.signal(Signal::SIGKILL);
+    node.wait();
+    for stray in project.processes().into_iter().filter(|os_pid| is_session_leader(*os_pid)) {
+        kill(stray, Signal::SIGKILL);
+    }
+    project.assert_nothing_left();
+    again(&project);
+}
+
+#[test]
+fn of_an_actor_that_is_stopped() {
+    let project = tree("Supervisor([child(Recorder, name='recorder'), child(Child, name='c', shutdown=0.2)])");
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+        let node = project.up();
+        node.run(&["cast", "c", "stop_self"]);
+        let os_pid = node.os_pid_of("c");
+        node.eventually("it is stopped", |_| {
+            let stat = std::fs::read_to_string(format!("/proc/{os_pid}/stat")).ok()?;
+            stat.contains(") T ").then_some(())
+        });
+        node.signal(signal);
+        node.wait();
+        project.assert_nothing_left();
+    }
+    again(&project);
+}
+
+/// A pseudo-terminal, with `rebeam up` as its foreground job.
+fn on_a_terminal(project: &Project) -> (OwnedFd, Node<'_>) {
+    let pty = nix::pty::openpty(None, None).expect("a pseudo-terminal");
+    let terminal = || Stdio::from(pty.slave.try_clone().expect("a descriptor"));
+    let mut command = project.command(&["up", "app.py"]);
+    command.stdin(terminal()).stdout(terminal()).stderr(terminal());
+    // SAFETY: setsid and one ioctl between fork and exec.
+    unsafe {
+        std::os::unix::process::CommandExt::pre_exec(&mut command, || {
+            nix::unistd::setsid()?;
+            nix::libc::ioctl(0, nix::libc::TIOCSCTTY, 0);
+            Ok(())
+        });
+    }
+    let node = project.adopt(&mut command);
+    drop(pty.slave);
+    node.eventually("it is up", |node| {
+        let ran = node.run(&["ps", "--json"]);
+        (ran.code == Some(0) && ran.json().as_array()?.iter().all(|it| it["state"] == "running")).then_some(())
+    });
+    (pty.master, node)
+}
+
+#[test]
+fn after_ctrl_c_in_a_terminal() {
+    let project = family();
+    let (terminal, node) = on_a_terminal(&project);
+    assert_eq!(node.ps("c")["restarts"], json!(0));
+    nix::unistd::write(&terminal, b"\x03").expect("a terminal takes what is typed");
+    // Somebody has to read what is printed.
+    let reader = std::thread::spawn(move || {
+        let mut all = Vec::new();
+        let mut chunk = [0; 4096];
+        while let Ok(count) = nix::unistd::read(&terminal, &mut chunk)
+            && count > 0
+        {
+            all.extend_from_slice(&chunk[..count]);
+        }
+        String::from_utf8_lossy(&all).into_owned()
+    });
+    let (status, _) = node.wait();
+    let output = reader.join().expect("it reads to the end");
+    assert_eq!(status.code(), Some(0), "{output}");
+    assert!(output.contains("stopping"), "{output}");
+    assert!(!output.contains("died:"), "Ctrl-C reaches the supervisor alone: {output}");
+    project.assert_nothing_left();
+    project.assert_socket_gone();
+}
+
+#[test]
+fn after_the_terminal_was_closed() {
+    let project = family();
+    let (terminal, node) = on_a_terminal(&project);
+    drop(terminal);
+    node.wait();
+    project.assert_nothing_left();
+    project.assert_socket_gone();
+}
+
+#[test]
+fn a_hundred_actors_come_and_go() {
+    let project = tree("Supervisor([child(Recorder, name='recorder')] + [child(Child, name=f'c{n}') for n in range(100)])");
+    let node = project.up();
+    assert_eq!(node.run(&["ps", "--json"]).json().as_array().map(Vec::len), Some(101));
+    node.down();
+}

@@ -1,0 +1,26 @@
+//! The real binaries, from outside: a module per theme.
+
+mod cli;
+mod leftovers;
+mod messages;
+mod protocol;
+mod python;
+mod supervision;
+mod zygote;
+
+use harness::Project;
+
+/// A project whose tree is `children` (Python), beside the recorder, with the actors of `fixtures/actors.py` at hand.
+fn project(children: &str) -> Project {
+    tree(&format!("Supervisor([child(Recorder, name='recorder'), Supervisor([{children}], id='s', max_restarts=100)])"))
+}
+
+/// A project with a tree of its own.
+fn tree(tree: &str) -> Project {
+    let project = Project::new(&format!(
+        "import os, sys, time, signal, threading, socket\nimport rebeam\nfrom rebeam import *\nfrom actors import *\n\ntree = {tree}\n"
+    ));
+    let fixtures = harness::root().join("integration-tests/fixtures/actors.py");
+    project.write("actors.py", &std::fs::read_to_string(fixtures).expect("the fixtures are there"));
+    project
+}
