@@ -122,6 +122,9 @@ fn of_an_actor_that_is_stopped() {
 /// A pseudo-terminal, with `rebeam up` as its foreground job.
 fn on_a_terminal(project: &Project) -> (OwnedFd, Node<'_>) {
     let pty = nix::pty::openpty(None, None).expect("a pseudo-terminal");
+    // Our end must be ours alone: closing it is what is tested.
+    let flag = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC);
+    nix::fcntl::fcntl(&pty.master, flag).expect("a descriptor");
     let terminal = || Stdio::from(pty.slave.try_clone().expect("a descriptor"));
     let mut command = project.command(&["up", "app.py"]);
     command.stdin(terminal()).stdout(terminal()).stderr(terminal());

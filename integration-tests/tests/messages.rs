@@ -269,6 +269,7 @@ fn a_flood_at_a_slow_actor_makes_the_sender_wait_and_loses_nothing() {
     let node = project.up();
     node.run(&["cast", "shop", "sleep", "0.5"]);
     assert_eq!(node.call("customer", "flood", &["0", "30000"]), Value::Null);
+    node.eventually("there is room for a call from outside", |node| (node.ps("shop")["waiting"] == 0).then_some(()));
     let all = node.call("shop", "all", &[]);
     assert_eq!(all.as_array().map(Vec::len), Some(30000));
     node.down();

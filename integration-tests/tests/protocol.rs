@@ -18,8 +18,12 @@ class Rude(Actor):
 
     def is_channel(self, fd):
         import fcntl
-        is_socket = os.readlink(f'/proc/self/fd/{fd}').startswith('socket:')
-        return is_socket and not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ASYNC if is_socket else False
+
+        try:
+            is_socket = os.readlink(f'/proc/self/fd/{fd}').startswith('socket:')
+            return is_socket and not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ASYNC
+        except OSError:
+            return False
 ";
 
 fn rude_node(check: impl Fn(&mut Node<'_>)) {

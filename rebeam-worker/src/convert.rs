@@ -140,12 +140,16 @@ fn child_spec(object: &Bound<'_, PyAny>) -> PyResult<ChildSpec> {
         ChildKind::Supervisor(supervisor_spec(object, id.clone())?)
     } else {
         let start = object.getattr("start")?.cast_into::<PyTuple>()?;
+        let pickled = codec::dumps(&start).or_else(|error| {
+            let spec = object.py().import("rebeam._spec")?;
+            Err(PyErr::from_value(spec.call_method1("unpicklable", (object, error.value(object.py())))?))
+        })?;
         let start_timeout: Option<f64> = object.getattr("start_timeout")?.extract()?;
         let (messages, bytes) = object.getattr("mailbox_limits")?.extract()?;
         ChildKind::Actor(ActorSpec {
             name: object.getattr("name")?.extract()?,
             class: object.getattr("class_name")?.extract()?,
-            start: codec::dumps(&start)?.as_bytes().to_vec(),
+            start: pickled.as_bytes().to_vec(),
             start_ms: start_timeout.map(|seconds| (seconds * 1000.0) as u64),
             mailbox: MailboxLimits { messages, bytes },
         })

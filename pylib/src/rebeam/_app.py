@@ -81,18 +81,20 @@ def _files(directory: str) -> list[str]:
 
 
 def _near(name: str, names: list[str]) -> str | None:
-    near = difflib.get_close_matches(name, names, 1)
+    near = difflib.get_close_matches(name, names, 1, cutoff=0.7)
     return f"did you mean `{near[0]}`?" if near else None
 
 
 def _find_tree(module: Any, source: str, attribute: str | None) -> Supervisor:
     trees = sorted(name for name, value in vars(module).items() if isinstance(value, Supervisor))
+    is_default = attribute is None
     if attribute is None:
         attribute = "tree" if hasattr(module, "tree") or len(trees) != 1 else trees[0]
     value: Any = module
     for part in attribute.split("."):
         if not hasattr(value, part):
-            hint = _near(attribute, [name for name in vars(module) if not name.startswith("_")])
+            names = [name for name in vars(module) if not name.startswith("_")]
+            hint = None if is_default else _near(attribute, names)
             if hint is None:
                 hint = f"supervisors there: {', '.join(f'`{t}`' for t in trees)}" if trees else _FIRST_TREE
             raise TargetError(f"`{source}` has no attribute `{attribute}`", hint)

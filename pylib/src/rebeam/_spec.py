@@ -152,6 +152,22 @@ def _check_arguments(actor: type[Actor], args: tuple[Any, ...], kwargs: dict[str
         raise SpecError(f"`{actor.__qualname__}.init`: {error}") from None
 
 
+def unpicklable(spec: ChildSpec, error: BaseException) -> SpecError:
+    """The error for a child whose class or arguments cannot be sent to its process."""
+    from rebeam._pickling import explain
+
+    cls, args, kwargs = spec.start
+    if _is_importable(cls):
+        return SpecError(f"child `{spec.id}`: {explain((args, kwargs), f'{cls.__qualname__}.init', error)}")
+    return SpecError(f"child `{spec.id}`: the class `{cls.__qualname__}` must stand at the top level of its module")
+
+
+def _is_importable(cls: type) -> bool:
+    import sys
+
+    return getattr(sys.modules.get(cls.__module__), cls.__qualname__, None) is cls
+
+
 class Supervisor:
     """A supervisor and its children, in start order. It runs in the Rust supervisor, not in a process of its own.
 
