@@ -295,9 +295,8 @@ impl Node<'_> {
     pub fn zygote(&self) -> i32 {
         let list = self.run(&["ps", "--json"]).json();
         let actors: Vec<i64> = list.as_array().expect("a list").iter().filter_map(|it| it["os_pid"].as_i64()).collect();
-        let is_zygote = |os_pid: &i32| {
-            parent_of(*os_pid) == Some(self.os_pid()) && !actors.contains(&i64::from(*os_pid))
-        };
+        let is_zygote =
+            |os_pid: &i32| parent_of(*os_pid) == Some(self.os_pid()) && !actors.contains(&i64::from(*os_pid));
         self.project.processes().into_iter().find(is_zygote).expect("there is a zygote")
     }
 

@@ -9,11 +9,15 @@ use crate::{project, tree};
 
 #[test]
 fn data_is_on_stdout_as_tables_or_json() {
-    let project = project("child(Child, name='a'), Supervisor([child(Child, id='unnamed')], id='deep', strategy='rest_for_one')");
+    let project =
+        project("child(Child, name='a'), Supervisor([child(Child, id='unnamed')], id='deep', strategy='rest_for_one')");
     let node = project.up();
     let list = node.run(&["ps", "--json"]).json();
     let a = list.as_array().and_then(|all| all.iter().find(|it| it["name"] == "a")).expect("a");
-    assert_eq!((&a["id"], &a["state"], &a["restarts"], &a["waiting"]), (&json!("s/a"), &json!("running"), &json!(0), &json!(0)));
+    assert_eq!(
+        (&a["id"], &a["state"], &a["restarts"], &a["waiting"]),
+        (&json!("s/a"), &json!("running"), &json!(0), &json!(0))
+    );
     assert!(a["os_pid"].is_u64() && a["age_s"].is_f64(), "{a}");
     let table = node.run(&["ps"]);
     assert!(table.stdout.starts_with("NAME"), "{table:?}");
@@ -105,7 +109,8 @@ fn requests_to_a_running_node_that_make_no_sense_are_answered() {
     node.run(&["restart", "countr"]).assert_error(1, &["no actor `countr`"]);
     node.run(&["call", "counter", "takn"]).assert_error(1, &["no public method `takn`", "did you mean `taken`?"]);
     node.run(&["call", "counter", "taken", "1"]).assert_error(1, &["positional argument"]);
-    node.run(&["call", "--timeout", "0.1", "counter", "sleep", "0.5"]).assert_error(1, &["did not answer in time", "--timeout"]);
+    node.run(&["call", "--timeout", "0.1", "counter", "sleep", "0.5"])
+        .assert_error(1, &["did not answer in time", "--timeout"]);
     node.run(&["call", "--timeout", "-1", "counter", "sleep", "0"]).assert_error(2, &[]);
     assert_eq!(node.ps("counter")["restarts"], json!(0), "it was not harmed");
     node.run(&["call", "counter", "raise_"]).assert_error(1, &["raised ValueError: boom", "actors.py"]);
@@ -141,7 +146,9 @@ fn directories_that_will_not_do_are_named() {
 
 #[test]
 fn the_projects_file_says_what_to_run() {
-    let project = Project::new("from rebeam import *\nclass A(Actor):\n    def n(self):\n        return 1\nmine = Supervisor([child(A, name='a')])\n");
+    let project = Project::new(
+        "from rebeam import *\nclass A(Actor):\n    def n(self):\n        return 1\nmine = Supervisor([child(A, name='a')])\n",
+    );
     project.run(&["up"]).assert_error(2, &["there is nothing to run", "[tool.rebeam]"]);
     project.write("pyproject.toml", "[tool.rebeam]\napp = \"app:mine\"\n");
     let node = project.up_with(&["up"]);
@@ -165,7 +172,13 @@ fn output_of_actors_is_prefixed_and_logging_is_carried_whole() {
     node.wait_for("ZeroDivisionError: division by zero");
     node.run(&["down"]);
     let (_, output) = node.wait();
-    for line in ["a      | to stdout", "a      | to stderr", "a      | raw", "a      | warning shop: low on tea", "a      | error shop: sums"] {
+    for line in [
+        "a      | to stdout",
+        "a      | to stderr",
+        "a      | raw",
+        "a      | warning shop: low on tea",
+        "a      | error shop: sums",
+    ] {
         assert!(output.lines().any(|it| it == line), "`{line}` is not in:\n{output}");
     }
     assert!(!output.contains('\x1b'), "no colour where there is no terminal");

@@ -183,7 +183,8 @@ fn after_the_terminal_was_closed() {
 
 #[test]
 fn a_hundred_actors_come_and_go() {
-    let project = tree("Supervisor([child(Recorder, name='recorder')] + [child(Child, name=f'c{n}') for n in range(100)])");
+    let project =
+        tree("Supervisor([child(Recorder, name='recorder')] + [child(Child, name=f'c{n}') for n in range(100)])");
     let node = project.up();
     assert_eq!(node.run(&["ps", "--json"]).json().as_array().map(Vec::len), Some(101));
     node.down();

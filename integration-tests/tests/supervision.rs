@@ -228,8 +228,9 @@ fn what_is_in_hand_is_finished_when_the_node_is_stopped_and_grace_bounds_it() {
 
 #[test]
 fn gen_002_an_init_that_takes_too_long_is_killed() {
-    let project =
-        tree("None\nclass Slow(Actor):\n    def init(self):\n        time.sleep(60)\ntree = Supervisor([child(Slow, name='slow', start_timeout=0.2)])");
+    let project = tree(
+        "None\nclass Slow(Actor):\n    def init(self):\n        time.sleep(60)\ntree = Supervisor([child(Slow, name='slow', start_timeout=0.2)])",
+    );
     project.run(&["up", "app.py"]).assert_error(3, &["`slow` did not start", "start_timeout"]);
     project.assert_nothing_left();
 }

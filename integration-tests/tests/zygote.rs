@@ -46,8 +46,7 @@ fn app_that(does: &str) -> Project {
 
 #[test]
 fn an_import_that_starts_a_thread_is_named_and_served_by_fresh_interpreters() {
-    let project =
-        app_that("threading.Thread(target=threading.Event().wait, daemon=True, name='collector').start()");
+    let project = app_that("threading.Thread(target=threading.Event().wait, daemon=True, name='collector').start()");
     let mut node = project.start(&["up", "app.py"]);
     let line = node.wait_for("cannot be forked");
     assert!(line.contains("started 1 thread (collector)"), "{line}");

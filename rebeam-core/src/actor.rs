@@ -66,7 +66,9 @@ pub(crate) enum Stage {
     Starting,
     Running,
     /// Asked to stop, or about to be once the mail before it is handed over.
-    Stopping { asked: bool },
+    Stopping {
+        asked: bool,
+    },
 }
 
 impl Actor {

@@ -13,7 +13,7 @@ use rebeam_protocol::message::{
     Address, CallFailure, Callee, Caller, Delivery, Envelope, Kind, Outcome, Reply, ReplyTo, Started,
 };
 use rebeam_protocol::page::{Snapshot, Stage as MarkStage};
-use rebeam_protocol::spec::{ChildKind, ChildSpec, Shutdown, SupervisorSpec};
+use rebeam_protocol::spec::{ChildKind, ChildSpec, Restart, Shutdown, SupervisorSpec};
 use rustc_hash::FxBuildHasher;
 
 use crate::actor::{Actor, Incarnation, Life, Stage};
@@ -363,8 +363,9 @@ impl Core {
         if verdict == Verdict::GivesUp {
             self.last_gave_up = Some(certificate.clone());
         }
-        // SUP-025: every abnormal end, and every end of a permanent child.
-        if !reason.is_clean() || spec.restart == rebeam_protocol::spec::Restart::Permanent {
+        // SUP-025: every abnormal end, and every end of a permanent child; but none that was ordered.
+        let is_due = !reason.is_clean() || spec.restart == Restart::Permanent;
+        if is_due && !self.supervisors[place].is_killing {
             self.actions.push_back(Action::Report { certificate, verdict });
         }
     }
@@ -610,8 +611,7 @@ impl Core {
         let is_full = self.actor(id).mailbox.is_full();
         if is_full && let Some(ReplyTo { caller: Caller::Outside(_), call }) = reply_to {
             let actor = self.actor(id);
-            let failure =
-                CallFailure::MailboxFull { target: actor.label.clone(), waiting: actor.mailbox.len() as u64 };
+            let failure = CallFailure::MailboxFull { target: actor.label.clone(), waiting: actor.mailbox.len() as u64 };
             return self.reply_failure(caller, call, failure);
         }
         if let Some(call) = reply_to
@@ -808,9 +808,7 @@ impl Core {
                 (!matches!(actor.life, Life::Gone)).then_some(Whereabouts { actor: id, pid })
             })),
             Request::Why { name } => match self.find(&name) {
-                Some((_, _, Member::Actor(id))) => {
-                    Answer::Why(self.actor(id).certificates.iter().cloned().collect())
-                }
+                Some((_, _, Member::Actor(id))) => Answer::Why(self.actor(id).certificates.iter().cloned().collect()),
                 _ => self.not_found(name),
             },
             Request::StopChild { name } => return self.request_child(from, name, Verb::Terminate),

@@ -7,9 +7,9 @@
 //! This crate must not know tokio, clocks, files, sockets, processes, randomness or log lines: it is the part that is
 //! tested in virtual time, and the compiler keeps it so. State diagrams are in `LIFECYCLE.md` beside this crate.
 
+mod actor;
 mod core;
 pub mod event;
-mod actor;
 pub mod intensity;
 mod listing;
 mod mailbox;

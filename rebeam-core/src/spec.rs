@@ -46,7 +46,9 @@ impl SpecError {
     /// What to do about it.
     pub fn hint(&self) -> String {
         match self {
-            SpecError::DuplicateId { .. } => "give one of them another `id=` (by default the name, else the class)".into(),
+            SpecError::DuplicateId { .. } => {
+                "give one of them another `id=` (by default the name, else the class)".into()
+            }
             SpecError::DuplicateName { .. } => "a name belongs to one actor: give one of them another `name=`".into(),
             SpecError::EmptyWindow { .. } => "the default is `max_restarts=3, max_seconds=5`".into(),
             SpecError::Significant { .. } => {

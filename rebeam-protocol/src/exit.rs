@@ -92,11 +92,7 @@ impl fmt::Display for ExitReason {
 
 impl fmt::Display for Raised {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.message.is_empty() {
-            f.write_str(&self.kind)
-        } else {
-            write!(f, "{}: {}", self.kind, self.message)
-        }
+        if self.message.is_empty() { f.write_str(&self.kind) } else { write!(f, "{}: {}", self.kind, self.message) }
     }
 }
 

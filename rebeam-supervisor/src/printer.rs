@@ -26,14 +26,8 @@ const WAITING: usize = 20_000;
 /// Names longer than this are not aligned to.
 const WIDEST: usize = 24;
 
-const PALETTE: [AnsiColor; 6] = [
-    AnsiColor::Cyan,
-    AnsiColor::Green,
-    AnsiColor::Magenta,
-    AnsiColor::Blue,
-    AnsiColor::Yellow,
-    AnsiColor::BrightCyan,
-];
+const PALETTE: [AnsiColor; 6] =
+    [AnsiColor::Cyan, AnsiColor::Green, AnsiColor::Magenta, AnsiColor::Blue, AnsiColor::Yellow, AnsiColor::BrightCyan];
 
 /// A handle on the printing thread.
 #[derive(Clone, Debug)]

@@ -59,12 +59,12 @@ print(sys.executable, *sys.version_info[:2], loaded, library if os.path.isfile(l
 pub(crate) fn find(wanted: Option<&Path>, project: &Path, embed: Embed) -> Result<Python, Failure> {
     let (path, whence) = match wanted {
         Some(path) => (resolve(path, project)?, "the one asked for"),
-        None => candidates(project)
-            .into_iter()
-            .find(|(path, _)| is_executable(path))
-            .ok_or_else(|| Failure::start("there is no Python").hint("install Python 3.11 or newer, or name one with `--python`"))?,
+        None => candidates(project).into_iter().find(|(path, _)| is_executable(path)).ok_or_else(|| {
+            Failure::start("there is no Python").hint("install Python 3.11 or newer, or name one with `--python`")
+        })?,
     };
-    let about = ask_cached(&path).map_err(|failure| failure.hint(format!("it is {whence}; choose another with `--python`")))?;
+    let about =
+        ask_cached(&path).map_err(|failure| failure.hint(format!("it is {whence}; choose another with `--python`")))?;
     if about.implementation != "cpython" || about.version < OLDEST {
         let (major, minor) = about.version;
         return Err(Failure::start(format!(
@@ -146,7 +146,8 @@ fn cache_for(path: &Path) -> Option<PathBuf> {
     }
     let metadata = path.metadata().ok()?;
     let key = format!("{}|{}|{}.{}", path.display(), metadata.len(), metadata.mtime(), metadata.mtime_nsec());
-    let name = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    let name =
+        key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
     let base = match std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()) {
         Some(path) => PathBuf::from(path),
         None => PathBuf::from(std::env::var_os("HOME")?).join(".cache"),

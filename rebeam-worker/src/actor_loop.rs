@@ -40,7 +40,11 @@ const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// Runs the zygote; comes back with the start payload in a new worker, with `None` when the supervisor is gone.
 #[pyfunction]
-pub(crate) fn attach_forked<'py>(py: Python<'py>, control: RawFd, lifeline: RawFd) -> PyResult<Option<Bound<'py, PyTuple>>> {
+pub(crate) fn attach_forked<'py>(
+    py: Python<'py>,
+    control: RawFd,
+    lifeline: RawFd,
+) -> PyResult<Option<Bound<'py, PyTuple>>> {
     match zygote::serve(py, owned(control), owned(lifeline))? {
         Some(birth) => open(py, birth.channel, &birth.page, birth.lifeline).map(Some),
         None => Ok(None),
@@ -49,7 +53,12 @@ pub(crate) fn attach_forked<'py>(py: Python<'py>, control: RawFd, lifeline: RawF
 
 /// Shakes hands as a worker that was not forked; gives the start payload and who this actor is.
 #[pyfunction]
-pub(crate) fn attach<'py>(py: Python<'py>, channel: RawFd, page: RawFd, lifeline: RawFd) -> PyResult<Bound<'py, PyTuple>> {
+pub(crate) fn attach<'py>(
+    py: Python<'py>,
+    channel: RawFd,
+    page: RawFd,
+    lifeline: RawFd,
+) -> PyResult<Bound<'py, PyTuple>> {
     open(py, owned(channel), &owned(page), owned(lifeline))
 }
 

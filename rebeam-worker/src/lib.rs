@@ -3,8 +3,6 @@
 //! It holds what belongs to one process: the zygote's loop or an actor's channel. It must not know what an actor class
 //! looks like (`rebeam._dispatch` does), nor anything of trees and restarts.
 
-
-
 mod actor_loop;
 mod channel;
 mod codec;
@@ -21,7 +19,8 @@ use pyo3::prelude::*;
 mod _rebeam {
     #[pymodule_export]
     use crate::actor_loop::{
-        attach, attach_forked, cast, call, detach_after_fork, is_attached, log, report, request_down, serve, started, whereis,
+        attach, attach_forked, call, cast, detach_after_fork, is_attached, log, report, request_down, serve, started,
+        whereis,
     };
 
     use super::*;

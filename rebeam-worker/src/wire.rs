@@ -151,9 +151,8 @@ impl Reader {
         let value = libc::timeval { tv_sec: seconds, tv_usec: 0 };
         let size = size_of::<libc::timeval>() as libc::socklen_t;
         // SAFETY: the kernel reads one timeval.
-        let result = unsafe {
-            libc::setsockopt(self.fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, (&raw const value).cast(), size)
-        };
+        let result =
+            unsafe { libc::setsockopt(self.fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, (&raw const value).cast(), size) };
         if result != 0 {
             return Err(NoRead::Closed(io::Error::last_os_error()));
         }

@@ -110,8 +110,7 @@ fn send(control: &OwnedFd, message: &FromZygote) -> io::Result<()> {
     let mut rest = bytes.as_slice();
     while !rest.is_empty() {
         // SAFETY: the kernel reads the bytes of one slice.
-        let count =
-            unsafe { libc::send(control.as_raw_fd(), rest.as_ptr().cast(), rest.len(), libc::MSG_NOSIGNAL) };
+        let count = unsafe { libc::send(control.as_raw_fd(), rest.as_ptr().cast(), rest.len(), libc::MSG_NOSIGNAL) };
         if count < 0 {
             let error = io::Error::last_os_error();
             if error.kind() == io::ErrorKind::Interrupted {

@@ -9,7 +9,9 @@ use crate::config::Embed;
 /// Supervised Python actors, one OS process each.
 #[derive(Debug, Parser)]
 #[command(name = "rebeam", version, disable_help_subcommand = true, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 as asked; 1 the tree gave up, or a request failed; 2 wrong usage or configuration; 3 start-up failed.")]
+#[command(
+    after_help = "Exit codes: 0 as asked; 1 the tree gave up, or a request failed; 2 wrong usage or configuration; 3 start-up failed."
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,

@@ -92,11 +92,8 @@ pub(crate) fn call_failure(failure: &CallFailure) -> Failure {
                 Some((method, ms)) => format!("busy {:.1} s in `{method}`", *ms as f64 / 1000.0),
                 None => callee.state.clone(),
             };
-            Failure::request(format!(
-                "`{}` did not answer in time: {doing}, {} waiting",
-                callee.target, callee.waiting
-            ))
-            .hint("wait longer with `--timeout`")
+            Failure::request(format!("`{}` did not answer in time: {doing}, {} waiting", callee.target, callee.waiting))
+                .hint("wait longer with `--timeout`")
         }
         CallFailure::CallingSelf { target } => Failure::request(format!("`{target}` called itself")),
         CallFailure::MailboxFull { target, waiting } => {

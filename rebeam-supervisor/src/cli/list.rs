@@ -86,9 +86,10 @@ fn row(child: &ChildInfo) -> Vec<String> {
         child.waiting.to_string(),
         child.memory_kib.map_or("-".into(), kib),
         child.age_ms.map_or("-".into(), |ms| duration(Duration::from_millis(ms))),
-        child.busy.as_ref().map_or(String::new(), |(method, ms)| {
-            format!("`{method}` for {}", duration(Duration::from_millis(*ms)))
-        }),
+        child
+            .busy
+            .as_ref()
+            .map_or(String::new(), |(method, ms)| format!("`{method}` for {}", duration(Duration::from_millis(*ms)))),
     ]
 }
 

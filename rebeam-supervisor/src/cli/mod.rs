@@ -80,8 +80,9 @@ fn up(up: &args::Up, project: &Project, runtime_dir: Option<&Path>, here: &Path)
         (Some(target), _) => (target.clone(), here),
         (None, Some(app)) => (app.clone(), project.directory.as_path()),
         (None, None) => {
-            return Err(Failure::usage("there is nothing to run")
-                .hint("say `rebeam up TARGET`, or set `app = \"module:tree\"` under `[tool.rebeam]` in pyproject.toml"));
+            return Err(Failure::usage("there is nothing to run").hint(
+                "say `rebeam up TARGET`, or set `app = \"module:tree\"` under `[tool.rebeam]` in pyproject.toml",
+            ));
         }
     };
     let target = config::parse_target(&target_text, relative_to, project.file.preload.clone())?;

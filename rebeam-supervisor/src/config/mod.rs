@@ -152,7 +152,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let inner = directory.path().join("a/b");
         std::fs::create_dir_all(&inner).expect("directories");
-        std::fs::write(directory.path().join("pyproject.toml"), "[tool.rebeam]\napp = \"m:t\"\ngrace = 3\n").expect("a file");
+        std::fs::write(directory.path().join("pyproject.toml"), "[tool.rebeam]\napp = \"m:t\"\ngrace = 3\n")
+            .expect("a file");
         let project = Project::find(&inner).expect("a project");
         assert_eq!(project.directory, directory.path());
         assert_eq!((project.file.app.as_deref(), project.file.grace), (Some("m:t"), Some(3.0)));

@@ -158,4 +158,3 @@ fn envelope(name: String, method: String, kind: Kind, deadline_ms: Option<u64>) 
         trace: None,
     }
 }
-

@@ -94,8 +94,14 @@ enum ZygoteState {
     /// The application is not to be forked: every actor gets a fresh interpreter.
     NotUsed,
     /// It imports the application.
-    Loading { zygote: Zygote, tries: u32 },
-    Ready { zygote: Zygote, since: Instant },
+    Loading {
+        zygote: Zygote,
+        tries: u32,
+    },
+    Ready {
+        zygote: Zygote,
+        since: Instant,
+    },
 }
 
 struct Worker {
@@ -138,28 +144,29 @@ impl Node {
         };
         Node(Rc::new_cyclic(|me| {
             RefCell::new(Engine {
-            me: me.clone(),
-            core,
-            started,
-            setup,
-            printer,
-            workers: HashMap::new(),
-            by_os_pid: HashMap::new(),
-            zygote,
-            queue: VecDeque::new(),
-            forking: None,
-            outside: HashMap::new(),
-            requests: HashMap::new(),
-            next_outside: 0,
-            next_call: 0,
-            dirty: Vec::new(),
-            timer: Rc::new(Notify::new()),
-            wakes_at: None,
-            ended: None,
-            on_end: Rc::new(Notify::new()),
-            is_up: false,
-            dead_letters: 0,
-        })}))
+                me: me.clone(),
+                core,
+                started,
+                setup,
+                printer,
+                workers: HashMap::new(),
+                by_os_pid: HashMap::new(),
+                zygote,
+                queue: VecDeque::new(),
+                forking: None,
+                outside: HashMap::new(),
+                requests: HashMap::new(),
+                next_outside: 0,
+                next_call: 0,
+                dirty: Vec::new(),
+                timer: Rc::new(Notify::new()),
+                wakes_at: None,
+                ended: None,
+                on_end: Rc::new(Notify::new()),
+                is_up: false,
+                dead_letters: 0,
+            })
+        }))
     }
 
     /// Takes over from the loader, and starts the tree.
@@ -691,12 +698,10 @@ impl Engine {
                         Err(error) => self.launch_failed(process, explain(&error)),
                     }
                 }
-                ZygoteState::NotUsed => {
-                    match theirs.spawn(&self.setup.python, &self.setup.directory) {
-                        Ok(os_pid) => self.born(process, os_pid),
-                        Err(error) => self.launch_failed(process, explain(&error)),
-                    }
-                }
+                ZygoteState::NotUsed => match theirs.spawn(&self.setup.python, &self.setup.directory) {
+                    Ok(os_pid) => self.born(process, os_pid),
+                    Err(error) => self.launch_failed(process, explain(&error)),
+                },
             }
         }
     }
@@ -769,9 +774,7 @@ impl Engine {
             }
             FromZygote::Loaded { unforkable, .. } => {
                 self.zygote = match (std::mem::replace(&mut self.zygote, ZygoteState::NotUsed), unforkable) {
-                    (ZygoteState::Loading { zygote, .. }, None) => {
-                        ZygoteState::Ready { zygote, since: Instant::now() }
-                    }
+                    (ZygoteState::Loading { zygote, .. }, None) => ZygoteState::Ready { zygote, since: Instant::now() },
                     (ZygoteState::Loading { zygote, .. }, Some(reason)) => {
                         self.printer.unforkable(&reason);
                         reaper::kill_group(zygote.os_pid);

@@ -74,8 +74,7 @@ impl Wiring {
         let (lifeline, their_lifeline) = stream_pair()?;
         let (page, their_page) = StatusPage::new()?;
         let (outputs, stdout, stderr) = Outputs::new()?;
-        let theirs =
-            TheirEnds { channel: their_channel, page: their_page, lifeline: their_lifeline, stdout, stderr };
+        let theirs = TheirEnds { channel: their_channel, page: their_page, lifeline: their_lifeline, stdout, stderr };
         Ok(Wiring { channel, page, lifeline, outputs, theirs })
     }
 }

@@ -80,7 +80,8 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, grace: Duration, printer: &
         tokio::task::yield_now().await;
         let lost = node.dead_letters();
         if lost > 0 {
-            printer.say(&format!("{lost} message{} lost; each was said above", if lost == 1 { " was" } else { "s were" }));
+            printer
+                .say(&format!("{lost} message{} lost; each was said above", if lost == 1 { " was" } else { "s were" }));
         }
         node.end_zygote();
         reaper::kill_strays(&std::collections::HashSet::new());
@@ -195,12 +196,7 @@ fn load_failure(error: LoadError) -> Failure {
 }
 
 /// The interpreter ended before it said anything, or while it imported the application.
-async fn interpreter_failure(
-    zygote: &Zygote,
-    setup: &Setup,
-    silent: &Silent,
-    output: Vec<JoinHandle<()>>,
-) -> Failure {
+async fn interpreter_failure(zygote: &Zygote, setup: &Setup, silent: &Silent, output: Vec<JoinHandle<()>>) -> Failure {
     let reaped = reaper::reap(zygote.os_pid);
     for reader in output {
         // They end with the pipes, which a stray child may hold open.

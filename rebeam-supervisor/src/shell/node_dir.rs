@@ -84,7 +84,8 @@ impl NodeDir {
         }
         let lock = path.join("lock");
         let mut options = OpenOptions::new();
-        let file = options.create(true).truncate(false).read(true).write(true).open(&lock).map_err(io("open", &lock))?;
+        let file =
+            options.create(true).truncate(false).read(true).write(true).open(&lock).map_err(io("open", &lock))?;
         let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => file,
             Err((mut file, _)) => {

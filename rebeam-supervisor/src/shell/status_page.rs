@@ -26,7 +26,8 @@ impl StatusPage {
         fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL))?;
         let size = const { NonZeroUsize::new(SIZE).expect("the page has a size") };
         // SAFETY: a new mapping at an address of the kernel's choice.
-        let base = unsafe { mmap(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, &fd, 0)? };
+        let base =
+            unsafe { mmap(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, &fd, 0)? };
         Ok((StatusPage { base }, fd))
     }
 

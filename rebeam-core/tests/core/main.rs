@@ -1,0 +1,6 @@
+//! The core in virtual time: a world of processes that do what a test says.
+
+mod mail;
+mod model;
+mod supervision;
+mod world;

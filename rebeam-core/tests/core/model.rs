@@ -1,0 +1,175 @@
+//! Random deaths, stops and time against a naive model of one OTP supervisor, written independently of the machine.
+
+use std::time::Duration;
+
+use crate::world::{World, actor, supervisor};
+use proptest::prelude::*;
+use rebeam_core::Event;
+use rebeam_protocol::exit::ExitReason;
+use rebeam_protocol::spec::{ChildSpec, Restart, Strategy as Group, SupervisorSpec};
+
+/// What happens to the tree.
+#[derive(Clone, Debug)]
+enum Step {
+    /// The child of this number ends so, if it runs; its next so many starts fail.
+    End {
+        child: usize,
+        is_clean: bool,
+        fails: u32,
+    },
+    Pass {
+        ms: u64,
+    },
+    Stop,
+}
+
+/// The model: a plain list of who runs, and the restarts with their times, oldest first.
+struct Model {
+    group: Group,
+    restarts: Vec<Restart>,
+    running: Vec<bool>,
+    /// Temporary children are forgotten with their end.
+    forgotten: Vec<bool>,
+    times: Vec<u64>,
+    max: usize,
+    period: u64,
+    now: u64,
+    is_over: bool,
+    starts: Vec<String>,
+}
+
+impl Model {
+    fn label(child: usize) -> String {
+        format!("c{child}")
+    }
+
+    fn end(&mut self, child: usize, is_clean: bool, mut fails: u32) {
+        if self.is_over || !self.running[child] {
+            return;
+        }
+        self.running[child] = false;
+        let stays_down = match self.restarts[child] {
+            Restart::Permanent => false,
+            Restart::Transient => is_clean,
+            Restart::Temporary => true,
+        };
+        if stays_down {
+            self.forgotten[child] |= self.restarts[child] == Restart::Temporary;
+            return;
+        }
+        // Each try counts; the tries of one child follow each other at once.
+        loop {
+            self.times.push(self.now);
+            let within = self.times.iter().filter(|then| self.now - **then <= self.period).count();
+            if within > self.max {
+                self.running.fill(false);
+                self.is_over = true;
+                return;
+            }
+            let first = match self.group {
+                Group::OneForOne => child,
+                Group::OneForAll => 0,
+                Group::RestForOne => child,
+            };
+            let last = if self.group == Group::OneForOne { child } else { self.running.len() - 1 };
+            for other in (first..=last).rev() {
+                if self.running[other] && self.restarts[other] == Restart::Temporary {
+                    self.forgotten[other] = true;
+                }
+                self.running[other] = false;
+            }
+            let mut has_failed = false;
+            for other in first..=last {
+                if self.restarts[other] == Restart::Temporary {
+                    continue;
+                }
+                self.starts.push(Self::label(other));
+                if other == child && fails > 0 {
+                    fails -= 1;
+                    has_failed = true;
+                    break;
+                }
+                self.running[other] = true;
+            }
+            if !has_failed {
+                return;
+            }
+        }
+    }
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => (0usize..5, any::<bool>(), 0u32..3).prop_map(|(child, is_clean, fails)| Step::End { child, is_clean, fails }),
+        3 => (1u64..3000).prop_map(|ms| Step::Pass { ms }),
+        1 => Just(Step::Stop),
+    ];
+    proptest::collection::vec(step, 1..60)
+}
+
+fn restart() -> impl Strategy<Value = Restart> {
+    prop_oneof![3 => Just(Restart::Permanent), 2 => Just(Restart::Transient), 1 => Just(Restart::Temporary)]
+}
+
+fn group() -> impl Strategy<Value = Group> {
+    prop_oneof![Just(Group::OneForOne), Just(Group::OneForAll), Just(Group::RestForOne)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn the_core_agrees_with_a_naive_model(
+        group in group(),
+        restarts in proptest::collection::vec(restart(), 1..5),
+        max in 0u32..6,
+        period in 500u64..5000,
+        steps in steps(),
+    ) {
+        let child = |(n, restart): (usize, &Restart)| ChildSpec { restart: *restart, ..actor(&Model::label(n)) };
+        let children = restarts.iter().enumerate().map(child).collect();
+        let spec = SupervisorSpec { max_restarts: max, max_ms: period, ..supervisor(group, children) };
+        let mut world = World::up(spec);
+        let count = restarts.len();
+        let mut model = Model {
+            group,
+            restarts,
+            running: vec![true; count],
+            forgotten: vec![false; count],
+            times: Vec::new(),
+            max: max as usize,
+            period,
+            now: 0,
+            is_over: false,
+            starts: Vec::new(),
+        };
+        for step in steps {
+            match step {
+                Step::End { child, .. } if child >= count => {}
+                Step::End { child, is_clean, fails } => {
+                    let label = Model::label(child);
+                    if world.is_running(&label) {
+                        world.fails.insert(label.clone(), fails);
+                        world.ends(&label, if is_clean { ExitReason::Normal } else { ExitReason::ExitCode(1) });
+                        world.fails.clear();
+                    }
+                    model.end(child, is_clean, fails);
+                }
+                Step::Pass { ms } => {
+                    world.pass(Duration::from_millis(ms));
+                    model.now += ms;
+                }
+                Step::Stop => {
+                    world.tell(Event::StopNode);
+                    model.running.fill(false);
+                    model.is_over = true;
+                }
+            }
+            let running: Vec<bool> = (0..count).map(|n| world.is_running(&Model::label(n))).collect();
+            prop_assert_eq!(&running, &model.running);
+            let starts: Vec<String> =
+                world.take_trace().into_iter().filter_map(|line| line.strip_prefix("start ").map(String::from)).collect();
+            prop_assert_eq!(starts, std::mem::take(&mut model.starts));
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! A world for the core in virtual time: a script of what processes do, a trace of what the core decided.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rebeam_core::event::{Death, Launch, Requester, Status};
+use rebeam_core::{Action, Core, Event};
+use rebeam_protocol::control::{Answer, Request};
+use rebeam_protocol::exit::{ExitReason, Raised};
+use rebeam_protocol::id::{CallId, NodeStart, ProcessId, Seq};
+use rebeam_protocol::message::{
+    Address, CallFailure, Caller, Codec, Delivery, Envelope, Kind, Lane, Outcome, Reply, ReplyTo, Started,
+};
+use rebeam_protocol::page::{Snapshot, Stage};
+use rebeam_protocol::spec::{
+    ActorSpec, AutoShutdown, ChildKind, ChildSpec, MailboxLimits, Restart, Shutdown, Strategy, SupervisorSpec,
+};
+
+/// An actor child with the defaults of `rebeam.child`.
+pub(crate) fn actor(name: &str) -> ChildSpec {
+    ChildSpec {
+        id: name.into(),
+        restart: Restart::Permanent,
+        shutdown: Shutdown::Timeout(5000),
+        significant: false,
+        kind: ChildKind::Actor(ActorSpec {
+            name: Some(name.into()),
+            class: "app.A".into(),
+            start: Vec::new(),
+            start_ms: Some(60_000),
+            mailbox: MailboxLimits::default(),
+        }),
+    }
+}
+
+/// A supervisor child.
+pub(crate) fn inner(id: &str, spec: SupervisorSpec) -> ChildSpec {
+    ChildSpec {
+        id: id.into(),
+        restart: Restart::Permanent,
+        shutdown: Shutdown::Infinity,
+        significant: false,
+        kind: ChildKind::Supervisor(SupervisorSpec { id: id.into(), ..spec }),
+    }
+}
+
+/// A supervisor with the defaults of `rebeam.Supervisor`.
+pub(crate) fn supervisor(strategy: Strategy, children: Vec<ChildSpec>) -> SupervisorSpec {
+    SupervisorSpec {
+        id: "root".into(),
+        strategy,
+        max_restarts: 3,
+        max_ms: 5000,
+        children,
+        auto_shutdown: AutoShutdown::Never,
+    }
+}
+
+/// One process as the world plays it.
+#[derive(Debug)]
+struct Process {
+    label: String,
+    page: Snapshot,
+    delivered: Vec<(Delivery, Bytes)>,
+}
+
+/// A core, its clock, and processes that do what the test says.
+pub(crate) struct World {
+    pub(crate) core: Core,
+    pub(crate) now: Duration,
+    processes: BTreeMap<ProcessId, Process>,
+    /// What the core decided, in words, since the last look.
+    trace: Vec<String>,
+    /// Labels whose next so many starts fail.
+    pub(crate) fails: BTreeMap<String, u32>,
+    /// Labels whose `init` does not return by itself.
+    pub(crate) slow: Vec<String>,
+    /// Labels that do not end when asked.
+    pub(crate) stubborn: Vec<String>,
+    pub(crate) replies: Vec<(Caller, CallId, Outcome)>,
+    pub(crate) answers: Vec<Answer>,
+}
+
+impl World {
+    pub(crate) fn new(spec: SupervisorSpec) -> Self {
+        World {
+            core: Core::new(spec, NodeStart::default()).expect("a valid tree"),
+            now: Duration::ZERO,
+            processes: BTreeMap::new(),
+            trace: Vec::new(),
+            fails: BTreeMap::new(),
+            slow: Vec::new(),
+            stubborn: Vec::new(),
+            replies: Vec::new(),
+            answers: Vec::new(),
+        }
+    }
+
+    /// A world whose tree is up.
+    pub(crate) fn up(spec: SupervisorSpec) -> Self {
+        let mut world = World::new(spec);
+        world.tell(Event::Boot);
+        world.trace.clear();
+        world
+    }
+
+    pub(crate) fn tell(&mut self, event: Event) {
+        self.core.handle_event(self.now, event);
+        self.settle();
+    }
+
+    /// Lets time pass, firing timers on the way.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(due) = self.core.poll_timeout().filter(|due| *due <= end) {
+            self.now = due;
+            self.core.handle_timeout(due);
+            self.settle();
+        }
+        self.now = end;
+    }
+
+    /// What was decided since the last look.
+    pub(crate) fn take_trace(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.trace)
+    }
+
+    pub(crate) fn check(&mut self, expected: &[&str]) {
+        assert_eq!(self.take_trace(), expected);
+    }
+
+    pub(crate) fn process(&self, label: &str) -> ProcessId {
+        let found = self.processes.iter().find(|(_, process)| process.label == label);
+        *found.unwrap_or_else(|| panic!("`{label}` is not running")).0
+    }
+
+    pub(crate) fn is_running(&self, label: &str) -> bool {
+        self.processes.values().any(|process| process.label == label)
+    }
+
+    pub(crate) fn running(&self) -> Vec<String> {
+        self.processes.values().map(|process| process.label.clone()).collect()
+    }
+
+    /// A process ends by itself, with a final report.
+    pub(crate) fn ends(&mut self, label: &str, reason: ExitReason) {
+        let process = self.process(label);
+        self.core.handle_event(self.now, Event::Reported { process, reason });
+        self.dies(process, Status::Exited(0));
+        self.settle();
+    }
+
+    /// A process crashes with an exception.
+    pub(crate) fn crashes(&mut self, label: &str) {
+        self.ends(label, crash());
+    }
+
+    /// A process is killed from outside.
+    pub(crate) fn is_shot(&mut self, label: &str) {
+        let process = self.process(label);
+        self.dies(process, Status::Signalled(9));
+        self.settle();
+    }
+
+    fn dies(&mut self, process: ProcessId, status: Status) {
+        let Some(dead) = self.processes.remove(&process) else { return };
+        let death = Death {
+            process,
+            os_pid: 1,
+            status,
+            page: dead.page,
+            clock_ns: 0,
+            last_output: Vec::new(),
+            cpu_ms: 0,
+            peak_kib: 0,
+        };
+        self.core.handle_event(self.now, Event::Died(Box::new(death)));
+    }
+
+    /// `init` of a slow one returns.
+    pub(crate) fn starts(&mut self, label: &str) {
+        let process = self.process(label);
+        self.tell(Event::Started { process, started: Started::Ready });
+    }
+
+    /// A cast or call from one actor to a name.
+    pub(crate) fn sends(&mut self, from: &str, to: Address, kind: Kind, method: &str) {
+        let process = self.process(from);
+        self.tell(Event::Sent { process, envelope: envelope(to, kind, method), payload: Bytes::new() });
+    }
+
+    /// What was delivered to the process that serves now and not begun.
+    pub(crate) fn delivered(&self, label: &str) -> Vec<String> {
+        let process = &self.processes[&self.process(label)];
+        let waiting = |(delivery, _): &&(Delivery, Bytes)| process.page.stage(delivery.seq.0) == Stage::Waiting;
+        process.delivered.iter().filter(waiting).map(|(delivery, _)| delivery.method.clone()).collect()
+    }
+
+    /// Begins the first message that was not begun; gives where an answer goes.
+    pub(crate) fn begins(&mut self, label: &str) -> (Seq, Option<ReplyTo>) {
+        let id = self.process(label);
+        let process = self.processes.get_mut(&id).expect("it runs");
+        let next = process.delivered.iter().find(|(delivery, _)| process.page.stage(delivery.seq.0) == Stage::Waiting);
+        let (delivery, _) = next.expect("there is a message");
+        let found = (delivery.seq, delivery.reply_to);
+        process.page.note(found.0.0, Stage::Begun, 1);
+        found
+    }
+
+    /// Finishes a message without an answer.
+    pub(crate) fn finishes(&mut self, label: &str, seq: Seq) {
+        let process = self.process(label);
+        self.processes.get_mut(&process).expect("it runs").page.note(seq.0, Stage::Done, 1);
+        self.tell(Event::Acked { process, done: vec![seq] });
+    }
+
+    /// Answers a call.
+    pub(crate) fn replies(&mut self, label: &str, to: ReplyTo, done: Option<Seq>) {
+        let process = self.process(label);
+        if let Some(seq) = done {
+            self.processes.get_mut(&process).expect("it runs").page.note(seq.0, Stage::Done, 1);
+        }
+        let reply = Reply { to, outcome: Outcome::Returned(Codec::Pickle), done };
+        self.tell(Event::Replied { process, reply, payload: Bytes::new() });
+    }
+
+    pub(crate) fn requests(&mut self, request: Request) {
+        self.tell(Event::Requested { from: Requester::Outside(1), request });
+    }
+
+    fn settle(&mut self) {
+        while let Some(action) = self.core.poll_action() {
+            self.act(action);
+        }
+        self.core.check_invariants();
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Launch(launch) => self.launch(&launch),
+            Action::Kill(process) => {
+                if let Some(label) = self.label(process) {
+                    self.trace.push(format!("kill {label}"));
+                    self.dies(process, Status::Signalled(9));
+                }
+            }
+            Action::Stop { process, reason, urgent } => {
+                let Some(label) = self.label(process) else { return };
+                self.trace.push(format!("stop {label}{}", if urgent { "" } else { " in turn" }));
+                if !self.stubborn.contains(&label) && !self.slow.contains(&label) {
+                    self.core.handle_event(self.now, Event::Reported { process, reason });
+                    self.dies(process, Status::Exited(0));
+                }
+            }
+            Action::Deliver { process, delivery, payload } => {
+                if let Some(process) = self.processes.get_mut(&process) {
+                    process.delivered.push((delivery, payload));
+                }
+            }
+            Action::Reply { to, call, outcome, .. } => self.replies.push((to, call, outcome)),
+            Action::Answer { answer, .. } => self.answers.push(answer),
+            Action::Gate { to, open, .. } => self.trace.push(format!("gate {to:?} {open}")),
+            Action::Report { certificate, verdict } => {
+                self.trace.push(format!("report {} {verdict:?}", certificate.actor));
+            }
+            Action::DeadLetter(letter) => {
+                self.trace.push(format!("dead letter {} to {} {:?}", letter.method, letter.to, letter.cause));
+            }
+            Action::NodeUp => self.trace.push("up".into()),
+            Action::NodeFailed { child, reason, .. } => self.trace.push(format!("failed {child}: {reason}")),
+            Action::NodeEnded { ordered, .. } => self.trace.push(format!("ended, ordered {ordered}")),
+        }
+    }
+
+    fn launch(&mut self, launch: &Launch) {
+        let label = launch.label.clone();
+        self.trace.push(format!("start {label}"));
+        let process = Process { label: label.clone(), page: Snapshot::default(), delivered: Vec::new() };
+        assert!(!self.is_running(&label), "two incarnations of {label} at once");
+        self.processes.insert(launch.process, process);
+        if self.slow.contains(&label) {
+            return;
+        }
+        match self.fails.get_mut(&label) {
+            Some(left) if *left > 0 => {
+                *left -= 1;
+                let report = Event::Reported { process: launch.process, reason: crash() };
+                self.core.handle_event(self.now, report);
+                self.dies(launch.process, Status::Exited(0));
+            }
+            _ => {
+                let event = Event::Started { process: launch.process, started: Started::Ready };
+                self.core.handle_event(self.now, event);
+            }
+        }
+    }
+
+    fn label(&self, process: ProcessId) -> Option<String> {
+        Some(self.processes.get(&process)?.label.clone())
+    }
+}
+
+pub(crate) fn crash() -> ExitReason {
+    ExitReason::Exception(Raised { kind: "ValueError".into(), message: "boom".into(), traceback: String::new() })
+}
+
+pub(crate) fn call(number: u64) -> Kind {
+    Kind::Call { call: CallId(number), blocking: true }
+}
+
+pub(crate) fn name(name: &str) -> Address {
+    Address::Name(name.into())
+}
+
+pub(crate) fn envelope(to: Address, kind: Kind, method: &str) -> Envelope {
+    Envelope {
+        to,
+        kind,
+        method: method.into(),
+        codec: Codec::Pickle,
+        lane: Lane::Normal,
+        deadline_ms: None,
+        parent: None,
+        trace: None,
+    }
+}
+
+/// The reason of a call that failed with the death of its callee.
+pub(crate) fn died_of(outcome: &Outcome) -> Option<&ExitReason> {
+    match outcome {
+        Outcome::Failed(CallFailure::Died(certificate)) => Some(&certificate.reason),
+        _ => None,
+    }
+}

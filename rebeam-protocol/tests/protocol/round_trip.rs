@@ -1,0 +1,120 @@
+//! Whatever is said arrives as it was said, however the bytes are cut; and rubbish is an error, never a panic.
+
+use proptest::prelude::*;
+use rebeam_protocol::control::{Answer, Request};
+use rebeam_protocol::exit::{ExitReason, Raised};
+use rebeam_protocol::frame::{self, MAX_FRAME, PREFIX};
+use rebeam_protocol::id::{ActorId, CallId, NodeStart, Pid, RequestId, Seq};
+use rebeam_protocol::message::*;
+use rebeam_protocol::zygote::{FromZygote, ToZygote};
+
+fn pids() -> impl Strategy<Value = Pid> {
+    (any::<u32>(), any::<u32>(), any::<u64>())
+        .prop_map(|(node, started, serial)| Pid { at: NodeStart { node, started }, serial })
+}
+
+fn addresses() -> impl Strategy<Value = Address> {
+    prop_oneof![
+        ".{0,20}".prop_map(Address::Name),
+        any::<u64>().prop_map(|id| Address::Actor(ActorId(id))),
+        pids().prop_map(Address::Pid),
+    ]
+}
+
+fn reasons() -> impl Strategy<Value = ExitReason> {
+    prop_oneof![
+        Just(ExitReason::Normal),
+        proptest::option::of(".{0,9}").prop_map(ExitReason::Shutdown),
+        (".{0,9}", ".{0,9}", ".{0,99}")
+            .prop_map(|(kind, message, traceback)| { ExitReason::Exception(Raised { kind, message, traceback }) }),
+        any::<i32>().prop_map(ExitReason::ExitCode),
+        any::<i32>().prop_map(ExitReason::Signal),
+        Just(ExitReason::Killed),
+        Just(ExitReason::HeartbeatTimeout),
+        ".{0,9}".prop_map(ExitReason::Other),
+    ]
+}
+
+fn kinds() -> impl Strategy<Value = Kind> {
+    let call = (any::<u64>(), any::<bool>()).prop_map(|(call, blocking)| Kind::Call { call: CallId(call), blocking });
+    prop_oneof![Just(Kind::Cast), call]
+}
+
+fn messages() -> impl Strategy<Value = ToSupervisor> {
+    let trace =
+        (any::<u128>(), any::<u64>(), any::<u8>()).prop_map(|(trace, span, flags)| Trace { trace, span, flags });
+    let parts = (
+        addresses(),
+        kinds(),
+        "[a-z]{1,20}",
+        any::<bool>(),
+        proptest::option::of(any::<u64>()),
+        proptest::option::of(any::<u64>().prop_map(Seq)),
+        proptest::option::of(trace),
+    );
+    let send = parts.prop_map(|(to, kind, method, is_high, deadline_ms, parent, trace)| {
+        let lane = if is_high { Lane::High } else { Lane::Normal };
+        ToSupervisor::Send(Envelope { to, kind, method, codec: Codec::Data, lane, deadline_ms, parent, trace })
+    });
+    prop_oneof![
+        3 => send,
+        1 => proptest::collection::vec(any::<u64>().prop_map(Seq), 0..40).prop_map(|done| ToSupervisor::Ack { done }),
+        1 => reasons().prop_map(ToSupervisor::Exit),
+        1 => (any::<u64>(), ".{0,9}").prop_map(|(request, name)| ToSupervisor::Request {
+            request: RequestId(request),
+            body: Request::Whereis { name },
+        }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn frames_survive_any_chunking(
+        sent in proptest::collection::vec((messages(), proptest::collection::vec(any::<u8>(), 0..300)), 1..12),
+        cuts in proptest::collection::vec(1usize..50, 1..200),
+    ) {
+        let mut bytes = Vec::new();
+        for (message, payload) in &sent {
+            frame::encode(message, payload, MAX_FRAME, &mut bytes).expect("below the limit");
+        }
+        let mut buffer = Vec::new();
+        let mut received = Vec::new();
+        let mut rest = bytes.as_slice();
+        let mut cuts = cuts.into_iter().cycle();
+        while !rest.is_empty() {
+            let cut = cuts.next().unwrap_or(1).min(rest.len());
+            buffer.extend_from_slice(&rest[..cut]);
+            rest = &rest[cut..];
+            while let Some(length) = frame::length(&buffer, MAX_FRAME).expect("below the limit") {
+                if buffer.len() < PREFIX + length {
+                    break;
+                }
+                let body: Vec<u8> = buffer.drain(..PREFIX + length).skip(PREFIX).collect();
+                let (message, offset) = frame::decode::<ToSupervisor>(&body).expect("what was encoded");
+                received.push((message, body[offset..].to_vec()));
+            }
+        }
+        prop_assert!(buffer.is_empty());
+        prop_assert_eq!(received, sent);
+    }
+
+    #[test]
+    fn rubbish_is_an_error_and_never_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let _ = frame::length(&bytes, MAX_FRAME);
+        let _ = frame::decode::<ToSupervisor>(&bytes);
+        let _ = frame::decode::<ToWorker>(&bytes);
+        let _ = frame::decode::<FromZygote>(&bytes);
+        let _ = frame::decode::<ToZygote>(&bytes);
+        let _ = frame::decode::<Request>(&bytes);
+        let _ = frame::decode::<Answer>(&bytes);
+    }
+
+    #[test]
+    fn a_cut_off_message_is_an_error(message in messages(), cut in 1usize..20) {
+        let mut bytes = Vec::new();
+        frame::encode(&message, &[], MAX_FRAME, &mut bytes).expect("below the limit");
+        let body = &bytes[PREFIX..];
+        let kept = body.len().saturating_sub(cut);
+        prop_assert!(frame::decode::<ToSupervisor>(&body[..kept]).is_err());
+    }
+}
