@@ -36,6 +36,9 @@ class Shop(Actor):
         return os.getpid()
     def sleep(self, seconds):
         time.sleep(seconds)
+    def wait_for(self, path):
+        while not os.path.exists(path):
+            time.sleep(0.01)
     def exit(self):
         os._exit(9)
     def buy(self, item):
@@ -110,7 +113,7 @@ class Customer(Actor):
     def to_pid(self, count):
         pid = rebeam.whereis("shop")
         by_pid = rebeam.ref(Shop, pid)
-        shop.cast(Shop.sleep, 0.5)
+        shop.cast(Shop.wait_for, "never")
         for n in range(count):
             by_pid.cast(Shop.note, ["pid", n])
             shop.cast(Shop.note, ["name", n])
@@ -221,7 +224,7 @@ fn msg_006_mail_to_a_name_survives_a_crash_in_order_and_mail_to_a_pid_does_not()
     let project = shop();
     let node = project.up();
     assert_eq!(node.call("customer", "to_pid", &["100"]), Value::Null);
-    node.eventually("it sleeps", |node| (node.ps("shop")["busy"]["method"] == "sleep").then_some(()));
+    node.eventually("it waits", |node| (node.ps("shop")["busy"]["method"] == "wait_for").then_some(()));
     assert!(node.ps("shop")["waiting"].as_i64().is_some_and(|waiting| waiting == 200), "{}", node.ps("shop"));
     kill(node.os_pid_of("shop"), Signal::SIGKILL);
     node.eventually("it is back", |node| (node.ps("shop")["restarts"] == 1).then_some(()));
@@ -294,12 +297,15 @@ fn large_payloads_threads_and_references_come_through() {
 fn a_stop_lets_earlier_mail_be_handled_first_and_a_restart_keeps_it() {
     let project = project("child(Child, name='a', shutdown=30)");
     let node = project.up();
-    node.run(&["cast", "a", "sleep", "0.3"]);
+    node.run(&["cast", "a", "wait_for", "go"]);
     for n in ["1", "2", "3"] {
         node.run(&["cast", "a", "take", n]);
     }
     // A restart goes before what waits; the next incarnation handles it.
-    assert_eq!(node.run(&["restart", "a"]).code, Some(0));
+    let mut restart = project.command(&["restart", "a"]).spawn().expect("it runs");
+    node.eventually("it was asked to stop", |node| (node.ps("a")["state"] == "stopping").then_some(()));
+    project.write("go", "");
+    assert!(restart.wait().expect("it ends").success());
     assert_eq!(node.call("a", "taken", &[]), json!([1, 2, 3]));
     node.down();
 }
