@@ -11,7 +11,7 @@ DENY_VERSION := 0.20.2
 RUN_TESTS := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo test)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-rust test-python lint fmt deny bench wheel fuzz doc clean FORCE
+.PHONY: help setup build demo test test-rust test-python test-wheel lint fmt deny bench wheel fuzz doc clean FORCE
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-12s %s\n", $$1, $$2 }'
@@ -36,7 +36,7 @@ build: $(VENV)/made FORCE ## both binaries and the module, for development
 demo: build ## the main job: a census of the standard library by actors that are killed while they work
 	VIRTUAL_ENV=$(VENV) $(BIN)/rebeam up examples/census/app.py
 
-test: test-rust test-python ## all tests
+test: test-rust test-python test-wheel ## all tests
 
 test-rust: build
 	REBEAM_TEST_PYTHON=$(BIN)/python $(CARGO) $(RUN_TESTS) --workspace
@@ -44,13 +44,16 @@ test-rust: build
 test-python: build setup
 	$(BIN)/python -m pytest pylib/tests
 
+test-wheel: wheel
+	integration-tests/wheel.sh $(BIN)/python dist/*.whl
+
 lint: setup build deny ## formatting, clippy, ruff, mypy, pyright
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(BIN)/ruff format --check pylib examples
 	$(BIN)/ruff check pylib examples
 	$(BIN)/mypy
-	MYPYPATH=examples/census $(BIN)/mypy examples/census
+	MYPYPATH=examples/census:pylib/src $(BIN)/mypy examples/census
 
 fmt: setup ## put everything into shape
 	$(CARGO) fmt --all

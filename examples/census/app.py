@@ -85,7 +85,7 @@ class Coordinator(Actor):
     def init(self) -> None:
         self.deaths: Counter[str] = Counter()
         self.poison: dict[str, str] = {}
-        rebeam.me().ref.cast(Coordinator.run)
+        self.ref.cast(Coordinator.run)
 
     def run(self) -> None:
         started = time.monotonic()
@@ -160,4 +160,6 @@ parsers = Supervisor(
 )
 
 # The coordinator may not fail: if its check does, the tree gives up and `rebeam` ends with 1.
-tree = Supervisor([child(Aggregator, name="aggregator"), parsers, child(Coordinator, name="coordinator")], max_restarts=0)
+tree = Supervisor(
+    [child(Aggregator, name="aggregator"), parsers, child(Coordinator, name="coordinator")], max_restarts=0
+)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Self
 
     from rebeam._exit import ExitReason
+    from rebeam._ref import ActorRef
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -35,6 +37,17 @@ class Actor:
         Gets the arguments given to `child`, the same ones after every restart. An exception here is a failed start.
         Return `Ignore` to be passed over; any other value is not looked at.
         """
+
+    @property
+    def ref(self) -> ActorRef[Self]:
+        """A handle on this very actor: to send to itself later, or to be given to others. It follows restarts.
+
+        Raises:
+            NotAnActor: outside an actor.
+        """
+        from rebeam import _runtime
+
+        return cast("ActorRef[Self]", _runtime.me().ref)
 
     def terminate(self, reason: ExitReason) -> None:
         """Cleans up before the process ends. Not run after a failed `init`, a kill, or a death by signal.

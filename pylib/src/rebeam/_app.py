@@ -182,5 +182,3 @@ def describe_load_error(error: BaseException) -> dict[str, str | None]:
     what = f"{_failure.kind_of(error)}: {_failure.message_of(error)}".removesuffix(": ")
     message = f"the application raised on import: {what}"
     return {"kind": "raised", "message": message, "hint": None, "traceback": traceback}
-
-

@@ -11,7 +11,6 @@ from rebeam import _rebeam, _runtime
 
 if TYPE_CHECKING:
     from rebeam._actor import Actor
-    from rebeam._exit import ExitReason
 
 CONTROL, ZYGOTE_LIFELINE = 3, 4
 """Descriptors of a zygote."""
@@ -72,7 +71,7 @@ def _run(start: tuple[bytes, tuple[int, int, int], int, str, bool, int]) -> NoRe
     from rebeam import _actor, _dispatch, _logging, _ref
 
     content, pid, number, label, named, restarts = start
-    me = _ref.ActorRef[_actor.Actor](label if named else number)
+    me: _ref.ActorRef[Actor] = _ref.ActorRef(label if named else number)
     _runtime.become(_runtime.Identity(_ref.Pid(*pid), me, label, named, restarts))
     _logging.install()
     try:

@@ -17,7 +17,7 @@ class SpecError(RebeamError, ValueError):
 
 
 class NotAnActor(RebeamError, RuntimeError):
-    """Something that only an actor can do was tried elsewhere: in plain Python, or in a process that an actor forked."""
+    """What only an actor can do was tried elsewhere: in plain Python, or in a process that an actor forked."""
 
 
 class NoProc(RebeamError, LookupError):
@@ -90,7 +90,7 @@ class RemoteError(RebeamError):
         return RemoteError, (self.kind, self.message, self.remote_traceback)
 
 
-class RemoteTraceback(Exception):  # noqa: N818 (as concurrent.futures: a cause to be read, not an error to be caught)
+class RemoteTraceback(Exception):
     """The cause of an exception that came from another actor; its text is the traceback from there."""
 
     def __str__(self) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rebeam import _rebeam
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rebeam._actor import Actor
     from rebeam._ref import ActorRef, Pid
 
 call = _rebeam.call
@@ -27,10 +26,10 @@ class Identity:
         path: its name, or its path in the tree.
         pid: its incarnation.
         restarts: how often the actor was started before.
-        ref: a handle on itself that follows restarts, to be given to others.
+        ref: a handle on itself that follows restarts; an actor has it, typed, as `self.ref`.
     """
 
-    def __init__(self, pid: Pid, ref: ActorRef[Actor], path: str, named: bool, restarts: int) -> None:
+    def __init__(self, pid: Pid, ref: ActorRef[Any], path: str, named: bool, restarts: int) -> None:
         self.pid = pid
         self.ref = ref
         self.path = path

@@ -1,4 +1,4 @@
-"""How an application declares its tree. Checked when it is written down, so that the error points at the user's line."""
+"""How an application declares its tree. Checked where it is written down, so that errors point at the user's line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _one_of(what: str, value: object, allowed: tuple[str, ...]) -> str:
 
 def _number(what: str, value: object, least: float, *, strict: bool = False) -> float:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not value == value or value < least or (strict and value == least):  # type: ignore[operator]
+    if not is_number or value != value or value < least or (strict and value == least):  # type: ignore[operator]
         bound = f"above {least:g}" if strict else f"{least:g} or more"
         raise SpecError(f"{what}={value!r}: it must be a number of {bound}")
     return float(value)  # type: ignore[arg-type]
@@ -126,7 +126,9 @@ def child(
         what = "an instance; give the class" if isinstance(actor, Actor) else "not a subclass of `rebeam.Actor`"
         raise SpecError(f"{actor!r} is {what}")
     for option, text in (("name", name), ("id", id)):
-        if text is not None and (not isinstance(text, str) or not text or not text.isprintable() or text != text.strip()):
+        if text is not None and (
+            not isinstance(text, str) or not text or not text.isprintable() or text != text.strip()
+        ):
             raise SpecError(f"{option}={text!r}: it must be text without line breaks or surrounding spaces")
     _check_arguments(actor, args, kwargs or {})
     for option, limit in (("max_messages_waiting", max_messages_waiting), ("max_bytes_waiting", max_bytes_waiting)):

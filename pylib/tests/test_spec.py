@@ -1,0 +1,76 @@
+"""How a tree is declared, and what is refused where it is written down."""
+
+import pytest
+import rebeam
+from rebeam import Actor, SpecError, Supervisor, child
+
+
+class Plain(Actor):
+    def init(self, start: int = 0) -> None:
+        self.n = start
+
+
+def test_sup_001_defaults_are_otps_and_elixirs() -> None:
+    spec = child(Plain)
+    assert (spec.id, spec.name, spec.restart, spec.shutdown) == ("Plain", None, "permanent", 5.0)
+    assert (spec.start_timeout, spec.significant, spec.mailbox_limits) == (60.0, False, (10_000, 64 * 1024 * 1024))
+    tree = Supervisor([])
+    assert (tree.strategy, tree.max_restarts, tree.max_seconds, tree.shutdown) == ("one_for_one", 3, 5.0, "infinity")
+
+
+def test_a_bare_class_is_a_child() -> None:
+    (only,) = Supervisor([Plain]).children
+    assert isinstance(only, rebeam.ChildSpec)
+    assert only.class_name.endswith("test_spec.Plain")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"restart": "permenant"}, "did you mean 'permanent'"),
+        ({"restart": 3}, "restart=3"),
+        ({"shutdown": -1}, "shutdown=-1"),
+        ({"shutdown": "brutal"}, "did you mean 'brutal_kill'"),
+        ({"shutdown": float("nan")}, "shutdown=nan"),
+        ({"start_timeout": 0}, "start_timeout=0"),
+        ({"name": ""}, "name=''"),
+        ({"name": "two\nlines"}, "line breaks"),
+        ({"max_messages_waiting": 0}, "max_messages_waiting=0"),
+        ({"nmae": "x"}, "did you mean `name`"),
+        ({"kwargs": {"stat": 1}}, "unexpected keyword argument 'stat'"),
+    ],
+)
+def test_sup_002_sup_005_each_fault_is_named(options: dict[str, object], text: str) -> None:
+    with pytest.raises(SpecError) as raised:
+        child(Plain, **options)  # type: ignore[arg-type]
+    assert text in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"strategy": "one_for_two"}, "did you mean 'one_for_one'"),
+        ({"max_restarts": -1}, "max_restarts=-1"),
+        ({"max_restarts": 1.5}, "whole number"),
+        ({"max_restarts": True}, "whole number"),
+        ({"max_seconds": 0}, "max_seconds=0"),
+        ({"auto_shutdown": "any"}, "auto_shutdown='any'"),
+        ({"max_second": 3}, "did you mean `max_seconds`"),
+    ],
+)
+def test_sup_003_flags_are_checked_one_by_one(options: dict[str, object], text: str) -> None:
+    with pytest.raises(SpecError) as raised:
+        Supervisor([], **options)  # type: ignore[arg-type]
+    assert text in str(raised.value)
+
+
+def test_sup_004_every_shutdown_of_otp_is_accepted() -> None:
+    given: list[float | str] = [0, 0.5, 7, "infinity", float("inf"), "brutal_kill"]
+    assert [child(Plain, shutdown=it).shutdown for it in given] == [
+        0.0,
+        0.5,
+        7.0,
+        "infinity",
+        "infinity",
+        "brutal_kill",
+    ]
