@@ -1,1 +1,299 @@
-fn main() {}
+//! `make bench`: figures of the release build beside floors measured in the same run, as ratios.
+//!
+//! The floor of a call is three plain processes that relay 64 bytes over socketpairs; of a cast, a bare
+//! `multiprocessing.Pipe` in the same Python. Latencies depend on where the scheduler puts the processes, so calls are
+//! measured on one CPU and free. Medians of five runs with minimum and maximum; nothing here passes or fails.
+
+#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a program that prints figures, and stops if it cannot")]
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+const RUNS: usize = 5;
+
+fn main() {
+    let rebeam = PathBuf::from(std::env::args().nth(1).expect("the path of the release build's `rebeam`"));
+    let python = std::env::var("VIRTUAL_ENV").expect("VIRTUAL_ENV") + "/bin/python";
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut table = Table::default();
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap();
+    println!("load before: {}", load.trim());
+
+    for (label, cpus) in [("one CPU", Some("0")), ("free", None)] {
+        let floor = runs(|| relay(cpus));
+        let node = Node::up(&rebeam, here, cpus, 10);
+        let calls: Vec<[f64; 2]> = (0..RUNS).map(|_| pair(&node.call("bench", "calls", &["20000"]))).collect();
+        table.row(&format!("call p50, {label}"), "µs", &calls.iter().map(|it| it[0]).collect::<Vec<_>>(), &floor);
+        table.row(&format!("call p99, {label}"), "µs", &calls.iter().map(|it| it[1]).collect::<Vec<_>>(), &floor);
+        if cpus.is_none() {
+            let pipe = runs(|| number(&output(Command::new(&python).arg(here.join("pipe.py")))));
+            let casts = runs(|| number(&node.call("bench", "casts", &["200000"]).to_string()));
+            table.row("casts, one to one", "/s", &casts, &pipe);
+            let back = runs(|| node.killed_to_answer());
+            table.row("killed to answering by name", "ms", &back, &[]);
+        }
+        node.down();
+    }
+
+    let node = Node::up(&rebeam, here, None, 100);
+    let (supervisor, zygote, actors) = node.memory();
+    table.row("PSS of an idle actor of 100", "MiB", &actors, &[]);
+    table.row("PSS of supervisor and zygote", "MiB", &[supervisor + zygote], &[]);
+    table.row("CPU of 100 idle actors", "ms/s", &[node.idle_cpu()], &[]);
+    table.row("`rebeam ps` of 100", "ms", &runs(|| timed(&mut node.command(&["ps", "--json"]))), &[]);
+    table.row("`rebeam version`", "ms", &runs(|| timed(&mut node.command(&["version"]))), &[]);
+    node.down();
+
+    let bare = runs(|| timed(Command::new(&python).args(["-c", "pass"])));
+    let cold = runs(|| {
+        let started = Instant::now();
+        let node = Node::up(&rebeam, here, None, 0);
+        let took = started.elapsed().as_secs_f64() * 1000.0;
+        node.down();
+        took
+    });
+    table.row("`up` of a small app until it serves", "ms", &cold, &bare);
+    for count in [100, 1000] {
+        let each = runs(|| {
+            let node = Node::up(&rebeam, here, None, count);
+            let took = node.took_ms / (count + 2) as f64;
+            node.down();
+            took
+        });
+        table.row(&format!("start of each of {count} actors"), "ms", &each, &[]);
+    }
+    println!("load after: {}", std::fs::read_to_string("/proc/loadavg").unwrap().trim());
+    let results = json!({ "load": load.trim(), "rows": table.rows });
+    std::fs::write(here.join("results.json"), format!("{results:#}\n")).unwrap();
+}
+
+#[derive(Default)]
+struct Table {
+    rows: Vec<Value>,
+}
+
+impl Table {
+    fn row(&mut self, name: &str, unit: &str, ours: &[f64], floor: &[f64]) {
+        let sorted = |values: &[f64]| {
+            let mut values = values.to_vec();
+            values.sort_by(f64::total_cmp);
+            values
+        };
+        let ours = sorted(ours);
+        let median = ours[ours.len() / 2];
+        let mut line = format!("{name:<36} {median:>10.2} {unit:<5} ({:.2} … {:.2})", ours[0], ours[ours.len() - 1]);
+        let mut row = json!({ "name": name, "unit": unit, "median": median, "all": ours });
+        if !floor.is_empty() {
+            let floor = sorted(floor);
+            let floor = floor[floor.len() / 2];
+            line += &format!("   floor {floor:.2}, ratio {:.2}", median / floor);
+            row["floor"] = json!(floor);
+            row["ratio"] = json!(median / floor);
+        }
+        println!("{line}");
+        self.rows.push(row);
+    }
+}
+
+fn runs(measure: impl FnMut() -> f64) -> Vec<f64> {
+    std::iter::repeat_with(measure).take(RUNS).collect()
+}
+
+fn output(command: &mut Command) -> String {
+    let output = command.stderr(Stdio::inherit()).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn number(text: &str) -> f64 {
+    text.trim().parse().unwrap()
+}
+
+fn pair(value: &Value) -> [f64; 2] {
+    [value[0].as_f64().unwrap(), value[1].as_f64().unwrap()]
+}
+
+fn timed(command: &mut Command) -> f64 {
+    let started = Instant::now();
+    assert!(command.stdout(Stdio::null()).status().unwrap().success());
+    started.elapsed().as_secs_f64() * 1000.0
+}
+
+/// The median round trip of 64 bytes through a relay, between three processes, in µs.
+fn relay(cpus: Option<&str>) -> f64 {
+    let (mut client, left) = UnixStream::pair().unwrap();
+    let (right, server) = UnixStream::pair().unwrap();
+    let children = [fork(cpus, || pump_both(&left, &right)), fork(cpus, || echo(&server))];
+    drop((left, right, server));
+    pin(cpus);
+    let mut buffer = [7; 64];
+    let mut times: Vec<f64> = (0..20_000)
+        .map(|_| {
+            let started = Instant::now();
+            client.write_all(&buffer).unwrap();
+            client.read_exact(&mut buffer).unwrap();
+            started.elapsed().as_secs_f64() * 1e6
+        })
+        .collect();
+    drop(client);
+    for child in children {
+        // They hold each other's ends, so none of them sees an end of file.
+        // SAFETY: ends and waits for a child of ours.
+        unsafe {
+            libc::kill(child, libc::SIGKILL);
+            libc::waitpid(child, std::ptr::null_mut(), 0);
+        }
+    }
+    unpin();
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+fn fork(cpus: Option<&str>, work: impl FnOnce()) -> i32 {
+    // SAFETY: this program has one thread; the child only reads and writes, and ends without coming back.
+    match unsafe { libc::fork() } {
+        0 => {
+            pin(cpus);
+            work();
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(0) }
+        }
+        child => child,
+    }
+}
+
+fn pin(cpus: Option<&str>) {
+    if let Some(cpu) = cpus {
+        let mut set = nix::sched::CpuSet::new();
+        set.set(cpu.parse().unwrap()).unwrap();
+        nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set).unwrap();
+    }
+}
+
+fn unpin() {
+    let mut set = nix::sched::CpuSet::new();
+    let count = std::thread::available_parallelism().map_or(1, usize::from).max(2);
+    (0..count).for_each(|cpu| set.set(cpu).unwrap());
+    let _ = nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set);
+}
+
+/// Relays between two sockets, waiting for either as a supervisor must.
+fn pump_both(left: &UnixStream, right: &UnixStream) {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+    let mut buffer = [0; 64];
+    loop {
+        let mut fds = [PollFd::new(left.as_fd(), PollFlags::POLLIN), PollFd::new(right.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::NONE).unwrap();
+        let is_left = fds[0].any() == Some(true);
+        let (mut from, mut to) = if is_left { (left, right) } else { (right, left) };
+        if from.read_exact(&mut buffer).is_err() || to.write_all(&buffer).is_err() {
+            return;
+        }
+    }
+}
+
+fn echo(mut server: &UnixStream) {
+    let mut buffer = [0; 64];
+    while server.read_exact(&mut buffer).is_ok() && server.write_all(&buffer).is_ok() {}
+}
+
+/// A running node of `app.py`.
+struct Node {
+    rebeam: PathBuf,
+    directory: PathBuf,
+    runtime: tempfile::TempDir,
+    child: Child,
+    took_ms: f64,
+}
+
+impl Node {
+    fn up(rebeam: &Path, directory: &Path, cpus: Option<&str>, idle: usize) -> Self {
+        let runtime = tempfile::tempdir().unwrap();
+        let mut command = match cpus {
+            Some(cpus) => {
+                let mut command = Command::new("taskset");
+                command.args(["-c", cpus]).arg(rebeam);
+                command
+            }
+            None => Command::new(rebeam),
+        };
+        let started = Instant::now();
+        let mut child = command
+            .args(["up", "app.py"])
+            .current_dir(directory)
+            .env("REBEAM_RUNTIME_DIR", runtime.path())
+            .env("IDLE", idle.to_string())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut seen = String::new();
+        let mut stderr = child.stderr.take().unwrap();
+        let mut chunk = [0; 4096];
+        while !seen.contains("up with") {
+            let count = stderr.read(&mut chunk).unwrap();
+            assert!(count > 0, "the node did not come up: {seen}");
+            seen.push_str(&String::from_utf8_lossy(&chunk[..count]));
+        }
+        let took_ms = started.elapsed().as_secs_f64() * 1000.0;
+        std::thread::spawn(move || while stderr.read(&mut chunk).is_ok_and(|count| count > 0) {});
+        Node { rebeam: rebeam.into(), directory: directory.into(), runtime, child, took_ms }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.rebeam);
+        command.args(args).current_dir(&self.directory).env("REBEAM_RUNTIME_DIR", self.runtime.path());
+        command
+    }
+
+    fn call(&self, name: &str, method: &str, args: &[&str]) -> Value {
+        let all = [&["call", "--json", "--timeout", "100", name, method], args].concat();
+        serde_json::from_str(&output(&mut self.command(&all))).unwrap()
+    }
+
+    /// Kills `echo` from outside, and has another actor call it until it answers; in ms.
+    fn killed_to_answer(&self) -> f64 {
+        self.call("bench", "killed_to_answer", &[]).as_f64().unwrap()
+    }
+
+    fn memory(&self) -> (f64, f64, Vec<f64>) {
+        let list: Value = serde_json::from_str(&output(&mut self.command(&["ps", "--json"]))).unwrap();
+        let actors: Vec<u64> = list.as_array().unwrap().iter().filter_map(|it| it["os_pid"].as_u64()).collect();
+        let own = u64::from(self.child.id());
+        let children = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap();
+        let zygote = children.split_whitespace().filter_map(|it| it.parse().ok()).find(|it| !actors.contains(it));
+        (pss(own), pss(zygote.unwrap()), actors.into_iter().map(pss).collect())
+    }
+
+    /// CPU that all processes of the node use in a second of doing nothing, in ms.
+    fn idle_cpu(&self) -> f64 {
+        let own = u64::from(self.child.id());
+        let children = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap();
+        let all: Vec<u64> = children.split_whitespace().filter_map(|it| it.parse().ok()).chain([own]).collect();
+        let used = || all.iter().map(|os_pid| cpu_ns(*os_pid)).sum::<f64>();
+        let before = used();
+        std::thread::sleep(Duration::from_secs(3));
+        (used() - before) / 3e6
+    }
+
+    fn down(mut self) {
+        assert!(self.command(&["down"]).status().unwrap().success());
+        self.child.wait().unwrap();
+    }
+}
+
+fn pss(os_pid: u64) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{os_pid}/smaps_rollup")).unwrap();
+    let line = text.lines().find(|line| line.starts_with("Pss:")).unwrap();
+    number(line.split_whitespace().nth(1).unwrap()) / 1024.0
+}
+
+fn cpu_ns(os_pid: u64) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{os_pid}/schedstat")).unwrap();
+    number(text.split_whitespace().next().unwrap())
+}
