@@ -291,12 +291,15 @@ impl Node<'_> {
         self.ps(name)["os_pid"].as_i64().unwrap_or_else(|| panic!("`{name}` has no process")) as i32
     }
 
-    /// The zygote: the child of the supervisor that is no actor.
+    /// The zygote: the child of the supervisor that is no actor and not the keeper.
     pub fn zygote(&self) -> i32 {
         let list = self.run(&["ps", "--json"]).json();
         let actors: Vec<i64> = list.as_array().expect("a list").iter().filter_map(|it| it["os_pid"].as_i64()).collect();
-        let is_zygote =
-            |os_pid: &i32| parent_of(*os_pid) == Some(self.os_pid()) && !actors.contains(&i64::from(*os_pid));
+        let is_zygote = |os_pid: &i32| {
+            let line = std::fs::read(format!("/proc/{os_pid}/cmdline")).unwrap_or_default();
+            let is_keeper = line.split(|byte| *byte == 0).any(|word| word == b"keeper");
+            !is_keeper && parent_of(*os_pid) == Some(self.os_pid()) && !actors.contains(&i64::from(*os_pid))
+        };
         self.project.processes().into_iter().find(is_zygote).expect("there is a zygote")
     }
 

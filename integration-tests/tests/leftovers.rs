@@ -45,19 +45,8 @@ fn after_a_kill_of_the_supervisor() {
     assert!(project.processes().len() >= 9, "{:?}", project.processes());
     node.signal(Signal::SIGKILL);
     node.wait();
-    // What made a session of its own has no lifeline: the next start finds it, or nothing does.
-    let strays: Vec<i32> = project.processes().into_iter().filter(|os_pid| is_session_leader(*os_pid)).collect();
-    for stray in strays {
-        kill(stray, Signal::SIGKILL);
-    }
     project.assert_nothing_left();
     again(&project);
-}
-
-fn is_session_leader(os_pid: i32) -> bool {
-    let os_pid = nix::unistd::Pid::from_raw(os_pid);
-    let is_sleep = std::fs::read_to_string(format!("/proc/{os_pid}/comm")).is_ok_and(|name| name.trim() == "sleep");
-    is_sleep && nix::unistd::getsid(Some(os_pid)) == Ok(os_pid)
 }
 
 #[test]
@@ -69,6 +58,25 @@ fn after_a_kill_of_the_zygote_and_then_of_everything() {
     kill(node.os_pid_of("c"), Signal::SIGKILL);
     node.eventually("it is back", |node| (node.ps("c")["restarts"] == 1).then_some(()));
     node.down();
+}
+
+#[test]
+fn after_a_kill_of_the_keeper_and_then_of_the_supervisor() {
+    let project = family();
+    let node = project.up();
+    let keepers = || {
+        let is_keeper = |os_pid: &i32| {
+            let line = std::fs::read(format!("/proc/{os_pid}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).any(|word| word == b"keeper")
+        };
+        project.processes().into_iter().find(is_keeper)
+    };
+    let first = keepers().expect("there is a keeper");
+    kill(first, Signal::SIGKILL);
+    node.eventually("there is another", |_| keepers().filter(|second| *second != first));
+    node.signal(Signal::SIGKILL);
+    node.wait();
+    project.assert_nothing_left();
 }
 
 #[test]
@@ -94,9 +102,6 @@ fn of_an_actor_in_an_endless_loop_inside_c_code() {
     node.eventually("it is busy", |node| (!node.ps("family")["busy"].is_null()).then_some(()));
     node.signal(Signal::SIGKILL);
     node.wait();
-    for stray in project.processes().into_iter().filter(|os_pid| is_session_leader(*os_pid)) {
-        kill(stray, Signal::SIGKILL);
-    }
     project.assert_nothing_left();
     again(&project);
 }

@@ -26,6 +26,8 @@ pub(crate) struct Python {
     pub(crate) embed: Option<PathBuf>,
     /// The application, for interpreters that import it themselves.
     pub(crate) app: Option<String>,
+    /// What its processes carry in their environment, by which the keeper finds them.
+    pub(crate) mark: Option<PathBuf>,
 }
 
 /// What an interpreter says of itself.
@@ -86,7 +88,7 @@ pub(crate) fn find(wanted: Option<&Path>, project: &Path, embed: Embed) -> Resul
             }
         },
     };
-    Ok(Python { executable: about.executable, embed, app: None })
+    Ok(Python { executable: about.executable, embed, app: None, mark: None })
 }
 
 fn resolve(wanted: &Path, project: &Path) -> Result<PathBuf, Failure> {

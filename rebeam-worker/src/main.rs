@@ -5,7 +5,10 @@
 //! they would be without Re:BEAM. An interpreter that is not linked against a shared libpython is executed instead:
 //! from `rebeam._boot` on the path is the same. It must not know the protocol, nor anything else of Python's.
 //!
-//! Started by the supervisor only: `rebeam-worker ROLE PYTHON LIBPYTHON|-`, its descriptors in place.
+//! Started by the supervisor only, its descriptors in place: `rebeam-worker zygote|worker PYTHON LIBPYTHON|-`, or
+//! `rebeam-worker keeper MARK`, which is no Python at all (see [`keeper`]).
+
+mod keeper;
 
 use std::ffi::{CString, OsString, c_char, c_int};
 use std::os::unix::ffi::OsStringExt;
@@ -20,7 +23,11 @@ const CANNOT_START: u8 = 3;
 type PyBytesMain = unsafe extern "C" fn(c_int, *mut *mut c_char) -> c_int;
 
 fn main() -> ExitCode {
-    let mut args = std::env::args_os().skip(1);
+    let mut args = std::env::args_os().skip(1).peekable();
+    if args.next_if(|role| role == "keeper").is_some() {
+        keeper::keep(&args.next().unwrap_or_default());
+        return ExitCode::SUCCESS;
+    }
     let (Some(role), Some(python), Some(libpython)) = (args.next(), args.next(), args.next()) else {
         return fail("this program is started by `rebeam`; run `rebeam --help`");
     };

@@ -29,7 +29,7 @@ use tokio::task::AbortHandle;
 use crate::printer::Printer;
 use crate::python::Python;
 use crate::shell::connection::{Decoder, Read, WriteQueue};
-use crate::shell::launcher::{TheirEnds, Wiring};
+use crate::shell::launcher::{self, Keeper, TheirEnds, Wiring};
 use crate::shell::output::{LastLines, LineReader, Lines, Stream};
 use crate::shell::reaper;
 use crate::shell::status_page::{StatusPage, clock_ns};
@@ -73,6 +73,8 @@ struct Engine {
     workers: HashMap<ProcessId, Worker>,
     by_os_pid: HashMap<i32, ProcessId>,
     zygote: ZygoteState,
+    /// Outlives us by a moment; not a stray.
+    keeper: Keeper,
     /// Launches that wait for the zygote.
     queue: VecDeque<(ProcessId, TheirEnds)>,
     /// The fork under way.
@@ -137,7 +139,14 @@ impl Drop for Worker {
 
 impl Node {
     /// A node whose zygote has loaded the application.
-    pub(crate) fn new(core: Core, setup: Setup, printer: Printer, zygote: Option<Zygote>, started: Instant) -> Self {
+    pub(crate) fn new(
+        core: Core,
+        setup: Setup,
+        printer: Printer,
+        zygote: Option<Zygote>,
+        keeper: Keeper,
+        started: Instant,
+    ) -> Self {
         let zygote = match zygote {
             Some(zygote) => ZygoteState::Ready { zygote, since: Instant::now() },
             None => ZygoteState::NotUsed,
@@ -152,6 +161,7 @@ impl Node {
                 workers: HashMap::new(),
                 by_os_pid: HashMap::new(),
                 zygote,
+                keeper,
                 queue: VecDeque::new(),
                 forking: None,
                 outside: HashMap::new(),
@@ -188,6 +198,11 @@ impl Node {
     /// Ends the zygote with the node.
     pub(crate) fn end_zygote(&self) {
         self.0.borrow_mut().kill_zygote();
+    }
+
+    /// The process of the keeper.
+    pub(crate) fn keeper(&self) -> i32 {
+        self.0.borrow().keeper.os_pid
     }
 
     /// Borrows the engine for one call, then carries out all actions and writes what is to be written.
@@ -808,6 +823,13 @@ impl Engine {
             } else if self.zygote_os_pid() == Some(os_pid) {
                 reaper::reap(os_pid);
                 self.zygote_died();
+            } else if self.keeper.os_pid == os_pid {
+                reaper::reap(os_pid);
+                if let Some(mark) = &self.setup.python.mark
+                    && let Ok(keeper) = launcher::spawn_keeper(mark)
+                {
+                    self.keeper = keeper;
+                }
             } else if self.forking.is_some() {
                 // Perhaps the newborn that the zygote is about to tell of: looked at again then.
                 return;
@@ -819,6 +841,7 @@ impl Engine {
         if has_reaped && self.forking.is_none() {
             let mut known: HashSet<i32> = self.by_os_pid.keys().copied().collect();
             known.extend(self.zygote_os_pid());
+            known.insert(self.keeper.os_pid);
             reaper::kill_strays(&known);
         }
     }

@@ -116,9 +116,34 @@ pub(crate) fn spawn(
             command.env(variable, "1");
         }
     }
+    if let Some(mark) = &python.mark {
+        command.env("REBEAM_NODE", mark);
+    }
     if let Some(app) = &python.app {
         command.env("REBEAM_APP", app);
     }
+    spawn_with(command, fds, group)
+}
+
+/// The process that outlives us by a moment (see `rebeam-worker/src/keeper.rs`).
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    pub(crate) os_pid: i32,
+    /// Open as long as we live.
+    _sign: OwnedFd,
+}
+
+/// Starts the keeper of a node.
+pub(crate) fn spawn_keeper(mark: &Path) -> io::Result<Keeper> {
+    let (theirs, ours) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    let mut command = Command::new(worker_program()?);
+    command.arg("keeper").arg(mark).current_dir("/").env_remove("REBEAM_NODE");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    Ok(Keeper { os_pid: spawn_with(command, &[theirs.as_fd()], Group::Session)?, _sign: ours })
+}
+
+/// Starts a program with `fds` as its descriptors 3, 4, 5…
+fn spawn_with(mut command: Command, fds: &[BorrowedFd<'_>], group: Group) -> io::Result<i32> {
     let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     // SAFETY: between fork and exec only async-signal-safe calls are made: setsid, setpgid, fcntl, dup2. First all
     // descriptors are moved out of the way of their final numbers, then each is put in place, which also clears its

@@ -1,5 +1,6 @@
 //! A node from its first breath to its last: interpreter, application, tree, and the order of going.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -17,6 +18,7 @@ use crate::printer::{Printer, crash_block};
 use crate::shell::connection::{Decoder, Read};
 use crate::shell::control;
 use crate::shell::engine::{Ended, Node, Setup};
+use crate::shell::launcher;
 use crate::shell::node_dir::{NodeDir, NodeDirError};
 use crate::shell::reaper;
 use crate::shell::signals::Signals;
@@ -42,6 +44,8 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, grace: Duration, printer: &
         let listener = control::listen(&dir.socket()).map_err(|error| {
             Failure::start(format!("failed to open the control socket `{}`", dir.socket().display())).because(&error)
         })?;
+        setup.python.mark = Some(node_dir.to_owned());
+        let keeper = launcher::spawn_keeper(node_dir).map_err(io("failed to start `rebeam-worker`"))?;
         let zygote = Zygote::start(&setup.python, &setup.directory).map_err(io("failed to start `rebeam-worker`"))?;
         let loaded = tokio::select! {
             loaded = load(&zygote, &setup.target, &setup, printer) => loaded,
@@ -71,7 +75,7 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, grace: Duration, printer: &
             }
         };
         setup.python.app = Some(app_variable(&setup.target));
-        let node = Node::new(core, setup, printer.clone(), zygote, started);
+        let node = Node::new(core, setup, printer.clone(), zygote, keeper, started);
         tokio::task::spawn_local(signals.attend(node.clone(), printer.clone(), grace));
         tokio::task::spawn_local(control::serve(node.clone(), listener));
         node.boot();
@@ -84,7 +88,8 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, grace: Duration, printer: &
                 .say(&format!("{lost} message{} lost; each was said above", if lost == 1 { " was" } else { "s were" }));
         }
         node.end_zygote();
-        reaper::kill_strays(&std::collections::HashSet::new());
+        // Everything is down. The keeper looks round once more when we are gone, and then goes too.
+        reaper::kill_strays(&HashSet::from([node.keeper()]));
         finish(ended)
     })
 }
