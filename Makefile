@@ -47,7 +47,7 @@ test-python: build setup
 test-wheel: wheel
 	integration-tests/wheel.sh $(BIN)/python dist/*.whl
 
-lint: setup build deny ## formatting, clippy, ruff, mypy, pyright
+lint: setup build deny ## formatting, clippy, ruff, mypy
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(BIN)/ruff format --check pylib examples

@@ -80,6 +80,22 @@ fn after_a_kill_of_the_keeper_and_then_of_the_supervisor() {
 }
 
 #[test]
+fn the_keeper_of_the_last_run_leaves_the_next_one_alone() {
+    let project = tree("Supervisor([child(Recorder, name='recorder'), child(Child, name='c')])");
+    for round in 0..10 {
+        let node = project.up();
+        if round % 2 == 0 {
+            node.signal(Signal::SIGKILL);
+        } else {
+            node.signal(Signal::SIGTERM);
+        }
+        // The next one starts at once, while the keeper of this one looks round.
+        node.wait();
+    }
+    project.assert_nothing_left();
+}
+
+#[test]
 fn of_an_actor_that_started_children_of_its_own() {
     let project = family();
     let node = project.up();

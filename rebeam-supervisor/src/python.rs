@@ -3,7 +3,7 @@
 //! It is asked once what it is; the answer is kept by path, size and time of change, so that the next start costs no
 //! interpreter of its own. A script in its place (pyenv's shims) is asked every time: it may answer otherwise.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ pub(crate) struct Python {
     /// The application, for interpreters that import it themselves.
     pub(crate) app: Option<String>,
     /// What its processes carry in their environment, by which the keeper finds them.
-    pub(crate) mark: Option<PathBuf>,
+    pub(crate) mark: Option<OsString>,
 }
 
 /// What an interpreter says of itself.

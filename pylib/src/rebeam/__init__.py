@@ -72,3 +72,7 @@ __all__ = [
     "shutdown",
     "whereis",
 ]
+
+# A traceback shows the name that a user imports.
+for _public in __all__:
+    globals()[_public].__module__ = __name__

@@ -3,7 +3,7 @@
 //! A worker comes from the zygote if the application may be forked, else from a fresh interpreter. The supervisor
 //! itself never forks without an exec, so its own state does not matter to its children.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
@@ -134,7 +134,7 @@ pub(crate) struct Keeper {
 }
 
 /// Starts the keeper of a node.
-pub(crate) fn spawn_keeper(mark: &Path) -> io::Result<Keeper> {
+pub(crate) fn spawn_keeper(mark: &OsStr) -> io::Result<Keeper> {
     let (theirs, ours) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     let mut command = Command::new(worker_program()?);
     command.arg("keeper").arg(mark).current_dir("/").env_remove("REBEAM_NODE");

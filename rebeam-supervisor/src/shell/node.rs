@@ -1,11 +1,14 @@
 //! A node from its first breath to its last: interpreter, application, tree, and the order of going.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rebeam_core::Core;
+use rebeam_core::event::Status;
+use rebeam_protocol::exit::signal_name;
 use rebeam_protocol::frame::MAX_FRAME;
 use rebeam_protocol::id::NodeStart;
 use rebeam_protocol::spec::SupervisorSpec;
@@ -44,8 +47,9 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, grace: Duration, printer: &
         let listener = control::listen(&dir.socket()).map_err(|error| {
             Failure::start(format!("failed to open the control socket `{}`", dir.socket().display())).because(&error)
         })?;
-        setup.python.mark = Some(node_dir.to_owned());
-        let keeper = launcher::spawn_keeper(node_dir).map_err(io("failed to start `rebeam-worker`"))?;
+        let mark = mark_of(node_dir);
+        setup.python.mark = Some(mark.clone());
+        let keeper = launcher::spawn_keeper(&mark).map_err(io("failed to start `rebeam-worker`"))?;
         let zygote = Zygote::start(&setup.python, &setup.directory).map_err(io("failed to start `rebeam-worker`"))?;
         let loaded = tokio::select! {
             loaded = load(&zygote, &setup.target, &setup, printer) => loaded,
@@ -132,6 +136,15 @@ fn end_zygote(os_pid: i32) {
     reaper::reap(os_pid);
 }
 
+/// What tells the processes of this run from those of every other, of the same project too: the keeper of a run that
+/// has just ended may still be looking round when the next one starts.
+fn mark_of(node_dir: &Path) -> OsString {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut mark = node_dir.as_os_str().to_owned();
+    mark.push(format!("@{}.{}", std::process::id(), since.as_nanos()));
+    mark
+}
+
 fn unix_now() -> u32 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as u32)
 }
@@ -212,10 +225,8 @@ async fn interpreter_failure(zygote: &Zygote, setup: &Setup, silent: &Silent, ou
     let python = setup.python.executable.display();
     if silent.is_up.get() {
         let how = match reaped.status {
-            rebeam_core::event::Status::Exited(code) => format!("with exit code {code}"),
-            rebeam_core::event::Status::Signalled(number) => {
-                format!("by {}", rebeam_protocol::exit::signal_name(number))
-            }
+            Status::Exited(code) => format!("with exit code {code}"),
+            Status::Signalled(number) => format!("by {}", signal_name(number)),
         };
         return Failure::start(format!("the interpreter ended {how} while it imported the application"))
             .hint("what it wrote is above; does the application exit or crash on import?");
@@ -224,7 +235,10 @@ async fn interpreter_failure(zygote: &Zygote, setup: &Setup, silent: &Silent, ou
         return Failure::start(format!("the Python `{python}` has no package `rebeam`"))
             .hint(format!("install it there: `{python} -m pip install rebeam`, or choose another with `--python`"));
     }
-    let failure = Failure::start(format!("the Python `{python}` does not start"));
+    let failure = Failure::start(match reaped.status {
+        Status::Signalled(number) => format!("the Python `{python}` was ended by {} as it started", signal_name(number)),
+        Status::Exited(_) => format!("the Python `{python}` does not start"),
+    });
     let failure = if text.is_empty() { failure } else { failure.detail(text) };
     failure.hint("choose another with `--python`, `REBEAM_PYTHON` or `python = \"…\"` in the configuration")
 }
