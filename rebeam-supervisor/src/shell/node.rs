@@ -236,7 +236,9 @@ async fn interpreter_failure(zygote: &Zygote, setup: &Setup, silent: &Silent, ou
             .hint(format!("install it there: `{python} -m pip install rebeam`, or choose another with `--python`"));
     }
     let failure = Failure::start(match reaped.status {
-        Status::Signalled(number) => format!("the Python `{python}` was ended by {} as it started", signal_name(number)),
+        Status::Signalled(number) => {
+            format!("the Python `{python}` was ended by {} as it started", signal_name(number))
+        }
         Status::Exited(_) => format!("the Python `{python}` does not start"),
     });
     let failure = if text.is_empty() { failure } else { failure.detail(text) };
