@@ -183,3 +183,37 @@ fn output_of_actors_is_prefixed_and_logging_is_carried_whole() {
     }
     assert!(!output.contains('\x1b'), "no colour where there is no terminal");
 }
+
+#[test]
+fn an_error_on_import_shows_the_users_line() {
+    let project = Project::new("import helper\n");
+    project.write("helper.py", "def broken():\n    return 1 / 0\nbroken()\n");
+    let ran = project.run(&["up", "app.py"]);
+    ran.assert_error(3, &["raised on import: ZeroDivisionError", "app.py\", line 1", "helper.py\", line 2, in broken"]);
+    let project = Project::new(
+        "from rebeam import *\n\nclass A(Actor):\n    pass\n\ntree = Supervisor([child(A, restrat='x')])\n",
+    );
+    project
+        .run(&["up", "app.py"])
+        .assert_error(2, &["no option `restrat`", "did you mean `restart`?", "app.py\", line 6"]);
+    project.run(&["up", "."]).assert_error(2, &["`.` is a directory"]);
+}
+
+#[test]
+fn a_slip_in_the_projects_file_does_not_keep_a_node_from_being_stopped() {
+    let project = Project::new("from rebeam import *\nclass A(Actor):\n    pass\ntree = Supervisor([A])\n");
+    let node = project.up();
+    project.write("rebeam.toml", "grase = 3\n");
+    assert_eq!(node.run(&["ps"]).code, Some(0));
+    node.down();
+}
+
+#[test]
+fn a_stopped_node_is_told_from_one_that_takes_its_time() {
+    let project = Project::new("from rebeam import *\nclass A(Actor):\n    pass\ntree = Supervisor([A])\n");
+    let node = project.up();
+    node.signal(nix::sys::signal::Signal::SIGSTOP);
+    project.run(&["ps"]).assert_error(1, &["the node does not answer", "is its process stopped?"]);
+    node.signal(nix::sys::signal::Signal::SIGCONT);
+    node.down();
+}

@@ -210,3 +210,43 @@ fn a_hundred_actors_come_and_go() {
     assert_eq!(node.run(&["ps", "--json"]).json().as_array().map(Vec::len), Some(101));
     node.down();
 }
+
+#[test]
+fn a_frozen_zygote_does_not_keep_a_node_from_being_stopped() {
+    let project = tree("Supervisor([child(Recorder, name='recorder'), child(Child, name='c')])");
+    let mut node = project.up();
+    kill(node.zygote(), Signal::SIGSTOP);
+    kill(node.os_pid_of("c"), Signal::SIGKILL);
+    node.wait_for("it is started again");
+    for words in ["stopping, within", "hurrying"] {
+        node.signal(Signal::SIGINT);
+        node.wait_for(words);
+    }
+    node.signal(Signal::SIGINT);
+    assert_eq!(node.wait().0.code(), Some(0));
+    project.assert_nothing_left();
+}
+
+#[test]
+fn a_helper_of_a_living_actor_outlives_the_death_of_another() {
+    let project = tree(
+        "None\nimport subprocess\nclass Host(Actor):\n    def init(self):\n        \
+         subprocess.run(['sh', '-c', 'sleep 1000 & echo $! > helper; exec setsid sh -c \\\"sleep 1000 & echo \\$! > away\\\"'])\n\
+         tree = Supervisor([child(Recorder, name='recorder'), child(Host, name='host'), child(Child, name='c')])",
+    );
+    let node = project.up();
+    let helper = |name: &str| -> i32 {
+        let text = std::fs::read_to_string(project.path().join(name)).expect("it is there");
+        text.trim().parse().expect("a number")
+    };
+    let helpers = node.eventually("both are there", |_| {
+        let away = std::fs::read_to_string(project.path().join("away")).ok()?;
+        (!away.trim().is_empty()).then(|| [helper("helper"), helper("away")])
+    });
+    kill(node.os_pid_of("c"), Signal::SIGKILL);
+    node.eventually("it is back", |node| (node.ps("c")["restarts"] == 1).then_some(()));
+    for os_pid in helpers {
+        assert!(std::path::Path::new(&format!("/proc/{os_pid}")).exists(), "the helper {os_pid} was killed");
+    }
+    node.down();
+}

@@ -2,7 +2,9 @@
 
 mod cli;
 mod leftovers;
+mod limits;
 mod messages;
+mod otp;
 mod protocol;
 mod python;
 mod supervision;

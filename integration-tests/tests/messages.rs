@@ -288,7 +288,7 @@ fn large_payloads_threads_and_references_come_through() {
     assert_eq!(node.call("customer", "from_threads", &["500"]), json!([2000, true]));
     assert_eq!(node.call("customer", "give_ref", &[]), json!(true));
     assert_eq!(node.call("customer", "kinds", &[]), json!(["<ActorRef customer>", "customer", 0]));
-    assert_eq!(node.call("customer", "whereis", &["shop"]), json!("<0.1>"));
+    assert_eq!(node.call("customer", "whereis", &["shop"]), json!("<0.2>"));
     assert_eq!(node.call("customer", "whereis", &["nobody"]), json!("None"));
     node.down();
 }

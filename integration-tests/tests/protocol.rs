@@ -70,7 +70,8 @@ fn a_call_number_used_twice_is_refused() {
         body.extend(b"other");
         body.extend([0, 7, 1, method.len() as u8]);
         body.extend(method.as_bytes());
-        body.extend([0, 1, 0, 0, 0]);
+        // Arguments, pickled, the normal lane; no deadline, no parent, no trace.
+        body.extend([0, 0, 2, 0, 0, 0]);
         let length = (body.len() as u32).to_le_bytes();
         [&length[..], &body].concat().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
     };

@@ -84,7 +84,7 @@ fn check_environment(node: &Node<'_>, python: &Path) {
 }
 
 /// A virtual environment of the system's Python with the package in reach; `None` where there is no other Python.
-fn system_venv(directory: &Path) -> Option<PathBuf> {
+pub(crate) fn system_venv(directory: &Path) -> Option<PathBuf> {
     let python = Path::new("/usr/bin/python3");
     let is_new_enough = Command::new(python).args(["-c", "import sys; sys.exit(sys.version_info < (3, 11))"]).status();
     if !is_new_enough.is_ok_and(|status| status.success()) {

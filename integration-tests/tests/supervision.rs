@@ -99,7 +99,7 @@ fn sup_021_a_clean_end_of_a_transient_child_is_left_alone_and_makes_no_report() 
     node.run(&["cast", "t", "stop"]);
     node.eventually("it has stopped", |node| (node.ps("t")["state"] == "stopped").then_some(()));
     assert_eq!(node.call("x", "pid", &[]), sibling);
-    node.run(&["call", "t", "pid"]).assert_error(1, &["there is no actor `t`"]);
+    node.run(&["call", "t", "pid"]).assert_error(1, &["`t` is down"]);
     // It can be brought back.
     assert_eq!(node.run(&["restart", "t"]).code, Some(0));
     node.call("t", "pid", &[]);

@@ -4,14 +4,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rebeam_protocol::certificate::Certificate;
 use rebeam_protocol::exit::ExitReason;
-use rebeam_protocol::id::{ActorId, ProcessId};
+use rebeam_protocol::id::{ActorId, ProcessId, Seq};
 use rebeam_protocol::message::ReplyTo;
-use rebeam_protocol::spec::{ActorSpec, Shutdown};
+use rebeam_protocol::spec::{ActorSpec, Restart, Shutdown};
 
 use crate::mailbox::Mailbox;
-use crate::supervisor::ChildKey;
 use crate::timers::TimerKey;
 
 /// How many certificates are kept per actor.
@@ -24,9 +24,10 @@ pub(crate) struct Actor {
     pub(crate) label: String,
     pub(crate) path: String,
     pub(crate) spec: Arc<ActorSpec>,
+    pub(crate) restart: Restart,
     pub(crate) shutdown: Shutdown,
-    /// The supervisor that holds it, and as which child.
-    pub(crate) parent: (usize, ChildKey),
+    /// The supervisor that holds it.
+    pub(crate) parent: ActorId,
     pub(crate) mailbox: Mailbox,
     pub(crate) life: Life,
     /// How often it was started.
@@ -53,10 +54,30 @@ pub(crate) struct Incarnation {
     pub(crate) timer: Option<TimerKey>,
     /// The worker's own last word.
     pub(crate) report: Option<ExitReason>,
-    /// What we killed it for.
-    pub(crate) killed_for: Option<ExitReason>,
+    /// What we killed it for, and in words why.
+    pub(crate) killed_for: Option<(ExitReason, &'static str)>,
+    /// The exit signal that it has to end with.
+    pub(crate) exit: Option<ExitReason>,
+    /// The reason that a stop gives it.
+    pub(crate) stop_reason: ExitReason,
+    /// Its `init` asked to be passed over.
+    pub(crate) is_ignored: bool,
     /// Calls it has taken and will answer later.
     pub(crate) owed: Vec<ReplyTo>,
+    /// Whether exit signals come to it as messages.
+    pub(crate) traps_exits: bool,
+    /// What its `init` handed back for whoever starts it.
+    pub(crate) info: Bytes,
+    /// The state it has handed over, to go on in a new process.
+    pub(crate) handed_over: Option<Bytes>,
+    /// Messages it has handled in this process.
+    pub(crate) handled: u64,
+    /// When it is looked at next.
+    pub(crate) look: Option<TimerKey>,
+    /// The message that waited longest when it was last looked at, and since when it did.
+    pub(crate) waited: Option<(Seq, Duration)>,
+    /// When this process is too old.
+    pub(crate) aged: Option<TimerKey>,
     /// Nobody will start the actor again after this incarnation.
     pub(crate) is_last: bool,
 }
@@ -65,10 +86,37 @@ pub(crate) struct Incarnation {
 pub(crate) enum Stage {
     Starting,
     Running,
+    /// Asked to hand its state over to a new process.
+    Recycling,
     /// Asked to stop, or about to be once the mail before it is handed over.
     Stopping {
         asked: bool,
     },
+}
+
+impl Incarnation {
+    pub(crate) fn new(process: ProcessId, since: Duration) -> Self {
+        Incarnation {
+            process,
+            since,
+            stage: Stage::Starting,
+            timer: None,
+            report: None,
+            killed_for: None,
+            exit: None,
+            stop_reason: ExitReason::SHUTDOWN,
+            is_ignored: false,
+            owed: Vec::new(),
+            traps_exits: false,
+            info: Bytes::new(),
+            handed_over: None,
+            handled: 0,
+            look: None,
+            waited: None,
+            aged: None,
+            is_last: false,
+        }
+    }
 }
 
 impl Actor {

@@ -11,8 +11,6 @@ use rebeam_protocol::message::{Address, Caller, Delivery, Envelope, Outcome, Rep
 use rebeam_protocol::page::Snapshot;
 use rebeam_protocol::spec::ActorSpec;
 
-use crate::supervisor::Verdict;
-
 /// What happened.
 #[derive(Debug)]
 pub enum Event {
@@ -24,6 +22,8 @@ pub enum Event {
         process: ProcessId,
         /// How.
         started: Started,
+        /// What it hands back for whoever starts it.
+        info: Bytes,
     },
     /// A worker could not be made.
     LaunchFailed {
@@ -87,6 +87,36 @@ pub enum Event {
         /// Why it ends.
         reason: ExitReason,
     },
+    /// A worker has handed its state over and ends, to go on in a new process.
+    HandedOver {
+        /// Whose.
+        process: ProcessId,
+        /// What it was told to keep.
+        state: Bytes,
+    },
+    /// A worker looks for a message that is not among those that were handed over.
+    WantsMore {
+        /// Who.
+        process: ProcessId,
+        /// How many more it wants to see.
+        more: u64,
+    },
+    /// What [`Action::Look`] found.
+    Looked {
+        /// At whom.
+        process: ProcessId,
+        /// Its page.
+        page: Snapshot,
+        /// The time on the page's clock, in nanoseconds.
+        clock_ns: u64,
+    },
+    /// A worker uses as much memory as it may, or more.
+    OverMemory {
+        /// Who.
+        process: ProcessId,
+        /// How much, in KiB of proportional set size.
+        used_kib: u64,
+    },
     /// A worker broke the protocol.
     Misbehaved {
         /// Who.
@@ -102,6 +132,8 @@ pub enum Event {
         from: Requester,
         /// What.
         request: Request,
+        /// What came with it.
+        payload: Bytes,
     },
     /// Stop the tree, in order.
     StopNode,
@@ -123,6 +155,10 @@ pub struct Death {
     pub os_pid: u32,
     /// What the system says about the end.
     pub status: Status,
+    /// Whether the kernel's out-of-memory killer did it, by its own count.
+    pub out_of_memory: bool,
+    /// What it wrote about its stacks.
+    pub stacks: String,
     /// What it had begun and done.
     pub page: Snapshot,
     /// The time on the page's clock, in nanoseconds.
@@ -151,8 +187,6 @@ pub enum Requester {
     Worker(ProcessId, RequestId),
     /// A client of the control socket.
     Outside(u64),
-    /// Nobody waits.
-    Nobody,
 }
 
 /// What is to be done.
@@ -174,7 +208,7 @@ pub enum Action {
     /// Pass an answer on.
     Reply {
         /// To whom.
-        to: Caller,
+        to: Recipient,
         /// Their number for the call.
         call: CallId,
         /// How it went.
@@ -191,6 +225,14 @@ pub enum Action {
         /// Before what waits.
         urgent: bool,
     },
+    /// Tell a worker of an exit signal: it ends without `terminate`.
+    Exit(ProcessId),
+    /// Ask a worker to hand its state over and end.
+    Recycle(ProcessId),
+    /// Read a worker's page and tell what is on it.
+    Look(ProcessId),
+    /// Have a worker write its stacks.
+    DumpStacks(ProcessId),
     /// Tell a sender whether there is room.
     Gate {
         /// The sender.
@@ -206,14 +248,11 @@ pub enum Action {
         to: Requester,
         /// What.
         answer: Answer,
+        /// What goes with it.
+        payload: Bytes,
     },
-    /// Report an end that nobody ordered, and what follows.
-    Report {
-        /// What is known.
-        certificate: Box<Certificate>,
-        /// What now.
-        verdict: Verdict,
-    },
+    /// Report an end that nobody ordered; what follows stands in it.
+    Report(Box<Certificate>),
     /// A message was not handled by anyone and never will be.
     DeadLetter(DeadLetter),
     /// Every supervisor and actor of the tree is up.
@@ -227,13 +266,31 @@ pub enum Action {
         /// What is known about its end.
         certificate: Option<Box<Certificate>>,
     },
+    /// The tree is being stopped, as ordered.
+    NodeStopping,
     /// The root supervisor has ended; everything is down.
-    NodeEnded {
-        /// Whether that was ordered.
-        ordered: bool,
-        /// What is known about the end that used up the root's limit.
+    NodeEnded(NodeEnd),
+}
+
+/// How the root supervisor ended.
+#[derive(Debug)]
+pub enum NodeEnd {
+    /// As ordered, or with its significant children.
+    Clean,
+    /// Its restart limit was used up.
+    GaveUp {
+        /// What is known about the end that used it up.
         certificate: Option<Box<Certificate>>,
     },
+}
+
+/// Who gets an answer to a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recipient {
+    /// A worker.
+    Worker(ProcessId),
+    /// A client of the control socket.
+    Outside(u64),
 }
 
 /// What a launcher has to know.
@@ -251,6 +308,8 @@ pub struct Launch {
     pub restarts: u32,
     /// What to run.
     pub spec: Arc<ActorSpec>,
+    /// The state that the last process of this incarnation handed over.
+    pub state: Option<Bytes>,
 }
 
 /// A message nobody will handle.

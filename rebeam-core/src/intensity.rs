@@ -28,6 +28,11 @@ impl RestartWindow {
         }
         self.restarts.len() <= self.max as usize
     }
+
+    /// Forgets all past restarts.
+    pub fn forget(&mut self) {
+        self.restarts.clear();
+    }
 }
 
 #[cfg(test)]

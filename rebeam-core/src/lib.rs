@@ -8,9 +8,11 @@
 //! tested in virtual time, and the compiler keeps it so. State diagrams are in `LIFECYCLE.md` beside this crate.
 
 mod actor;
+mod alarms;
 mod core;
 pub mod event;
 pub mod intensity;
+mod links;
 mod listing;
 mod mailbox;
 mod router;

@@ -3,10 +3,11 @@
 use rebeam_protocol::control::{Answer, ChildInfo};
 use rebeam_protocol::id::{ActorId, ProcessId};
 use rebeam_protocol::page::{Snapshot, Stage as MarkStage};
+use rebeam_protocol::spec::{Strategy, SupervisorKind, SupervisorSpec};
 
 use crate::actor::{Life, Stage};
-use crate::core::{Core, Member, ROOT, busy_with};
-use crate::supervisor::{ChildKey, ChildState};
+use crate::core::{Core, ROOT, busy_with};
+use crate::supervisor::ChildState;
 
 impl Core {
     /// Every child of every supervisor, in tree order. `process` gives what the shell knows of a process: its id for
@@ -19,34 +20,34 @@ impl Core {
 
     fn list_below(
         &self,
-        supervisor: usize,
+        supervisor: ActorId,
         depth: u32,
         process: &mut impl FnMut(ProcessId) -> Option<(u32, Snapshot, u64)>,
         list: &mut Vec<ChildInfo>,
     ) {
-        for member in &self.supervisors[supervisor].members {
-            match *member {
-                Member::Actor(id) => list.push(self.describe_actor(id, depth, process)),
-                Member::Supervisor(inner) => {
-                    let node = &self.supervisors[inner];
-                    list.push(ChildInfo {
-                        id: node.path.clone(),
-                        name: None,
-                        supervisor: true,
-                        state: node.machine.state_word().into(),
-                        class: format!("{:?}", node.spec.strategy),
-                        pid: None,
-                        os_pid: None,
-                        restarts: node.starts.saturating_sub(1),
-                        waiting: 0,
-                        age_ms: None,
-                        depth,
-                        memory_kib: None,
-                        busy: None,
-                    });
-                    self.list_below(inner, depth + 1, process, list);
-                }
+        let Some(node) = self.supervisors.get(&supervisor) else { return };
+        for (id, ..) in node.machine.children() {
+            if self.actors.contains_key(&id) {
+                list.push(self.describe_actor(id, depth, process));
+                continue;
             }
+            let Some(inner) = self.supervisors.get(&id) else { continue };
+            list.push(ChildInfo {
+                id: inner.path.clone(),
+                name: inner.spec.name.clone(),
+                supervisor: true,
+                state: inner.machine.state_word().into(),
+                class: sort_of(&inner.spec).into(),
+                pid: inner.pid,
+                os_pid: None,
+                restarts: inner.starts.saturating_sub(1),
+                waiting: 0,
+                age_ms: None,
+                depth,
+                memory_kib: None,
+                busy: None,
+            });
+            self.list_below(id, depth + 1, process, list);
         }
     }
 
@@ -56,7 +57,7 @@ impl Core {
         depth: u32,
         process: &mut impl FnMut(ProcessId) -> Option<(u32, Snapshot, u64)>,
     ) -> ChildInfo {
-        let actor = self.actor(id);
+        let actor = &self.actors[&id];
         let incarnation = actor.incarnation();
         let known = incarnation.and_then(|incarnation| process(incarnation.process));
         let not_begun = known.as_ref().map_or(0, |(_, page, _)| {
@@ -80,43 +81,43 @@ impl Core {
     }
 
     pub(crate) fn state_word(&self, id: ActorId) -> &'static str {
-        let actor = self.actor(id);
-        match &actor.life {
-            Life::Alive(incarnation) => match incarnation.stage {
+        let actor = &self.actors[&id];
+        let state = self.supervisors.get(&actor.parent).and_then(|parent| parent.machine.state(id));
+        match (&actor.life, state) {
+            (Life::Alive(incarnation), _) => match incarnation.stage {
                 Stage::Starting => "starting",
                 Stage::Running => "running",
+                Stage::Recycling => "recycling",
                 Stage::Stopping { .. } => "stopping",
             },
-            Life::Gone => "stopped",
-            Life::Waiting => match self.supervisors[actor.parent.0].machine.child_state(actor.parent.1) {
-                ChildState::Restarting | ChildState::Ended(_) => "restarting",
-                _ => "stopped",
-            },
+            (_, Some(ChildState::Parked)) => "parked",
+            (Life::Waiting, Some(ChildState::Restarting | ChildState::Ended(_))) => "restarting",
+            (Life::Waiting | Life::Gone, _) => "stopped",
         }
     }
 
-    /// A child by its name or path.
-    pub(crate) fn find(&self, name: &str) -> Option<(usize, ChildKey, Member)> {
-        let by_name = self.names.get(name).map(|&id| self.actor(id));
-        let actor = by_name.or_else(|| self.actors.iter().find(|actor| actor.path == name));
-        if let Some(actor) = actor {
-            return Some((actor.parent.0, actor.parent.1, Member::Actor(actor.id)));
-        }
-        let place = self.supervisors.iter().position(|node| node.path == name && node.parent.is_some())?;
-        let (parent, child) = self.supervisors[place].parent?;
-        Some((parent, child, Member::Supervisor(place)))
-    }
-
-    pub(crate) fn not_found(&self, name: String) -> Answer {
+    /// The answer about a name that nobody has.
+    pub fn not_found(&self, name: String) -> Answer {
         Answer::NotFound { similar: self.similar(&name), name }
     }
 
     /// Up to three names or paths that look like `name`, the nearest first.
     pub(crate) fn similar(&self, name: &str) -> Vec<String> {
-        let labels = self.actors.iter().map(|actor| &actor.label);
+        let labels = self.actors.values().map(|actor| &actor.label);
         let mut near: Vec<(f64, &String)> =
             labels.map(|label| (strsim::jaro_winkler(name, label), label)).filter(|(score, _)| *score > 0.8).collect();
-        near.sort_by(|a, b| b.0.total_cmp(&a.0));
+        near.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(b.1)));
         near.into_iter().take(3).map(|(_, label)| label.clone()).collect()
+    }
+}
+
+/// A word for what a supervisor does with its children.
+fn sort_of(spec: &SupervisorSpec) -> &'static str {
+    match (spec.kind, spec.strategy) {
+        (SupervisorKind::Dynamic { .. }, _) => "Dynamic",
+        (SupervisorKind::Partition, _) => "Partition",
+        (SupervisorKind::Static, Strategy::OneForOne) => "OneForOne",
+        (SupervisorKind::Static, Strategy::OneForAll) => "OneForAll",
+        (SupervisorKind::Static, Strategy::RestForOne) => "RestForOne",
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rebeam_protocol::id::{ActorId, ProcessId, Seq};
-use rebeam_protocol::message::{Address, Codec, Lane, ReplyTo, Trace};
+use rebeam_protocol::message::{Address, Codec, Form, Lane, ReplyTo, Signal, Trace};
 use rebeam_protocol::page::{MARKS, Snapshot, Stage};
 use rebeam_protocol::spec::MailboxLimits;
 
@@ -22,6 +22,7 @@ pub(crate) struct Message {
     /// Whether it dies with the incarnation it was sent to.
     pub(crate) for_pid: bool,
     pub(crate) reply_to: Option<ReplyTo>,
+    pub(crate) form: Form,
     pub(crate) codec: Codec,
     pub(crate) lane: Lane,
     /// Handed over so many times before.
@@ -37,6 +38,8 @@ pub(crate) struct Message {
 pub(crate) enum Sender {
     Process(ProcessId, ActorId),
     Outside,
+    /// The supervisor itself.
+    Node,
 }
 
 /// What death makes of a message that was handed over.
@@ -46,6 +49,8 @@ pub(crate) enum Fate {
     InHand { message: Message, since_ns: u64 },
     /// It was for this incarnation alone, and never begun.
     ForPid(Message),
+    /// It was handled. If it was a call, its answer was sent before, or is owed.
+    Done(Message),
 }
 
 #[derive(Debug)]
@@ -57,6 +62,10 @@ pub(crate) struct Mailbox {
     handed: VecDeque<(Seq, Message)>,
     handed_bytes: usize,
     next_seq: u64,
+    /// How many messages may be handed over and not settled.
+    window: u64,
+    /// The worker takes care itself that no two messages it has begun share a mark.
+    is_careful: bool,
     /// How many of the waiting messages may still be handed over; `None`: all.
     sealed_after: Option<usize>,
     /// Senders that were told to wait.
@@ -73,6 +82,8 @@ impl Mailbox {
             handed: VecDeque::new(),
             handed_bytes: 0,
             next_seq: 0,
+            window: MARKS as u64,
+            is_careful: false,
             sealed_after: None,
             shut_out: Vec::new(),
         }
@@ -103,9 +114,18 @@ impl Mailbox {
     pub(crate) fn push(&mut self, message: Message) {
         self.bytes += message.payload.len();
         match message.lane {
-            Lane::High => self.high.push_back(message),
+            Lane::System | Lane::High => self.high.push_back(message),
             Lane::Normal => self.normal.push_back(message),
         }
+    }
+
+    /// Takes back a monitor's notice that waits here.
+    pub(crate) fn take_back_down(&mut self, of: u64) {
+        let is_it = |message: &Message| match &message.form {
+            Form::Signal(signal) => matches!(**signal, Signal::Down { monitor, .. } if monitor == of),
+            Form::Arguments | Form::Message => false,
+        };
+        self.normal.retain(|message| !is_it(message));
     }
 
     /// Notes that a sender was told to wait; true if it had not been told before.
@@ -134,7 +154,14 @@ impl Mailbox {
 
     /// The next message, if there is one and room for it in the window.
     pub(crate) fn next(&mut self) -> Option<Message> {
-        let has_room = self.handed.len() < MARKS && (self.handed.is_empty() || self.handed_bytes < WINDOW_BYTES);
+        // The numbers of what is handed over must not lie further apart than there are marks.
+        let oldest = self.handed.front().map_or(self.next_seq, |(Seq(oldest), _)| oldest - 1);
+        let has_mark = match self.is_careful {
+            true => (self.handed.len() as u64) < self.window,
+            false => self.next_seq - oldest < self.window,
+        };
+        let is_light = self.is_careful || self.handed.is_empty() || self.handed_bytes < WINDOW_BYTES;
+        let has_room = has_mark && is_light;
         if !has_room || self.sealed_after == Some(0) {
             return None;
         }
@@ -144,6 +171,13 @@ impl Mailbox {
             *left -= 1;
         }
         Some(message)
+    }
+
+    /// Lets more be handed over until the process ends: it looks for one message among many, and takes care that no two
+    /// of those it has begun share a mark.
+    pub(crate) fn widen(&mut self, more: u64) {
+        self.is_careful = true;
+        self.window = self.window.saturating_add(more);
     }
 
     /// Keeps a message that is being handed over until it is settled; gives its number.
@@ -162,13 +196,33 @@ impl Mailbox {
         Some(message)
     }
 
+    /// The process was recycled: what it had not begun comes back to the front, in order, mail to the pid too.
+    pub(crate) fn process_recycled(&mut self) {
+        for (_, mut message) in std::mem::take(&mut self.handed).into_iter().rev() {
+            message.deliveries -= 1;
+            self.put_back(message);
+        }
+        self.handed_bytes = 0;
+        self.next_seq = 0;
+        self.window = MARKS as u64;
+        self.is_careful = false;
+    }
+
+    fn put_back(&mut self, message: Message) {
+        self.bytes += message.payload.len();
+        match message.lane {
+            Lane::System | Lane::High => self.high.push_front(message),
+            Lane::Normal => self.normal.push_front(message),
+        }
+    }
+
     /// The process is gone: what it had not begun comes back to the front, in order; the rest is told.
     pub(crate) fn process_died(&mut self, page: &Snapshot) -> Vec<Fate> {
         let mut fates = Vec::new();
         let mut back = Vec::new();
         for (Seq(seq), mut message) in std::mem::take(&mut self.handed) {
             match page.stage(seq) {
-                Stage::Done => {}
+                Stage::Done => fates.push(Fate::Done(message)),
                 Stage::Begun => fates.push(Fate::InHand { message, since_ns: page.since_ns(seq) }),
                 Stage::Waiting if message.for_pid => fates.push(Fate::ForPid(message)),
                 Stage::Waiting => {
@@ -177,13 +231,7 @@ impl Mailbox {
                 }
             }
         }
-        for message in back.into_iter().rev() {
-            self.bytes += message.payload.len();
-            match message.lane {
-                Lane::High => self.high.push_front(message),
-                Lane::Normal => self.normal.push_front(message),
-            }
-        }
+        back.into_iter().rev().for_each(|message| self.put_back(message));
         let for_pid = |queue: &mut VecDeque<Message>| -> Vec<Message> {
             let (dead, kept) = std::mem::take(queue).into_iter().partition(|message| message.for_pid);
             *queue = kept;
@@ -194,6 +242,8 @@ impl Mailbox {
         fates.extend(dead.into_iter().map(Fate::ForPid));
         self.handed_bytes = 0;
         self.next_seq = 0;
+        self.window = MARKS as u64;
+        self.is_careful = false;
         self.sealed_after = None;
         fates
     }
@@ -217,6 +267,7 @@ mod tests {
             sender: Sender::Process(ProcessId { pid, generation: Generation(0) }, ActorId(0)),
             for_pid,
             reply_to: None,
+            form: Form::Arguments,
             codec: Codec::Pickle,
             lane,
             deliveries: 0,
@@ -249,9 +300,10 @@ mod tests {
         page.note(1, Stage::Done, 1);
         page.note(2, Stage::Begun, 2);
         let fates = mailbox.process_died(&page);
-        assert!(matches!(&fates[0], Fate::InHand { message, since_ns: 2 } if &*message.method == "2"));
-        assert!(matches!(&fates[1], Fate::ForPid(message) if &*message.method == "4"));
-        assert_eq!(fates.len(), 2);
+        assert!(matches!(&fates[0], Fate::Done(message) if &*message.method == "1"));
+        assert!(matches!(&fates[1], Fate::InHand { message, since_ns: 2 } if &*message.method == "2"));
+        assert!(matches!(&fates[2], Fate::ForPid(message) if &*message.method == "4"));
+        assert_eq!(fates.len(), 3);
         assert_eq!(hand_over_all(&mut mailbox), ["3", "5", "6"]);
     }
 
@@ -274,6 +326,24 @@ mod tests {
         assert!(mailbox.is_full());
     }
 
+    #[test]
+    fn no_two_messages_share_a_mark_however_late_one_is_settled() {
+        let mut mailbox = Mailbox::new(MailboxLimits::default());
+        for number in 1..=200 {
+            mailbox.push(message(number, Lane::Normal, false));
+        }
+        // The first stays unsettled while all others are done.
+        let mut last = hand_over_all(&mut mailbox).len() as u64;
+        assert_eq!(last, MARKS as u64);
+        for seq in 2..=last {
+            mailbox.settle(Seq(seq));
+        }
+        assert!(hand_over_all(&mut mailbox).is_empty(), "the next would write over the first one's mark");
+        mailbox.settle(Seq(1));
+        last += hand_over_all(&mut mailbox).len() as u64;
+        assert_eq!(last, 2 * MARKS as u64);
+    }
+
     proptest! {
         /// However many are handed over, done and begun at a death: none is lost, none is twice there, order is kept.
         #[test]
@@ -288,7 +358,9 @@ mod tests {
             let mut page = Snapshot::default();
             (1..=done).for_each(|seq| page.note(seq, Stage::Done, 1));
             (done + 1..=done + begun).for_each(|seq| page.note(seq, Stage::Begun, 1));
-            prop_assert_eq!(mailbox.process_died(&page).len() as u64, begun);
+            let fates = mailbox.process_died(&page);
+            let in_hand = fates.iter().filter(|fate| matches!(fate, Fate::InHand { .. })).count();
+            prop_assert_eq!((fates.len() as u64, in_hand as u64), (done + begun, begun));
             let left: Vec<String> = mailbox.drain().into_iter().map(|message| message.method.into()).collect();
             let expected: Vec<String> = (done + begun + 1..=count).map(|number| number.to_string()).collect();
             prop_assert_eq!(left, expected);

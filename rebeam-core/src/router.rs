@@ -3,7 +3,7 @@
 //! A call is answered exactly once: by a reply, by the end of its callee, or by its caller giving up. Whatever comes
 //! after finds no open call and is dropped (MAP-13).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use rebeam_protocol::id::ActorId;
 use rebeam_protocol::message::{Caller, ReplyTo};
@@ -12,23 +12,16 @@ use rustc_hash::FxBuildHasher;
 #[derive(Debug, Default)]
 pub(crate) struct Router {
     open: HashMap<ReplyTo, ActorId, FxBuildHasher>,
-    by_outside: BTreeSet<ReplyTo>,
 }
 
 impl Router {
     /// A call begins; false if its number is in use by its caller.
     pub(crate) fn open(&mut self, call: ReplyTo, callee: ActorId) -> bool {
-        if matches!(call.caller, Caller::Outside(_)) {
-            self.by_outside.insert(call);
-        }
         self.open.insert(call, callee).is_none()
     }
 
     /// A call ends; says whom it was to, if it was open.
     pub(crate) fn close(&mut self, call: ReplyTo) -> Option<ActorId> {
-        if matches!(call.caller, Caller::Outside(_)) {
-            self.by_outside.remove(&call);
-        }
         self.open.remove(&call)
     }
 
@@ -43,6 +36,5 @@ impl Router {
     /// A caller is gone: nobody waits for its calls any more.
     pub(crate) fn forget_caller(&mut self, caller: Caller) {
         self.open.retain(|call, _| call.caller != caller);
-        self.by_outside.retain(|call| call.caller != caller);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use rebeam_protocol::spec::{AutoShutdown, ChildKind, Restart, SupervisorSpec};
+use rebeam_protocol::spec::{AutoShutdown, ChildKind, ChildSpec, Restart, Strategy, SupervisorKind, SupervisorSpec};
 
 /// Why a tree is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +37,29 @@ pub enum SpecError {
         /// Which rule it breaks.
         because: &'static str,
     },
+    /// A dynamic supervisor with what only a static one has.
+    #[error("supervisor `{supervisor}` is dynamic: it starts empty and restarts one for one")]
+    NotDynamic {
+        /// Path of the supervisor.
+        supervisor: String,
+    },
+    /// Pauses so long that a child which always crashes would be restarted for ever (MAP-11).
+    #[error(
+        "child `{id}` of supervisor `{supervisor}` could crash for ever: {restarts} restarts take at least {least_ms} ms \
+         with its backoff, and only those within {max_ms} ms count towards the limit"
+    )]
+    EndlessBackoff {
+        /// Path of the supervisor.
+        supervisor: String,
+        /// The child.
+        id: String,
+        /// The limit.
+        restarts: u32,
+        /// What so many pauses take at least, in milliseconds.
+        least_ms: u64,
+        /// The window of the limit, in milliseconds.
+        max_ms: u64,
+    },
     /// Supervisors nest too deep.
     #[error("the tree nests deeper than {MAX_DEPTH} supervisors")]
     TooDeep,
@@ -54,6 +77,11 @@ impl SpecError {
             SpecError::Significant { .. } => {
                 "use `restart=\"transient\"` or `\"temporary\"` and the supervisor's `auto_shutdown=`".into()
             }
+            SpecError::NotDynamic { .. } => "children are added with `start_child`".into(),
+            SpecError::EndlessBackoff { least_ms, .. } => {
+                let seconds = least_ms.div_ceil(1000) + 1;
+                format!("set `max_seconds={seconds}` or more on the supervisor, or shorten the backoff")
+            }
             SpecError::TooDeep => "is a supervisor its own descendant?".into(),
         }
     }
@@ -70,6 +98,14 @@ pub fn check(root: &SupervisorSpec) -> Result<(), SpecError> {
     check_supervisor(root, &root.id, 1, &mut HashSet::new())
 }
 
+/// Checks a child that is to be added to a supervisor at run time, by the rules of [`check`].
+///
+/// # Errors
+/// The first fault found.
+pub fn check_child(supervisor: &SupervisorSpec, child: &ChildSpec, path: &str, depth: usize) -> Result<(), SpecError> {
+    check_one(supervisor, child, path, depth, &mut HashSet::new())
+}
+
 fn check_supervisor<'a>(
     spec: &'a SupervisorSpec,
     path: &str,
@@ -83,29 +119,63 @@ fn check_supervisor<'a>(
     if spec.max_ms == 0 {
         return Err(SpecError::EmptyWindow { supervisor: supervisor() });
     }
+    if let SupervisorKind::Dynamic { .. } = spec.kind
+        && (spec.strategy != Strategy::OneForOne || !spec.children.is_empty())
+    {
+        return Err(SpecError::NotDynamic { supervisor: supervisor() });
+    }
+    if let Some(name) = &spec.name
+        && !names.insert(name)
+    {
+        return Err(SpecError::DuplicateName { name: name.clone() });
+    }
     let mut ids = HashSet::new();
     for child in &spec.children {
         if !ids.insert(&child.id) {
             return Err(SpecError::DuplicateId { supervisor: supervisor(), id: child.id.clone() });
         }
-        let because = match (child.significant, child.restart, spec.auto_shutdown) {
-            (true, Restart::Permanent, _) => Some("but its restart type is permanent"),
-            (true, _, AutoShutdown::Never) => Some("but the supervisor's auto_shutdown is never"),
-            _ => None,
-        };
-        if let Some(because) = because {
-            return Err(SpecError::Significant { supervisor: supervisor(), id: child.id.clone(), because });
-        }
-        match &child.kind {
-            ChildKind::Actor(actor) => {
-                if let Some(name) = &actor.name
-                    && !names.insert(name)
-                {
-                    return Err(SpecError::DuplicateName { name: name.clone() });
-                }
-            }
-            ChildKind::Supervisor(inner) => check_supervisor(inner, &format!("{path}/{}", child.id), depth + 1, names)?,
-        }
+        check_one(spec, child, path, depth, names)?;
     }
     Ok(())
+}
+
+fn check_one<'a>(
+    spec: &SupervisorSpec,
+    child: &'a ChildSpec,
+    path: &str,
+    depth: usize,
+    names: &mut HashSet<&'a str>,
+) -> Result<(), SpecError> {
+    let because = match (child.significant, child.restart, spec.auto_shutdown, spec.kind) {
+        (true, _, _, SupervisorKind::Dynamic { .. }) => Some("but the supervisor is dynamic"),
+        (true, Restart::Permanent, _, _) => Some("but its restart type is permanent"),
+        (true, _, AutoShutdown::Never, _) => Some("but the supervisor's auto_shutdown is never"),
+        _ => None,
+    };
+    let (supervisor, id) = (path.to_owned(), child.id.clone());
+    if let Some(because) = because {
+        return Err(SpecError::Significant { supervisor, id, because });
+    }
+    if let Some(backoff) = &child.backoff
+        && child.restart != Restart::Temporary
+    {
+        let shortest = |attempt| backoff.pause_ms(attempt) * (1000 - backoff.jitter_milli.min(1000)) / 1000;
+        let least_ms = (0..spec.max_restarts).map(shortest).fold(0, u64::saturating_add);
+        if least_ms > spec.max_ms {
+            return Err(SpecError::EndlessBackoff {
+                supervisor,
+                id,
+                restarts: spec.max_restarts,
+                least_ms,
+                max_ms: spec.max_ms,
+            });
+        }
+    }
+    match &child.kind {
+        ChildKind::Actor(actor) => match &actor.name {
+            Some(name) if !names.insert(name) => Err(SpecError::DuplicateName { name: name.clone() }),
+            _ => Ok(()),
+        },
+        ChildKind::Supervisor(inner) => check_supervisor(inner, &format!("{path}/{}", child.id), depth + 1, names),
+    }
 }

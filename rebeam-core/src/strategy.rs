@@ -1,24 +1,26 @@
-//! From who ended to who is stopped and started. Positions are places in the start order.
+//! From who ended to who is stopped and started.
+
+use std::collections::VecDeque;
 
 use rebeam_protocol::spec::Strategy;
 
 /// What a restart does: stop these in this order, then start those in that order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// Positions to stop, in order; the ended child is not among them.
-    pub stop: Vec<usize>,
-    /// Positions to start, in order; the ended child is among them.
-    pub start: Vec<usize>,
+pub struct Plan<T> {
+    /// Whom to stop, in order; the ended child is not among them.
+    pub stop: VecDeque<T>,
+    /// Whom to start, in order; the ended child is among them.
+    pub start: VecDeque<T>,
 }
 
-/// The plan for the child at `ended` of `count` children (SUP-030, SUP-031, SUP-032).
-pub fn plan(strategy: Strategy, count: usize, ended: usize) -> Plan {
-    let first = match strategy {
-        Strategy::OneForOne => return Plan { stop: Vec::new(), start: vec![ended] },
-        Strategy::OneForAll => 0,
-        Strategy::RestForOne => ended,
+/// The plan for the child `ended` of `children`, who come in start order (SUP-030, SUP-031, SUP-032).
+pub fn plan<T: Copy + PartialEq>(strategy: Strategy, children: impl Iterator<Item = T>, ended: T) -> Plan<T> {
+    let start: VecDeque<T> = match strategy {
+        Strategy::OneForOne => VecDeque::from([ended]),
+        Strategy::OneForAll => children.collect(),
+        Strategy::RestForOne => children.skip_while(|child| *child != ended).collect(),
     };
-    Plan { stop: (first..count).rev().filter(|&place| place != ended).collect(), start: (first..count).collect() }
+    Plan { stop: start.iter().rev().copied().filter(|child| *child != ended).collect(), start }
 }
 
 #[cfg(test)]
@@ -27,11 +29,12 @@ mod tests {
 
     #[test]
     fn sup_030_sup_031_sup_032_who_goes_with_whom() {
-        let check = |strategy, stop: &[usize], start: &[usize]| {
-            assert_eq!(plan(strategy, 4, 1), Plan { stop: stop.to_vec(), start: start.to_vec() }, "{strategy:?}");
+        let check = |strategy, stop: &[char], start: &[char]| {
+            let expected = Plan { stop: stop.to_vec().into(), start: start.to_vec().into() };
+            assert_eq!(plan(strategy, "abcd".chars(), 'b'), expected, "{strategy:?}");
         };
-        check(Strategy::OneForOne, &[], &[1]);
-        check(Strategy::OneForAll, &[3, 2, 0], &[0, 1, 2, 3]);
-        check(Strategy::RestForOne, &[3, 2], &[1, 2, 3]);
+        check(Strategy::OneForOne, &[], &['b']);
+        check(Strategy::OneForAll, &['d', 'c', 'a'], &['a', 'b', 'c', 'd']);
+        check(Strategy::RestForOne, &['d', 'c'], &['b', 'c', 'd']);
     }
 }

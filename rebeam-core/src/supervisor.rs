@@ -1,31 +1,47 @@
 //! One supervisor's life, as a machine over its children; it knows nothing of processes, mail or nesting.
 //!
-//! The model is OTP's `supervisor.erl`: a sequential process that starts or stops one child at a time, and in whose
-//! inbox deaths, retries and requests wait meanwhile. A restart whose start fails goes back through that inbox
-//! (`try_again_restart`), so that other requests are heard, and is counted again.
+//! The model is OTP's `supervisor.erl` (and Elixir's `DynamicSupervisor`): a sequential process that starts or stops
+//! one child at a time, and in whose inbox deaths, retries and requests wait meanwhile. A restart whose start fails
+//! goes back through that inbox (`try_again_restart`), so that other requests are heard, and is counted again.
 //!
 //! Calling order: [`Machine::begin`] once; then the `child_*` and request methods as things happen; after each, drain
 //! [`Machine::poll_command`]. Every [`Command::Start`] is answered by exactly one of [`Machine::child_started`],
-//! [`Machine::child_ignored`] or [`Machine::child_ended`]; every [`Command::Stop`] by [`Machine::child_ended`].
+//! [`Machine::child_ignored`] or [`Machine::child_ended`]; every [`Command::Stop`] by [`Machine::child_ended`]; every
+//! [`Command::Pause`] by [`Machine::pause_over`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use rebeam_protocol::exit::ExitReason;
-use rebeam_protocol::spec::{AutoShutdown, Restart, Strategy, SupervisorSpec};
+use rebeam_protocol::id::ActorId;
+use rebeam_protocol::spec::{AutoShutdown, Backoff, OnGiveup, Restart, Strategy, SupervisorKind, SupervisorSpec};
 
 use crate::intensity::RestartWindow;
 use crate::strategy;
 
-/// A child, by its place in the supervisor's static list. Stable while the supervisor exists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ChildKey(pub usize);
+/// What a supervisor has to know about a child. Children are ordered by their [`ActorId`], which counts up: a child
+/// that is added later comes later.
+#[derive(Clone, Debug)]
+pub struct Traits {
+    /// Its id; not looked at under a dynamic supervisor.
+    pub id: String,
+    /// When it is started again.
+    pub restart: Restart,
+    /// Whether `auto_shutdown` looks at it.
+    pub significant: bool,
+    /// Pauses before restarts.
+    pub backoff: Option<Backoff>,
+    /// What happens when it has used up the restart limit.
+    pub on_giveup: OnGiveup,
+}
 
 /// What a child is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChildState {
     /// Not running, and not about to.
     Stopped,
+    /// The same, because it used up the restart limit.
+    Parked,
     /// Its `init` runs.
     Starting,
     /// It serves.
@@ -42,43 +58,61 @@ pub enum ChildState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Start the child.
-    Start(ChildKey),
+    Start(ActorId),
     /// Stop the child by its shutdown setting.
     Stop {
         /// Which.
-        child: ChildKey,
+        child: ActorId,
         /// For good, or to be started again: decides whether waiting mail is handled first.
         purpose: Purpose,
+    },
+    /// Say when so much time has passed.
+    Pause {
+        /// Which child waits for its restart.
+        child: ActorId,
+        /// How long.
+        time: Duration,
     },
     /// What follows from an end that nobody ordered.
     Verdict {
         /// Who ended.
-        child: ChildKey,
+        child: ActorId,
         /// Why.
         reason: ExitReason,
         /// What now.
         verdict: Verdict,
     },
     /// The child will not come back by itself.
-    Settled(ChildKey),
+    Settled(ActorId),
+    /// The child is no child of this supervisor any more.
+    Removed(ActorId),
     /// Every child of the initial list is up.
     Up,
     /// The initial start failed; what was up is stopped again.
     Failed {
         /// The child that did not start.
-        child: ChildKey,
+        child: ActorId,
         /// Why not.
         reason: ExitReason,
     },
     /// The supervisor has ended; all children are down.
     Ended(ExitReason),
-    /// A request is done.
+    /// A request is done; the children are as the answer has to say.
     Answer {
         /// Which.
         request: u64,
         /// How it went.
-        result: Result<(), RequestError>,
+        result: Result<Done, RequestError>,
     },
+}
+
+/// What a request has led to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// It is done with this child.
+    Child(ActorId),
+    /// The children as they were at its turn, in start order, with their ids.
+    Children(Vec<(ActorId, String, ChildState)>),
 }
 
 /// What a stop is for.
@@ -90,85 +124,145 @@ pub enum Purpose {
     Restart,
 }
 
+impl Purpose {
+    /// What follows for a child that ends in such a stop.
+    fn verdict(self) -> Verdict {
+        match self {
+            Purpose::Restart => Verdict::Restarts(Duration::ZERO),
+            Purpose::Final => Verdict::StaysDown,
+        }
+    }
+}
+
 /// What a supervisor decided about an end that nobody ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is started again.
-    Restarts,
+    /// It is started again, after a pause.
+    Restarts(Duration),
     /// It stays down.
     StaysDown,
     /// The restart limit is used up: the supervisor ends.
     GivesUp,
+    /// The restart limit is used up: the child stays down until it is started by hand.
+    Parks,
 }
 
 /// Why a request was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestError {
+    /// There is no such child.
+    NotFound,
+    /// It runs already.
+    Running,
+    /// It is between two tries of a restart.
+    Restarting,
+    /// There is one with that id, and it runs.
+    AlreadyStarted(ActorId),
+    /// There is one with that id, and it is stopped.
+    AlreadyPresent,
+    /// There are as many as there may be.
+    MaxChildren,
+    /// A dynamic supervisor has no stopped children, and knows none by id.
+    Unsupported,
     /// The child's start failed.
     StartFailed(ExitReason),
     /// The supervisor is ending.
     Ending,
 }
 
-/// What may be asked about one child.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What may be asked about children.
+#[derive(Clone, Debug)]
 pub enum Verb {
-    /// Stop it and keep its spec (SUP-072).
-    Terminate,
-    /// Stop it if it runs, then start it.
-    Cycle,
+    /// Start a new child (SUP-070).
+    Start(ActorId, Traits),
+    /// Stop a child and keep its spec (SUP-072).
+    Terminate(ChildRef),
+    /// Start a stopped child (SUP-073).
+    Restart(ChildRef),
+    /// Forget a stopped child (SUP-074).
+    Delete(ChildRef),
+    /// Stop a child if it runs, then start it.
+    Cycle(ChildRef),
+    /// Look at all children, or at one, in turn.
+    Look(Option<ChildRef>),
+}
+
+/// How a request names a child.
+#[derive(Clone, Debug)]
+pub enum ChildRef {
+    /// By id.
+    Id(String),
+    /// By its number.
+    Key(ActorId),
 }
 
 #[derive(Debug)]
 struct Child {
-    restart: Restart,
-    significant: bool,
+    traits: Traits,
     state: ChildState,
+    /// When it was last up.
+    since: Duration,
+    /// What it was last stopped for.
+    purpose: Purpose,
+    /// Restarts since it was last healthy.
+    attempt: u32,
 }
 
 #[derive(Debug)]
 enum Phase {
     New,
-    Starting { queue: VecDeque<usize> },
+    Starting { queue: VecDeque<ActorId> },
     Running,
-    Restarting { stops: VecDeque<usize>, starts: VecDeque<usize> },
-    Serving { request: u64, verb: Verb, child: usize },
-    Ending { stops: VecDeque<usize>, end: Command },
+    Restarting { stops: VecDeque<ActorId>, starts: VecDeque<ActorId> },
+    Serving { request: u64, work: Work, child: ActorId },
+    Ending { stops: VecDeque<ActorId>, purpose: Purpose, end: Command },
     Ended,
+}
+
+/// What a request that takes time is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    StartNew,
+    Stop,
+    Start,
+    /// Stop, then start.
+    Cycle,
 }
 
 #[derive(Debug)]
 enum Item {
-    Ended(usize),
-    TryAgain(usize),
-    Request { request: u64, verb: Verb, child: usize },
+    Ended(ActorId),
+    TryAgain(ActorId, ExitReason),
+    PauseOver(ActorId),
+    Request { request: u64, verb: Verb },
 }
 
 /// The machine of one supervisor.
 #[derive(Debug)]
 pub struct Machine {
+    kind: SupervisorKind,
     strategy: Strategy,
     auto_shutdown: AutoShutdown,
     window: RestartWindow,
-    children: Vec<Child>,
+    children: BTreeMap<ActorId, Child>,
+    starting: usize,
+    stopping: usize,
     phase: Phase,
     inbox: VecDeque<Item>,
     commands: VecDeque<Command>,
 }
 
 impl Machine {
-    /// A supervisor that has not begun.
-    pub fn new(spec: &SupervisorSpec) -> Self {
-        let child = |spec: &rebeam_protocol::spec::ChildSpec| Child {
-            restart: spec.restart,
-            significant: spec.significant,
-            state: ChildState::Stopped,
-        };
+    /// A supervisor that has not begun, with the children of its initial list.
+    pub fn new(spec: &SupervisorSpec, children: impl IntoIterator<Item = (ActorId, Traits)>) -> Self {
         Machine {
+            kind: spec.kind,
             strategy: spec.strategy,
             auto_shutdown: spec.auto_shutdown,
             window: RestartWindow::new(spec.max_restarts, Duration::from_millis(spec.max_ms)),
-            children: spec.children.iter().map(child).collect(),
+            children: children.into_iter().map(|(key, traits)| (key, Child::new(traits))).collect(),
+            starting: 0,
+            stopping: 0,
             phase: Phase::New,
             inbox: VecDeque::new(),
             commands: VecDeque::new(),
@@ -177,53 +271,76 @@ impl Machine {
 
     /// Starts the children, one after another (SUP-010).
     pub fn begin(&mut self, now: Duration) {
-        self.phase = Phase::Starting { queue: (0..self.children.len()).collect() };
+        self.phase = Phase::Starting { queue: self.children.keys().copied().collect() };
         self.advance(now);
     }
 
     /// A child's `init` has returned.
-    pub fn child_started(&mut self, child: ChildKey, now: Duration) {
-        if self.children[child.0].state == ChildState::Starting {
-            self.children[child.0].state = ChildState::Running;
+    pub fn child_started(&mut self, child: ActorId, now: Duration) {
+        if self.state(child) == Some(&ChildState::Starting) {
+            self.set(child, ChildState::Running);
+            if let Some(child) = self.children.get_mut(&child) {
+                child.since = now;
+            }
             self.advance(now);
         }
     }
 
     /// A child's `init` asked to be passed over (SUP-013).
-    pub fn child_ignored(&mut self, child: ChildKey, now: Duration) {
-        self.children[child.0].state = ChildState::Stopped;
-        self.commands.push_back(Command::Settled(child));
-        self.advance(now);
+    pub fn child_ignored(&mut self, child: ActorId, now: Duration) {
+        if self.state(child) == Some(&ChildState::Starting) {
+            self.leave_down(child);
+            self.advance(now);
+        }
     }
 
     /// A child has ended: by itself, because it was told to, or before it was up.
-    pub fn child_ended(&mut self, child: ChildKey, reason: ExitReason, now: Duration) {
-        let state = &mut self.children[child.0].state;
-        match state {
-            ChildState::Starting => self.start_failed(child, reason, now),
-            ChildState::Stopping => {
-                *state = ChildState::Stopped;
+    pub fn child_ended(&mut self, child: ActorId, reason: ExitReason, now: Duration) {
+        match self.state(child) {
+            Some(ChildState::Starting) => self.start_failed(child, reason, now),
+            Some(ChildState::Stopping) => {
+                self.set(child, ChildState::Stopped);
+                // It was asked, and ended otherwise (SUP-055).
+                if !matches!(reason, ExitReason::Shutdown(_)) {
+                    let verdict = self.children[&child].purpose.verdict();
+                    self.commands.push_back(Command::Verdict { child, reason, verdict });
+                }
                 self.advance(now);
             }
-            ChildState::Running => {
-                *state = ChildState::Ended(reason);
-                self.inbox.push_back(Item::Ended(child.0));
+            Some(ChildState::Running) => {
+                self.set(child, ChildState::Ended(reason));
+                self.inbox.push_back(Item::Ended(child));
                 self.advance(now);
             }
-            ChildState::Stopped | ChildState::Ended(_) | ChildState::Restarting => {}
+            _ => {}
         }
     }
 
-    /// Ends the supervisor with `reason`, children first and in reverse order (SUP-050).
-    pub fn stop(&mut self, reason: ExitReason, now: Duration) {
-        if !matches!(self.phase, Phase::Ending { .. } | Phase::Ended) {
-            self.end(Command::Ended(reason), now);
+    /// The pause before a restart is over.
+    pub fn pause_over(&mut self, child: ActorId, now: Duration) {
+        self.inbox.push_back(Item::PauseOver(child));
+        self.advance(now);
+    }
+
+    /// Ends the supervisor with `reason`, children first and in reverse order (SUP-050); they come back with it if that
+    /// is the purpose.
+    pub fn stop(&mut self, reason: ExitReason, purpose: Purpose, now: Duration) {
+        match &mut self.phase {
+            Phase::Ended => {}
+            // Whoever orders the end while it ends by itself gives the reason.
+            Phase::Ending { end: Command::Ended(old), .. } => *old = reason,
+            Phase::Ending { .. } => {}
+            _ => self.end(Command::Ended(reason), purpose, now),
         }
     }
 
-    /// Asks for something about one child. Answered by [`Command::Answer`], in turn (SUP-079).
-    pub fn request(&mut self, request: u64, verb: Verb, child: ChildKey, now: Duration) {
-        self.inbox.push_back(Item::Request { request, verb, child: child.0 });
+    /// Asks for something. Answered by [`Command::Answer`], in turn (SUP-079).
+    pub fn request(&mut self, request: u64, verb: Verb, now: Duration) {
+        if matches!(self.phase, Phase::Ended | Phase::New) {
+            self.refuse(request, &verb);
+            return;
+        }
+        self.inbox.push_back(Item::Request { request, verb });
         self.advance(now);
     }
 
@@ -232,9 +349,22 @@ impl Machine {
         self.commands.pop_front()
     }
 
-    /// What a child is doing.
-    pub fn child_state(&self, child: ChildKey) -> &ChildState {
-        &self.children[child.0].state
+    /// What was decided just now about the end of this child, if it was.
+    pub fn pending_verdict(&self, child: ActorId) -> Option<Verdict> {
+        self.commands.iter().find_map(|command| match command {
+            Command::Verdict { child: other, verdict, .. } if *other == child => Some(*verdict),
+            _ => None,
+        })
+    }
+
+    /// What a child is doing, if it is one.
+    pub fn state(&self, child: ActorId) -> Option<&ChildState> {
+        self.children.get(&child).map(|child| &child.state)
+    }
+
+    /// The children in start order, with their ids.
+    pub fn children(&self) -> impl DoubleEndedIterator<Item = (ActorId, &str, &ChildState)> {
+        self.children.iter().map(|(key, child)| (*key, child.traits.id.as_str(), &child.state))
     }
 
     /// A word for what the supervisor itself is doing.
@@ -247,35 +377,76 @@ impl Machine {
         }
     }
 
-    /// Whether nothing is under way: no start, stop or unhandled death.
-    pub fn is_settled(&self) -> bool {
-        matches!(self.phase, Phase::Running | Phase::Ended) && self.inbox.is_empty()
+    /// Whether it waits for this child to start or to end, and so cannot answer it.
+    pub fn waits_for(&self, child: ActorId) -> bool {
+        matches!(self.state(child), Some(ChildState::Starting | ChildState::Stopping))
     }
 
-    fn start_failed(&mut self, child: ChildKey, reason: ExitReason, now: Duration) {
-        let failed = &mut self.children[child.0];
+    /// What is known about a child, if it is one.
+    pub fn traits(&self, child: ActorId) -> Option<&Traits> {
+        self.children.get(&child).map(|child| &child.traits)
+    }
+
+    /// The child with this id.
+    pub fn child_by_id(&self, id: &str) -> Option<ActorId> {
+        self.children.iter().find_map(|(key, child)| (child.traits.id == id).then_some(*key))
+    }
+
+    fn is_dynamic(&self) -> bool {
+        matches!(self.kind, SupervisorKind::Dynamic { .. })
+    }
+
+    fn set(&mut self, child: ActorId, state: ChildState) {
+        let Some(child) = self.children.get_mut(&child) else { return };
+        let count = |state: &ChildState| {
+            (usize::from(*state == ChildState::Starting), usize::from(*state == ChildState::Stopping))
+        };
+        let (before, after) = (count(&child.state), count(&state));
+        self.starting = self.starting + after.0 - before.0;
+        self.stopping = self.stopping + after.1 - before.1;
+        child.state = state;
+    }
+
+    /// The child stays down for now: its spec is kept, unless nobody could ever start it again.
+    fn leave_down(&mut self, child: ActorId) {
+        self.set(child, ChildState::Stopped);
+        let Some(found) = self.children.get(&child) else { return };
+        if found.traits.restart == Restart::Temporary || self.is_dynamic() {
+            self.children.remove(&child);
+            self.commands.push_back(Command::Removed(child));
+        } else {
+            self.commands.push_back(Command::Settled(child));
+        }
+    }
+
+    fn start_failed(&mut self, child: ActorId, reason: ExitReason, now: Duration) {
         match &self.phase {
             Phase::Starting { .. } => {
-                failed.state = ChildState::Stopped;
-                self.end(Command::Failed { child, reason }, now);
+                self.set(child, ChildState::Stopped);
+                self.end(Command::Failed { child, reason }, Purpose::Final, now);
             }
-            Phase::Serving { request, .. } => {
-                failed.state = ChildState::Stopped;
+            Phase::Serving { request, work, .. } => {
+                let (request, work) = (*request, *work);
+                self.set(child, ChildState::Stopped);
                 let result = Err(RequestError::StartFailed(reason));
-                self.commands.push_back(Command::Answer { request: *request, result });
-                self.commands.push_back(Command::Settled(child));
+                self.commands.push_back(Command::Answer { request, result });
+                if work == Work::StartNew {
+                    self.children.remove(&child);
+                    self.commands.push_back(Command::Removed(child));
+                } else {
+                    self.leave_down(child);
+                }
                 self.phase = Phase::Running;
                 self.advance(now);
             }
             Phase::Restarting { .. } => {
-                failed.state = ChildState::Restarting;
-                self.commands.push_back(Command::Verdict { child, reason, verdict: Verdict::Restarts });
-                self.inbox.push_back(Item::TryAgain(child.0));
+                self.set(child, ChildState::Restarting);
+                self.inbox.push_back(Item::TryAgain(child, reason));
                 self.phase = Phase::Running;
                 self.advance(now);
             }
             Phase::New | Phase::Running | Phase::Ending { .. } | Phase::Ended => {
-                failed.state = ChildState::Stopped;
+                self.set(child, ChildState::Stopped);
                 self.advance(now);
             }
         }
@@ -320,18 +491,14 @@ impl Machine {
         let Phase::Restarting { stops, starts } = &mut self.phase else { return true };
         if let Some(child) = stops.pop_front() {
             // A temporary child taken down by its group does not come back (supervisor.erl, terminate_children).
-            let stays_down = self.children[child].restart == Restart::Temporary;
-            if stays_down {
-                starts.retain(|&other| other != child);
-            }
-            let purpose = if stays_down { Purpose::Final } else { Purpose::Restart };
-            self.stop_child(child, purpose);
-            if stays_down {
-                self.commands.push_back(Command::Settled(ChildKey(child)));
-            }
+            let is_temporary =
+                self.children.get(&child).is_some_and(|child| child.traits.restart == Restart::Temporary);
+            self.stop_child(child, if is_temporary { Purpose::Final } else { Purpose::Restart });
         } else if let Some(child) = starts.pop_front() {
-            if self.children[child].restart != Restart::Temporary {
-                self.start(child);
+            match self.children.get(&child).map(|child| child.traits.restart) {
+                Some(Restart::Temporary) => self.leave_down(child),
+                Some(_) => self.start(child),
+                None => {}
             }
         } else {
             self.phase = Phase::Running;
@@ -343,34 +510,41 @@ impl Machine {
         if self.is_waiting_for_child() {
             return true;
         }
-        let Phase::Serving { request, verb, child } = self.phase else { return true };
-        match (&self.children[child].state, verb) {
-            (ChildState::Stopped, Verb::Cycle) => {
-                self.start(child);
-                return false;
+        let Phase::Serving { request, work, child } = self.phase else { return true };
+        if self.state(child) == Some(&ChildState::Stopped) {
+            match work {
+                Work::Stop => self.leave_down(child),
+                Work::Cycle => {
+                    self.phase = Phase::Serving { request, work: Work::Start, child };
+                    self.start(child);
+                    return false;
+                }
+                Work::StartNew | Work::Start => {}
             }
-            (ChildState::Stopped, Verb::Terminate) => self.commands.push_back(Command::Settled(ChildKey(child))),
-            _ => {}
         }
-        self.commands.push_back(Command::Answer { request, result: Ok(()) });
         self.phase = Phase::Running;
+        self.answer(request, Ok(Done::Child(child)));
         false
     }
 
     fn advance_ending(&mut self) -> bool {
         // A child that is still starting is told to stop rather than waited for: a stop always ends in time.
-        if self.children.iter().any(|child| child.state == ChildState::Stopping) {
+        if self.stopping > 0 && !self.is_dynamic() {
             return true;
         }
-        let Phase::Ending { stops, .. } = &mut self.phase else { return true };
+        let Phase::Ending { stops, purpose, .. } = &mut self.phase else { return true };
+        let purpose = *purpose;
         if let Some(child) = stops.pop_front() {
-            self.stop_child(child, Purpose::Final);
+            self.stop_child(child, purpose);
             return false;
         }
+        if self.stopping > 0 {
+            return true;
+        }
         if let Phase::Ending { end, .. } = std::mem::replace(&mut self.phase, Phase::Ended) {
-            for item in self.inbox.drain(..) {
-                if let Item::Request { request, .. } = item {
-                    self.commands.push_back(Command::Answer { request, result: Err(RequestError::Ending) });
+            for item in std::mem::take(&mut self.inbox) {
+                if let Item::Request { request, verb } = item {
+                    self.refuse(request, &verb);
                 }
             }
             self.commands.push_back(end);
@@ -383,40 +557,153 @@ impl Machine {
         let Some(item) = self.inbox.pop_front() else { return true };
         match item {
             Item::Ended(child) => {
-                if let ChildState::Ended(reason) = &self.children[child].state {
+                if let Some(ChildState::Ended(reason)) = self.state(child) {
                     let reason = reason.clone();
                     self.handle_end(child, reason, now);
                 }
             }
-            Item::TryAgain(child) => {
-                if self.children[child].state == ChildState::Restarting {
-                    self.restart(child, None, now);
+            Item::TryAgain(child, reason) => {
+                if self.state(child) == Some(&ChildState::Restarting) {
+                    self.restart(child, reason, now);
                 }
             }
-            Item::Request { request, verb, child } => {
-                let purpose = if verb == Verb::Cycle { Purpose::Restart } else { Purpose::Final };
-                self.stop_child(child, purpose);
-                self.phase = Phase::Serving { request, verb, child };
+            Item::PauseOver(child) => {
+                if self.state(child) == Some(&ChildState::Restarting) {
+                    self.carry_out_restart(child);
+                }
             }
+            Item::Request { request, verb } => self.handle_request(request, verb),
         }
         false
     }
 
-    fn handle_end(&mut self, child: usize, reason: ExitReason, now: Duration) {
-        let key = ChildKey(child);
-        let stays_down = match self.children[child].restart {
+    fn handle_request(&mut self, request: u64, verb: Verb) {
+        use ChildState::{Parked, Restarting, Stopped};
+        match verb {
+            Verb::Start(child, traits) => self.start_new(request, child, traits),
+            Verb::Look(None) => {
+                let children = self.children().map(|(child, id, state)| (child, id.to_owned(), state.clone()));
+                let children = children.collect();
+                self.answer(request, Ok(Done::Children(children)));
+            }
+            Verb::Look(Some(of)) => {
+                let found = self.find(&of).ok_or(RequestError::NotFound);
+                self.answer(request, found.map(Done::Child));
+            }
+            Verb::Terminate(of) => match self.find(&of) {
+                Some(_) if self.is_dynamic() && matches!(of, ChildRef::Id(_)) => {
+                    self.answer(request, Err(RequestError::Unsupported));
+                }
+                Some(child) => {
+                    self.stop_child(child, Purpose::Final);
+                    self.phase = Phase::Serving { request, work: Work::Stop, child };
+                }
+                None => self.answer(request, Err(self.missing(&of))),
+            },
+            Verb::Restart(_) | Verb::Delete(_) if self.is_dynamic() => {
+                self.answer(request, Err(RequestError::Unsupported));
+            }
+            Verb::Cycle(of) => match self.find(&of) {
+                Some(child) => {
+                    self.stop_child(child, Purpose::Restart);
+                    self.phase = Phase::Serving { request, work: Work::Cycle, child };
+                }
+                None => self.answer(request, Err(self.missing(&of))),
+            },
+            Verb::Restart(of) | Verb::Delete(of) if self.find(&of).is_none() => {
+                self.answer(request, Err(self.missing(&of)));
+            }
+            Verb::Restart(of) => {
+                let Some(child) = self.find(&of) else { return };
+                match self.state(child) {
+                    Some(Stopped | Parked) => {
+                        self.phase = Phase::Serving { request, work: Work::Start, child };
+                        self.start(child);
+                    }
+                    Some(Restarting) => self.answer(request, Err(RequestError::Restarting)),
+                    _ => self.answer(request, Err(RequestError::Running)),
+                }
+            }
+            Verb::Delete(of) => {
+                let Some(child) = self.find(&of) else { return };
+                match self.state(child) {
+                    Some(Stopped | Parked) => {
+                        self.children.remove(&child);
+                        self.commands.push_back(Command::Removed(child));
+                        self.answer(request, Ok(Done::Child(child)));
+                    }
+                    Some(Restarting) => self.answer(request, Err(RequestError::Restarting)),
+                    _ => self.answer(request, Err(RequestError::Running)),
+                }
+            }
+        }
+    }
+
+    fn start_new(&mut self, request: u64, child: ActorId, traits: Traits) {
+        let error = match self.kind {
+            SupervisorKind::Dynamic { max_children: Some(most) } if self.children.len() as u64 >= most => {
+                Some(RequestError::MaxChildren)
+            }
+            SupervisorKind::Dynamic { .. } => None,
+            SupervisorKind::Partition => Some(RequestError::Unsupported),
+            SupervisorKind::Static => {
+                self.find(&ChildRef::Id(traits.id.clone())).map(|other| match self.state(other) {
+                    Some(ChildState::Stopped | ChildState::Parked | ChildState::Restarting) => {
+                        RequestError::AlreadyPresent
+                    }
+                    _ => RequestError::AlreadyStarted(other),
+                })
+            }
+        };
+        if let Some(error) = error {
+            self.commands.push_back(Command::Removed(child));
+            return self.answer(request, Err(error));
+        }
+        self.children.insert(child, Child::new(traits));
+        self.phase = Phase::Serving { request, work: Work::StartNew, child };
+        self.start(child);
+    }
+
+    fn find(&self, of: &ChildRef) -> Option<ActorId> {
+        match of {
+            ChildRef::Key(child) => self.children.contains_key(child).then_some(*child),
+            ChildRef::Id(id) => self.child_by_id(id),
+        }
+    }
+
+    fn missing(&self, of: &ChildRef) -> RequestError {
+        match of {
+            ChildRef::Id(_) if self.is_dynamic() => RequestError::Unsupported,
+            _ => RequestError::NotFound,
+        }
+    }
+
+    fn answer(&mut self, request: u64, result: Result<Done, RequestError>) {
+        self.commands.push_back(Command::Answer { request, result });
+    }
+
+    fn refuse(&mut self, request: u64, verb: &Verb) {
+        if let Verb::Start(child, _) = verb {
+            self.commands.push_back(Command::Removed(*child));
+        }
+        self.answer(request, Err(RequestError::Ending));
+    }
+
+    fn handle_end(&mut self, child: ActorId, reason: ExitReason, now: Duration) {
+        let Some(found) = self.children.get(&child) else { return };
+        let stays_down = match found.traits.restart {
             Restart::Permanent => false,
             Restart::Transient => reason.is_clean(),
             Restart::Temporary => true,
         };
         if !stays_down {
-            return self.restart(child, Some(reason), now);
+            return self.restart(child, reason, now);
         }
-        self.children[child].state = ChildState::Stopped;
-        self.commands.push_back(Command::Verdict { child: key, reason, verdict: Verdict::StaysDown });
-        self.commands.push_back(Command::Settled(key));
-        if self.children[child].significant && self.significant_end_is_last() {
-            self.end(Command::Ended(ExitReason::SHUTDOWN), now);
+        let is_significant = found.traits.significant;
+        self.commands.push_back(Command::Verdict { child, reason, verdict: Verdict::StaysDown });
+        self.leave_down(child);
+        if is_significant && self.significant_end_is_last() {
+            self.end(Command::Ended(ExitReason::SHUTDOWN), Purpose::Final, now);
         }
     }
 
@@ -425,61 +712,114 @@ impl Machine {
             AutoShutdown::Never => false,
             AutoShutdown::AnySignificant => true,
             AutoShutdown::AllSignificant => {
-                let alive = |child: &Child| child.significant && child.state != ChildState::Stopped;
-                !self.children.iter().any(alive)
+                let is_down = |state: &ChildState| matches!(state, ChildState::Stopped | ChildState::Parked);
+                !self.children.values().any(|child| child.traits.significant && !is_down(&child.state))
             }
         }
     }
 
-    /// Counts a restart, and carries it out or gives up (SUP-040, SUP-044). A retry has had its verdict.
-    fn restart(&mut self, child: usize, reason: Option<ExitReason>, now: Duration) {
+    /// Counts a restart, and carries it out or gives up (SUP-040, SUP-044).
+    fn restart(&mut self, child: ActorId, reason: ExitReason, now: Duration) {
+        let Some(found) = self.children.get_mut(&child) else { return };
         let allowed = self.window.add(now);
-        let verdict = if allowed { Verdict::Restarts } else { Verdict::GivesUp };
-        if let Some(reason) = reason {
-            self.commands.push_back(Command::Verdict { child: ChildKey(child), reason, verdict });
+        let pause = found.next_pause(child, now);
+        let verdict = match (allowed, found.traits.on_giveup) {
+            (true, _) => Verdict::Restarts(pause),
+            (false, OnGiveup::Stop) => Verdict::GivesUp,
+            (false, OnGiveup::Park) => Verdict::Parks,
+        };
+        self.commands.push_back(Command::Verdict { child, reason, verdict });
+        match verdict {
+            Verdict::GivesUp => {
+                self.set(child, ChildState::Stopped);
+                self.end(Command::Ended(ExitReason::SHUTDOWN), Purpose::Final, now);
+            }
+            Verdict::Parks => {
+                // What it used up is its siblings' again.
+                self.window.forget();
+                self.set(child, ChildState::Parked);
+                self.commands.push_back(Command::Settled(child));
+            }
+            Verdict::Restarts(pause) => {
+                self.set(child, ChildState::Restarting);
+                if pause > Duration::ZERO {
+                    self.commands.push_back(Command::Pause { child, time: pause });
+                } else {
+                    self.carry_out_restart(child);
+                }
+            }
+            Verdict::StaysDown => {}
         }
-        if !allowed {
-            self.children[child].state = ChildState::Stopped;
-            return self.end(Command::Ended(ExitReason::SHUTDOWN), now);
-        }
-        self.children[child].state = ChildState::Restarting;
-        let plan = strategy::plan(self.strategy, self.children.len(), child);
-        self.phase = Phase::Restarting { stops: plan.stop.into(), starts: plan.start.into() };
     }
 
-    fn end(&mut self, end: Command, now: Duration) {
+    fn carry_out_restart(&mut self, child: ActorId) {
+        let plan = strategy::plan(self.strategy, self.children.keys().copied(), child);
+        self.phase = Phase::Restarting { stops: plan.stop, starts: plan.start };
+    }
+
+    fn end(&mut self, end: Command, purpose: Purpose, now: Duration) {
         if let Phase::Serving { request, .. } = self.phase {
-            self.commands.push_back(Command::Answer { request, result: Err(RequestError::Ending) });
+            self.answer(request, Err(RequestError::Ending));
         }
-        self.phase = Phase::Ending { stops: (0..self.children.len()).rev().collect(), end };
+        let stops = self.children.keys().rev().copied().collect();
+        self.phase = Phase::Ending { stops, purpose, end };
         self.advance(now);
     }
 
-    fn start(&mut self, child: usize) {
-        self.children[child].state = ChildState::Starting;
-        self.commands.push_back(Command::Start(ChildKey(child)));
+    fn start(&mut self, child: ActorId) {
+        self.set(child, ChildState::Starting);
+        self.commands.push_back(Command::Start(child));
     }
 
     /// Stops a child if it is alive; a death that waits in the inbox is used up (SUP-056).
-    fn stop_child(&mut self, child: usize, purpose: Purpose) {
-        let state = &mut self.children[child].state;
-        match state {
-            ChildState::Running | ChildState::Starting => {
-                *state = ChildState::Stopping;
-                self.commands.push_back(Command::Stop { child: ChildKey(child), purpose });
-            }
-            ChildState::Ended(_) => {
-                let verdict = if purpose == Purpose::Restart { Verdict::Restarts } else { Verdict::StaysDown };
-                if let ChildState::Ended(reason) = std::mem::replace(state, ChildState::Stopped) {
-                    self.commands.push_back(Command::Verdict { child: ChildKey(child), reason, verdict });
+    fn stop_child(&mut self, child: ActorId, purpose: Purpose) {
+        match self.state(child) {
+            Some(ChildState::Running | ChildState::Starting) => {
+                self.set(child, ChildState::Stopping);
+                if let Some(child) = self.children.get_mut(&child) {
+                    child.purpose = purpose;
                 }
+                self.commands.push_back(Command::Stop { child, purpose });
             }
-            ChildState::Restarting => *state = ChildState::Stopped,
-            ChildState::Stopped | ChildState::Stopping => {}
+            Some(ChildState::Ended(reason)) => {
+                let reason = reason.clone();
+                self.set(child, ChildState::Stopped);
+                self.commands.push_back(Command::Verdict { child, reason, verdict: purpose.verdict() });
+            }
+            Some(ChildState::Restarting | ChildState::Parked) => self.set(child, ChildState::Stopped),
+            Some(ChildState::Stopped | ChildState::Stopping) | None => {}
         }
     }
 
     fn is_waiting_for_child(&self) -> bool {
-        self.children.iter().any(|child| matches!(child.state, ChildState::Starting | ChildState::Stopping))
+        self.starting + self.stopping > 0
     }
+}
+
+impl Child {
+    fn new(traits: Traits) -> Self {
+        Child { traits, state: ChildState::Stopped, since: Duration::ZERO, purpose: Purpose::Final, attempt: 0 }
+    }
+
+    /// The pause before the next restart.
+    fn next_pause(&mut self, key: ActorId, now: Duration) -> Duration {
+        let Some(backoff) = self.traits.backoff else { return Duration::ZERO };
+        if now.saturating_sub(self.since) >= Duration::from_millis(backoff.healthy_ms()) && self.since > Duration::ZERO
+        {
+            self.attempt = 0;
+        }
+        let pause = backoff.pause_ms(self.attempt) * 1000;
+        self.attempt += 1;
+        // The core has no source of chance; what counts is that children that died together come back apart.
+        let seed = (now.as_nanos() as u64) ^ key.0.rotate_left(32) ^ u64::from(self.attempt);
+        let chance = mixed(seed) % 1001;
+        Duration::from_micros(pause - pause * backoff.jitter_milli * chance / 1_000_000)
+    }
+}
+
+/// SplitMix64's finaliser: spreads a number over all bits.
+fn mixed(mut bits: u64) -> u64 {
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
 }

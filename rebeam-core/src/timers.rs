@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rebeam_protocol::id::ProcessId;
+use rebeam_protocol::id::{ActorId, ProcessId};
+
+use crate::alarms::AlarmId;
 
 /// What a timer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +15,19 @@ pub(crate) enum Due {
     /// The process has had its time for `init`.
     Start(ProcessId),
     /// A supervisor was asked to stop and has had its shutdown time.
-    SupervisorShutdown(usize),
+    SupervisorShutdown(ActorId),
+    /// An exit signal was sent to the process, which has had its time to unwind.
+    Unwound(ProcessId),
+    /// The pause before a child's restart is over.
+    PauseOver(ActorId),
+    /// A message is to be sent.
+    Alarm(AlarmId),
+    /// It is time to see what the process does with its mail.
+    Look(ProcessId),
+    /// The process was judged hung, and has had its time to write its stacks.
+    Hung(ProcessId),
+    /// The process is as old as it may become.
+    Aged(ProcessId),
 }
 
 /// A handle to cancel a timer with.
@@ -42,8 +56,10 @@ impl Timers {
         self.set.keys().next().map(|&(at, _)| at)
     }
 
-    pub(crate) fn pop_due(&mut self, now: Duration) -> Option<Due> {
+    /// Takes what is due, with the time it was due at.
+    pub(crate) fn pop_due(&mut self, now: Duration) -> Option<(Duration, Due)> {
         let entry = self.set.first_entry()?;
-        (entry.key().0 <= now).then(|| entry.remove())
+        let at = entry.key().0;
+        (at <= now).then(|| (at, entry.remove()))
     }
 }

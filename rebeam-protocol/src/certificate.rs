@@ -18,6 +18,12 @@ pub struct Certificate {
     pub reason: ExitReason,
     /// The messages it had in hand, oldest first.
     pub in_hand: Vec<InHand>,
+    /// Who sent the signal that ended it, if one did.
+    pub killer: Killer,
+    /// The Python stacks of all its threads at the end, as `faulthandler` writes them; or why there are none.
+    pub stacks: String,
+    /// What follows, as far as it was decided when this was written.
+    pub next: Next,
     /// The last lines it wrote to stdout and stderr, oldest first.
     pub last_output: Vec<String>,
     /// How long it lived, in milliseconds.
@@ -28,6 +34,39 @@ pub struct Certificate {
     pub cpu_ms: u64,
     /// The largest resident size it had, in KiB.
     pub peak_kib: u64,
+}
+
+/// Who ended a process by a signal.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Killer {
+    /// No signal ended it.
+    #[default]
+    Nobody,
+    /// Re:BEAM did, for the reason given in words.
+    Rebeam(String),
+    /// The kernel's out-of-memory killer, by its own count.
+    OutOfMemory,
+    /// Not known.
+    Unknown,
+}
+
+/// What follows an end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Next {
+    /// Not decided yet, or nothing: the end was ordered.
+    #[default]
+    Nothing,
+    /// It is started again, after so many milliseconds.
+    Restarts {
+        /// The pause.
+        after_ms: u64,
+    },
+    /// It stays down, by its restart type.
+    StaysDown,
+    /// The restart limit is used up: its supervisor ends.
+    GivesUp,
+    /// The restart limit is used up: it stays down until it is started by hand, and its siblings live.
+    Parked,
 }
 
 /// A message that an actor had begun and not finished when it died.

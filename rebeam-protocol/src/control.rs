@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::certificate::Certificate;
-use crate::exit::ExitReason;
 use crate::id::{ActorId, Pid};
 use crate::message::{Address, Outcome};
+use crate::process::{ChildError, ProcessAnswer, ProcessRequest};
 
 /// A request. On the control socket the payload behind [`Request::Call`] and [`Request::Cast`] is a plain
 /// [`crate::value::Value`]: a tuple of a list of positional and a dictionary of keyword arguments.
@@ -53,6 +53,8 @@ pub enum Request {
         /// Name or path.
         name: String,
     },
+    /// What only an actor may ask.
+    Process(ProcessRequest),
 }
 
 /// An answer. The payload behind [`Answer::Outcome`] is the result.
@@ -82,10 +84,12 @@ pub enum Answer {
         /// What was asked.
         what: String,
         /// Why not.
-        reason: ExitReason,
+        reason: ChildError,
     },
     /// The request makes no sense here.
     Refused(String),
+    /// To a [`Request::Process`].
+    Process(ProcessAnswer),
 }
 
 /// Who holds a name.
@@ -149,5 +153,6 @@ pub fn address_label(to: &Address) -> String {
         Address::Name(name) => name.clone(),
         Address::Actor(id) => format!("actor {}", id.0),
         Address::Pid(pid) => pid.to_string(),
+        Address::Partition { name, .. } => name.clone(),
     }
 }

@@ -33,6 +33,12 @@ pub enum ExitReason {
     StartTimeout,
     /// The process could not be made at all.
     NotStarted(String),
+    /// It was to be started under a name that another actor holds.
+    NameTaken(String),
+    /// A callback returned what none may return; the text shows it.
+    BadReturn(String),
+    /// It used more memory than it may, in KiB: what it used, and its limit.
+    MemoryLimit(u64, u64),
 }
 
 /// An exception as it was raised in a worker, in words.
@@ -71,6 +77,9 @@ impl ExitReason {
             ExitReason::BadProtocol(_) => "bad_protocol",
             ExitReason::StartTimeout => "start_timeout",
             ExitReason::NotStarted(_) => "not_started",
+            ExitReason::NameTaken(_) => "name_taken",
+            ExitReason::BadReturn(_) => "bad_return",
+            ExitReason::MemoryLimit(..) => "memory_limit",
         }
     }
 }
@@ -85,6 +94,11 @@ impl fmt::Display for ExitReason {
             ExitReason::Other(text) => f.write_str(text),
             ExitReason::BadProtocol(text) => write!(f, "bad_protocol({text})"),
             ExitReason::NotStarted(text) => write!(f, "not_started({text})"),
+            ExitReason::NameTaken(name) => write!(f, "name_taken({name})"),
+            ExitReason::BadReturn(value) => write!(f, "bad_return({value})"),
+            ExitReason::MemoryLimit(used, limit) => {
+                write!(f, "memory_limit({} of {} MiB)", used / 1024, limit / 1024)
+            }
             plain => f.write_str(plain.kind()),
         }
     }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{ActorId, ProcessId};
 
 /// The version of everything in this crate. Both binaries and the module come in one wheel, so it must be equal.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// What starts every first frame, so that rubbish is told from another version.
 pub const MAGIC: u32 = u32::from_be_bytes(*b"RBEM");
@@ -14,7 +14,8 @@ pub const MAGIC: u32 = u32::from_be_bytes(*b"RBEM");
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Features(pub u64);
 
-/// The supervisor's first frame. The payload behind it is the start payload: which class, which arguments.
+/// The supervisor's first frame. The payload behind it is the start payload (which class, which arguments), and behind
+/// that the state that the last process of this incarnation handed over, if one did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
     /// [`MAGIC`].
@@ -33,6 +34,16 @@ pub struct Welcome {
     pub named: bool,
     /// How often this actor was started before.
     pub restarts: u32,
+    /// How many bytes of the payload are the start payload; the rest is the handed-over state.
+    pub start_length: u64,
+    /// The CPUs that the process may run on; empty: all.
+    pub cpus: Vec<u32>,
+    /// Added to its niceness.
+    pub nice: Option<i32>,
+    /// The signal that says: write your stacks.
+    pub dump_signal: i32,
+    /// The signal that says: look whether an exit signal came.
+    pub exit_signal: i32,
     /// The largest frame either side may send, in bytes.
     pub max_frame: u64,
 }

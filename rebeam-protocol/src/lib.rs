@@ -6,7 +6,7 @@
 //! blocking worker and the asynchronous supervisor.
 //!
 //! Evolution: postcard is not self-describing, so variants and fields are only ever appended, [`handshake::VERSION`]
-//! goes up with every change, and the golden bytes in `tests/golden.rs` say so when it was forgotten.
+//! goes up with every change, and the golden bytes in `tests/protocol/golden.rs` say so when it was forgotten.
 
 pub mod certificate;
 pub mod control;
@@ -16,6 +16,7 @@ pub mod handshake;
 pub mod id;
 pub mod message;
 pub mod page;
+pub mod process;
 pub mod spec;
 pub mod value;
 pub mod zygote;

@@ -32,7 +32,11 @@ pub enum ToWorker {
         /// Before what waits (a group restart) rather than in turn (a final stop).
         urgent: bool,
     },
-    /// The answer to a request to the supervisor itself.
+    /// End without `terminate`: an exit signal came and is not trapped (MAP-04).
+    Exit,
+    /// Hand your state over and end, to go on in a new process.
+    Recycle,
+    /// The answer to a request to the supervisor itself; payload: what a child's `init` handed back, if it is asked for.
     Answer {
         /// Which request.
         request: RequestId,
@@ -53,7 +57,7 @@ pub enum ToWorker {
 pub enum ToSupervisor {
     /// The handshake.
     Hello(Hello),
-    /// `init` returned.
+    /// `init` returned; payload: what it handed back for whoever starts it, if anything (SUP-016).
     Started(Started),
     /// A call, cast or plain send; payload: its content.
     Send(Envelope),
@@ -69,7 +73,7 @@ pub enum ToSupervisor {
         /// Which call.
         call: CallId,
     },
-    /// A request to the supervisor itself.
+    /// A request to the supervisor itself; payload: the content of a message that is to be sent later.
     Request {
         /// Chosen by the worker, repeated in the answer.
         request: RequestId,
@@ -80,6 +84,14 @@ pub enum ToSupervisor {
     Log(LogRecord),
     /// The final report, sent right before the process ends.
     Exit(ExitReason),
+    /// Hand over so many messages more than usual: what is looked for is not among those that were. From now on the
+    /// worker acknowledges each message before it begins the next, so that no two share a mark.
+    WantMore {
+        /// How many.
+        more: u64,
+    },
+    /// The final report of a process that is recycled; payload: the state that it hands over.
+    HandOver,
 }
 
 /// How `init` ended when it did not fail.
@@ -100,6 +112,13 @@ pub enum Address {
     Actor(ActorId),
     /// This incarnation and no other.
     Pid(Pid),
+    /// The copy that a key falls to, of the partition supervisor with this name.
+    Partition {
+        /// The supervisor's name.
+        name: String,
+        /// A whole number that stands for the key.
+        key: u64,
+    },
 }
 
 /// What a message is.
@@ -112,13 +131,51 @@ pub enum Kind {
         /// Whether the calling handler can do nothing else meanwhile (deadlocks are looked for between such calls).
         blocking: bool,
     },
-    /// No answer.
+    /// No answer; for a method, or for `handle_cast`.
     Cast,
+    /// No answer; for `handle_info`.
+    Info,
+}
+
+/// What the payload of a message is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Form {
+    /// The arguments of a method.
+    Arguments,
+    /// A message of free form, for `handle_call`, `handle_cast` or `handle_info`.
+    Message,
+    /// Nothing: the supervisor says this itself. Never from a worker.
+    Signal(Box<Signal>),
+}
+
+/// What the supervisor tells an actor about others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Signal {
+    /// A monitored incarnation has ended.
+    Down {
+        /// The monitor's number.
+        monitor: u64,
+        /// Who; `None` if nobody was there.
+        pid: Option<Pid>,
+        /// Why.
+        reason: ExitReason,
+        /// What is known about its end.
+        certificate: Option<Box<Certificate>>,
+    },
+    /// An exit signal, from a link or sent by hand, to an actor that traps exits.
+    Exit {
+        /// From whom.
+        pid: Pid,
+        /// Why.
+        reason: ExitReason,
+    },
 }
 
 /// Which queue of a mailbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Lane {
+    /// Before everything, and while suspended too: what is asked of the actor's process rather than of the actor.
+    System,
     /// Overtakes normal mail, nothing else.
     High,
     /// In turn.
@@ -155,6 +212,8 @@ pub struct Envelope {
     pub kind: Kind,
     /// The method asked for.
     pub method: String,
+    /// What the payload is.
+    pub form: Form,
     /// How the payload is coded.
     pub codec: Codec,
     /// Which lane it waits in.
@@ -176,6 +235,8 @@ pub struct Delivery {
     pub reply_to: Option<ReplyTo>,
     /// The method asked for.
     pub method: String,
+    /// What the payload is.
+    pub form: Form,
     /// How the payload is coded, and the answer is to be.
     pub codec: Codec,
     /// Which lane it waits in.
@@ -239,6 +300,8 @@ pub enum CallFailure {
         target: String,
         /// Names that look like it.
         similar: Vec<String>,
+        /// There is such an actor, and it is down for good.
+        is_down: bool,
     },
     /// The callee ended with the call in hand, or before it could take it.
     Died(Box<Certificate>),

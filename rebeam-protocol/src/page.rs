@@ -1,7 +1,7 @@
 //! The layout of the status page: one page of memory that a worker shares with the supervisor.
 //!
 //! The worker notes in it what it has in hand, so that a death needs no last words. It is a ring of [`MARKS`] marks,
-//! one per message handed over and not yet settled: the supervisor never has more than [`MARKS`] of those, so the
+//! one per message handed over and not yet settled: the numbers of those never lie further apart than that, so the
 //! message with number `seq` owns mark `seq % MARKS` alone. That covers messages taken out of order (lanes, selective
 //! receive) and handlers that overlap, without a lock and without a message.
 //!
@@ -14,11 +14,21 @@ pub const MARKS: usize = 64;
 /// Bytes of the page.
 pub const SIZE: usize = 4096;
 
+/// Bytes behind the page, into which the worker's fault handler writes stacks: in a file, not in a mapping, since they
+/// must be writable when the process is broken.
+pub const STACKS: usize = 60 * 1024;
+
 /// Byte offset of `attention`, a `u32` that the supervisor sets to have the worker read its channel before it goes on.
 pub const ATTENTION: usize = 0;
 
-/// Byte offset of `progress`, a `u64` that moves with every message begun or done.
-pub const PROGRESS: usize = 8;
+/// Byte offset of `condition`, a `u32` of the worker's: bit 0 says that it is suspended.
+pub const CONDITION: usize = 4;
+
+/// Bits of `attention`: read the channel.
+pub const LOOK: u32 = 1;
+
+/// Bits of `attention`: an exit signal came; stays set.
+pub const EXIT: u32 = 2;
 
 /// Byte offset of the ring; each mark is two `u64`: the state word and when it was begun, in nanoseconds of the
 /// monotonic clock.
@@ -38,7 +48,7 @@ pub enum Stage {
     Done,
 }
 
-/// The byte offset of the mark of message `seq`.
+/// The byte offset of the mark of message `seq`: its state word; eight bytes on, when it was begun.
 pub fn mark_offset(seq: u64) -> usize {
     RING + (seq as usize % MARKS) * MARK_SIZE
 }
@@ -69,20 +79,28 @@ pub fn stage_of(seq: u64, word: u64) -> Stage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     marks: Vec<(u64, u64)>,
+    is_suspended: bool,
 }
 
 impl Default for Snapshot {
     /// A page nobody wrote: nothing was begun.
     fn default() -> Self {
-        Snapshot { marks: vec![(0, 0); MARKS] }
+        Snapshot { marks: vec![(0, 0); MARKS], is_suspended: false }
     }
 }
 
 impl Snapshot {
     /// Copies the ring with a function that reads the word at a byte offset.
-    pub fn read(mut word_at: impl FnMut(usize) -> u64) -> Self {
+    pub fn read(word_at: impl Fn(usize) -> u64) -> Self {
         let mark = |index| (word_at(RING + index * MARK_SIZE), word_at(RING + index * MARK_SIZE + 8));
-        Snapshot { marks: (0..MARKS).map(mark).collect() }
+        let marks = (0..MARKS).map(mark).collect();
+        // The condition is the upper half of the first word on a little-endian machine.
+        Snapshot { marks, is_suspended: (word_at(ATTENTION) >> 32) & 1 == 1 }
+    }
+
+    /// Whether the worker was told to handle no message for now.
+    pub fn is_suspended(&self) -> bool {
+        self.is_suspended
     }
 
     /// Notes a stage, as the worker does.
@@ -110,7 +128,6 @@ mod tests {
     #[test]
     fn a_mark_of_an_earlier_message_says_nothing_about_a_later_one() {
         let earlier = state_word(3, Stage::Done);
-        assert_eq!(mark_offset(3), mark_offset(3 + MARKS as u64));
         assert_eq!(stage_of(3, earlier), Stage::Done);
         assert_eq!(stage_of(3 + MARKS as u64, earlier), Stage::Waiting);
     }

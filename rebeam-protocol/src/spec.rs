@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 pub struct SupervisorSpec {
     /// Unique among its siblings; the root's is `root`.
     pub id: String,
+    /// The name it is registered under.
+    pub name: Option<String>,
+    /// How its children are held.
+    pub kind: SupervisorKind,
     /// Who is stopped and started with whom.
     pub strategy: Strategy,
     /// How many restarts are allowed within `max_ms`.
@@ -30,15 +34,78 @@ pub struct ChildSpec {
     pub shutdown: Shutdown,
     /// Whether `auto_shutdown` looks at it.
     pub significant: bool,
+    /// How long to wait before it is started again; `None`: not at all (OTP's rule).
+    pub backoff: Option<Backoff>,
+    /// What happens when it has used up its supervisor's restart limit.
+    pub on_giveup: OnGiveup,
     /// What it is.
     pub kind: ChildKind,
+}
+
+/// How a supervisor holds its children.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SupervisorKind {
+    /// A list in start order, which may grow; children are known by id.
+    #[default]
+    Static,
+    /// Empty at first; children have no order and are known by pid (OTP's `simple_one_for_one`, Elixir's
+    /// `DynamicSupervisor`).
+    Dynamic {
+        /// How many there may be at once; `None`: no limit.
+        max_children: Option<u64>,
+    },
+    /// Copies of one child, among which mail is shared out by a key (Elixir's `PartitionSupervisor`).
+    Partition,
+}
+
+/// Pauses before restarts: `initial`, then `factor` times the last one, up to `cap`; each shortened at random by up to
+/// `jitter` of itself. Back to `initial` once the child has lived for `cap` and at least a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backoff {
+    /// The first pause, in milliseconds.
+    pub initial_ms: u64,
+    /// By which the pause grows, in thousandths.
+    pub factor_milli: u64,
+    /// The longest pause, in milliseconds.
+    pub cap_ms: u64,
+    /// The share of a pause that chance may take away, in thousandths.
+    pub jitter_milli: u64,
+}
+
+impl Backoff {
+    /// How long a child must have lived for its next pause to be the first one again, in milliseconds.
+    pub fn healthy_ms(&self) -> u64 {
+        self.cap_ms.max(1000)
+    }
+
+    /// The pause before the restart of this number, from 0, before chance shortens it; in milliseconds.
+    pub fn pause_ms(&self, attempt: u32) -> u64 {
+        let mut pause = self.initial_ms;
+        for _ in 0..attempt {
+            if pause >= self.cap_ms {
+                break;
+            }
+            pause = pause.saturating_mul(self.factor_milli) / 1000;
+        }
+        pause.min(self.cap_ms)
+    }
+}
+
+/// What happens when a child has used up its supervisor's restart limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnGiveup {
+    /// The supervisor ends (OTP's rule).
+    #[default]
+    Stop,
+    /// The child stays down, to be seen and started again by hand; its siblings live.
+    Park,
 }
 
 /// What a child is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ChildKind {
     /// An actor in a process of its own.
-    Actor(ActorSpec),
+    Actor(Box<ActorSpec>),
     /// A supervisor with children of its own.
     Supervisor(SupervisorSpec),
 }
@@ -56,6 +123,61 @@ pub struct ActorSpec {
     pub start_ms: Option<u64>,
     /// How much mail may wait.
     pub mailbox: MailboxLimits,
+    /// How it ends when its supervisor asks: false for OTP's rule, by which only who traps exits is heard (MAP-05).
+    pub terminate_on_shutdown: bool,
+    /// How much it may use.
+    pub limits: Limits,
+    /// What its process is like.
+    pub process: ProcessOptions,
+}
+
+/// What an actor may use before something is done about it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// How long a handler may run, in milliseconds; `None`: as long as it likes.
+    pub deadline_ms: Option<u64>,
+    /// The same for single methods.
+    pub deadlines: Vec<(String, u64)>,
+    /// Memory, in KiB of proportional set size, from which on it is recycled between two messages.
+    pub memory_soft_kib: Option<u64>,
+    /// Memory at which it is killed.
+    pub memory_hard_kib: Option<u64>,
+    /// Messages after which it is recycled.
+    pub max_messages: Option<u64>,
+    /// Age at which it is recycled, in milliseconds.
+    pub max_age_ms: Option<u64>,
+}
+
+impl Limits {
+    /// How long a handler of `method` may run, in milliseconds.
+    pub fn deadline_of(&self, method: &str) -> Option<u64> {
+        let own = self.deadlines.iter().find(|(name, _)| name == method);
+        own.map(|(_, limit)| *limit).or(self.deadline_ms)
+    }
+}
+
+/// How the process of an actor differs from the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessOptions {
+    /// The CPUs it may run on; empty: all.
+    pub cpus: Vec<u32>,
+    /// Added to its niceness.
+    pub nice: Option<i32>,
+    /// Variables of its environment.
+    pub env: Vec<(String, String)>,
+    /// Its working directory; `None`: the project's.
+    pub directory: Option<String>,
+    /// The user it runs as; `None`: ours.
+    pub uid: Option<u32>,
+    /// The group it runs as; `None`: ours.
+    pub gid: Option<u32>,
+}
+
+impl ProcessOptions {
+    /// Whether they could matter to the application's import, so that the process must not be forked after it.
+    pub fn need_fresh_interpreter(&self) -> bool {
+        !self.env.is_empty() || self.directory.is_some() || self.uid.is_some() || self.gid.is_some()
+    }
 }
 
 /// How much mail may wait for an actor, and what happens to more.

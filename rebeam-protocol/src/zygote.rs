@@ -26,7 +26,7 @@ pub enum FromZygote {
     },
     /// The application is imported and its tree evaluated.
     Loaded {
-        /// The tree; empty when only imported again after a zygote died.
+        /// The tree; not looked at when it is only imported again after a zygote died.
         tree: Box<SupervisorSpec>,
         /// Why it must not be forked, if it must not.
         unforkable: Option<String>,

@@ -12,16 +12,16 @@ use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use rebeam_core::event::{Cause, DeadLetter};
-use rebeam_core::supervisor::Verdict;
-use rebeam_protocol::certificate::Certificate;
+use rebeam_protocol::certificate::{Certificate, Killer, Next};
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::message::LogRecord;
 
 use crate::cli::render::{duration, has_colour, kib, painted};
 use crate::shell::output::Stream;
 
-/// Lines that may wait for a slow terminal.
+/// Lines that may wait for a slow terminal, and bytes of them.
 const WAITING: usize = 20_000;
+const WAITING_BYTES: usize = 16 * 1024 * 1024;
 
 /// Names longer than this are not aligned to.
 const WIDEST: usize = 24;
@@ -34,6 +34,7 @@ const PALETTE: [AnsiColor; 6] =
 pub(crate) struct Printer {
     lines: SyncSender<Line>,
     dropped: Arc<AtomicU64>,
+    waiting_bytes: Arc<AtomicUsize>,
     width: Arc<AtomicUsize>,
     colour: [bool; 2],
 }
@@ -50,9 +51,12 @@ impl Printer {
         let (lines, receiver) = sync_channel(WAITING);
         let dropped = Arc::new(AtomicU64::new(0));
         let counted = dropped.clone();
+        let waiting_bytes = Arc::new(AtomicUsize::new(0));
+        let waiting = waiting_bytes.clone();
         let thread = std::thread::spawn(move || {
             let (mut stdout, mut stderr) = (std::io::stdout().lock(), std::io::stderr());
             while let Ok(Line::Text(stream, text)) = receiver.recv() {
+                waiting.fetch_sub(text.len(), Ordering::Relaxed);
                 let missing = counted.swap(0, Ordering::Relaxed);
                 if missing > 0 {
                     let _ = writeln!(stderr, "({missing} lines were dropped: this output is read too slowly)");
@@ -64,7 +68,7 @@ impl Printer {
             }
         });
         let colour = [has_colour(std::io::stdout().is_terminal()), has_colour(std::io::stderr().is_terminal())];
-        (Printer { lines, dropped, width: Arc::new(AtomicUsize::new(6)), colour }, thread)
+        (Printer { lines, dropped, waiting_bytes, width: Arc::new(AtomicUsize::new(6)), colour }, thread)
     }
 
     /// Lets the thread end after what has been printed so far.
@@ -129,13 +133,8 @@ impl Printer {
     }
 
     /// An end that nobody ordered: one block, from its reason to what follows.
-    pub(crate) fn crash(&self, certificate: &Certificate, verdict: Verdict) {
-        let next = match verdict {
-            Verdict::Restarts => "it is started again",
-            Verdict::StaysDown => "it stays down (by its restart type)",
-            Verdict::GivesUp => "the restart limit is used up: its supervisor gives up",
-        };
-        let block = crash_block(certificate, Some(next), |style, text| self.paint(Stream::Stderr, style, text));
+    pub(crate) fn crash(&self, certificate: &Certificate) {
+        let block = crash_block(certificate, |style, text| self.paint(Stream::Stderr, style, text));
         self.send(Stream::Stderr, block);
     }
 
@@ -152,7 +151,11 @@ impl Printer {
     }
 
     fn send(&self, stream: Stream, text: String) {
-        if let Err(TrySendError::Full(_)) = self.lines.try_send(Line::Text(stream, text)) {
+        let length = text.len();
+        let is_over = self.waiting_bytes.load(Ordering::Relaxed) > WAITING_BYTES;
+        self.waiting_bytes.fetch_add(length, Ordering::Relaxed);
+        if is_over || matches!(self.lines.try_send(Line::Text(stream, text)), Err(TrySendError::Full(_))) {
+            self.waiting_bytes.fetch_sub(length, Ordering::Relaxed);
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -163,11 +166,7 @@ impl Printer {
 }
 
 /// The block about one end, for `up`, `why` and errors.
-pub(crate) fn crash_block(
-    certificate: &Certificate,
-    next: Option<&str>,
-    paint: impl Fn(Style, &str) -> String,
-) -> String {
+pub(crate) fn crash_block(certificate: &Certificate, paint: impl Fn(Style, &str) -> String) -> String {
     let dim = AnsiColor::BrightBlack.on_default();
     let red = AnsiColor::Red.on_default().bold();
     let bar = paint(red, "┃");
@@ -185,6 +184,13 @@ pub(crate) fn crash_block(
     if let ExitReason::Exception(raised) = &certificate.reason {
         lines.extend(raised.traceback.lines().map(|line| format!("{bar}   {line}")));
     }
+    match &certificate.killer {
+        Killer::Nobody => {}
+        Killer::Rebeam(why) => lines.push(format!("{bar} killed by rebeam: {why}")),
+        Killer::OutOfMemory => lines.push(format!("{bar} killed by the kernel: out of memory")),
+        Killer::Unknown => lines.push(format!("{bar} who sent the signal is not known")),
+    }
+    lines.extend(certificate.stacks.lines().map(|line| format!("{bar}   {line}")));
     if !certificate.last_output.is_empty() {
         lines.push(format!("{bar} {}", paint(dim, "last output:")));
         let skipped = certificate.last_output.len().saturating_sub(20);
@@ -200,9 +206,18 @@ pub(crate) fn crash_block(
         certificate.restarts
     );
     lines.push(format!("{bar} {}", paint(dim, &facts)));
-    match next {
-        Some(next) => lines.push(format!("{} {next}", paint(red, "┗━"))),
-        None => lines.push(paint(red, "┗━")),
-    }
+    let next = match certificate.next {
+        Next::Nothing => String::new(),
+        Next::Restarts { after_ms: 0 } => " it is started again".into(),
+        Next::Restarts { after_ms } => {
+            format!(" it is started again after {}", duration(Duration::from_millis(after_ms)))
+        }
+        Next::StaysDown => " it stays down".into(),
+        Next::GivesUp => " the restart limit is used up: its supervisor gives up".into(),
+        Next::Parked => {
+            format!(" the restart limit is used up: it stays down until `rebeam restart {}`", certificate.actor)
+        }
+    };
+    lines.push(format!("{}{next}", paint(red, "┗━")));
     lines.join("\n")
 }

@@ -6,7 +6,7 @@
 //! are bytes here, and [`crate::codec`] makes them.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,8 @@ use rebeam_protocol::control::Answer;
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::handshake::{Features, Hello, MAGIC, VERSION, Welcome};
 use rebeam_protocol::id::{CallId, RequestId, Seq};
-use rebeam_protocol::message::{Address, Delivery, Lane, Outcome, ToSupervisor, ToWorker};
+use rebeam_protocol::message::{Address, Delivery, Form, Lane, Outcome, Signal, ToSupervisor, ToWorker};
+use rebeam_protocol::page::SIZE;
 
 use crate::status_page::StatusPage;
 use crate::wire::{NoRead, NoWrite, Payload, Reader, Wait, Writer};
@@ -32,6 +33,10 @@ const WELCOME_LIMIT: usize = 256 * 1024 * 1024;
 pub(crate) enum Letter {
     Message(Box<Delivery>, Payload),
     Stop(ExitReason),
+    /// An exit signal that is not trapped.
+    Exit,
+    /// Hand the state over and end.
+    Recycle,
 }
 
 /// Why a wait ended without what was waited for.
@@ -47,6 +52,8 @@ pub(crate) enum Unmet {
 pub(crate) struct Channel {
     pub(crate) welcome: Welcome,
     pub(crate) page: StatusPage,
+    /// Where the fault handler writes stacks: the room behind the page, by a descriptor with a place of its own.
+    pub(crate) stacks: Option<OwnedFd>,
     lifeline: OwnedFd,
     socket: OwnedFd,
     /// `None` while a thread writes.
@@ -60,10 +67,13 @@ pub(crate) struct Channel {
 struct State {
     /// `None` while a thread reads.
     reader: Option<Reader>,
+    /// What is for the process rather than for the actor, and does not wait while the actor is suspended.
+    system: VecDeque<Letter>,
     high: VecDeque<Letter>,
     normal: VecDeque<Letter>,
     replies: HashMap<CallId, Option<(Outcome, Payload)>>,
-    answers: HashMap<RequestId, Option<Answer>>,
+    answers: HashMap<RequestId, Option<(Answer, Payload)>>,
+    is_suspended: bool,
     shut: HashSet<Address>,
     is_closed: bool,
     done: Vec<Seq>,
@@ -74,6 +84,8 @@ impl Channel {
     /// Shakes hands; gives the channel and the start payload.
     pub(crate) fn open(socket: OwnedFd, page: &OwnedFd, lifeline: OwnedFd) -> io::Result<(Self, Payload)> {
         crate::lifeline::tie(&lifeline)?;
+        // Without /proc there are no stacks of faults; everything else works.
+        let stacks = open_stacks(page).ok();
         let page = StatusPage::map(page)?;
         let mut reader = Reader::new(&socket, WELCOME_LIMIT);
         let frame = loop {
@@ -92,6 +104,7 @@ impl Channel {
         reader.set_limit(welcome.max_frame as usize);
         let channel = Channel {
             page,
+            stacks,
             lifeline,
             writer: Mutex::new(Some(Writer::new(&socket, welcome.max_frame as usize))),
             writer_free: Condvar::new(),
@@ -99,10 +112,12 @@ impl Channel {
             welcome,
             state: Mutex::new(State {
                 reader: Some(reader),
+                system: VecDeque::new(),
                 high: VecDeque::new(),
                 normal: VecDeque::new(),
                 replies: HashMap::new(),
                 answers: HashMap::new(),
+                is_suspended: false,
                 shut: HashSet::new(),
                 is_closed: false,
                 done: Vec::new(),
@@ -171,17 +186,84 @@ impl Channel {
         self.wait(until, |state| state.replies.get_mut(&call).and_then(Option::take))
     }
 
-    pub(crate) fn wait_answer(&self, request: RequestId, until: Option<Instant>) -> Result<Answer, Unmet> {
+    pub(crate) fn wait_answer(&self, request: RequestId, until: Option<Instant>) -> Result<(Answer, Payload), Unmet> {
         self.wait(until, |state| state.answers.get_mut(&request).and_then(Option::take))
     }
 
-    pub(crate) fn wait_letter(&self) -> Result<Letter, Unmet> {
-        self.wait(None, State::take_letter)
+    pub(crate) fn wait_letter(&self, until: Option<Instant>) -> Result<Letter, Unmet> {
+        self.wait(until, State::take_letter)
     }
 
-    /// The next letter if one has come already.
+    /// The next letter if one has come already; looks for more first if the supervisor asked for it.
     pub(crate) fn try_letter(&self) -> Option<Letter> {
+        self.look_if_asked();
         self.state().take_letter()
+    }
+
+    /// From now on only what is for the process is taken, or everything again.
+    pub(crate) fn set_suspended(&self, is_suspended: bool) {
+        self.page.set_suspended(is_suspended);
+        self.state().is_suspended = is_suspended;
+    }
+
+    /// Takes out the first plain message from place `from` on, to be looked at; gives its place, too.
+    pub(crate) fn take_plain(&self, from: usize) -> Option<(usize, Box<Delivery>, Payload)> {
+        self.look_if_asked();
+        let mut state = self.state();
+        let is_plain = |letter: &Letter| match letter {
+            Letter::Message(delivery, _) => delivery.method == "handle_info" && delivery.form != Form::Arguments,
+            _ => false,
+        };
+        let place = state.normal.iter().skip(from).position(is_plain)? + from;
+        match state.normal.remove(place)? {
+            Letter::Message(delivery, payload) => Some((place, delivery, payload)),
+            _ => None,
+        }
+    }
+
+    /// Puts a message back that was taken to be looked at.
+    pub(crate) fn put_back(&self, place: usize, delivery: Box<Delivery>, payload: Payload) {
+        self.state().normal.insert(place, Letter::Message(delivery, payload));
+    }
+
+    /// How many letters lie here in turn.
+    pub(crate) fn waiting(&self) -> usize {
+        self.state().normal.len()
+    }
+
+    /// Waits until more than so many letters lie here in turn.
+    pub(crate) fn wait_more(&self, than: usize, until: Option<Instant>) -> Result<(), Unmet> {
+        self.wait(until, |state| (state.normal.len() > than).then_some(()))
+    }
+
+    /// Takes notices of a monitor out of what waits here; gives their numbers.
+    pub(crate) fn take_back_down(&self, of: u64) -> Vec<Seq> {
+        let mut taken = Vec::new();
+        self.state().normal.retain(|letter| {
+            let Letter::Message(delivery, _) = letter else { return true };
+            let Form::Signal(signal) = &delivery.form else { return true };
+            let is_it = matches!(**signal, Signal::Down { monitor, .. } if monitor == of);
+            if is_it {
+                taken.push(delivery.seq);
+            }
+            !is_it
+        });
+        taken
+    }
+
+    fn look_if_asked(&self) {
+        if !self.page.take_attention() {
+            return;
+        }
+        let mut state = self.state();
+        if let Some(mut reader) = state.reader.take() {
+            if matches!(reader.read_now(), Err(NoRead::Closed(_))) {
+                state.is_closed = true;
+            }
+            state.file(&mut reader);
+            state.reader = Some(reader);
+            self.wake.notify_all();
+        }
     }
 
     /// Waits until mail to `to` is let in.
@@ -191,17 +273,7 @@ impl Channel {
 
     /// Whether mail to `to` has to wait; reads the channel first if the supervisor asked for it.
     pub(crate) fn is_shut(&self, to: &Address) -> bool {
-        if self.page.take_attention() {
-            let mut state = self.state();
-            if let Some(mut reader) = state.reader.take() {
-                if matches!(reader.read_now(), Err(NoRead::Closed(_))) {
-                    state.is_closed = true;
-                }
-                state.file(&mut reader);
-                state.reader = Some(reader);
-                self.wake.notify_all();
-            }
-        }
+        self.look_if_asked();
         self.state().shut.contains(to)
     }
 
@@ -215,6 +287,13 @@ impl Channel {
             state.done_bytes = 0;
             std::mem::take(&mut state.done)
         })
+    }
+
+    /// What was done and not acknowledged yet.
+    pub(crate) fn take_done(&self) -> Option<Vec<Seq>> {
+        let mut state = self.state();
+        state.done_bytes = 0;
+        Some(std::mem::take(&mut state.done)).filter(|done| !done.is_empty())
     }
 
     /// Closes the descriptors of this process, whose channel is its parent's.
@@ -269,8 +348,23 @@ impl Channel {
     }
 }
 
+/// The file of the page once more, with a place of its own, behind the page.
+fn open_stacks(page: &OwnedFd) -> io::Result<OwnedFd> {
+    let mut file = std::fs::OpenOptions::new().write(true).open(format!("/proc/self/fd/{}", page.as_raw_fd()))?;
+    file.seek(SeekFrom::Start(SIZE as u64))?;
+    Ok(file.into())
+}
+
 impl State {
     fn take_letter(&mut self) -> Option<Letter> {
+        if let Some(letter) = self.system.pop_front() {
+            return Some(letter);
+        }
+        if self.is_suspended {
+            // A stop in its turn comes through: nobody is to be killed for being suspended.
+            let place = self.normal.iter().position(|letter| matches!(letter, Letter::Stop(_)))?;
+            return self.normal.remove(place);
+        }
         self.high.pop_front().or_else(|| self.normal.pop_front())
     }
 
@@ -291,7 +385,11 @@ impl State {
     fn file_one(&mut self, message: ToWorker, payload: Payload) {
         match message {
             ToWorker::Deliver(delivery) => {
-                let queue = if delivery.lane == Lane::High { &mut self.high } else { &mut self.normal };
+                let queue = match delivery.lane {
+                    Lane::System => &mut self.system,
+                    Lane::High => &mut self.high,
+                    Lane::Normal => &mut self.normal,
+                };
                 queue.push_back(Letter::Message(Box::new(delivery), payload));
             }
             ToWorker::Reply { call, outcome } => {
@@ -302,11 +400,13 @@ impl State {
             }
             ToWorker::Answer { request, answer } => {
                 if let Some(slot) = self.answers.get_mut(&request) {
-                    *slot = Some(answer);
+                    *slot = Some((answer, payload));
                 }
             }
-            ToWorker::Stop { reason, urgent: true } => self.high.push_front(Letter::Stop(reason)),
+            ToWorker::Stop { reason, urgent: true } => self.system.push_back(Letter::Stop(reason)),
             ToWorker::Stop { reason, urgent: false } => self.normal.push_back(Letter::Stop(reason)),
+            ToWorker::Exit => self.system.push_front(Letter::Exit),
+            ToWorker::Recycle => self.system.push_back(Letter::Recycle),
             ToWorker::Gate { to, open: true } => {
                 self.shut.remove(&to);
             }

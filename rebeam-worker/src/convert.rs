@@ -3,26 +3,46 @@
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyInt, PyString, PyTuple};
-use rebeam_protocol::certificate::Certificate;
+use rebeam_protocol::certificate::{Certificate, Killer, Next};
 use rebeam_protocol::exit::{ExitReason, Raised, signal_name};
 use rebeam_protocol::id::{ActorId, NodeStart, Pid};
 use rebeam_protocol::message::{Address, CallFailure};
+use rebeam_protocol::process::ChildAddress;
 use rebeam_protocol::spec::{
-    ActorSpec, AutoShutdown, ChildKind, ChildSpec, MailboxLimits, Restart, Shutdown, Strategy, SupervisorSpec,
+    ActorSpec, AutoShutdown, Backoff, ChildKind, ChildSpec, Limits, MailboxLimits, OnGiveup, ProcessOptions, Restart,
+    Shutdown, Strategy, SupervisorKind, SupervisorSpec,
 };
 
 use crate::codec;
 
-/// An address as `rebeam._ref` writes it: a name, an actor's number, or a pid's three numbers.
+/// An address as `rebeam._ref` writes it: a name, an actor's number, a pid's three numbers, or the name of a partition
+/// supervisor with a key's number.
 pub(crate) fn address(object: &Bound<'_, PyAny>) -> PyResult<Address> {
     if object.is_instance_of::<PyString>() {
         Ok(Address::Name(object.extract()?))
     } else if object.is_instance_of::<PyInt>() {
         Ok(Address::Actor(ActorId(object.extract()?)))
+    } else if let Ok((name, key)) = object.extract() {
+        Ok(Address::Partition { name, key })
     } else {
-        let (node, started, serial) = object.extract()?;
-        Ok(Address::Pid(Pid { at: NodeStart { node, started }, serial }))
+        Ok(Address::Pid(pid(object)?))
     }
+}
+
+/// A pid of its three numbers.
+pub(crate) fn pid(object: &Bound<'_, PyAny>) -> PyResult<Pid> {
+    let (node, started, serial) = object.extract()?;
+    Ok(Pid { at: NodeStart { node, started }, serial })
+}
+
+/// A child of a supervisor: an id, an actor's number, or a pid's three numbers.
+pub(crate) fn child_address(object: &Bound<'_, PyAny>) -> PyResult<ChildAddress> {
+    Ok(match address(object)? {
+        Address::Name(id) => ChildAddress::Id(id),
+        Address::Actor(id) => ChildAddress::Actor(id),
+        Address::Pid(pid) => ChildAddress::Pid(pid),
+        Address::Partition { .. } => return Err(PyTypeError::new_err("a partition's key names no child")),
+    })
 }
 
 /// A pid as three numbers.
@@ -38,9 +58,12 @@ pub(crate) fn reason_fields(reason: &ExitReason) -> (&'static str, String, Optio
         ExitReason::Shutdown(detail) => (kind, detail.clone().unwrap_or_default(), None),
         ExitReason::ExitCode(code) => (kind, code.to_string(), None),
         ExitReason::Signal(number) => (kind, signal_name(*number), None),
-        ExitReason::Other(text) | ExitReason::BadProtocol(text) | ExitReason::NotStarted(text) => {
-            (kind, text.clone(), None)
-        }
+        ExitReason::Other(text)
+        | ExitReason::BadProtocol(text)
+        | ExitReason::NotStarted(text)
+        | ExitReason::NameTaken(text)
+        | ExitReason::BadReturn(text) => (kind, text.clone(), None),
+        ExitReason::MemoryLimit(used, limit) => (kind, format!("{} of {} MiB", used / 1024, limit / 1024), None),
         _ => (kind, String::new(), None),
     }
 }
@@ -56,13 +79,16 @@ pub(crate) fn reason(kind: &str, text: String, traceback: Option<String>) -> PyR
             let (kind, message) = (kind.to_owned(), message.to_owned());
             ExitReason::Exception(Raised { kind, message, traceback: traceback.unwrap_or_default() })
         }
+        "bad_return" => ExitReason::BadReturn(text),
+        "killed" => ExitReason::Killed,
+        "noproc" => ExitReason::NoProc,
         "other" => ExitReason::Other(text),
         _ => return Err(PyTypeError::new_err(format!("`{kind}` is no kind of exit reason"))),
     })
 }
 
 /// A certificate as a dictionary, from which Python makes its own object.
-fn certificate<'py>(py: Python<'py>, certificate: &Certificate) -> PyResult<Bound<'py, PyDict>> {
+pub(crate) fn certificate<'py>(py: Python<'py>, certificate: &Certificate) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("actor", &certificate.actor)?;
     dict.set_item("pid", pid_numbers(certificate.pid))?;
@@ -74,6 +100,23 @@ fn certificate<'py>(py: Python<'py>, certificate: &Certificate) -> PyResult<Boun
         .map(|message| (&message.method, &message.sender, message.age_ms as f64 / 1000.0, message.delivery))
         .collect();
     dict.set_item("in_hand", in_hand)?;
+    let killer = match &certificate.killer {
+        Killer::Nobody => None,
+        Killer::Rebeam(why) => Some(format!("rebeam: {why}")),
+        Killer::OutOfMemory => Some("out of memory".to_owned()),
+        Killer::Unknown => Some("unknown".to_owned()),
+    };
+    dict.set_item("killer", killer)?;
+    dict.set_item("stacks", &certificate.stacks)?;
+    let (next, after_ms) = match certificate.next {
+        Next::Nothing => (None, 0),
+        Next::Restarts { after_ms } => (Some("restarts"), after_ms),
+        Next::StaysDown => (Some("stays_down"), 0),
+        Next::GivesUp => (Some("gives_up"), 0),
+        Next::Parked => (Some("parked"), 0),
+    };
+    dict.set_item("next", next)?;
+    dict.set_item("restarts_after", after_ms as f64 / 1000.0)?;
     dict.set_item("last_output", &certificate.last_output)?;
     dict.set_item("age", certificate.age_ms as f64 / 1000.0)?;
     dict.set_item("restarts", certificate.restarts)?;
@@ -87,7 +130,9 @@ pub(crate) fn failure(py: Python<'_>, failure: &CallFailure) -> PyErr {
     let made = (|| -> PyResult<Bound<'_, PyAny>> {
         let errors = py.import("rebeam._errors")?;
         match failure {
-            CallFailure::NoProc { target, similar } => errors.call_method1("no_proc", (target, similar)),
+            CallFailure::NoProc { target, similar, is_down } => {
+                errors.call_method1("no_proc", (target, similar, *is_down))
+            }
             CallFailure::Died(dead) => errors.call_method1("actor_died", (certificate(py, dead)?,)),
             CallFailure::TimedOut(callee) => {
                 let (method, since) = match &callee.busy {
@@ -115,8 +160,15 @@ pub(crate) fn supervisor_spec(object: &Bound<'_, PyAny>, id: String) -> PyResult
     let auto_shutdown: String = object.getattr("auto_shutdown")?.extract()?;
     let max_seconds: f64 = object.getattr("max_seconds")?.extract()?;
     let children = object.getattr("children")?;
+    let kind: String = object.getattr("kind")?.extract()?;
     Ok(SupervisorSpec {
         id,
+        name: object.getattr("name")?.extract()?,
+        kind: match kind.as_str() {
+            "dynamic" => SupervisorKind::Dynamic { max_children: object.getattr("max_children")?.extract()? },
+            "partition" => SupervisorKind::Partition,
+            _ => SupervisorKind::Static,
+        },
         strategy: match strategy.as_str() {
             "one_for_all" => Strategy::OneForAll,
             "rest_for_one" => Strategy::RestForOne,
@@ -133,7 +185,7 @@ pub(crate) fn supervisor_spec(object: &Bound<'_, PyAny>, id: String) -> PyResult
     })
 }
 
-fn child_spec(object: &Bound<'_, PyAny>) -> PyResult<ChildSpec> {
+pub(crate) fn child_spec(object: &Bound<'_, PyAny>) -> PyResult<ChildSpec> {
     let id: String = object.getattr("id")?.extract()?;
     let restart: String = object.getattr("restart")?.extract()?;
     let kind = if object.getattr("is_supervisor")?.is_truthy()? {
@@ -146,13 +198,33 @@ fn child_spec(object: &Bound<'_, PyAny>) -> PyResult<ChildSpec> {
         })?;
         let start_timeout: Option<f64> = object.getattr("start_timeout")?.extract()?;
         let (messages, bytes) = object.getattr("mailbox_limits")?.extract()?;
-        ChildKind::Actor(ActorSpec {
+        let limits: PyLimits = object.getattr("limits")?.extract()?;
+        let process: PyProcess = object.getattr("process")?.extract()?;
+        let ms = |seconds: f64| (seconds * 1000.0).ceil() as u64;
+        ChildKind::Actor(Box::new(ActorSpec {
             name: object.getattr("name")?.extract()?,
             class: object.getattr("class_name")?.extract()?,
             start: pickled.as_bytes().to_vec(),
             start_ms: start_timeout.map(|seconds| (seconds * 1000.0) as u64),
             mailbox: MailboxLimits { messages, bytes },
-        })
+            terminate_on_shutdown: object.getattr("terminate_on_shutdown")?.extract()?,
+            limits: Limits {
+                deadline_ms: limits.0.map(ms),
+                deadlines: limits.1.into_iter().map(|(method, seconds)| (method, ms(seconds))).collect(),
+                memory_soft_kib: limits.2,
+                memory_hard_kib: limits.3,
+                max_messages: limits.4,
+                max_age_ms: limits.5.map(ms),
+            },
+            process: ProcessOptions {
+                cpus: process.0,
+                nice: process.1,
+                env: process.2,
+                directory: process.3,
+                uid: process.4,
+                gid: process.5,
+            },
+        }))
     };
     let shutdown = object.getattr("shutdown")?;
     let shutdown = match shutdown.extract::<f64>() {
@@ -169,6 +241,31 @@ fn child_spec(object: &Bound<'_, PyAny>) -> PyResult<ChildSpec> {
         },
         shutdown,
         significant: object.getattr("significant")?.extract()?,
+        backoff: backoff(&object.getattr("backoff")?)?,
+        on_giveup: match object.getattr("on_giveup")?.extract::<String>()?.as_str() {
+            "park" => OnGiveup::Park,
+            _ => OnGiveup::Stop,
+        },
         kind,
     })
+}
+
+/// `rebeam._spec.ChildSpec.limits`: deadline, deadlines, soft and hard memory in KiB, messages, age.
+type PyLimits = (Option<f64>, Vec<(String, f64)>, Option<u64>, Option<u64>, Option<u64>, Option<f64>);
+
+/// `rebeam._spec.ChildSpec.process`: CPUs, niceness, environment, directory, user, group.
+type PyProcess = (Vec<u32>, Option<i32>, Vec<(String, String)>, Option<String>, Option<u32>, Option<u32>);
+
+fn backoff(object: &Bound<'_, PyAny>) -> PyResult<Option<Backoff>> {
+    if object.is_none() {
+        return Ok(None);
+    }
+    let (initial, factor, cap, jitter): (f64, f64, f64, f64) = object.extract()?;
+    let milli = |value: f64| (value * 1000.0).round() as u64;
+    Ok(Some(Backoff {
+        initial_ms: milli(initial),
+        factor_milli: milli(factor),
+        cap_ms: milli(cap),
+        jitter_milli: milli(jitter),
+    }))
 }

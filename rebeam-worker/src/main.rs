@@ -36,6 +36,8 @@ fn main() -> ExitCode {
         return fail("the path of the interpreter holds a NUL byte");
     };
     reset_signals();
+    // Should memory run out, the kernel is to take an actor rather than the supervisor.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "300");
     if libpython == "-" {
         let Err(error) = nix::unistd::execv(&words[0], &words);
         return fail(&format!("failed to execute `{}`: {error}", python.display()));

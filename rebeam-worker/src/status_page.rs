@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use rebeam_protocol::page::{ATTENTION, MARK_SIZE, MARKS, PROGRESS, RING, SIZE, Stage, state_word};
+use rebeam_protocol::page::{ATTENTION, CONDITION, EXIT, LOOK, SIZE, Stage, mark_offset, state_word};
 
 /// A mapping of the page, there until the process ends.
 pub(crate) struct StatusPage {
@@ -35,26 +35,34 @@ impl StatusPage {
 
     /// Notes that the handler of message `seq` begins now.
     pub(crate) fn begin(&self, seq: u64) {
-        self.word(Self::mark(seq) + 8).store(clock_ns(), Ordering::Relaxed);
-        self.word(Self::mark(seq)).store(state_word(seq, Stage::Begun), Ordering::Release);
-        self.word(PROGRESS).fetch_add(1, Ordering::Relaxed);
+        self.word(mark_offset(seq) + 8).store(clock_ns(), Ordering::Relaxed);
+        self.word(mark_offset(seq)).store(state_word(seq, Stage::Begun), Ordering::Release);
     }
 
     /// Notes that message `seq` is done.
     pub(crate) fn done(&self, seq: u64) {
-        self.word(Self::mark(seq)).store(state_word(seq, Stage::Done), Ordering::Release);
-        self.word(PROGRESS).fetch_add(1, Ordering::Relaxed);
+        self.word(mark_offset(seq)).store(state_word(seq, Stage::Done), Ordering::Release);
     }
 
     /// Whether the supervisor wants the channel to be read before anything else; asking takes the wish away.
     pub(crate) fn take_attention(&self) -> bool {
-        // SAFETY: ATTENTION is an aligned offset of a u32 within the mapping.
-        let word = unsafe { AtomicU32::from_ptr(self.base.add(ATTENTION).cast()) };
-        word.load(Ordering::Relaxed) != 0 && word.swap(0, Ordering::Acquire) != 0
+        let word = self.half_word(ATTENTION);
+        word.load(Ordering::Relaxed) & LOOK != 0 && word.fetch_and(!LOOK, Ordering::Acquire) & LOOK != 0
     }
 
-    fn mark(seq: u64) -> usize {
-        RING + (seq as usize % MARKS) * MARK_SIZE
+    /// Whether an exit signal came.
+    pub(crate) fn is_exit_ordered(&self) -> bool {
+        self.half_word(ATTENTION).load(Ordering::Acquire) & EXIT != 0
+    }
+
+    /// Notes whether this actor was told to handle no message for now.
+    pub(crate) fn set_suspended(&self, is_suspended: bool) {
+        self.half_word(CONDITION).store(u32::from(is_suspended), Ordering::Release);
+    }
+
+    fn half_word(&self, offset: usize) -> &AtomicU32 {
+        // SAFETY: every offset used here is a multiple of 4 within the mapping, which lives as long as the process.
+        unsafe { AtomicU32::from_ptr(self.base.add(offset).cast()) }
     }
 
     fn word(&self, offset: usize) -> &AtomicU64 {

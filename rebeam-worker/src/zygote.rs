@@ -93,6 +93,8 @@ fn load(app: &Bound<'_, PyModule>, target: &Target) -> PyResult<(FromZygote, boo
 }
 
 fn load_error(app: &Bound<'_, PyModule>, error: &PyErr) -> PyResult<LoadError> {
+    // Before Python 3.12 an error that is on its way keeps its traceback beside it.
+    error.value(app.py()).setattr("__traceback__", error.traceback(app.py()))?;
     let fields = app.call_method1("describe_load_error", (error.value(app.py()),))?.cast_into::<PyDict>()?;
     let field = |name: &str| -> PyResult<Option<String>> { fields.get_item(name)?.map_or(Ok(None), |it| it.extract()) };
     let is_usage = field("kind")?.as_deref() == Some("usage");

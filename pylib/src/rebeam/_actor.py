@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -12,6 +12,19 @@ if TYPE_CHECKING:
     from rebeam._ref import ActorRef
 
 F = TypeVar("F", bound="Callable[..., Any]")
+
+
+class Info:
+    """Returned by `init` to hand something to whoever starts the actor: `start_child` gives it as `info`.
+
+    Args:
+        value: anything that can be sent.
+        then: for a `GenServer`: `Continue`, `Idle` or `Hibernate`.
+    """
+
+    def __init__(self, value: Any, *, then: Any = None) -> None:
+        self.value = value
+        self.then = then
 
 
 class Ignore:
@@ -29,13 +42,45 @@ class Actor:
     to be an answer. A call whose arguments do not fit the method harms nobody but its caller.
 
     An `async def` method runs to its end before the next message is taken.
+
+    The options of `child` may be given with the class, as `class Worker(Actor, restart="transient")`.
     """
+
+    __rebeam_options__: ClassVar[dict[str, Any]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__()
+        if options:
+            from rebeam import _spec
+
+            _spec.check_class_options(cls, options)
+            cls.__rebeam_options__ = {**cls.__rebeam_options__, **options}
 
     def init(self, *args: Any, **kwargs: Any) -> Any:
         """Sets the actor up, in its own process; starting it waits for this to return.
 
         Gets the arguments given to `child`, the same ones after every restart. An exception here is a failed start.
-        Return `Ignore` to be passed over; any other value is not looked at.
+        Return `Ignore` to be passed over, `Info(value)` to hand something to whoever starts it; a `GenServer` also
+        `Continue`, `Idle` or `Hibernate`, or `Stop` to fail. Any other value is not looked at.
+        """
+
+    def handle_info(self, message: Any) -> Any:
+        """Handles what is neither a call nor a cast: `rebeam.send`, `Down`, `Exit`, `TIMEOUT`, timers.
+
+        Without this method they are logged and dropped.
+        """
+        import logging
+
+        logging.getLogger("rebeam").warning("there is no handle_info for %r", message)
+
+    def checkpoint(self) -> Any:
+        """What the next process of this incarnation needs when this one is recycled; it gets it by `restore`."""
+
+    def restore(self, state: Any) -> None:
+        """Takes over from the process before this one, after `init`. Not run after a crash.
+
+        Args:
+            state: what `checkpoint` returned there.
         """
 
     @property
@@ -65,6 +110,16 @@ def raises(*exceptions: type[BaseException]) -> Callable[[F], F]:
 
     def declare(method: F) -> F:
         method.__rebeam_raises__ = exceptions  # type: ignore[attr-defined]
+        return method
+
+    return declare
+
+
+def deadline(seconds: float) -> Callable[[F], F]:
+    """Declares how long a method may run, in seconds, before the actor is judged hung and killed."""
+
+    def declare(method: F) -> F:
+        method.__rebeam_deadline__ = float(seconds)  # type: ignore[attr-defined]
         return method
 
     return declare

@@ -31,16 +31,16 @@ def load(kind: str, source: str, attribute: str | None, preload: list[str]) -> t
     before = _open_descriptors()
     for module in preload:
         _import(module, "preload")
-    module = import_app(kind, source)
+    module = import_app(kind, source, os.getcwd())
     tree = _find_tree(module, source, attribute)
     return tree, _unforkable(before), _has_fork_handlers()
 
 
-def import_app(kind: str, source: str) -> Any:
+def import_app(kind: str, source: str, project: str) -> Any:
     """Imports the application's module, by name or from a file."""
     if kind == "module":
-        if os.getcwd() not in sys.path:
-            sys.path.insert(0, os.getcwd())
+        if project not in sys.path:
+            sys.path.insert(0, project)
         return _import(source, "module")
     directory, file = os.path.split(source)
     name = os.path.splitext(file)[0]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypedDict
 
 from rebeam import _rebeam, _runtime
+from rebeam._errors import ActorExit, BadReturn, Stop
 
 if TYPE_CHECKING:
     from rebeam._actor import Actor
@@ -27,7 +28,7 @@ def main() -> NoReturn:
     if role == "zygote":
         gc.disable()
         # What every worker needs, once and shared.
-        from rebeam import _dispatch, _failure, _logging, _ref  # noqa: F401
+        from rebeam import _dispatch, _failure, _logging, _ref, _server  # noqa: F401
 
         start = _rebeam.attach_forked(CONTROL, ZYGOTE_LIFELINE)
         if start is None:
@@ -40,7 +41,7 @@ def main() -> NoReturn:
         start = _rebeam.attach(CHANNEL, PAGE, LIFELINE)
         kind, _, source = os.environ.pop("REBEAM_APP").partition(":")
         try:
-            _app.import_app(kind, source)
+            _app.import_app(kind, source, os.environ.pop("REBEAM_PROJECT"))
         except BaseException as error:
             _end(_reason_of(error))
     _run(start)
@@ -65,30 +66,98 @@ def _after_fork() -> None:
         numpy.random.seed()
 
 
-def _run(start: tuple[bytes, tuple[int, int, int], int, str, bool, int]) -> NoReturn:
+class Start(TypedDict):
+    """What the handshake says, made by `_rebeam`."""
+
+    start: bytes
+    state: bytes
+    pid: tuple[int, int, int]
+    number: int
+    label: str
+    named: bool
+    restarts: int
+    cpus: list[int]
+    nice: int | None
+    dump_signal: int
+    exit_signal: int
+    stacks: int | None
+
+
+def _run(start: Start) -> NoReturn:
     import pickle
 
-    from rebeam import _actor, _dispatch, _logging, _ref
+    from rebeam import _actor, _dispatch, _logging, _ref, _server
 
-    content, pid, number, label, named, restarts = start
-    me: _ref.ActorRef[Actor] = _ref.ActorRef(label if named else number)
-    _runtime.become(_runtime.Identity(_ref.Pid(*pid), me, label, named, restarts))
+    me: _ref.ActorRef[Actor] = _ref.ActorRef(start["label"] if start["named"] else start["number"])
+    pid = _ref.Pid(*start["pid"])
+    _runtime.become(_runtime.Identity(pid, me, start["label"], start["named"], start["restarts"]))
     _logging.install()
     try:
-        cls, args, kwargs = pickle.loads(content)
+        _settle_in(start)
+        cls, args, kwargs = pickle.loads(start["start"])
         actor: Actor = cls()
-        ignored = actor.init(*args, **kwargs) is _actor.Ignore
+        result = actor.init(*args, **kwargs)
+        if start["state"]:
+            actor.restore(pickle.loads(start["state"]))
+        if isinstance(result, Stop):
+            raise result
+        info, then = (result.value, result.then) if isinstance(result, _actor.Info) else (None, result)
+        ignored = result is _actor.Ignore
+        if isinstance(actor, _server.GenServer) and not ignored:
+            _server.settle(actor, "init", then)
+        _rebeam.started(ignored, info)
+    except ActorExit:
+        _leave()
     except BaseException as error:
         _end(_reason_of(error))
-    del content, start, args, kwargs
-    _rebeam.started(ignored)
+    del start, args, kwargs, result, info, then
     if ignored:
         _end(("normal", "", None))
     try:
-        reason = _rebeam.serve(_dispatch.resolver(actor))
+        reason = _rebeam.serve(_dispatch.resolver(actor), _server.receiver(actor), _server.system(actor))
+        if reason[0] == "recycle":
+            _hand_over(actor)
+    except ActorExit:
+        _leave()
     except BaseException as error:
         reason = _reason_of(error)
     _end(_terminate(actor, reason))
+
+
+def _settle_in(start: Start) -> None:
+    """Makes this process the actor's own: its CPUs, its niceness, what signals do, where stacks are written."""
+    import faulthandler
+    import signal
+
+    os.environ["REBEAM_ACTOR"] = str(os.getpid())
+    if start["cpus"]:
+        os.sched_setaffinity(0, start["cpus"])
+    if start["nice"] is not None:
+        os.nice(start["nice"])
+    if start["stacks"] is not None:
+        faulthandler.enable(start["stacks"])
+        faulthandler.register(start["dump_signal"], start["stacks"])
+    signal.signal(start["exit_signal"], _on_exit_signal)
+
+
+def _on_exit_signal(number: int, frame: object) -> None:
+    if _rebeam.exit_ordered():
+        raise ActorExit
+
+
+def _leave() -> NoReturn:
+    """Ends after an exit signal: the supervisor knows the reason."""
+    _flush()
+    os._exit(0)
+
+
+def _hand_over(actor: Actor) -> NoReturn:
+    """Ends to go on in a new process."""
+    import pickle
+
+    _rebeam.hand_over(pickle.dumps(actor.checkpoint(), 5))
+    _run_exit_hooks()
+    _leave()
 
 
 _Reason = tuple[str, str, "str | None"]
@@ -99,6 +168,8 @@ def _terminate(actor: Actor, reason: _Reason) -> _Reason:
 
     try:
         actor.terminate(ExitReason(*reason))
+    except ActorExit:
+        _leave()
     except BaseException as error:
         return _reason_of(error)
     return reason
@@ -106,10 +177,13 @@ def _terminate(actor: Actor, reason: _Reason) -> _Reason:
 
 def _reason_of(error: BaseException) -> _Reason:
     from rebeam import _failure
-    from rebeam._errors import Stop
 
     if isinstance(error, Stop):
-        return (error.reason if error.reason in ("normal", "shutdown") else "other"), str(error.reason), None
+        if error.reason in ("normal", "shutdown"):
+            return error.reason, error.detail, None
+        return "other", str(error.reason), None
+    if isinstance(error, BadReturn):
+        return "bad_return", str(error), None
     if isinstance(error, SystemExit):
         # MAP-02: an exit code of 0 or None is a clean end.
         code = error.code
@@ -124,17 +198,26 @@ def _reason_of(error: BaseException) -> _Reason:
 
 
 def _end(reason: _Reason) -> NoReturn:
-    """Runs exit hooks, makes the final report and ends the process without waiting for threads."""
+    """Makes the final report, runs exit hooks, and ends the process without waiting for threads."""
+    _flush()
+    # First the reason: a hook that crashes or hangs is not to hide it.
+    _rebeam.report(*reason)
+    _run_exit_hooks()
+    _leave()
+
+
+def _run_exit_hooks() -> None:
     import atexit
 
     try:
         atexit._run_exitfuncs()
     except BaseException:
         sys.excepthook(*sys.exc_info())
+
+
+def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (OSError, ValueError):
             pass
-    _rebeam.report(*reason)
-    os._exit(0)

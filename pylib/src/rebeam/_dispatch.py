@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from rebeam._actor import Actor
 from rebeam._errors import BadCall
+from rebeam._server import GenServer
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Coroutine
 
-_OWN = frozenset(name for name in vars(Actor))
+_OWN = frozenset((*vars(Actor), *vars(GenServer)))
 
 _runner: asyncio.Runner | None = None
 

@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rebeam._exit import Certificate, ExitReason
+    from rebeam._ref import Pid
+
+NO_REPLY: Any = object()
+"""Stands for: there is no answer."""
 
 
 class RebeamError(Exception):
@@ -97,24 +101,93 @@ class RemoteTraceback(Exception):
         return f'\n"""\n{self.args[0].rstrip()}\n"""'
 
 
+class ChildError(RebeamError):
+    """A supervisor did not do what it was asked about a child.
+
+    Attributes:
+        kind: `not_found`, `running`, `restarting`, `already_started`, `already_present`, `start_failed`,
+            `max_children`, `unsupported`, `ending`, `bad_spec` or `waiting_for_you`.
+        pid: of the child that has the id already, for `already_started`.
+        reason: why the start failed, for `start_failed`.
+    """
+
+    def __init__(self, kind: str, text: str, pid: Pid | None = None, reason: ExitReason | None = None) -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.pid = pid
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ChildError, (self.kind, str(self), self.pid, self.reason)
+
+
+class EndedOtherwise(RebeamError):
+    """An actor that was stopped ended for another reason than the one given.
+
+    Attributes:
+        reason: that reason.
+    """
+
+    def __init__(self, reason: ExitReason) -> None:
+        super().__init__(f"it ended with {reason}")
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return EndedOtherwise, (self.reason,)
+
+
 class Stop(BaseException):
-    """Raised in a method to end the actor in good order: `terminate` runs and no error is reported.
+    """Raised in a method, or returned by a callback of a `GenServer`, to end the actor in good order.
+
+    `terminate` runs and no error is reported.
 
     Args:
         reason: `normal` (a transient child is not restarted), `shutdown` (the same), or any text of your own (an
             abnormal end).
+        detail: said with `shutdown`.
+        reply: what the caller gets, if a call is in hand. Without it the caller gets `ActorDied` with the reason.
     """
 
-    def __init__(self, reason: str = "normal") -> None:
+    def __init__(self, reason: str = "normal", *, detail: str = "", reply: Any = NO_REPLY) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.detail = detail
+        self.reply = reply
+
+
+class ActorExit(BaseException):
+    """An exit signal came that this actor does not trap (see `trap_exits`).
+
+    It unwinds the stack, so that `finally` runs; `terminate` does not, and nothing else is handled. Do not catch it.
+    """
+
+
+class BadReturn(BaseException):
+    """A callback returned what none may return: the actor ends with `bad_return`."""
+
+
+def child_error(
+    kind: str, text: str, pid: tuple[int, int, int] | None, reason: tuple[str, str, str | None] | None
+) -> RebeamError:
+    from rebeam._exit import ExitReason
+    from rebeam._ref import Pid
+
+    if kind == "bad_spec":
+        return SpecError(text)
+    return ChildError(kind, text, Pid(*pid) if pid else None, ExitReason(*reason) if reason else None)
+
+
+def no_supervisor(to: object) -> NoProc:
+    return NoProc(f"there is no supervisor `{to}`, or it is not running")
 
 
 def _names(similar: list[str]) -> str:
     return f"; did you mean {' or '.join(f'`{name}`' for name in similar)}?" if similar else ""
 
 
-def no_proc(target: str, similar: list[str]) -> NoProc:
+def no_proc(target: str, similar: list[str], is_down: bool) -> NoProc:
+    if is_down:
+        return NoProc(f"`{target}` is down")
     return NoProc(f"there is no actor `{target}`{_names(similar)}")
 
 

@@ -11,8 +11,9 @@ class ExitReason(NamedTuple):
     """The reason of an end.
 
     Attributes:
-        kind: `normal`, `shutdown`, `exception`, `exit_code`, `signal`, `killed`, `heartbeat_timeout`, `other`,
-            `noproc`, `noconnection`, `bad_protocol`, `start_timeout` or `not_started`.
+        kind: `normal`, `shutdown`, `exception`, `exit_code`, `signal`, `killed`, `heartbeat_timeout`, `memory_limit`,
+            `bad_return`, `other`, `noproc`, `noconnection`, `bad_protocol`, `start_timeout`, `not_started` or
+            `name_taken`.
         detail: the exception as `Type: message`, the exit code, the signal's name, or text of whoever chose it.
         traceback: the formatted traceback of an exception, else None.
     """
@@ -57,6 +58,10 @@ class Certificate(NamedTuple):
         os_pid: its process.
         reason: why.
         in_hand: messages it had begun and not finished, oldest first.
+        killer: who sent the signal that ended it: `rebeam: why`, `out of memory`, `unknown`; None if none did.
+        stacks: the Python stacks of its threads at a fault or a hang, as `faulthandler` writes them; else empty.
+        next: what follows: `restarts`, `stays_down`, `gives_up` or `parked`; None if that was not decided yet.
+        restarts_after: the pause before it is started again, in seconds.
         last_output: the last lines of its stdout and stderr.
         age: how long it lived, in seconds.
         restarts: how often the actor had been started before.
@@ -69,6 +74,10 @@ class Certificate(NamedTuple):
     os_pid: int
     reason: ExitReason
     in_hand: tuple[InHand, ...]
+    killer: str | None
+    stacks: str
+    next: str | None
+    restarts_after: float
     last_output: tuple[str, ...]
     age: float
     restarts: int
@@ -84,3 +93,10 @@ def certificate(fields: dict[str, Any]) -> Certificate:
     fields["in_hand"] = tuple(InHand(*message) for message in fields["in_hand"])
     fields["last_output"] = tuple(fields["last_output"])
     return Certificate(**fields)
+
+
+def as_reason(reason: str | ExitReason) -> ExitReason:
+    """A reason as others may give it: one of OTP's words, or any text of one's own."""
+    if isinstance(reason, ExitReason):
+        return reason
+    return ExitReason(reason) if reason in ("normal", "shutdown") else ExitReason("other", reason)

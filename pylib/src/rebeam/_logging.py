@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 from rebeam import _rebeam
 
@@ -13,6 +14,10 @@ class SupervisorHandler(logging.Handler):
     """Sends every record to the supervisor, which prints it with the actor's name."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if not _rebeam.is_attached():
+            # A process that this actor forked: what it writes is read as the actor's own output.
+            print(self.format(record), file=sys.stderr)
+            return
         try:
             exception = _formatter.formatException(record.exc_info) if record.exc_info else None
             _rebeam.log(record.created, record.levelno, record.name, record.getMessage(), exception)

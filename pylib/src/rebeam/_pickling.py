@@ -24,6 +24,13 @@ def explain(content: tuple[tuple[Any, ...], dict[str, Any]], method: str, error:
     return Unpicklable(f"`{method}` cannot be sent: {error}")
 
 
+def explain_message(message: object, error: BaseException) -> Unpicklable:
+    """The same for a message of free form."""
+    where, culprit = _culprit("message", message, 0, set()) or ("message", message)
+    cls = type(culprit)
+    return Unpicklable(f"{where} cannot be sent: {cls.__module__}.{cls.__qualname__}: {error}")
+
+
 def _culprit(path: str, value: object, depth: int, seen: set[int]) -> tuple[str, object] | None:
     if id(value) in seen or _pickles(value):
         return None

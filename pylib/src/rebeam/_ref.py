@@ -118,7 +118,7 @@ class ActorRef(Generic[A]):
     call: _Call[A]
     cast: _Cast[A]
 
-    def __init__(self, address: str | int | Pid, target: Target = Target()) -> None:  # noqa: B008
+    def __init__(self, address: str | int | Pid | tuple[str, int], target: Target = Target()) -> None:  # noqa: B008
         self._address = address
         self._target = target
         self.call = _Call(self)
@@ -145,7 +145,20 @@ class ActorRef(Generic[A]):
         return hash(self._address)
 
     def __repr__(self) -> str:
-        return f"<ActorRef {self._address if isinstance(self._address, (str, Pid)) else f'#{self._address}'}>"
+        return f"<ActorRef {f'#{self._address}' if isinstance(self._address, int) else self._address}>"
+
+
+def partition(actor: type[A], supervisor: str, key: object) -> ActorRef[A]:
+    """A handle on the copy that a key falls to, of the `PartitionSupervisor` with this name.
+
+    Args:
+        actor: its class.
+        supervisor: its supervisor's name.
+        key: plain data. A whole number falls to the copy of that number, modulo how many there are.
+    """
+    from rebeam import _rebeam
+
+    return ActorRef((supervisor, _rebeam.key_number(key)))
 
 
 def ref(actor: type[A], to: str | Pid) -> ActorRef[A]:

@@ -1,8 +1,9 @@
-"""What an actor can do at run time. With `rebeam._boot` the sole importer of `_rebeam`."""
+"""What an actor knows about itself and its node at run time."""
 
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from rebeam import _rebeam
@@ -44,9 +45,18 @@ def become(identity: Identity) -> None:
     """Makes this process an actor, and its own forked helpers not."""
     global _identity
     _identity = identity
-    os.register_at_fork(after_in_child=_rebeam.detach_after_fork)
+    os.register_at_fork(after_in_child=_detach)
     for hook in _after_fork:
         hook()
+
+
+def _detach() -> None:
+    """Lets go of everything of the actor's in a process that it forked, its fault handler's file too."""
+    import faulthandler
+
+    _rebeam.detach_after_fork()
+    if sys.__stderr__ is not None:
+        faulthandler.enable(sys.__stderr__)
 
 
 def me() -> Identity:

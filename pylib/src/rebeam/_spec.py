@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypedDict, TypeVar, Unpack, cast
 
 from rebeam._actor import Actor
 from rebeam._errors import SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
+
+A = TypeVar("A", bound=Actor)
 
 STRATEGIES = ("one_for_one", "one_for_all", "rest_for_one")
 RESTARTS = ("permanent", "transient", "temporary")
@@ -47,103 +49,301 @@ def _shutdown(value: object) -> float | str:
     if value in ("infinity", "brutal_kill"):
         return str(value)
     if isinstance(value, str):
-        return _one_of("shutdown", value, ("infinity", "brutal_kill"))
+        near = difflib.get_close_matches(value, ("infinity", "brutal_kill"), 1)
+        hint = f"did you mean {near[0]!r}?" if near else "it is a number of seconds, 'infinity' or 'brutal_kill'"
+        raise SpecError(f"shutdown={value!r} is not known; {hint}")
     seconds = _number("shutdown", value, 0)
     return "infinity" if seconds == float("inf") else seconds
 
 
-def _refuse_unknown(what: str, unknown: dict[str, Any], known: Iterable[str]) -> None:
-    for key in unknown:
+def _refuse_unknown(what: str, given: Iterable[str], known: Iterable[str]) -> None:
+    for key in given:
+        if key in known:
+            continue
         near = difflib.get_close_matches(key, list(known), 1)
         hint = f"; did you mean `{near[0]}`?" if near else f"; known are {', '.join(f'`{k}`' for k in known)}"
         raise SpecError(f"{what} has no option `{key}`{hint}")
 
 
+class Backoff(NamedTuple):
+    """Pauses before restarts: `initial`, then `factor` times the last one, up to `cap`.
+
+    It begins anew once the child has lived for `cap`, and at least a second.
+
+    Attributes:
+        initial: the first pause, in seconds.
+        factor: by which it grows.
+        cap: the longest pause, in seconds.
+        jitter: the share of a pause, from 0 to 1, that chance may take away.
+    """
+
+    initial: float = 0.1
+    factor: float = 2.0
+    cap: float = 30.0
+    jitter: float = 0.1
+
+
+class Limits(NamedTuple):
+    """What an actor may use, as `child` checked it; memory in KiB, times in seconds."""
+
+    deadline: float | None
+    deadlines: list[tuple[str, float]]
+    memory_soft: int | None
+    memory_hard: int | None
+    max_messages: int | None
+    max_age: float | None
+
+
+class Process(NamedTuple):
+    """How the process of an actor differs from others, as `child` checked it."""
+
+    cpus: list[int]
+    nice: int | None
+    env: list[tuple[str, str]]
+    directory: str | None
+    uid: int | None
+    gid: int | None
+
+
 @dataclass(frozen=True, slots=True)
-class ChildSpec:
+class ChildSpec(Generic[A]):
     """One actor of a tree, made by `child`."""
 
     id: str
     name: str | None
     class_name: str
-    start: tuple[type[Actor], tuple[Any, ...], dict[str, Any]]
+    start: tuple[type[A], tuple[Any, ...], dict[str, Any]]
     restart: str
     shutdown: float | str
     significant: bool
     start_timeout: float | None
     mailbox_limits: tuple[int | None, int | None]
+    backoff: Backoff | None
+    on_giveup: str
+    terminate_on_shutdown: bool
+    limits: Limits
+    process: Process
     is_supervisor: bool = field(default=False, init=False)
 
 
-_CHILD_OPTIONS = (
-    "name",
-    "id",
-    "restart",
-    "shutdown",
-    "significant",
-    "start_timeout",
-    "max_messages_waiting",
-    "max_bytes_waiting",
-    "kwargs",
-)
+class ChildOptions(TypedDict, total=False):
+    """The options of `child`, and of an actor's class (`class Worker(Actor, restart="transient")`)."""
+
+    kwargs: dict[str, Any]
+    name: str | None
+    id: str | None
+    restart: str
+    shutdown: float | str
+    significant: bool
+    start_timeout: float | None
+    max_messages_waiting: int | None
+    max_bytes_waiting: int | None
+    backoff: Backoff | None
+    on_giveup: str
+    terminate_on_shutdown: bool
+    callback_deadline: float | None
+    memory: str | int | tuple[str | int, str | int] | None
+    max_messages: int | None
+    max_age: float | None
+    cpus: Iterable[int] | None
+    nice: int | None
+    env: Mapping[str, str] | None
+    threads: int | None
+    directory: str | None
+    uid: int | None
+    gid: int | None
 
 
-def child(
-    actor: type[Actor],
-    /,
-    *args: Any,
-    name: str | None = None,
-    id: str | None = None,
-    restart: str = "permanent",
-    shutdown: float | str = DEFAULT_SHUTDOWN,
-    significant: bool = False,
-    start_timeout: float | None = DEFAULT_START_TIMEOUT,
-    max_messages_waiting: int | None = DEFAULT_MAILBOX[0],
-    max_bytes_waiting: int | None = DEFAULT_MAILBOX[1],
-    kwargs: dict[str, Any] | None = None,
-    **unknown: Any,
-) -> ChildSpec:
-    """An actor as a child of a supervisor.
+_CHILD_OPTIONS = tuple(ChildOptions.__annotations__)
+
+
+def check_class_options(cls: type[Actor], options: dict[str, Any]) -> None:
+    """Refuses options of a class statement that `child` does not know."""
+    _refuse_unknown(f"class `{cls.__qualname__}`", options, _CHILD_OPTIONS)
+
+
+def child(actor: type[A], /, *args: Any, **options: Unpack[ChildOptions]) -> ChildSpec[A]:
+    """An actor as a child of a supervisor. Options that are not given are those of its class, else the defaults.
 
     Args:
         actor: its class.
         args: positional arguments of `init`, the same at every start.
+        options: see below.
         kwargs: keyword arguments of `init`.
         name: registers it; at most one actor has a name. Default: none.
         id: unique among its siblings. Default: the name, else the class's name.
         restart: `permanent` (always started again), `transient` (after an abnormal end), `temporary` (never).
+            Default: `permanent`.
         shutdown: seconds between the order to stop and the kill; `infinity`, or `brutal_kill` for no order at all.
-        significant: whether the supervisor's `auto_shutdown` looks at it.
-        start_timeout: seconds `init` may take; None: no limit.
-        max_messages_waiting: messages that may wait before senders have to; None: no limit.
-        max_bytes_waiting: the same in bytes of content.
+            Default: 5.
+        significant: whether the supervisor's `auto_shutdown` looks at it. Default: no.
+        start_timeout: seconds `init` may take; None: no limit. Default: 60.
+        max_messages_waiting: messages that may wait before senders have to; None: no limit. Default: 10,000.
+        max_bytes_waiting: the same in bytes of content. Default: 64 MiB.
+        backoff: pauses before restarts. Default: none, as OTP.
+        on_giveup: what happens when it has used up the supervisor's restart limit: `stop` (the supervisor ends, as
+            OTP) or `park` (it stays down until `rebeam restart`, its siblings live). Default: `stop`.
+        terminate_on_shutdown: whether `terminate` runs when the supervisor stops it, also if it does not trap exits.
+            False is OTP's rule. Default: True.
+        callback_deadline: seconds that a method may run before the actor is judged hung and killed; None: for ever.
+            `rebeam.deadline` sets it for one method. Default: None.
+        memory: what it may use, as `"800MB"`, `"1.5GiB"` or in bytes, without what it shares with others. It is
+            killed there, and recycled between two messages from four fifths of it on; a pair sets both (soft, hard).
+            Default: no limit.
+        max_messages: messages after which it is recycled. Default: no limit.
+        max_age: seconds after which it is recycled. Default: no limit.
+        cpus: the CPUs it may run on. Default: all.
+        nice: added to its niceness. Default: nothing.
+        env: variables of its environment; it gets a fresh interpreter.
+        threads: threads of numeric libraries (OpenMP, OpenBLAS, MKL, numexpr); it gets a fresh interpreter.
+            Default: 1.
+        directory: its working directory, relative to the project; it gets a fresh interpreter.
+        uid, gid: whom it runs as; it gets a fresh interpreter.
 
     Raises:
         SpecError: a value or an option that makes no sense.
     """
-    _refuse_unknown("`child`", unknown, _CHILD_OPTIONS)
+    given = cast("dict[str, Any]", options)
+    _refuse_unknown("`child`", given, _CHILD_OPTIONS)
     if not (isinstance(actor, type) and issubclass(actor, Actor)):
         what = "an instance; give the class" if isinstance(actor, Actor) else "not a subclass of `rebeam.Actor`"
         raise SpecError(f"{actor!r} is {what}")
-    for option, text in (("name", name), ("id", id)):
-        if text is not None and (
-            not isinstance(text, str) or not text or not text.isprintable() or text != text.strip()
-        ):
-            raise SpecError(f"{option}={text!r}: it must be text without line breaks or surrounding spaces")
-    _check_arguments(actor, args, kwargs or {})
-    for option, limit in (("max_messages_waiting", max_messages_waiting), ("max_bytes_waiting", max_bytes_waiting)):
+    option = {**actor.__rebeam_options__, **given}.get
+    kwargs = option("kwargs") or {}
+    name, id = option("name"), option("id")
+    for what, text in (("name", name), ("id", id)):
+        _label(what, text)
+    _check_arguments(actor, args, kwargs)
+    waiting = (
+        option("max_messages_waiting", DEFAULT_MAILBOX[0]),
+        option("max_bytes_waiting", DEFAULT_MAILBOX[1]),
+    )
+    for what, limit in zip(("max_messages_waiting", "max_bytes_waiting"), waiting, strict=True):
         if limit is not None:
-            _number(option, limit, 1)
+            _number(what, limit, 1)
     return ChildSpec(
         id=id or name or actor.__name__,
         name=name,
         class_name=f"{actor.__module__}.{actor.__qualname__}",
-        start=(actor, args, kwargs or {}),
-        restart=_one_of("restart", restart, RESTARTS),
-        shutdown=_shutdown(shutdown),
-        significant=bool(significant),
-        start_timeout=None if start_timeout is None else _number("start_timeout", start_timeout, 0, strict=True),
-        mailbox_limits=(max_messages_waiting, max_bytes_waiting),
+        start=(actor, args, kwargs),
+        restart=_one_of("restart", option("restart", "permanent"), RESTARTS),
+        shutdown=_shutdown(option("shutdown", DEFAULT_SHUTDOWN)),
+        significant=_flag("significant", option("significant", False)),
+        start_timeout=_seconds("start_timeout", option("start_timeout", DEFAULT_START_TIMEOUT)),
+        mailbox_limits=waiting,
+        backoff=_backoff(option("backoff")),
+        on_giveup=_one_of("on_giveup", option("on_giveup", "stop"), ("stop", "park")),
+        terminate_on_shutdown=_flag("terminate_on_shutdown", option("terminate_on_shutdown", True)),
+        limits=_limits(actor, option),
+        process=_process(option),
+    )
+
+
+def _label(what: str, text: object) -> None:
+    if text is not None and (not isinstance(text, str) or not text or not text.isprintable() or text != text.strip()):
+        raise SpecError(f"{what}={text!r}: it must be text without line breaks or surrounding spaces")
+
+
+def _flag(what: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise SpecError(f"{what}={value!r}: it must be True or False")
+    return value
+
+
+def _seconds(what: str, value: object) -> float | None:
+    return None if value is None else _number(what, value, 0, strict=True)
+
+
+def _count(what: str, value: object, least: int) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise SpecError(f"{what}={value!r}: it must be a whole number of {least} or more")
+    return value
+
+
+def _backoff(value: object) -> Backoff | None:
+    if value is None:
+        return None
+    if not isinstance(value, Backoff):
+        raise SpecError(f"backoff={value!r}: it must be a `rebeam.Backoff`")
+    _number("backoff.initial", value.initial, 0)
+    _number("backoff.factor", value.factor, 1)
+    _number("backoff.cap", value.cap, value.initial)
+    if _number("backoff.jitter", value.jitter, 0) > 1:
+        raise SpecError(f"backoff.jitter={value.jitter!r}: it is a share, from 0 to 1")
+    return value
+
+
+def _limits(actor: type[Actor], option: Callable[[str], Any]) -> Limits:
+    methods = ((name, getattr(getattr(actor, name, None), "__rebeam_deadline__", None)) for name in dir(actor))
+    deadlines = [(name, seconds) for name, seconds in methods if seconds is not None]
+    memory = option("memory")
+    soft: int | None
+    hard: int | None
+    if memory is None:
+        soft, hard = None, None
+    elif isinstance(memory, tuple) and len(memory) == 2:
+        soft, hard = _kib(memory[0]), _kib(memory[1])
+        if soft > hard:
+            raise SpecError(f"memory={memory!r}: the soft limit is above the hard one")
+    else:
+        hard = _kib(memory)
+        soft = hard * 4 // 5
+    return Limits(
+        deadline=_seconds("callback_deadline", option("callback_deadline")),
+        deadlines=deadlines,
+        memory_soft=soft,
+        memory_hard=hard,
+        max_messages=_count("max_messages", option("max_messages"), 1),
+        max_age=_seconds("max_age", option("max_age")),
+    )
+
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def _kib(value: object) -> int:
+    size = float("nan")
+    if isinstance(value, int) and not isinstance(value, bool):
+        size = float(value)
+    elif isinstance(value, str):
+        number = value.rstrip("BbKkMmGgIi ")
+        unit = value[len(number) :].strip().upper() or "B"
+        try:
+            size = float(number) * _UNITS[unit]
+        except (ValueError, KeyError):
+            pass
+    if not size >= 1024:
+        raise SpecError(f"memory={value!r}: it must be a size such as '800MB' or '1.5GiB', or a number of bytes")
+    return int(size) // 1024
+
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+def _process(option: Callable[[str], Any]) -> Process:
+    env = dict(option("env") or {})
+    for key, value in env.items():
+        if not (isinstance(key, str) and isinstance(value, str)) or not key or "=" in key or "\0" in key + value:
+            raise SpecError(f"env={{{key!r}: {value!r}}}: names and values of variables are text")
+    threads = _count("threads", option("threads"), 1)
+    if threads is not None:
+        env = {**dict.fromkeys(_THREAD_VARIABLES, str(threads)), **env}
+    directory = option("directory")
+    if directory is not None and not isinstance(directory, str):
+        raise SpecError(f"directory={directory!r}: it must be a path as text")
+    cpus = [_count("cpus", cpu, 0) or 0 for cpu in option("cpus") or ()]
+    nice = option("nice")
+    if nice is not None and (not isinstance(nice, int) or not -20 <= nice <= 19):
+        raise SpecError(f"nice={nice!r}: it must be a whole number from -20 to 19")
+    return Process(
+        cpus=cpus,
+        nice=nice,
+        env=sorted(env.items()),
+        directory=directory,
+        uid=_count("uid", option("uid"), 0),
+        gid=_count("gid", option("gid"), 0),
     )
 
 
@@ -154,7 +354,7 @@ def _check_arguments(actor: type[Actor], args: tuple[Any, ...], kwargs: dict[str
         raise SpecError(f"`{actor.__qualname__}.init`: {error}") from None
 
 
-def unpicklable(spec: ChildSpec, error: BaseException) -> SpecError:
+def unpicklable(spec: ChildSpec[Any], error: BaseException) -> SpecError:
     """The error for a child whose class or arguments cannot be sent to its process."""
     from rebeam._pickling import explain
 
@@ -180,8 +380,10 @@ class Supervisor:
         max_restarts: restarts allowed within `max_seconds`; one more, and the supervisor gives up. Default: 3.
         max_seconds: length of that sliding window. Default: 5.
         auto_shutdown: `never`, `any_significant`, `all_significant`: whether it ends with its significant children.
-        id: unique among its siblings. Default: `supervisor`.
-        restart, shutdown, significant: as for `child`, when it is one. Its shutdown time is `infinity` by default.
+        name: registers it, for `rebeam.supervisor`. Default: none.
+        id: unique among its siblings. Default: the name, else `supervisor`.
+        restart, shutdown, significant, backoff, on_giveup: as for `child`, when it is one. Its shutdown time is
+            `infinity` by default.
 
     Raises:
         SpecError: a value or an option that makes no sense.
@@ -189,45 +391,57 @@ class Supervisor:
 
     __slots__ = (
         "auto_shutdown",
+        "backoff",
         "children",
         "id",
         "max_restarts",
         "max_seconds",
+        "name",
+        "on_giveup",
         "restart",
         "shutdown",
         "significant",
         "strategy",
     )
     is_supervisor = True
+    kind = "static"
 
     def __init__(
         self,
-        children: Iterable[ChildSpec | Supervisor | type[Actor]],
+        children: Iterable[ChildSpec[Any] | Supervisor | type[Actor]],
         *,
         strategy: str = "one_for_one",
         max_restarts: int = 3,
         max_seconds: float = 5.0,
         auto_shutdown: str = "never",
-        id: str = "supervisor",
+        name: str | None = None,
+        id: str | None = None,
         restart: str = "permanent",
         shutdown: float | str = "infinity",
         significant: bool = False,
+        backoff: Backoff | None = None,
+        on_giveup: str = "stop",
         **unknown: Any,
     ) -> None:
-        _refuse_unknown("`Supervisor`", unknown, self.__slots__)
+        _refuse_unknown(f"`{type(self).__name__}`", unknown, Supervisor.__slots__)
+        for what, text in (("name", name), ("id", id)):
+            _label(what, text)
         self.strategy = _one_of("strategy", strategy, STRATEGIES)
         if not isinstance(max_restarts, int) or isinstance(max_restarts, bool):
             raise SpecError(f"max_restarts={max_restarts!r}: it must be a whole number")
         self.max_restarts = int(_number("max_restarts", max_restarts, 0))
         self.max_seconds = _number("max_seconds", max_seconds, 0, strict=True)
         self.auto_shutdown = _one_of("auto_shutdown", auto_shutdown, AUTO_SHUTDOWNS)
-        self.id = id
+        self.name = name
+        self.id = id or name or "supervisor"
+        self.backoff = _backoff(backoff)
+        self.on_giveup = _one_of("on_giveup", on_giveup, ("stop", "park"))
         self.restart = _one_of("restart", restart, RESTARTS)
         self.shutdown = _shutdown(shutdown)
-        self.significant = bool(significant)
+        self.significant = _flag("significant", significant)
         self.children = [self._child(one) for one in children]
 
-    def _child(self, one: object) -> ChildSpec | Supervisor:
+    def _child(self, one: object) -> ChildSpec[Any] | Supervisor:
         if isinstance(one, (ChildSpec, Supervisor)):
             return one
         if isinstance(one, type) and issubclass(one, Actor):
@@ -236,3 +450,60 @@ class Supervisor:
 
     def __repr__(self) -> str:
         return f"<Supervisor {self.id!r}: {len(self.children)} children, {self.strategy}>"
+
+
+class DynamicSupervisor(Supervisor):
+    """A supervisor that starts empty, and whose children are started at run time, as Elixir's.
+
+    Children have no order and no ids: they are known by pid or handle. Each is restarted by itself, with the very
+    arguments it was started with; all are stopped at once.
+
+    Args:
+        max_children: how many there may be at once; None: no limit.
+        options: as for `Supervisor`, without `strategy` and `auto_shutdown`.
+
+    Raises:
+        SpecError: a value or an option that makes no sense.
+    """
+
+    __slots__ = ("max_children",)
+    kind = "dynamic"
+
+    def __init__(self, *, max_children: int | None = None, **options: Any) -> None:
+        _refuse_unknown("`DynamicSupervisor`", options, _DYNAMIC)
+        super().__init__([], **options)
+        self.max_children = _count("max_children", max_children, 1)
+
+
+_STATIC_ONLY = ("children", "strategy", "auto_shutdown")
+_DYNAMIC = ("max_children", *(option for option in Supervisor.__slots__ if option not in _STATIC_ONLY))
+
+
+class PartitionSupervisor(Supervisor):
+    """Copies of one child, among which `rebeam.partition` shares mail out by a key, as Elixir's.
+
+    A copy that ends is replaced in its own place: a key always falls to the same one. Their ids are `0` to `n - 1`.
+
+    Args:
+        spec: the child, without a name of its own.
+        partitions: how many copies. Default: one per CPU that this process may use.
+        name: the name that `rebeam.partition` is given.
+        options: as for `Supervisor`.
+
+    Raises:
+        SpecError: a value or an option that makes no sense.
+    """
+
+    __slots__ = ()
+    kind = "partition"
+
+    def __init__(
+        self, spec: ChildSpec[Any] | type[Actor], *, name: str, partitions: int | None = None, **options: Any
+    ) -> None:
+        import os
+
+        count = _count("partitions", partitions, 1) or len(os.sched_getaffinity(0))
+        one = self._child(spec)
+        if isinstance(one, Supervisor) or one.name is not None:
+            raise SpecError("the copies of a `PartitionSupervisor` are actors without a name")
+        super().__init__([replace(one, id=str(number)) for number in range(count)], name=name, **options)

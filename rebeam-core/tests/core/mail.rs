@@ -178,7 +178,8 @@ fn high_mail_overtakes_normal_mail_that_waits() {
 fn map_013_a_full_mailbox_is_announced_once_and_opened_at_half() {
     let ChildKind::Actor(spec) = actor("b").kind else { unreachable!("it is an actor") };
     let limits = MailboxLimits { messages: Some(10), bytes: None };
-    let small = ChildSpec { kind: ChildKind::Actor(ActorSpec { mailbox: limits, ..spec }), ..actor("b") };
+    let spec = Box::new(ActorSpec { mailbox: limits, ..*spec });
+    let small = ChildSpec { kind: ChildKind::Actor(spec), ..actor("b") };
     let mut world = World::up(supervisor(Strategy::OneForOne, vec![actor("a"), small]));
     for n in 0..64 + 12 {
         world.sends("a", name("b"), Kind::Cast, &format!("m{n}"));

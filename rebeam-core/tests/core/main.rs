@@ -2,5 +2,6 @@
 
 mod mail;
 mod model;
+mod process;
 mod supervision;
 mod world;

@@ -4,17 +4,20 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rebeam_core::event::{Death, Launch, Requester, Status};
+use rebeam_core::event::{Death, Launch, NodeEnd, Recipient, Requester, Status};
 use rebeam_core::{Action, Core, Event};
+use rebeam_protocol::certificate::Next;
 use rebeam_protocol::control::{Answer, Request};
 use rebeam_protocol::exit::{ExitReason, Raised};
-use rebeam_protocol::id::{CallId, NodeStart, ProcessId, Seq};
+use rebeam_protocol::id::{CallId, NodeStart, ProcessId, RequestId, Seq};
 use rebeam_protocol::message::{
-    Address, CallFailure, Caller, Codec, Delivery, Envelope, Kind, Lane, Outcome, Reply, ReplyTo, Started,
+    Address, CallFailure, Codec, Delivery, Envelope, Form, Kind, Lane, Outcome, Reply, ReplyTo, Signal, Started,
 };
 use rebeam_protocol::page::{Snapshot, Stage};
+use rebeam_protocol::process::{ProcessAnswer, ProcessRequest, SupervisorRequest};
 use rebeam_protocol::spec::{
-    ActorSpec, AutoShutdown, ChildKind, ChildSpec, MailboxLimits, Restart, Shutdown, Strategy, SupervisorSpec,
+    ActorSpec, AutoShutdown, ChildKind, ChildSpec, Limits, MailboxLimits, OnGiveup, ProcessOptions, Restart, Shutdown,
+    Strategy, SupervisorKind, SupervisorSpec,
 };
 
 /// An actor child with the defaults of `rebeam.child`.
@@ -24,13 +27,18 @@ pub(crate) fn actor(name: &str) -> ChildSpec {
         restart: Restart::Permanent,
         shutdown: Shutdown::Timeout(5000),
         significant: false,
-        kind: ChildKind::Actor(ActorSpec {
+        backoff: None,
+        on_giveup: OnGiveup::Stop,
+        kind: ChildKind::Actor(Box::new(ActorSpec {
             name: Some(name.into()),
             class: "app.A".into(),
             start: Vec::new(),
             start_ms: Some(60_000),
             mailbox: MailboxLimits::default(),
-        }),
+            terminate_on_shutdown: true,
+            limits: Limits::default(),
+            process: ProcessOptions::default(),
+        })),
     }
 }
 
@@ -41,6 +49,8 @@ pub(crate) fn inner(id: &str, spec: SupervisorSpec) -> ChildSpec {
         restart: Restart::Permanent,
         shutdown: Shutdown::Infinity,
         significant: false,
+        backoff: None,
+        on_giveup: OnGiveup::Stop,
         kind: ChildKind::Supervisor(SupervisorSpec { id: id.into(), ..spec }),
     }
 }
@@ -49,6 +59,8 @@ pub(crate) fn inner(id: &str, spec: SupervisorSpec) -> ChildSpec {
 pub(crate) fn supervisor(strategy: Strategy, children: Vec<ChildSpec>) -> SupervisorSpec {
     SupervisorSpec {
         id: "root".into(),
+        name: None,
+        kind: SupervisorKind::Static,
         strategy,
         max_restarts: 3,
         max_ms: 5000,
@@ -76,9 +88,11 @@ pub(crate) struct World {
     pub(crate) fails: BTreeMap<String, u32>,
     /// Labels whose `init` does not return by itself.
     pub(crate) slow: Vec<String>,
+    /// Labels whose `init` asks to be passed over.
+    pub(crate) ignoring: Vec<String>,
     /// Labels that do not end when asked.
     pub(crate) stubborn: Vec<String>,
-    pub(crate) replies: Vec<(Caller, CallId, Outcome)>,
+    pub(crate) replies: Vec<(Recipient, CallId, Outcome)>,
     pub(crate) answers: Vec<Answer>,
 }
 
@@ -91,6 +105,7 @@ impl World {
             trace: Vec::new(),
             fails: BTreeMap::new(),
             slow: Vec::new(),
+            ignoring: Vec::new(),
             stubborn: Vec::new(),
             replies: Vec::new(),
             answers: Vec::new(),
@@ -169,6 +184,8 @@ impl World {
             process,
             os_pid: 1,
             status,
+            out_of_memory: false,
+            stacks: String::new(),
             page: dead.page,
             clock_ns: 0,
             last_output: Vec::new(),
@@ -181,7 +198,7 @@ impl World {
     /// `init` of a slow one returns.
     pub(crate) fn starts(&mut self, label: &str) {
         let process = self.process(label);
-        self.tell(Event::Started { process, started: Started::Ready });
+        self.tell(Event::Started { process, started: Started::Ready, info: Bytes::new() });
     }
 
     /// A cast or call from one actor to a name.
@@ -204,7 +221,7 @@ impl World {
         let next = process.delivered.iter().find(|(delivery, _)| process.page.stage(delivery.seq.0) == Stage::Waiting);
         let (delivery, _) = next.expect("there is a message");
         let found = (delivery.seq, delivery.reply_to);
-        process.page.note(found.0.0, Stage::Begun, 1);
+        process.page.note(found.0.0, Stage::Begun, self.now.as_nanos() as u64);
         found
     }
 
@@ -226,7 +243,54 @@ impl World {
     }
 
     pub(crate) fn requests(&mut self, request: Request) {
-        self.tell(Event::Requested { from: Requester::Outside(1), request });
+        self.tell(Event::Requested { from: Requester::Outside(1), request, payload: Bytes::new() });
+    }
+
+    /// An actor asks for something about others; gives the answer, if it came at once.
+    pub(crate) fn asks(&mut self, from: &str, request: ProcessRequest) -> Option<ProcessAnswer> {
+        let process = self.process(from);
+        let request = Request::Process(request);
+        let before = self.answers.len();
+        let from = Requester::Worker(process, RequestId(1));
+        self.tell(Event::Requested { from, request, payload: Bytes::new() });
+        match self.answers.get(before) {
+            Some(Answer::Process(answer)) => Some(answer.clone()),
+            _ => None,
+        }
+    }
+
+    /// An actor asks a supervisor something.
+    pub(crate) fn asks_supervisor(
+        &mut self,
+        from: &str,
+        supervisor: &str,
+        request: SupervisorRequest,
+    ) -> Option<ProcessAnswer> {
+        self.asks(from, ProcessRequest::Supervisor { supervisor: name(supervisor), request })
+    }
+
+    /// The signals that were delivered to an actor and not begun, in words; each is begun and done with.
+    pub(crate) fn signals(&mut self, label: &str) -> Vec<String> {
+        let id = self.process(label);
+        let process = self.processes.get_mut(&id).expect("it runs");
+        let mut words = Vec::new();
+        let mut done = Vec::new();
+        for (delivery, _) in &process.delivered {
+            if process.page.stage(delivery.seq.0) != Stage::Waiting {
+                continue;
+            }
+            let Form::Signal(signal) = &delivery.form else { continue };
+            words.push(match &**signal {
+                Signal::Down { monitor, reason, .. } => format!("DOWN {monitor} {reason}"),
+                Signal::Exit { reason, .. } => format!("EXIT {reason}"),
+            });
+            done.push(delivery.seq);
+        }
+        for seq in &done {
+            process.page.note(seq.0, Stage::Done, 1);
+        }
+        self.tell(Event::Acked { process: id, done });
+        words
     }
 
     fn settle(&mut self) {
@@ -245,6 +309,31 @@ impl World {
                     self.dies(process, Status::Signalled(9));
                 }
             }
+            Action::Exit(process) => {
+                let Some(label) = self.label(process) else { return };
+                self.trace.push(format!("exit {label}"));
+                if !self.stubborn.contains(&label) {
+                    self.dies(process, Status::Exited(0));
+                }
+            }
+            Action::Recycle(process) => {
+                let Some(label) = self.label(process) else { return };
+                self.trace.push(format!("recycle {label}"));
+                if !self.stubborn.contains(&label) {
+                    let state = Bytes::from_static(b"state");
+                    self.core.handle_event(self.now, Event::HandedOver { process, state });
+                    self.dies(process, Status::Exited(0));
+                }
+            }
+            Action::Look(process) => {
+                let Some(found) = self.processes.get(&process) else { return };
+                let (page, clock_ns) = (found.page.clone(), self.now.as_nanos() as u64);
+                self.core.handle_event(self.now, Event::Looked { process, page, clock_ns });
+            }
+            Action::DumpStacks(process) => {
+                let label = self.label(process).unwrap_or_default();
+                self.trace.push(format!("stacks of {label}"));
+            }
             Action::Stop { process, reason, urgent } => {
                 let Some(label) = self.label(process) else { return };
                 self.trace.push(format!("stop {label}{}", if urgent { "" } else { " in turn" }));
@@ -261,15 +350,21 @@ impl World {
             Action::Reply { to, call, outcome, .. } => self.replies.push((to, call, outcome)),
             Action::Answer { answer, .. } => self.answers.push(answer),
             Action::Gate { to, open, .. } => self.trace.push(format!("gate {to:?} {open}")),
-            Action::Report { certificate, verdict } => {
-                self.trace.push(format!("report {} {verdict:?}", certificate.actor));
+            Action::Report(certificate) => {
+                let next = match certificate.next {
+                    Next::Restarts { after_ms: 0 } => "Restarts".to_owned(),
+                    next => format!("{next:?}"),
+                };
+                self.trace.push(format!("report {} {next}", certificate.actor));
             }
             Action::DeadLetter(letter) => {
                 self.trace.push(format!("dead letter {} to {} {:?}", letter.method, letter.to, letter.cause));
             }
             Action::NodeUp => self.trace.push("up".into()),
             Action::NodeFailed { child, reason, .. } => self.trace.push(format!("failed {child}: {reason}")),
-            Action::NodeEnded { ordered, .. } => self.trace.push(format!("ended, ordered {ordered}")),
+            Action::NodeStopping => {}
+            Action::NodeEnded(NodeEnd::Clean) => self.trace.push("ended".into()),
+            Action::NodeEnded(NodeEnd::GaveUp { .. }) => self.trace.push("gave up".into()),
         }
     }
 
@@ -290,8 +385,14 @@ impl World {
                 self.dies(launch.process, Status::Exited(0));
             }
             _ => {
-                let event = Event::Started { process: launch.process, started: Started::Ready };
+                let started = if self.ignoring.contains(&label) { Started::Ignore } else { Started::Ready };
+                let event = Event::Started { process: launch.process, started, info: Bytes::new() };
                 self.core.handle_event(self.now, event);
+                if started == Started::Ignore {
+                    let report = Event::Reported { process: launch.process, reason: ExitReason::Normal };
+                    self.core.handle_event(self.now, report);
+                    self.dies(launch.process, Status::Exited(0));
+                }
             }
         }
     }
@@ -318,6 +419,7 @@ pub(crate) fn envelope(to: Address, kind: Kind, method: &str) -> Envelope {
         to,
         kind,
         method: method.into(),
+        form: Form::Arguments,
         codec: Codec::Pickle,
         lane: Lane::Normal,
         deadline_ms: None,

@@ -22,10 +22,10 @@ fn pid() -> Pid {
 }
 
 #[test]
-fn of_version_1() {
-    assert_eq!(VERSION, 1);
+fn of_version_2() {
+    assert_eq!(VERSION, 2);
     let hello = Hello { magic: MAGIC, version: VERSION, features: Features(0), os_pid: 4000 };
-    check(&ToSupervisor::Hello(hello), &[], "0a00000000cd8a8992050100a01f");
+    check(&ToSupervisor::Hello(hello), &[], "0a00000000cd8a8992050200a01f");
     let welcome = Welcome {
         magic: MAGIC,
         version: VERSION,
@@ -35,25 +35,36 @@ fn of_version_1() {
         label: "a".into(),
         named: true,
         restarts: 1,
+        start_length: 5,
+        cpus: vec![0],
+        nice: None,
+        dump_signal: 35,
+        exit_signal: 36,
         max_frame: 1024,
     };
-    check(&ToWorker::Welcome(welcome), b"start", "1900000000cd8a899205010000ac020500020161010180087374617274");
+    check(
+        &ToWorker::Welcome(welcome),
+        b"start",
+        "1f00000000cd8a899205020000ac020500020161010105010000464880087374617274",
+    );
     let envelope = Envelope {
         to: Address::Name("b".into()),
         kind: Kind::Call { call: CallId(7), blocking: true },
         method: "get".into(),
+        form: Form::Arguments,
         codec: Codec::Pickle,
         lane: Lane::Normal,
         deadline_ms: Some(5000),
         parent: Some(Seq(9)),
         trace: None,
     };
-    check(&ToSupervisor::Send(envelope), b"xy", "15000000020001620007010367657400010188270109007879");
+    check(&ToSupervisor::Send(envelope), b"xy", "1600000002000162000701036765740000020188270109007879");
     let reply_to = ReplyTo { caller: Caller::Actor(pid()), call: CallId(7) };
     let delivery = Delivery {
         seq: Seq(1),
         reply_to: Some(reply_to),
         method: "get".into(),
+        form: Form::Message,
         codec: Codec::Data,
         lane: Lane::High,
         deadline_ms: None,
@@ -61,11 +72,11 @@ fn of_version_1() {
         sender: "a".into(),
         trace: None,
     };
-    check(&ToWorker::Deliver(delivery), &[], "140000000101010000ac0205070367657401000001016100");
+    check(&ToWorker::Deliver(delivery), &[], "150000000101010000ac020507036765740101010001016100");
     let reply = Reply { to: reply_to, outcome: Outcome::Returned(Codec::Pickle), done: Some(Seq(1)) };
     check(&ToSupervisor::Reply(reply), b"r", "0c000000030000ac0205070000010172");
     check(&ToSupervisor::Exit(ExitReason::ExitCode(3)), &[], "03000000080306");
-    check(&ToWorker::Answer { request: RequestId(1), answer: Answer::Whereis(None) }, &[], "0400000004010400");
+    check(&ToWorker::Answer { request: RequestId(1), answer: Answer::Whereis(None) }, &[], "0400000006010400");
     check(&Request::RestartChild { name: "a".into() }, &[], "03000000050161");
     check(&ToZygote::Fork { request: 3 }, &[], "020000000103");
     check(

@@ -6,6 +6,7 @@ use rebeam_protocol::exit::{ExitReason, Raised};
 use rebeam_protocol::frame::{self, MAX_FRAME, PREFIX};
 use rebeam_protocol::id::{ActorId, CallId, NodeStart, Pid, RequestId, Seq};
 use rebeam_protocol::message::*;
+use rebeam_protocol::process::{ChildAddress, ProcessRequest, SupervisorRequest};
 use rebeam_protocol::zygote::{FromZygote, ToZygote};
 
 fn pids() -> impl Strategy<Value = Pid> {
@@ -18,6 +19,7 @@ fn addresses() -> impl Strategy<Value = Address> {
         ".{0,20}".prop_map(Address::Name),
         any::<u64>().prop_map(|id| Address::Actor(ActorId(id))),
         pids().prop_map(Address::Pid),
+        (".{0,9}", any::<u64>()).prop_map(|(name, key)| Address::Partition { name, key }),
     ]
 }
 
@@ -37,7 +39,7 @@ fn reasons() -> impl Strategy<Value = ExitReason> {
 
 fn kinds() -> impl Strategy<Value = Kind> {
     let call = (any::<u64>(), any::<bool>()).prop_map(|(call, blocking)| Kind::Call { call: CallId(call), blocking });
-    prop_oneof![Just(Kind::Cast), call]
+    prop_oneof![Just(Kind::Cast), Just(Kind::Info), call]
 }
 
 fn messages() -> impl Strategy<Value = ToSupervisor> {
@@ -54,9 +56,24 @@ fn messages() -> impl Strategy<Value = ToSupervisor> {
     );
     let send = parts.prop_map(|(to, kind, method, is_high, deadline_ms, parent, trace)| {
         let lane = if is_high { Lane::High } else { Lane::Normal };
-        ToSupervisor::Send(Envelope { to, kind, method, codec: Codec::Data, lane, deadline_ms, parent, trace })
+        let form = if is_high { Form::Arguments } else { Form::Message };
+        ToSupervisor::Send(Envelope { to, kind, method, form, codec: Codec::Data, lane, deadline_ms, parent, trace })
     });
+    let process = prop_oneof![
+        addresses().prop_map(ProcessRequest::Monitor),
+        pids().prop_map(ProcessRequest::Link),
+        (addresses(), reasons()).prop_map(|(to, reason)| ProcessRequest::Stop { to, reason }),
+        (addresses(), ".{0,9}").prop_map(|(supervisor, id)| ProcessRequest::Supervisor {
+            supervisor,
+            request: SupervisorRequest::Terminate(ChildAddress::Id(id)),
+        }),
+    ];
     prop_oneof![
+        1 => (any::<u64>(), process).prop_map(|(request, body)| ToSupervisor::Request {
+            request: RequestId(request),
+            body: Request::Process(body),
+        }),
+        1 => Just(ToSupervisor::HandOver),
         3 => send,
         1 => proptest::collection::vec(any::<u64>().prop_map(Seq), 0..40).prop_map(|done| ToSupervisor::Ack { done }),
         1 => reasons().prop_map(ToSupervisor::Exit),

@@ -3,16 +3,21 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use rebeam_protocol::control::{Answer, Request};
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::frame::{self, MAX_FRAME, PREFIX};
 use rebeam_protocol::message::CallFailure;
+use rebeam_protocol::process::ChildError;
 
 use crate::cli::failure::Failure;
 use crate::config::Project;
 use crate::printer::crash_block;
 use crate::shell::node_dir;
+
+/// How long a node may take for what it answers at once.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection to the node of a project.
 pub(crate) struct Client {
@@ -32,7 +37,18 @@ impl Client {
 
     /// Asks, and waits for the answer and its payload.
     pub(crate) fn ask(&mut self, request: &Request, payload: &[u8]) -> Result<(Answer, Vec<u8>), Failure> {
-        let lost = |error: std::io::Error| Failure::request("the connection to the node was lost").because(&error);
+        // Stops and starts take as long as the actors' settings say; all else is answered at once.
+        let patience = match request {
+            Request::Call { timeout_ms, .. } => Some(Duration::from_millis(*timeout_ms).saturating_add(PATIENCE)),
+            Request::StopChild { .. } | Request::RestartChild { .. } => None,
+            _ => Some(PATIENCE),
+        };
+        let _ = self.stream.set_read_timeout(patience);
+        let lost = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::WouldBlock => Failure::request("the node does not answer")
+                .hint("is its process stopped? `kill -CONT` its `rebeam up` lets it go on"),
+            _ => Failure::request("the connection to the node was lost").because(&error),
+        };
         let mut bytes = Vec::new();
         frame::encode(request, payload, MAX_FRAME, &mut bytes)
             .map_err(|error| Failure::usage("the request cannot be sent").because(&error))?;
@@ -58,6 +74,7 @@ impl Client {
 
     /// Waits until the node has closed the connection, which it does when it ends.
     pub(crate) fn wait_for_end(mut self) {
+        let _ = self.stream.set_read_timeout(None);
         let _ = self.stream.read(&mut [0; 1]);
     }
 }
@@ -71,21 +88,30 @@ pub(crate) fn not_found(name: &str, similar: &[String]) -> Failure {
     }
 }
 
-fn failed(what: &str, reason: &ExitReason) -> Failure {
-    let failure = Failure::request(format!("`{what}` did not start: {reason}"));
-    match reason {
-        ExitReason::Exception(raised) => failure.detail(raised.traceback.trim_end().to_owned()),
-        _ => failure,
+fn failed(what: &str, error: &ChildError) -> Failure {
+    match error {
+        ChildError::StartFailed(reason) => {
+            let failure = Failure::request(format!("`{what}` did not start: {reason}"));
+            match reason {
+                ExitReason::Exception(raised) => failure.detail(raised.traceback.trim_end().to_owned()),
+                _ => failure,
+            }
+        }
+        ChildError::Ending => Failure::request(format!("the supervisor of `{what}` is not running")),
+        other => Failure::request(format!("`{what}`: {other}")),
     }
 }
 
 /// The failure for a call without an answer.
 pub(crate) fn call_failure(failure: &CallFailure) -> Failure {
     match failure {
-        CallFailure::NoProc { target, similar } => not_found(target, similar),
+        CallFailure::NoProc { target, is_down: true, .. } => {
+            Failure::request(format!("`{target}` is down")).hint(format!("`rebeam restart {target}` starts it"))
+        }
+        CallFailure::NoProc { target, similar, .. } => not_found(target, similar),
         CallFailure::Died(certificate) => {
             Failure::request(format!("`{}` died before it answered: {}", certificate.actor, certificate.reason))
-                .detail(crash_block(certificate, None, |_, text| text.to_owned()))
+                .detail(crash_block(certificate, |_, text| text.to_owned()))
         }
         CallFailure::TimedOut(callee) => {
             let doing = match &callee.busy {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rebeam_protocol::certificate::Certificate;
+use rebeam_protocol::certificate::{Certificate, Killer, Next};
 use rebeam_protocol::control::{Answer, ChildInfo, Request};
 use rebeam_protocol::exit::ExitReason;
 use serde_json::{Value as Json, json};
@@ -69,8 +69,29 @@ fn describe(child: &ChildInfo) -> String {
     format!("{id}{name} ({}) {}{process}{restarts}", child.class, child.state)
 }
 
+fn killer(certificate: &Certificate) -> Option<String> {
+    match &certificate.killer {
+        Killer::Nobody => None,
+        Killer::Rebeam(why) => Some(format!("rebeam: {why}")),
+        Killer::OutOfMemory => Some("out of memory".into()),
+        Killer::Unknown => Some("unknown".into()),
+    }
+}
+
+fn next_json(next: Next) -> Json {
+    match next {
+        Next::Nothing => Json::Null,
+        Next::Restarts { after_ms } => json!({ "restarts_after_s": after_ms as f64 / 1000.0 }),
+        Next::StaysDown => json!("stays_down"),
+        Next::GivesUp => json!("gives_up"),
+        Next::Parked => json!("parked"),
+    }
+}
+
 fn strategy(name: &str) -> &str {
     match name {
+        "Dynamic" => "dynamic",
+        "Partition" => "partition",
         "OneForAll" => "one_for_all",
         "RestForOne" => "rest_for_one",
         _ => "one_for_one",
@@ -159,6 +180,9 @@ pub(crate) fn certificate_json(certificate: &Certificate) -> Json {
         "reason": certificate.reason.to_string(),
         "traceback": traceback,
         "in_hand": in_hand,
+        "killer": killer(certificate),
+        "stacks": certificate.stacks,
+        "next": next_json(certificate.next),
         "last_output": certificate.last_output,
         "age_s": certificate.age_ms as f64 / 1000.0,
         "cpu_s": certificate.cpu_ms as f64 / 1000.0,

@@ -46,11 +46,11 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
             let path = path.canonicalize().map_err(|error| {
                 Failure::usage(format!("there is no project directory `{}`", directory.display())).because(&error)
             })?;
-            let mut project = Project::find(&path)?;
+            let mut project = Project::find(&path);
             project.directory = path;
             project
         }
-        None => Project::find(&here)?,
+        None => Project::find(&here),
     };
     let runtime_dir = cli.runtime_dir.as_deref();
     let connect = || Client::connect(&project, runtime_dir);
@@ -76,7 +76,8 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
 }
 
 fn up(up: &args::Up, project: &Project, runtime_dir: Option<&Path>, here: &Path) -> Result<(), Failure> {
-    let (target_text, relative_to) = match (&up.target, &project.file.app) {
+    let file = project.read()?;
+    let (target_text, relative_to) = match (&up.target, &file.app) {
         (Some(target), _) => (target.clone(), here),
         (None, Some(app)) => (app.clone(), project.directory.as_path()),
         (None, None) => {
@@ -85,13 +86,15 @@ fn up(up: &args::Up, project: &Project, runtime_dir: Option<&Path>, here: &Path)
             ));
         }
     };
-    let target = config::parse_target(&target_text, relative_to, project.file.preload.clone())?;
-    let grace = match up.grace.or(project.file.grace) {
-        Some(seconds) => config::parse_grace(seconds)?,
+    let target = config::parse_target(&target_text, relative_to, file.preload.clone())?;
+    let grace = match up.grace.or(file.grace) {
+        Some(seconds) => config::parse_seconds("grace", seconds)?,
         None => DEFAULT_GRACE,
     };
-    let embed = up.embed.or(project.file.embed).unwrap_or_default();
-    let python = python::find(up.python.as_deref().or(project.file.python.as_deref()), &project.directory, embed)?;
+    let embed = up.embed.or(file.embed).unwrap_or_default();
+    // An empty `REBEAM_PYTHON` is none.
+    let wanted = up.python.as_deref().filter(|path| !path.as_os_str().is_empty());
+    let python = python::find(wanted.or(file.python.as_deref()), &project.directory, embed)?;
     let setup = Setup { python, directory: project.directory.clone(), target, target_text };
     let node_dir = node_dir::path_for(&project.directory, runtime_dir);
     let (printer, thread) = Printer::start();
@@ -102,7 +105,7 @@ fn up(up: &args::Up, project: &Project, runtime_dir: Option<&Path>, here: &Path)
 }
 
 fn call(client: &mut Client, call: &args::Call) -> Result<(), Failure> {
-    let timeout = config::parse_grace(call.timeout)?;
+    let timeout = config::parse_seconds("timeout", call.timeout)?;
     let message = &call.message;
     let request = Request::Call {
         name: message.name.clone(),
@@ -126,6 +129,7 @@ fn call(client: &mut Client, call: &args::Call) -> Result<(), Failure> {
                 .detail(raised.traceback.trim_end().to_owned()))
         }
         Answer::Outcome(Outcome::Failed(failure)) => Err(client::call_failure(&failure)),
+        Answer::NotFound { name, similar } => Err(client::not_found(&name, &similar)),
         Answer::Refused(text) => Err(Failure::request(text)),
         other => Err(Failure::request(format!("an answer that does not fit: {other:?}"))),
     }
@@ -153,7 +157,7 @@ fn why(client: &mut Client, why: &args::Why) -> Result<(), Failure> {
     } else if certificates.is_empty() {
         render::data(&format!("`{}` has not died", why.name));
     } else {
-        let blocks = certificates.iter().map(|certificate| crash_block(certificate, None, |_, text| text.to_owned()));
+        let blocks = certificates.iter().map(|certificate| crash_block(certificate, |_, text| text.to_owned()));
         render::data(&blocks.collect::<Vec<_>>().join("\n\n"));
     }
     Ok(())

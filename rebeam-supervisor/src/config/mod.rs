@@ -46,28 +46,34 @@ pub(crate) struct ProjectFile {
 
 const KEYS: [&str; 5] = ["app", "python", "embed", "preload", "grace"];
 
-/// A project: a directory, and what its file says.
+/// A project: a directory, and the file in it that may say something.
 #[derive(Clone, Debug)]
 pub(crate) struct Project {
     pub(crate) directory: PathBuf,
-    pub(crate) file: ProjectFile,
+    file: Option<PathBuf>,
 }
 
 impl Project {
     /// The project of a directory: the nearest one upwards with a file of its own, else the directory itself.
-    pub(crate) fn find(start: &Path) -> Result<Self, Failure> {
+    pub(crate) fn find(start: &Path) -> Self {
         for directory in start.ancestors() {
-            let own = directory.join("rebeam.toml");
-            if own.is_file() {
-                return Ok(Project { directory: directory.to_owned(), file: read(&own, |table| Some(table.into()))? });
-            }
-            let shared = directory.join("pyproject.toml");
-            if shared.is_file() {
-                let section = |table: toml::Table| table.get("tool")?.get("rebeam").cloned();
-                return Ok(Project { directory: directory.to_owned(), file: read(&shared, section)? });
+            for name in ["rebeam.toml", "pyproject.toml"] {
+                let file = directory.join(name);
+                if file.is_file() {
+                    return Project { directory: directory.to_owned(), file: Some(file) };
+                }
             }
         }
-        Ok(Project { directory: start.to_owned(), file: ProjectFile::default() })
+        Project { directory: start.to_owned(), file: None }
+    }
+
+    /// What its file says. Only who starts a node reads it: a slip in it must not keep one from being stopped.
+    pub(crate) fn read(&self) -> Result<ProjectFile, Failure> {
+        match &self.file {
+            None => Ok(ProjectFile::default()),
+            Some(own) if own.ends_with("rebeam.toml") => read(own, |table| Some(table.into())),
+            Some(shared) => read(shared, |table| table.get("tool")?.get("rebeam").cloned()),
+        }
     }
 }
 
@@ -109,6 +115,10 @@ pub(crate) fn parse_target(text: &str, directory: &Path, preload: Vec<String>) -
         return Err(Failure::usage(format!("`{text}` is no target"))
             .hint("write `module:attribute`, `module`, `file.py` or `file.py:attribute`"));
     }
+    if directory.join(source).is_dir() && !source.ends_with(".py") && !is_module_name(source) {
+        return Err(Failure::usage(format!("`{source}` is a directory"))
+            .hint("write `module:attribute`, `module`, `file.py` or `file.py:attribute`"));
+    }
     let source = if source.ends_with(".py") || source.contains('/') {
         let path = directory.join(source);
         Source::File(path.canonicalize().unwrap_or(path).display().to_string())
@@ -118,10 +128,14 @@ pub(crate) fn parse_target(text: &str, directory: &Path, preload: Vec<String>) -
     Ok(Target { source, attribute: attribute.map(str::to_owned), preload })
 }
 
-/// A time to stop, in seconds.
-pub(crate) fn parse_grace(seconds: f64) -> Result<Duration, Failure> {
+fn is_module_name(text: &str) -> bool {
+    text.split('.').all(|part| !part.is_empty() && part.chars().all(|it| it.is_alphanumeric() || it == '_'))
+}
+
+/// A number of seconds that somebody gave as `what`.
+pub(crate) fn parse_seconds(what: &str, seconds: f64) -> Result<Duration, Failure> {
     Duration::try_from_secs_f64(seconds)
-        .map_err(|_| Failure::usage(format!("a grace of `{seconds}` seconds")).hint("give a number of 0 or more"))
+        .map_err(|_| Failure::usage(format!("a {what} of `{seconds}` seconds")).hint("give a number of 0 or more"))
 }
 
 #[cfg(test)]
@@ -142,7 +156,7 @@ mod tests {
     fn a_slip_of_the_pen_in_the_file_is_named() {
         let directory = tempfile::tempdir().expect("a directory");
         std::fs::write(directory.path().join("rebeam.toml"), "pyton = \"x\"\n").expect("a file");
-        let failure = Project::find(directory.path()).expect_err("an unknown key");
+        let failure = Project::find(directory.path()).read().expect_err("an unknown key");
         assert!(failure.to_string().contains("`pyton`"), "{failure}");
         assert!(failure.to_string().contains("did you mean `python`?"), "{failure}");
     }
@@ -154,8 +168,9 @@ mod tests {
         std::fs::create_dir_all(&inner).expect("directories");
         std::fs::write(directory.path().join("pyproject.toml"), "[tool.rebeam]\napp = \"m:t\"\ngrace = 3\n")
             .expect("a file");
-        let project = Project::find(&inner).expect("a project");
+        let project = Project::find(&inner);
         assert_eq!(project.directory, directory.path());
-        assert_eq!((project.file.app.as_deref(), project.file.grace), (Some("m:t"), Some(3.0)));
+        let file = project.read().expect("a valid file");
+        assert_eq!((file.app.as_deref(), file.grace), (Some("m:t"), Some(3.0)));
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use rebeam_protocol::control::{Answer, NodeInfo, Request};
 use rebeam_protocol::frame::{self, MAX_FRAME};
-use rebeam_protocol::id::CallId;
-use rebeam_protocol::message::{Address, CallFailure, Codec, Envelope, Kind, Lane, Outcome};
+use rebeam_protocol::id::{ActorId, CallId};
+use rebeam_protocol::message::{Address, CallFailure, Codec, Envelope, Form, Kind, Lane, Outcome};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
@@ -102,9 +102,10 @@ async fn answer(node: &Node, client: u64, request: Request, payload: Bytes) -> (
         }
         Request::List => (Answer::List(node.list()), Bytes::new()),
         Request::Call { name, method, timeout_ms } => {
+            let Some((actor, _)) = node.actor_named(&name) else { return (node.not_found(&name), Bytes::new()) };
             let call = node.next_call();
             let kind = Kind::Call { call, blocking: false };
-            let envelope = envelope(name, method, kind, Some(timeout_ms));
+            let envelope = envelope(actor, method, kind, Some(timeout_ms));
             let mut reply = node.send_from_outside(client, call, envelope, payload);
             let limit = Duration::from_millis(timeout_ms);
             let reply = match tokio::time::timeout(limit, &mut reply).await {
@@ -121,24 +122,20 @@ async fn answer(node: &Node, client: u64, request: Request, payload: Bytes) -> (
         }
         Request::Cast { name, method } => {
             // OTP's cast says nothing of an unknown name; a person at a terminal wants to know.
-            let Ok(Answer::Whereis(Some(_))) = node.ask(Request::Whereis { name: name.clone() }).await else {
-                let answer = node.ask(Request::Why { name: name.clone() }).await;
-                let answer = match answer {
-                    Ok(not_found @ Answer::NotFound { .. }) => not_found,
-                    _ => {
-                        let failure = CallFailure::NoProc { target: name, similar: Vec::new() };
-                        Answer::Outcome(Outcome::Failed(failure))
-                    }
-                };
-                return (answer, Bytes::new());
-            };
-            drop(node.send_from_outside(client, CallId(0), envelope(name, method, Kind::Cast, None), payload));
+            let Some((actor, is_gone)) = node.actor_named(&name) else { return (node.not_found(&name), Bytes::new()) };
+            if is_gone {
+                let failure = CallFailure::NoProc { target: name, similar: Vec::new(), is_down: true };
+                return (Answer::Outcome(Outcome::Failed(failure)), Bytes::new());
+            }
+            drop(node.send_from_outside(client, CallId(0), envelope(actor, method, Kind::Cast, None), payload));
             (Answer::Ok, Bytes::new())
         }
         Request::Whereis { .. } | Request::Why { .. } | Request::StopChild { .. } | Request::RestartChild { .. } => {
             (ask(node, request).await, Bytes::new())
         }
         Request::Down => (ask(node, Request::Down).await, Bytes::new()),
+        // Pickles pass through those.
+        Request::Process(_) => (Answer::Refused("only an actor may ask this".into()), Bytes::new()),
     }
 }
 
@@ -146,11 +143,12 @@ async fn ask(node: &Node, request: Request) -> Answer {
     node.ask(request).await.unwrap_or_else(|_| Answer::Refused("the node is stopping".into()))
 }
 
-fn envelope(name: String, method: String, kind: Kind, deadline_ms: Option<u64>) -> Envelope {
+fn envelope(to: ActorId, method: String, kind: Kind, deadline_ms: Option<u64>) -> Envelope {
     Envelope {
-        to: Address::Name(name),
+        to: Address::Actor(to),
         kind,
         method,
+        form: Form::Arguments,
         codec: Codec::Data,
         lane: Lane::Normal,
         deadline_ms,

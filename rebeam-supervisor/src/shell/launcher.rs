@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use rebeam_protocol::spec::ProcessOptions;
 
 use crate::python::Python;
 use crate::shell::status_page::StatusPage;
@@ -22,7 +23,7 @@ const THREAD_VARIABLES: [&str; 4] =
 
 /// How a new process stands among the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Group {
+enum Group {
     /// It leads a session, away from our terminal: the zygote, whose children are in it.
     Session,
     /// It leads a process group.
@@ -86,22 +87,38 @@ impl TheirEnds {
     }
 
     /// Starts a fresh interpreter with them.
-    pub(crate) fn spawn(self, python: &Python, directory: &Path) -> io::Result<i32> {
+    pub(crate) fn spawn(self, python: &Python, directory: &Path, options: &ProcessOptions) -> io::Result<i32> {
         let fds = [self.channel.as_fd(), self.page.as_fd(), self.lifeline.as_fd()];
-        spawn(python, "worker", directory, &fds, self.stdout, self.stderr, Group::Group)
+        let mut command = interpreter(python, "worker", directory, self.stdout, self.stderr)?;
+        // The application is imported from the project, wherever the actor then works.
+        command.env("REBEAM_PROJECT", directory);
+        command.envs(options.env.iter().map(|(name, value)| (name, value)));
+        if let Some(own) = &options.directory {
+            command.current_dir(directory.join(own));
+        }
+        if let Some(gid) = options.gid {
+            command.gid(gid);
+        }
+        if let Some(uid) = options.uid {
+            command.uid(uid);
+        }
+        spawn_with(command, &fds, Group::Group)
     }
 }
 
-/// Starts `rebeam-worker` with `fds` as its descriptors 3, 4, 5…
-pub(crate) fn spawn(
+/// Starts the zygote, with `fds` as its descriptors 3, 4, 5…
+pub(crate) fn spawn_zygote(
     python: &Python,
-    role: &str,
     directory: &Path,
     fds: &[BorrowedFd<'_>],
     stdout: OwnedFd,
     stderr: OwnedFd,
-    group: Group,
 ) -> io::Result<i32> {
+    spawn_with(interpreter(python, "zygote", directory, stdout, stderr)?, fds, Group::Session)
+}
+
+/// `rebeam-worker` in one of its roles that are a Python.
+fn interpreter(python: &Python, role: &str, directory: &Path, stdout: OwnedFd, stderr: OwnedFd) -> io::Result<Command> {
     let mut command = Command::new(worker_program()?);
     command
         .arg(role)
@@ -122,7 +139,29 @@ pub(crate) fn spawn(
     if let Some(app) = &python.app {
         command.env("REBEAM_APP", app);
     }
-    spawn_with(command, fds, group)
+    Ok(command)
+}
+
+/// The signal at which a worker writes its stacks.
+pub(crate) fn dump_signal() -> i32 {
+    libc::SIGRTMIN() + 1
+}
+
+/// The signal at which a worker looks whether an exit signal came.
+pub(crate) fn exit_signal() -> i32 {
+    libc::SIGRTMIN() + 2
+}
+
+/// Sends a signal to the main thread of a child, so that it interrupts what that thread waits for.
+pub(crate) fn signal_main_thread(os_pid: i32, signal: i32) {
+    // SAFETY: a plain system call. The child is not reaped, so the number is its own.
+    unsafe { libc::syscall(libc::SYS_tgkill, os_pid, os_pid, signal) };
+}
+
+/// Whether a process is stopped, by SIGSTOP or a debugger.
+pub(crate) fn is_stopped(os_pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{os_pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
 }
 
 /// The process that outlives us by a moment (see `rebeam-worker/src/keeper.rs`).

@@ -41,7 +41,7 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, grace: Duration, printer: &
         .build()
         .map_err(|error| Failure::start("failed to start the event loop").because(&error))?;
     let local = LocalSet::new();
-    local.block_on(&runtime, async {
+    let result = local.block_on(&runtime, async {
         let io = |what: &'static str| move |error: std::io::Error| Failure::start(what).because(&error);
         let mut signals = Signals::catch().map_err(io("failed to catch signals"))?;
         let listener = control::listen(&dir.socket()).map_err(|error| {
@@ -52,7 +52,7 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, grace: Duration, printer: &
         let keeper = launcher::spawn_keeper(&mark).map_err(io("failed to start `rebeam-worker`"))?;
         let zygote = Zygote::start(&setup.python, &setup.directory).map_err(io("failed to start `rebeam-worker`"))?;
         let loaded = tokio::select! {
-            loaded = load(&zygote, &setup.target, &setup, printer) => loaded,
+            loaded = load(&zygote, &setup, printer) => loaded,
             () = signals.stop_ordered() => {
                 end_zygote(zygote.os_pid);
                 return Ok(());
@@ -95,13 +95,16 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, grace: Duration, printer: &
         // Everything is down. The keeper looks round once more when we are gone, and then goes too.
         reaper::kill_strays(&HashSet::from([node.keeper()]));
         finish(ended)
-    })
+    });
+    // Whoever waited for the end on the control socket may start the project again at once: first the lock goes.
+    drop(dir);
+    result
 }
 
 fn finish(ended: Ended) -> Result<(), Failure> {
-    let plain = |certificate: Option<Box<_>>| certificate.map(|it| crash_block(&it, None, |_, text| text.to_owned()));
+    let plain = |certificate: Option<Box<_>>| certificate.map(|it| crash_block(&it, |_, text| text.to_owned()));
     match ended {
-        Ended::AsOrdered => Ok(()),
+        Ended::Clean => Ok(()),
         Ended::GaveUp(certificate) => {
             let failure = Failure::new(ExitCode::GaveUp, "the tree gave up: its restart limit is used up");
             // The whole certificate was printed when it happened.
@@ -159,12 +162,7 @@ fn app_variable(target: &Target) -> String {
 }
 
 /// Has the zygote import the application; gives the tree, and why it must not be forked if so.
-async fn load(
-    zygote: &Zygote,
-    target: &Target,
-    setup: &Setup,
-    printer: &Printer,
-) -> Result<(SupervisorSpec, Option<String>), Failure> {
+async fn load(zygote: &Zygote, setup: &Setup, printer: &Printer) -> Result<(SupervisorSpec, Option<String>), Failure> {
     let broken = |error: std::io::Error| Failure::start("failed to talk to the interpreter").because(&error);
     let silent = Rc::new(Silent::default());
     let output = zygote.print_output(printer, Some(&silent));
@@ -188,7 +186,7 @@ async fn load(
                 }
                 FromZygote::Ready { .. } => {
                     silent.is_up.set(true);
-                    zygote.send(&ToZygote::Load(target.clone()), &[]).map_err(broken)?;
+                    zygote.send(&ToZygote::Load(setup.target.clone()), &[]).map_err(broken)?;
                 }
                 FromZygote::Loaded { tree, unforkable } => return Ok((*tree, unforkable)),
                 FromZygote::LoadFailed(error) => return Err(load_failure(error)),

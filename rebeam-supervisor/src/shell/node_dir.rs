@@ -65,6 +65,14 @@ fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 
+/// Whether an open file is the one at a path.
+fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), path.metadata()) {
+        (Ok(file), Ok(path)) => (file.dev(), file.ino()) == (path.dev(), path.ino()),
+        _ => false,
+    }
+}
+
 impl NodeDir {
     /// Takes the directory, or says who has it.
     pub(crate) fn take(path: &Path, project: &Path) -> Result<Self, NodeDirError> {
@@ -83,16 +91,20 @@ impl NodeDir {
             return Err(NodeDirError::NotOurs { path: path.to_owned() });
         }
         let lock = path.join("lock");
-        let mut options = OpenOptions::new();
-        let file =
-            options.create(true).truncate(false).read(true).write(true).open(&lock).map_err(io("open", &lock))?;
-        let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(file) => file,
-            Err((mut file, _)) => {
-                let mut holder = String::new();
-                let _ = file.read_to_string(&mut holder);
-                let os_pid = holder.lines().next().unwrap_or("?").to_owned();
-                return Err(NodeDirError::Taken { os_pid });
+        let mut file = loop {
+            let mut options = OpenOptions::new();
+            let file =
+                options.create(true).truncate(false).read(true).write(true).open(&lock).map_err(io("open", &lock))?;
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                // Its last holder may have removed it between the opening and the locking: then this is no lock.
+                Ok(file) if is_at(&file, &lock) => break file,
+                Ok(_) => DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io("create", path))?,
+                Err((mut file, _)) => {
+                    let mut holder = String::new();
+                    let _ = file.read_to_string(&mut holder);
+                    let os_pid = holder.lines().next().unwrap_or("?").to_owned();
+                    return Err(NodeDirError::Taken { os_pid });
+                }
             }
         };
         file.set_len(0).map_err(io("write", &lock))?;

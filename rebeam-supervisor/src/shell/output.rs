@@ -5,8 +5,9 @@ use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 
-/// How many lines are kept for a certificate.
+/// How many lines are kept for a certificate, and how many bytes of them.
 const KEPT: usize = 50;
+const KEPT_BYTES: usize = 64 * 1024;
 
 /// A line longer than this is cut into pieces, so that a stream without line breaks takes no memory.
 const LONGEST: usize = 16 * 1024;
@@ -65,17 +66,22 @@ impl LineReader {
 
 /// The last lines of an actor.
 #[derive(Debug, Default)]
-pub(crate) struct LastLines(VecDeque<String>);
+pub(crate) struct LastLines {
+    lines: VecDeque<String>,
+    bytes: usize,
+}
 
 impl LastLines {
     pub(crate) fn push(&mut self, line: String) {
-        if self.0.len() == KEPT {
-            self.0.pop_front();
+        self.bytes += line.len();
+        self.lines.push_back(line);
+        while self.lines.len() > KEPT || self.bytes > KEPT_BYTES {
+            let Some(oldest) = self.lines.pop_front() else { return };
+            self.bytes -= oldest.len();
         }
-        self.0.push_back(line);
     }
 
     pub(crate) fn take(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.0).into()
+        std::mem::take(self).lines.into()
     }
 }

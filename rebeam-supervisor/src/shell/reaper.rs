@@ -31,6 +31,12 @@ pub(crate) fn next_dead() -> Option<i32> {
     }
 }
 
+/// Whether a child has died and is not reaped yet.
+pub(crate) fn is_dead(os_pid: i32) -> bool {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    waitid(Id::Pid(Pid::from_raw(os_pid)), flags).is_ok_and(|status| status != WaitStatus::StillAlive)
+}
+
 /// Kills what is left of a dead child's group, and reaps the child.
 pub(crate) fn reap(os_pid: i32) -> Reaped {
     let _ = killpg(Pid::from_raw(os_pid), Signal::SIGKILL);
@@ -55,11 +61,25 @@ pub(crate) fn kill_group(os_pid: i32) {
     let _ = killpg(Pid::from_raw(os_pid), Signal::SIGKILL);
 }
 
-/// Kills every child that is not `known`: what an actor started in a session of its own and left behind.
+/// Kills every child that is not `known` nor a living actor's own: what dead actors started and left behind.
 pub(crate) fn kill_strays(known: &HashSet<i32>) {
     for stray in children().into_iter().filter(|child| !known.contains(child)) {
-        let _ = kill(Pid::from_raw(stray), Signal::SIGKILL);
+        if !known.contains(&group_of(stray)) && !started_by(stray).is_some_and(|actor| known.contains(&actor)) {
+            let _ = kill(Pid::from_raw(stray), Signal::SIGKILL);
+        }
     }
+}
+
+/// The process group of a child of ours, which leads it if it has died meanwhile.
+fn group_of(os_pid: i32) -> i32 {
+    nix::unistd::getpgid(Some(Pid::from_raw(os_pid))).map_or(os_pid, Pid::as_raw)
+}
+
+/// The actor's process that a program was started by, as it stands in its environment.
+fn started_by(os_pid: i32) -> Option<i32> {
+    let environment = std::fs::read(format!("/proc/{os_pid}/environ")).ok()?;
+    let value = environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(b"REBEAM_ACTOR="))?;
+    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 fn children() -> Vec<i32> {

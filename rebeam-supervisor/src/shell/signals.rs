@@ -59,6 +59,11 @@ impl Signals {
                 }
                 _ = self.interrupt.recv() => orders += 1,
                 _ = self.terminate.recv() => orders += 1,
+                () = node.stopping(), if kills_at.is_none() => {
+                    // Whoever ordered it, a stop ends in time.
+                    kills_at = Some(tokio::time::Instant::now() + grace);
+                    continue;
+                }
                 _ = self.hangup.recv() => {
                     kills_at = Some(tokio::time::Instant::now() + HANGUP);
                     node.handle(Event::Hurry { limit_ms: (HANGUP / 2).as_millis() as u64 });

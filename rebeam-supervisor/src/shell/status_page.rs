@@ -9,7 +9,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use rebeam_protocol::page::{ATTENTION, SIZE, Snapshot};
+use rebeam_protocol::page::{ATTENTION, SIZE, STACKS, Snapshot};
+
+/// The page, and the room for stacks behind it.
+const WHOLE: usize = SIZE + STACKS;
 
 /// A mapping of one worker's page.
 #[derive(Debug)]
@@ -22,9 +25,9 @@ impl StatusPage {
     /// could shrink it could kill the supervisor with SIGBUS.
     pub(crate) fn new() -> io::Result<(Self, OwnedFd)> {
         let fd = memfd_create(c"rebeam-page", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
-        nix::unistd::ftruncate(&fd, SIZE as i64)?;
+        nix::unistd::ftruncate(&fd, WHOLE as i64)?;
         fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL))?;
-        let size = const { NonZeroUsize::new(SIZE).expect("the page has a size") };
+        let size = const { NonZeroUsize::new(WHOLE).expect("the page has a size") };
         // SAFETY: a new mapping at an address of the kernel's choice.
         let base =
             unsafe { mmap(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, &fd, 0)? };
@@ -39,18 +42,26 @@ impl StatusPage {
         })
     }
 
-    /// Has the worker read its channel before it sends again.
-    pub(crate) fn ask_for_attention(&self) {
+    /// What the worker's fault handler has written.
+    pub(crate) fn stacks(&self) -> String {
+        // SAFETY: the room for stacks lies within the mapping. Who reads is alone with it: the writer is dead.
+        let bytes = unsafe { std::slice::from_raw_parts(self.base.as_ptr().cast::<u8>().add(SIZE), STACKS) };
+        let length = bytes.iter().position(|byte| *byte == 0).unwrap_or(STACKS);
+        String::from_utf8_lossy(&bytes[..length]).trim().to_owned()
+    }
+
+    /// Has the worker look at its channel before it goes on (see [`rebeam_protocol::page::LOOK`]).
+    pub(crate) fn ask_for_attention(&self, bits: u32) {
         // SAFETY: an aligned offset within the mapping.
         let word = unsafe { AtomicU32::from_ptr(self.base.as_ptr().cast::<u8>().add(ATTENTION).cast()) };
-        word.store(1, Ordering::Release);
+        word.fetch_or(bits, Ordering::Release);
     }
 }
 
 impl Drop for StatusPage {
     fn drop(&mut self) {
         // SAFETY: the mapping made in `new`, unmapped once.
-        let _ = unsafe { munmap(self.base, SIZE) };
+        let _ = unsafe { munmap(self.base, WHOLE) };
     }
 }
 

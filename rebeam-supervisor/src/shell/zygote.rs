@@ -35,8 +35,7 @@ impl Zygote {
         let (lifeline, their_lifeline) = stream_pair()?;
         let (outputs, their_stdout, their_stderr) = Outputs::new()?;
         let fds = [theirs.as_fd(), their_lifeline.as_fd()];
-        let os_pid =
-            launcher::spawn(python, "zygote", directory, &fds, their_stdout, their_stderr, launcher::Group::Session)?;
+        let os_pid = launcher::spawn_zygote(python, directory, &fds, their_stdout, their_stderr)?;
         Ok(Zygote { os_pid, control, outputs, _lifeline: lifeline })
     }
 
@@ -95,6 +94,7 @@ async fn print_pipe(printer: Printer, silent: Option<Rc<Silent>>, pipe: OwnedFd,
                         _ => printer.output("app", stream, &line),
                     }
                 }
+                tokio::task::yield_now().await;
             }
         }
     }

@@ -1,0 +1,245 @@
+"""What actors do to each other, as Erlang's processes: links, monitors, exit signals, stops, timers, introspection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+
+from rebeam import _rebeam, _runtime
+from rebeam._errors import CallTimeout, EndedOtherwise, NoProc
+from rebeam._exit import ExitReason, as_reason
+from rebeam._ref import DEFAULT_TIMEOUT, ActorRef, Pid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rebeam._actor import Actor
+
+A = TypeVar("A", bound="Actor")
+P = ParamSpec("P")
+
+To = "ActorRef[Any] | Pid | str"
+"""How an actor is named: by a handle, an incarnation, or a name."""
+
+
+class Timer(NamedTuple):
+    """A message that is to be sent. It belongs to the incarnation it is for, and goes with it.
+
+    Attributes:
+        maker: who set it.
+        number: the maker's number for it.
+    """
+
+    maker: Pid
+    number: int
+
+
+def _address(to: ActorRef[Any] | Pid | str) -> Any:
+    return to._address if isinstance(to, ActorRef) else to
+
+
+def _pid(to: ActorRef[Any] | Pid | str) -> Pid | None:
+    if isinstance(to, Pid):
+        return to
+    found = _rebeam.resolve(_address(to))
+    return Pid(*found) if found else None
+
+
+def call(to: ActorRef[Any] | Pid | str, message: Any, timeout: float | None = DEFAULT_TIMEOUT) -> Any:
+    """Sends a message to a `GenServer` and waits for its answer. Errors as of `ActorRef.call`."""
+    return _rebeam.call_message(_address(to), "handle_call", message, timeout, False)
+
+
+def cast(to: ActorRef[Any] | Pid | str, message: Any, timeout: float | None = DEFAULT_TIMEOUT) -> None:
+    """Sends a message to a `GenServer`, for `handle_cast`. Nothing is said if there is no such actor.
+
+    Raises:
+        MailboxFull: there was no room for the whole timeout.
+    """
+    _rebeam.send_message(_address(to), True, message, timeout)
+
+
+def send(to: ActorRef[Any] | Pid | str, message: Any, timeout: float | None = DEFAULT_TIMEOUT) -> None:
+    """Sends a message to any actor, for `handle_info`. Nothing is said if there is no such actor.
+
+    Raises:
+        MailboxFull: there was no room for the whole timeout.
+    """
+    _rebeam.send_message(_address(to), False, message, timeout)
+
+
+def receive(match: Callable[[Any], object] | None = None, timeout: float | None = None) -> Any:
+    """Takes the first message that fits out of this actor's mailbox, and waits for one; the others stay, in order.
+
+    Only messages for `handle_info` are looked at: those of `send`, `Down`, `Exit`, timers. It blocks the method that
+    calls it, and nothing else is handled meanwhile.
+
+    Args:
+        match: a function that says of a message whether it fits; None: any does.
+        timeout: seconds to wait; None: as long as it takes.
+
+    Raises:
+        TimeoutError: none came in time.
+    """
+    found = _rebeam.receive(match, timeout)
+    if found is None:
+        raise TimeoutError(f"no message came within {timeout} s")
+    return found[0]
+
+
+def pid_of(to: ActorRef[Any] | str) -> Pid | None:
+    """The living incarnation behind a handle or a name, or None. It may be dead by the time it is used."""
+    return _pid(to)
+
+
+def link(to: ActorRef[Any] | Pid | str) -> None:
+    """Ties this actor to an incarnation: when one ends other than normally, so does the other, unless it traps exits.
+
+    Raises:
+        NoProc: there is no such one, and this actor does not trap exits. If it does, it gets `Exit` with `noproc`.
+    """
+    pid = _pid(to)
+    if pid is None or not _rebeam.link(pid):
+        raise NoProc(f"there is no actor `{to}`")
+
+
+def unlink(to: ActorRef[Any] | Pid | str) -> None:
+    """Takes a link back, from either side. After it has returned no new `Exit` comes from there."""
+    pid = _pid(to)
+    if pid is not None:
+        _rebeam.unlink(pid)
+
+
+def trap_exits(traps: bool = True) -> None:
+    """Has exit signals come as `Exit` messages to `handle_info`, instead of ending this actor."""
+    _rebeam.trap_exits(traps)
+
+
+def monitor(to: ActorRef[Any] | Pid | str) -> int:
+    """Has one `Down` come to `handle_info` when the incarnation ends that is there now; at once if there is none.
+
+    Returns:
+        The monitor's number, for `demonitor`.
+    """
+    return _rebeam.monitor(_address(to))
+
+
+def demonitor(monitor: int, *, flush: bool = False) -> None:
+    """Takes a monitor back.
+
+    Args:
+        flush: takes a `Down` that has come already out of the mailbox, too.
+    """
+    _rebeam.demonitor(monitor, flush)
+
+
+def exit(to: ActorRef[Any] | Pid | str, reason: str | ExitReason = "shutdown") -> None:
+    """Sends an exit signal: who traps exits gets a message, others end with the reason (not for `normal`)."""
+    _rebeam.exit_signal(_address(to), as_reason(reason))
+
+
+def kill(to: ActorRef[Any] | Pid | str) -> None:
+    """Ends an incarnation at once by SIGKILL, with the reason `killed`. It cannot be trapped."""
+    _rebeam.kill(_address(to))
+
+
+def stop(to: ActorRef[Any] | Pid | str, reason: str | ExitReason = "normal", timeout: float | None = None) -> None:
+    """Stops an actor or a supervisor in its turn, and waits until it has ended; `terminate` runs.
+
+    It is not an order of its supervisor: a permanent child is started again.
+
+    Args:
+        reason: what it ends with.
+        timeout: seconds to wait; None: as long as it takes.
+
+    Raises:
+        NoProc: there is none.
+        EndedOtherwise: it ended for another reason.
+        CallTimeout: it had not ended in time.
+    """
+    how, other = _rebeam.stop(_address(to), as_reason(reason), timeout)
+    if how == "noproc":
+        raise NoProc(f"there is no actor `{to}`")
+    if how == "timeout":
+        raise CallTimeout(f"`{to}` did not end within {timeout} s")
+    if how == "other" and other is not None:
+        raise EndedOtherwise(ExitReason(*other))
+
+
+def send_after(seconds: float, to: ActorRef[Any] | Pid | str, message: Any) -> Timer:
+    """Sends a message after a time, for `handle_info`, to the incarnation that is there now.
+
+    Args:
+        seconds: 0 or more, on monotonic time.
+
+    Raises:
+        ValueError: a negative time.
+    """
+    return _set_timer(seconds, None, to, None, message)
+
+
+def send_every(seconds: float, to: ActorRef[Any] | Pid | str, message: Any) -> Timer:
+    """Sends a message again and again, the first after one period. Ticks for a full mailbox are left out."""
+    return _set_timer(seconds, seconds, to, None, message)
+
+
+def cast_after(
+    seconds: float, to: ActorRef[A], method: Callable[Concatenate[A, P], Any], *args: P.args, **kwargs: P.kwargs
+) -> Timer:
+    """Casts to a method after a time: the typed form of `send_after`."""
+    return _set_timer(seconds, None, to, method.__name__, (args, kwargs))
+
+
+def cast_every(
+    seconds: float, to: ActorRef[A], method: Callable[Concatenate[A, P], Any], *args: P.args, **kwargs: P.kwargs
+) -> Timer:
+    """Casts to a method again and again: the typed form of `send_every`."""
+    return _set_timer(seconds, seconds, to, method.__name__, (args, kwargs))
+
+
+def _set_timer(
+    seconds: float, every: float | None, to: ActorRef[Any] | Pid | str, method: str | None, content: Any
+) -> Timer:
+    if not 0 <= seconds < float("inf") or every == 0:
+        raise ValueError(f"a timer of {seconds!r} seconds")
+    number = _rebeam.send_after(_address(to), float(seconds), every, method, content)
+    return Timer(_runtime.me().pid, number)
+
+
+def cancel(timer: Timer) -> float | None:
+    """Takes a timer back.
+
+    Returns:
+        The seconds it had left; None if it has fired, was cancelled, or never was. A message that is in the mailbox
+        stays there.
+    """
+    return _rebeam.cancel_timer(timer.maker, timer.number)
+
+
+def get_state(to: ActorRef[Any] | Pid | str, timeout: float | None = DEFAULT_TIMEOUT) -> dict[str, Any]:
+    """The attributes of an actor's object, between two messages; of a suspended one, too."""
+    state: dict[str, Any] = _rebeam.call_message(_address(to), "get_state", None, timeout, True)
+    return state
+
+
+def replace_state(
+    to: ActorRef[Any] | Pid | str,
+    function: Callable[[dict[str, Any]], dict[str, Any]],
+    timeout: float | None = DEFAULT_TIMEOUT,
+) -> dict[str, Any]:
+    """Has a function make new attributes of an actor's old ones, in the actor's process. If it raises, so does this.
+
+    Args:
+        function: a function at the top level of a module.
+    """
+    state: dict[str, Any] = _rebeam.call_message(_address(to), "replace_state", function, timeout, True)
+    return state
+
+
+def suspend(to: ActorRef[Any] | Pid | str, timeout: float | None = DEFAULT_TIMEOUT) -> None:
+    """Has an actor handle no message until `resume`; they wait in order. It can be asked for its state meanwhile."""
+    _rebeam.call_message(_address(to), "suspend", None, timeout, True)
+
+
+def resume(to: ActorRef[Any] | Pid | str, timeout: float | None = DEFAULT_TIMEOUT) -> None:
+    """Has a suspended actor go on."""
+    _rebeam.call_message(_address(to), "resume", None, timeout, True)

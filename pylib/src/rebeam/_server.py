@@ -1,0 +1,272 @@
+"""Servers of free form messages, as OTP's `gen_server`; and what such messages do to any actor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rebeam import _rebeam
+from rebeam._actor import Actor
+from rebeam._errors import NO_REPLY, BadCall, BadReturn, Stop
+from rebeam._exit import Certificate, ExitReason, certificate
+from rebeam._ref import Pid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Caller(NamedTuple):
+    """Who waits for an answer. It can be kept, or sent to another actor, which then answers with `rebeam.reply`.
+
+    Attributes:
+        pid: the incarnation that called; None for somebody outside the tree.
+    """
+
+    pid: Pid | None
+    client: int
+    call: int
+    is_plain: bool
+
+
+class Reply(NamedTuple):
+    """Returned by `handle_call`: the answer.
+
+    Attributes:
+        value: what the caller gets.
+        then: what to do next: `Continue`, `Idle` or `Hibernate`.
+    """
+
+    value: Any
+    then: Continue | Idle | Hibernate | None = None
+
+
+class NoReply(NamedTuple):
+    """Returned by a callback: no answer now. A call is answered later, with `rebeam.reply`.
+
+    Attributes:
+        then: what to do next: `Continue`, `Idle` or `Hibernate`.
+    """
+
+    then: Continue | Idle | Hibernate | None = None
+
+
+class Continue(NamedTuple):
+    """Has `handle_continue` called next, before any message.
+
+    Attributes:
+        argument: what it is called with.
+    """
+
+    argument: Any = None
+
+
+class Idle(NamedTuple):
+    """Has `handle_info` called with `TIMEOUT` if no message comes for so many seconds."""
+
+    seconds: float
+
+
+class Hibernate(NamedTuple):
+    """Has free memory given back to the system before the next message is waited for (MAP-14: a hint)."""
+
+
+class _Timeout:
+    """The type of `TIMEOUT`."""
+
+    def __repr__(self) -> str:
+        return "rebeam.TIMEOUT"
+
+    def __reduce__(self) -> str:
+        return "TIMEOUT"
+
+
+TIMEOUT = _Timeout()
+"""What `handle_info` gets when the time of `Idle` has passed without a message."""
+
+
+class Down(NamedTuple):
+    """What `handle_info` gets when a monitored incarnation has ended.
+
+    Attributes:
+        monitor: the monitor's number.
+        pid: who ended; None if nobody was there.
+        reason: why.
+        certificate: all that is known about the end, if it was an actor's.
+    """
+
+    monitor: int
+    pid: Pid | None
+    reason: ExitReason
+    certificate: Certificate | None
+
+
+class Exit(NamedTuple):
+    """What `handle_info` gets, in an actor that traps exits, when a linked one has ended or an exit signal came.
+
+    Attributes:
+        pid: from whom.
+        reason: why.
+    """
+
+    pid: Pid
+    reason: ExitReason
+
+
+class GenServer(Actor):
+    """An actor that takes messages of any form, by the callbacks of OTP's `gen_server`. Its state is itself.
+
+    `init` may return `Continue`, `Idle` or `Hibernate`; every callback may return or raise `Stop`. What else it may
+    return is said below; anything else ends the actor with `bad_return`.
+    """
+
+    def handle_call(self, message: Any, caller: Caller) -> Reply | NoReply | Stop:
+        """Answers `rebeam.call(ref, message)`: return `Reply(value)`, or `NoReply()` and answer later."""
+        raise NotImplementedError(f"`{type(self).__qualname__}` has no handle_call for {message!r}")
+
+    def handle_cast(self, message: Any) -> NoReply | Continue | Idle | Hibernate | Stop | None:
+        """Handles `rebeam.cast(ref, message)`."""
+        raise NotImplementedError(f"`{type(self).__qualname__}` has no handle_cast for {message!r}")
+
+    def handle_continue(self, argument: Any) -> NoReply | Continue | Idle | Hibernate | Stop | None:
+        """Goes on after `Continue(argument)`."""
+        raise NotImplementedError(f"`{type(self).__qualname__}` has no handle_continue for {argument!r}")
+
+
+def caller() -> Caller:
+    """The caller of the method that runs, whose answer then comes from `rebeam.reply` instead of from `return`.
+
+    Raises:
+        RuntimeError: no call is in hand.
+    """
+    found = _rebeam.caller()
+    if found is None:
+        raise RuntimeError("no call is in hand: a cast has no caller")
+    _rebeam.defer()
+    return _caller(found)
+
+
+def reply(to: Caller, value: Any) -> None:
+    """Answers a call. A second answer, or one that comes after the caller's timeout, is dropped.
+
+    Raises:
+        Unpicklable: the value cannot be sent.
+    """
+    _rebeam.reply(tuple(to), value)
+
+
+def continue_with(method: Callable[..., Any], *args: Any) -> None:
+    """Has a method of this actor called right after the one that runs, before any message."""
+    _rebeam.set_after(lambda: method(*args))
+
+
+def idle(seconds: float) -> None:
+    """Has `handle_info` called with `TIMEOUT` if no message comes for so long after the one in hand."""
+    _rebeam.set_idle(seconds)
+
+
+def hibernate() -> None:
+    """Gives free memory back to the system after the message in hand."""
+    _rebeam.set_after(_hibernate)
+
+
+def _hibernate() -> None:
+    import gc
+
+    gc.collect()
+    _rebeam.trim_memory()
+
+
+def _caller(fields: tuple[tuple[int, int, int] | None, int, int, bool]) -> Caller:
+    pid, client, call, is_plain = fields
+    return Caller(Pid(*pid) if pid else None, client, call, is_plain)
+
+
+def down(
+    monitor: int,
+    pid: tuple[int, int, int] | None,
+    reason: tuple[str, str, str | None],
+    known: dict[str, Any] | None,
+) -> Down:
+    """Made by `_rebeam`."""
+    return Down(monitor, Pid(*pid) if pid else None, ExitReason(*reason), certificate(known) if known else None)
+
+
+def exit_message(pid: tuple[int, int, int], reason: tuple[str, str, str | None]) -> Exit:
+    """Made by `_rebeam`."""
+    return Exit(Pid(*pid), ExitReason(*reason))
+
+
+def receiver(actor: Actor) -> Callable[[str, Any], Any]:
+    """What handles messages of free form for an actor: gets the callback's name and the message."""
+    server = actor if isinstance(actor, GenServer) else None
+
+    def receive(callback: str, message: Any) -> Any:
+        if callback == "handle_info":
+            settle(actor, callback, actor.handle_info(message))
+        elif server is None:
+            raise BadCall(f"`{type(actor).__qualname__}` is no GenServer: call its methods")
+        elif callback == "handle_cast":
+            settle(actor, callback, server.handle_cast(message))
+        else:
+            return _call(server, message)
+        return None
+
+    return receive
+
+
+def _call(server: GenServer, message: Any) -> Any:
+    fields = _rebeam.caller()
+    if fields is None:
+        raise BadCall("a call without a caller")
+    who = _caller(fields)
+    result = server.handle_call(message, who)
+    if isinstance(result, Reply):
+        settle(server, "handle_call", result.then)
+        return result.value
+    if isinstance(result, Stop):
+        if result.reply is not NO_REPLY:
+            reply(who, result.reply)
+        raise result
+    if not isinstance(result, NoReply):
+        raise BadReturn(repr(result))
+    _rebeam.defer()
+    settle(server, "handle_call", result.then)
+    return None
+
+
+def settle(actor: Actor, callback: str, result: Any) -> None:
+    """Does what a callback's return value asks for."""
+    if isinstance(result, NoReply):
+        result = result.then
+    if result is None:
+        return
+    if isinstance(result, Continue):
+        if not isinstance(actor, GenServer):
+            raise BadReturn(f"{result!r}: only a GenServer continues so")
+        server, argument = actor, result.argument
+        _rebeam.set_after(lambda: settle(server, "handle_continue", server.handle_continue(argument)))
+    elif isinstance(result, Idle):
+        _rebeam.set_idle(result.seconds)
+    elif isinstance(result, Hibernate):
+        hibernate()
+    elif isinstance(result, Stop):
+        raise result
+    elif isinstance(actor, GenServer):
+        raise BadReturn(f"{result!r} from {callback}" if callback != "handle_call" else repr(result))
+
+
+def system(actor: Actor) -> Callable[[str, Any], Any]:
+    """What is asked of an actor's process: its state, and to hold on or to go on (which `_rebeam` does)."""
+
+    def handle(request: str, content: Any) -> Any:
+        if request == "get_state":
+            return vars(actor)
+        if request == "replace_state":
+            state = content(dict(vars(actor)))
+            if not isinstance(state, dict):
+                raise TypeError(f"the function gave {type(state).__qualname__}, not a dict of attributes")
+            vars(actor).clear()
+            vars(actor).update(state)
+            return state
+        return None
+
+    return handle

@@ -1,0 +1,288 @@
+//! Requests to the supervisor itself: of the command line, and of actors about supervisors.
+
+use bytes::Bytes;
+use rebeam_protocol::control::{Answer, Request, Whereabouts};
+use rebeam_protocol::exit::ExitReason;
+use rebeam_protocol::id::ActorId;
+use rebeam_protocol::message::Address;
+use rebeam_protocol::process::{ChildAddress, ChildEntry, ChildError, Counts, ProcessAnswer, SupervisorRequest};
+use rebeam_protocol::spec::{ChildKind, ChildSpec};
+
+use super::Core;
+use super::tree::traits;
+use crate::actor::Life;
+use crate::event::{Action, Requester};
+use crate::spec;
+use crate::supervisor::{ChildRef, ChildState, Done, RequestError, Verb};
+
+/// A request that a supervisor's machine has not got to yet.
+#[derive(Debug)]
+pub(super) struct Pending {
+    from: Requester,
+    what: What,
+}
+
+/// What is answered once the machine is done.
+#[derive(Debug)]
+enum What {
+    /// `rebeam stop` or `restart`, of that name.
+    ByName(String),
+    /// A child was started.
+    Start,
+    Done,
+    Exit(ExitReason),
+    Which,
+    Count,
+    Spec,
+}
+
+impl Core {
+    pub(super) fn answer(&mut self, to: Requester, answer: Answer) {
+        self.actions.push_back(Action::Answer { to, answer, payload: Bytes::new() });
+    }
+
+    pub(super) fn requested(&mut self, from: Requester, request: Request, payload: Bytes) {
+        let answer = match request {
+            Request::Whereis { name } => Answer::Whereis(self.names.get(&name).and_then(|&id| {
+                let is_gone = self.actors.get(&id).is_some_and(|actor| matches!(actor.life, Life::Gone));
+                (!is_gone).then(|| Whereabouts { actor: id, pid: self.pid_of(&Address::Actor(id)) })
+            })),
+            Request::Why { name } if self.find(&name).is_some_and(|id| self.supervisors.contains_key(&id)) => {
+                Answer::Refused(format!("`{name}` is a supervisor: ask for one of its actors"))
+            }
+            Request::Why { name } => match self.find(&name).and_then(|id| self.actors.get(&id)) {
+                Some(actor) => Answer::Why(actor.certificates.iter().cloned().collect()),
+                None => match self.departed(&name) {
+                    certificates if certificates.is_empty() => self.not_found(name),
+                    certificates => Answer::Why(certificates),
+                },
+            },
+            Request::StopChild { name } => return self.request_by_name(from, name, Verb::Terminate),
+            Request::RestartChild { name } => return self.request_by_name(from, name, Verb::Cycle),
+            Request::Down => {
+                self.answer(from, Answer::Ok);
+                return self.stop_supervisor(super::ROOT, ExitReason::SHUTDOWN);
+            }
+            Request::Process(request) => match self.process_request(from, request, payload) {
+                Some(answer) => Answer::Process(answer),
+                None => return,
+            },
+            Request::Node | Request::List | Request::Call { .. } | Request::Cast { .. } => {
+                Answer::Refused("this is asked of the node, not of its core".into())
+            }
+        };
+        self.answer(from, answer);
+    }
+
+    fn request_by_name(&mut self, from: Requester, name: String, verb: impl FnOnce(ChildRef) -> Verb) {
+        let Some((id, parent)) = self.find(&name).and_then(|id| Some((id, self.parent_of(id)?))) else {
+            let answer = self.not_found(name);
+            return self.answer(from, answer);
+        };
+        self.revive(id);
+        self.ask_supervisor(parent, from, What::ByName(name), verb(ChildRef::Key(id)));
+    }
+
+    /// What was settled may come back now: its mail is to wait again.
+    fn revive(&mut self, id: ActorId) {
+        if let Some(actor) = self.actors.get_mut(&id)
+            && matches!(actor.life, Life::Gone)
+        {
+            actor.life = Life::Waiting;
+        }
+    }
+
+    fn ask_supervisor(&mut self, supervisor: ActorId, from: Requester, what: What, verb: Verb) {
+        self.next_request += 1;
+        let request = self.next_request;
+        self.requests.insert(request, Pending { from, what });
+        self.command(supervisor, |machine, now| machine.request(request, verb, now));
+    }
+
+    /// A request of an actor about a supervisor's children; `None` if the answer comes later.
+    pub(super) fn supervisor_request(
+        &mut self,
+        from: Requester,
+        own: ActorId,
+        supervisor: &Address,
+        request: SupervisorRequest,
+    ) -> Option<ProcessAnswer> {
+        let id = self.supervisor_at(supervisor).filter(|id| self.supervisors[id].pid.is_some());
+        let Some(id) = id else { return Some(ProcessAnswer::NoProc) };
+        if self.waits_for(id, own) {
+            return Some(ProcessAnswer::Child(ChildError::WaitingForYou));
+        }
+        let (what, verb) = match request {
+            SupervisorRequest::Start(child) => match self.check_new(id, &child) {
+                Ok(()) => {
+                    let traits = traits(&child);
+                    (What::Start, Verb::Start(self.add_child(*child, id), traits))
+                }
+                Err(error) => return Some(ProcessAnswer::Child(error)),
+            },
+            SupervisorRequest::Terminate(child) => (What::Done, Verb::Terminate(self.child_ref(&child))),
+            SupervisorRequest::Restart(child) => {
+                let child = self.child_ref(&child);
+                let key = match &child {
+                    ChildRef::Key(key) => Some(*key),
+                    ChildRef::Id(name) => self.supervisors[&id].machine.child_by_id(name),
+                };
+                key.inspect(|key| self.revive(*key));
+                (What::Start, Verb::Restart(child))
+            }
+            SupervisorRequest::Delete(child) => (What::Done, Verb::Delete(self.child_ref(&child))),
+            SupervisorRequest::Exit(child, reason) => (What::Exit(reason), Verb::Look(Some(self.child_ref(&child)))),
+            SupervisorRequest::Which => (What::Which, Verb::Look(None)),
+            SupervisorRequest::Count => (What::Count, Verb::Look(None)),
+            SupervisorRequest::Spec(child) => (What::Spec, Verb::Look(Some(self.child_ref(&child)))),
+        };
+        self.ask_supervisor(id, from, what, verb);
+        None
+    }
+
+    /// Whether a supervisor, or one above an actor that it waits for, waits for the actor that asks (rule 10).
+    fn waits_for(&self, supervisor: ActorId, own: ActorId) -> bool {
+        let mut below = own;
+        while let Some(parent) = self.parent_of(below) {
+            if !self.supervisors[&parent].machine.waits_for(below) {
+                return false;
+            }
+            if parent == supervisor {
+                return true;
+            }
+            below = parent;
+        }
+        false
+    }
+
+    fn check_new(&self, supervisor: ActorId, child: &ChildSpec) -> Result<(), ChildError> {
+        let node = &self.supervisors[&supervisor];
+        let depth = 2 + node.path.split('/').count();
+        spec::check_child(&node.spec, child, &node.path, depth).map_err(|error| ChildError::BadSpec(error.to_string()))
+    }
+
+    /// A child as its supervisor's machine knows it. One that is dead is not found, whoever it was.
+    fn child_ref(&self, child: &ChildAddress) -> ChildRef {
+        match child {
+            ChildAddress::Id(id) => ChildRef::Id(id.clone()),
+            ChildAddress::Actor(id) => ChildRef::Key(*id),
+            ChildAddress::Pid(pid) => ChildRef::Key(self.living.get(pid).copied().unwrap_or(ActorId(u64::MAX))),
+        }
+    }
+
+    /// A supervisor's machine is done with a request.
+    pub(super) fn request_done(&mut self, supervisor: ActorId, request: u64, result: Result<Done, RequestError>) {
+        let Some(Pending { from, what }) = self.requests.remove(&request) else { return };
+        let (answer, payload) = match (what, result) {
+            (What::ByName(name), result) => (self.answer_by_name(name, result), Bytes::new()),
+            (_, Err(error)) => (Answer::Process(ProcessAnswer::Child(self.child_error(error))), Bytes::new()),
+            (What::Start, Ok(Done::Child(child))) => {
+                let pid = self.pid_of(&Address::Actor(child));
+                let info = self.incarnation_mut(child).map(|incarnation| incarnation.info.clone());
+                let started = ProcessAnswer::Started { actor: child, pid };
+                (Answer::Process(started), info.unwrap_or_default())
+            }
+            (What::Exit(reason), Ok(Done::Child(child))) => {
+                self.exit_signal_from_parent(child, reason);
+                (Answer::Process(ProcessAnswer::Ok), Bytes::new())
+            }
+            (What::Which, Ok(Done::Children(children))) => {
+                let children = self.entries(supervisor, children);
+                (Answer::Process(ProcessAnswer::Children(children)), Bytes::new())
+            }
+            (What::Count, Ok(Done::Children(children))) => {
+                let counts = counts(&self.entries(supervisor, children));
+                (Answer::Process(ProcessAnswer::Counts(counts)), Bytes::new())
+            }
+            (What::Spec, Ok(Done::Child(child))) => {
+                (Answer::Process(self.spec_answer(supervisor, child)), Bytes::new())
+            }
+            (What::Start | What::Done | What::Exit(_) | What::Spec | What::Which | What::Count, Ok(_)) => {
+                (Answer::Process(ProcessAnswer::Ok), Bytes::new())
+            }
+        };
+        self.actions.push_back(Action::Answer { to: from, answer, payload });
+    }
+
+    fn answer_by_name(&self, what: String, result: Result<Done, RequestError>) -> Answer {
+        match result {
+            Ok(_) => Answer::Ok,
+            Err(RequestError::NotFound) => {
+                let text = format!("`{what}` was temporary and has ended: it is started with its supervisor only");
+                Answer::Refused(text)
+            }
+            Err(error) => Answer::Failed { what, reason: self.child_error(error) },
+        }
+    }
+
+    fn child_error(&self, error: RequestError) -> ChildError {
+        match error {
+            RequestError::NotFound => ChildError::NotFound,
+            RequestError::Running => ChildError::Running,
+            RequestError::Restarting => ChildError::Restarting,
+            RequestError::AlreadyStarted(other) => match self.pid_of(&Address::Actor(other)) {
+                Some(pid) => ChildError::AlreadyStarted(pid),
+                None => ChildError::AlreadyPresent,
+            },
+            RequestError::AlreadyPresent => ChildError::AlreadyPresent,
+            RequestError::MaxChildren => ChildError::MaxChildren,
+            RequestError::Unsupported => ChildError::Unsupported,
+            RequestError::StartFailed(reason) => ChildError::StartFailed(reason),
+            RequestError::Ending => ChildError::Ending,
+        }
+    }
+
+    fn entries(&self, supervisor: ActorId, children: Vec<(ActorId, String, ChildState)>) -> Vec<ChildEntry> {
+        let is_dynamic = self.is_dynamic(supervisor);
+        let entry = |(child, id, state): (ActorId, String, ChildState)| {
+            let actor = self.actors.get(&child);
+            let is_up = matches!(state, ChildState::Running | ChildState::Starting | ChildState::Stopping);
+            ChildEntry {
+                id: if is_dynamic { String::new() } else { id },
+                actor: child,
+                pid: self.pid_of(&Address::Actor(child)).filter(|_| is_up),
+                is_restarting: matches!(state, ChildState::Restarting | ChildState::Ended(_)),
+                is_supervisor: actor.is_none(),
+                class: actor.map_or_else(|| "rebeam.Supervisor".to_owned(), |actor| actor.spec.class.clone()),
+            }
+        };
+        children.into_iter().map(entry).collect()
+    }
+
+    fn spec_answer(&self, supervisor: ActorId, child: ActorId) -> ProcessAnswer {
+        let spec = || {
+            let traits = self.supervisors.get(&supervisor)?.machine.traits(child)?;
+            let (shutdown, kind) = match self.actors.get(&child) {
+                Some(actor) => (actor.shutdown, ChildKind::Actor(Box::new((*actor.spec).clone()))),
+                None => {
+                    let node = self.supervisors.get(&child)?;
+                    (node.shutdown, ChildKind::Supervisor((*node.spec).clone()))
+                }
+            };
+            Some(ChildSpec {
+                id: traits.id.clone(),
+                restart: traits.restart,
+                shutdown,
+                significant: traits.significant,
+                backoff: traits.backoff,
+                on_giveup: traits.on_giveup,
+                kind,
+            })
+        };
+        match spec() {
+            Some(spec) => ProcessAnswer::Spec(Box::new(spec)),
+            None => ProcessAnswer::Child(ChildError::NotFound),
+        }
+    }
+}
+
+fn counts(children: &[ChildEntry]) -> Counts {
+    let mut counts = Counts::default();
+    for child in children {
+        counts.specs += 1;
+        counts.active += u64::from(child.pid.is_some());
+        counts.supervisors += u64::from(child.is_supervisor);
+        counts.workers += u64::from(!child.is_supervisor);
+    }
+    counts
+}

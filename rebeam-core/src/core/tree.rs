@@ -1,0 +1,222 @@
+//! Members of the tree: supervisors and actors, who holds whom, and under which names.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use rebeam_protocol::certificate::Certificate;
+use rebeam_protocol::id::{ActorId, Pid};
+use rebeam_protocol::message::Address;
+use rebeam_protocol::spec::{ChildKind, ChildSpec, Shutdown, SupervisorKind, SupervisorSpec};
+
+use super::{Core, ROOT};
+use crate::actor::{Actor, Life};
+use crate::mailbox::Mailbox;
+use crate::supervisor::{Machine, Traits};
+use crate::timers::TimerKey;
+
+/// How many certificates are kept of actors that are gone for good.
+const DEPARTED: usize = 100;
+
+/// A supervisor of the tree.
+#[derive(Debug)]
+pub(crate) struct SupervisorNode {
+    pub(crate) path: String,
+    pub(crate) spec: Arc<SupervisorSpec>,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) parent: Option<ActorId>,
+    pub(crate) machine: Machine,
+    /// The children of its initial list, in its order. They are kept over its own restarts, with their mail.
+    pub(crate) listed: Vec<ActorId>,
+    /// Its incarnation, while it has one.
+    pub(crate) pid: Option<Pid>,
+    pub(crate) starts: u32,
+    /// When its time to stop is over.
+    pub(crate) timer: Option<TimerKey>,
+    /// Its time to stop ran out, or it was killed: its children are killed as their turn comes.
+    pub(crate) is_killing: bool,
+}
+
+impl Core {
+    pub(super) fn add_root(&mut self, spec: SupervisorSpec) {
+        let root = self.new_id();
+        debug_assert_eq!(root, ROOT, "the root comes first");
+        self.add_supervisor(root, spec, "", Shutdown::Infinity, None);
+    }
+
+    /// Makes the record of a child and of everything below it; starts nothing.
+    pub(super) fn add_child(&mut self, child: ChildSpec, parent: ActorId) -> ActorId {
+        let id = self.new_id();
+        let node = &self.supervisors[&parent];
+        let own = match node.spec.kind {
+            // Ids mean nothing there, and need not differ.
+            SupervisorKind::Dynamic { .. } => format!("{}.{}", child.id, id.0),
+            SupervisorKind::Static | SupervisorKind::Partition => child.id,
+        };
+        let path = if node.path.is_empty() { own } else { format!("{}/{own}", node.path) };
+        match child.kind {
+            ChildKind::Supervisor(inner) => self.add_supervisor(id, inner, &path, child.shutdown, Some(parent)),
+            ChildKind::Actor(spec) => {
+                let actor = Actor {
+                    id,
+                    label: spec.name.clone().unwrap_or_else(|| path.clone()),
+                    path,
+                    restart: child.restart,
+                    shutdown: child.shutdown,
+                    parent,
+                    mailbox: Mailbox::new(spec.mailbox),
+                    life: Life::Waiting,
+                    starts: 0,
+                    certificates: VecDeque::new(),
+                    spec: Arc::from(spec),
+                };
+                self.actors.insert(id, actor);
+                self.claim_name(id);
+            }
+        }
+        id
+    }
+
+    fn add_supervisor(
+        &mut self,
+        id: ActorId,
+        spec: SupervisorSpec,
+        path: &str,
+        shutdown: Shutdown,
+        parent: Option<ActorId>,
+    ) {
+        let spec = Arc::new(spec);
+        let node = SupervisorNode {
+            path: path.to_owned(),
+            machine: Machine::new(&spec, []),
+            spec: spec.clone(),
+            shutdown,
+            parent,
+            listed: Vec::new(),
+            pid: None,
+            starts: 0,
+            timer: None,
+            is_killing: false,
+        };
+        self.supervisors.insert(id, node);
+        self.claim_name(id);
+        let listed = spec.children.iter().map(|child| self.add_child(child.clone(), id)).collect();
+        if let Some(node) = self.supervisors.get_mut(&id) {
+            node.listed = listed;
+        }
+    }
+
+    /// Forgets a child and everything below it. Nothing of it may be alive.
+    pub(super) fn remove(&mut self, id: ActorId) {
+        if let Some(node) = self.supervisors.get(&id) {
+            for child in node.listed.clone() {
+                self.remove(child);
+            }
+        } else {
+            self.bury_mail(id);
+        }
+        self.release_name(id);
+        self.supervisors.remove(&id);
+        if let Some(actor) = self.actors.remove(&id) {
+            self.departed.extend(actor.certificates);
+            let surplus = self.departed.len().saturating_sub(DEPARTED);
+            self.departed.drain(..surplus);
+        }
+    }
+
+    /// The last deaths under a label of actors that are gone for good.
+    pub(super) fn departed(&self, label: &str) -> Vec<Certificate> {
+        self.departed.iter().filter(|certificate| certificate.actor == label).cloned().collect()
+    }
+
+    fn name_of(&self, id: ActorId) -> Option<&String> {
+        match self.actors.get(&id) {
+            Some(actor) => actor.spec.name.as_ref(),
+            None => self.supervisors.get(&id)?.spec.name.as_ref(),
+        }
+    }
+
+    /// Registers a member under its name, if it has one; false if somebody else holds it.
+    pub(super) fn claim_name(&mut self, id: ActorId) -> bool {
+        match self.name_of(id).cloned() {
+            Some(name) => *self.names.entry(name).or_insert(id) == id,
+            None => true,
+        }
+    }
+
+    /// Frees the name of a member, if it holds one.
+    pub(super) fn release_name(&mut self, id: ActorId) {
+        if let Some(name) = self.name_of(id).cloned()
+            && self.names.get(&name) == Some(&id)
+        {
+            self.names.remove(&name);
+        }
+    }
+
+    /// The member behind an address, alive or not.
+    pub(super) fn member(&self, to: &Address) -> Option<ActorId> {
+        match to {
+            Address::Name(name) => self.names.get(name).copied(),
+            Address::Actor(id) => Some(*id),
+            Address::Pid(pid) => self.living.get(pid).copied(),
+            Address::Partition { name, key } => {
+                let node = self.supervisors.get(self.names.get(name)?)?;
+                let count = node.listed.len() as u64;
+                (node.spec.kind == SupervisorKind::Partition && count > 0)
+                    .then(|| node.listed[(key % count.max(1)) as usize])
+            }
+        }
+    }
+
+    /// The living incarnation behind an address.
+    pub(super) fn pid_of(&self, to: &Address) -> Option<Pid> {
+        let id = self.member(to)?;
+        match self.actors.get(&id) {
+            Some(actor) => Some(actor.incarnation()?.process.pid),
+            None => self.supervisors.get(&id)?.pid,
+        }
+    }
+
+    /// A member by its name or path, for people.
+    pub(crate) fn find(&self, name: &str) -> Option<ActorId> {
+        let by_path = || {
+            let actor = self.actors.values().find(|actor| actor.path == name).map(|actor| actor.id);
+            let node = || self.supervisors.iter().find(|(_, node)| node.path == name).map(|(id, _)| *id);
+            actor.or_else(node).filter(|id| *id != ROOT)
+        };
+        self.names.get(name).copied().or_else(by_path)
+    }
+
+    /// The actor that a person means by a name or a path, and whether it is down for good.
+    pub fn actor_named(&self, name: &str) -> Option<(ActorId, bool)> {
+        let actor = self.actors.get(&self.find(name)?)?;
+        Some((actor.id, matches!(actor.life, Life::Gone)))
+    }
+
+    pub(crate) fn parent_of(&self, id: ActorId) -> Option<ActorId> {
+        match self.actors.get(&id) {
+            Some(actor) => Some(actor.parent),
+            None => self.supervisors.get(&id)?.parent,
+        }
+    }
+
+    /// A supervisor by an address, or by its path.
+    pub(super) fn supervisor_at(&self, to: &Address) -> Option<ActorId> {
+        let found = self.member(to).or_else(|| match to {
+            Address::Name(name) if name == "root" => Some(ROOT),
+            Address::Name(path) => self.find(path),
+            _ => None,
+        });
+        found.filter(|id| self.supervisors.contains_key(id))
+    }
+}
+
+/// What a supervisor's machine has to know about a child.
+pub(super) fn traits(child: &ChildSpec) -> Traits {
+    Traits {
+        id: child.id.clone(),
+        restart: child.restart,
+        significant: child.significant,
+        backoff: child.backoff,
+        on_giveup: child.on_giveup,
+    }
+}

@@ -1,0 +1,136 @@
+//! Hangs and limits: which actor is judged hung, which one has to go on in a new process.
+//!
+//! Nobody is asked whether it is alive: a busy actor is not a dead one (MAP-07). The core has the status page of an
+//! actor read when a limit may have passed, and only while the actor has mail.
+
+use std::time::Duration;
+
+use rebeam_protocol::exit::ExitReason;
+use rebeam_protocol::id::{ActorId, ProcessId};
+use rebeam_protocol::page::{Snapshot, Stage as MarkStage};
+
+use super::Core;
+use crate::actor::Stage;
+use crate::event::Action;
+use crate::timers::Due;
+
+/// How long an actor may leave mail untaken while it has nothing in hand.
+const TAKES_NO_MAIL: Duration = Duration::from_secs(30);
+
+/// How long a process that was judged hung has for writing its stacks.
+const DUMP_TIME: Duration = Duration::from_millis(300);
+
+/// If a look comes later than this, it was we who slept (a frozen container, a closed lid): hang limits start anew.
+const PAUSE: Duration = Duration::from_secs(2);
+
+impl Core {
+    /// Mail was handed over: a look is due when a limit may have passed.
+    pub(super) fn watch(&mut self, id: ActorId) {
+        let now = self.now;
+        let Some(actor) = self.actors.get_mut(&id) else { return };
+        let limits = &actor.spec.limits;
+        let deadline = limits.deadlines.iter().map(|(_, limit)| *limit).chain(limits.deadline_ms).min();
+        let wait = deadline.map_or(TAKES_NO_MAIL, |limit| Duration::from_millis(limit).min(TAKES_NO_MAIL));
+        let Some(incarnation) = actor.incarnation_mut() else { return };
+        if incarnation.look.is_none() {
+            incarnation.look = Some(self.timers.set(now + wait, Due::Look(incarnation.process)));
+        }
+    }
+
+    pub(super) fn look(&mut self, process: ProcessId, due: Duration) {
+        let is_late = self.now.saturating_sub(due) > PAUSE;
+        let Some(id) = self.serving_actor(process) else { return };
+        let Some(incarnation) = self.incarnation_mut(id) else { return };
+        incarnation.look = None;
+        if is_late {
+            incarnation.waited = None;
+            return self.watch(id);
+        }
+        self.actions.push_back(Action::Look(process));
+    }
+
+    /// What a look found.
+    pub(super) fn looked(&mut self, process: ProcessId, page: &Snapshot, clock_ns: u64) {
+        let Some(id) = self.serving_actor(process) else { return };
+        let now = self.now;
+        let Some(actor) = self.actors.get(&id) else { return };
+        let mut next = TAKES_NO_MAIL;
+        let mut is_busy = false;
+        let mut is_hung = false;
+        let mut oldest = None;
+        for (seq, message) in actor.mailbox.handed() {
+            match page.stage(seq.0) {
+                MarkStage::Begun => {
+                    is_busy = true;
+                    let Some(limit) = actor.spec.limits.deadline_of(&message.method) else { continue };
+                    let limit = Duration::from_millis(limit);
+                    let age = Duration::from_nanos(clock_ns.saturating_sub(page.since_ns(seq.0)));
+                    is_hung |= age >= limit;
+                    next = next.min(limit.saturating_sub(age) + Duration::from_millis(1));
+                }
+                MarkStage::Waiting => oldest = oldest.or(Some(*seq)),
+                MarkStage::Done => {}
+            }
+        }
+        if is_hung {
+            return self.judge_hung(process);
+        }
+        let Some(incarnation) = self.incarnation_mut(id) else { return };
+        let is_silent = !is_busy && !page.is_suspended();
+        match (oldest.filter(|_| is_silent), incarnation.waited) {
+            (Some(seq), Some((same, since))) if seq == same => {
+                if now.saturating_sub(since) >= TAKES_NO_MAIL {
+                    return self.judge_hung(process);
+                }
+                next = next.min((since + TAKES_NO_MAIL).saturating_sub(now));
+            }
+            (Some(seq), _) => incarnation.waited = Some((seq, now)),
+            (None, _) => incarnation.waited = None,
+        }
+        if is_busy || oldest.is_some() {
+            let timer = self.timers.set(now + next, Due::Look(process));
+            if let Some(incarnation) = self.incarnation_mut(id) {
+                incarnation.look = Some(timer);
+            }
+        }
+    }
+
+    fn judge_hung(&mut self, process: ProcessId) {
+        self.timers.set(self.now + DUMP_TIME, Due::Hung(process));
+        self.actions.push_back(Action::DumpStacks(process));
+    }
+
+    /// An actor has handled a message: it may have handled as many as its process may.
+    pub(super) fn count_handled(&mut self, id: ActorId, by: u64) {
+        let Some(actor) = self.actors.get_mut(&id) else { return };
+        let Some(most) = actor.spec.limits.max_messages else { return };
+        let Some(incarnation) = actor.incarnation_mut() else { return };
+        incarnation.handled += by;
+        if incarnation.handled >= most {
+            let process = incarnation.process;
+            self.recycle(process);
+        }
+    }
+
+    pub(super) fn over_memory(&mut self, process: ProcessId, used_kib: u64) {
+        let Some(id) = self.serving_actor(process) else { return };
+        let limits = &self.actors[&id].spec.limits;
+        match (limits.memory_hard_kib, limits.memory_soft_kib) {
+            (Some(hard), _) if used_kib >= hard => {
+                let reason = ExitReason::MemoryLimit(used_kib, hard);
+                self.kill_for(process, reason, "it used more memory than it may");
+            }
+            (_, Some(soft)) if used_kib >= soft => self.recycle(process),
+            _ => {}
+        }
+    }
+
+    /// Has an actor go on in a new process, between two messages, unseen by others.
+    pub(super) fn recycle(&mut self, process: ProcessId) {
+        let Some(incarnation) = self.serving(process) else { return };
+        if incarnation.stage == Stage::Running {
+            incarnation.stage = Stage::Recycling;
+            self.actions.push_back(Action::Recycle(process));
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! Links, monitors, exit signals, alarms, limits: what the core decides about them, in virtual time.
+
+use std::time::Duration;
+
+use crate::world::{World, actor, crash, inner, name, supervisor};
+use rebeam_core::Event;
+use rebeam_protocol::exit::ExitReason;
+use rebeam_protocol::message::{Address, Kind};
+use rebeam_protocol::process::{ChildAddress, ChildError, ProcessAnswer, ProcessRequest, SupervisorRequest};
+use rebeam_protocol::spec::{
+    ActorSpec, Backoff, ChildKind, ChildSpec, Limits, OnGiveup, Restart, Shutdown, Strategy, SupervisorKind,
+    SupervisorSpec,
+};
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+fn temporary(name: &str) -> ChildSpec {
+    ChildSpec { restart: Restart::Temporary, ..actor(name) }
+}
+
+fn limited(name: &str, limits: Limits) -> ChildSpec {
+    let child = actor(name);
+    let ChildKind::Actor(spec) = child.kind else { unreachable!("an actor") };
+    ChildSpec { kind: ChildKind::Actor(Box::new(ActorSpec { limits, ..*spec })), ..child }
+}
+
+fn world(children: Vec<ChildSpec>) -> World {
+    World::up(SupervisorSpec { max_restarts: 3, ..supervisor(Strategy::OneForOne, children) })
+}
+
+fn abc() -> World {
+    world(["a", "b", "c"].map(temporary).into())
+}
+
+#[test]
+fn lnk_001_lnk_002_an_end_goes_along_the_links_unless_it_is_normal() {
+    for (reason, goes) in [(crash(), true), (ExitReason::SHUTDOWN, true), (ExitReason::Normal, false)] {
+        let mut world = abc();
+        let (a, c) = (world.process("a").pid, world.process("c").pid);
+        assert_eq!(world.asks("b", ProcessRequest::Link(a)), Some(ProcessAnswer::Ok));
+        assert_eq!(world.asks("b", ProcessRequest::Link(c)), Some(ProcessAnswer::Ok));
+        world.ends("a", reason.clone());
+        assert_eq!(world.running().is_empty(), goes, "{reason}");
+    }
+}
+
+#[test]
+fn lnk_003_lnk_005_who_traps_exits_gets_one_message_each() {
+    let mut world = abc();
+    let (a, c) = (world.process("a").pid, world.process("c").pid);
+    world.asks("b", ProcessRequest::TrapExits(true));
+    world.asks("b", ProcessRequest::Link(a));
+    world.asks("b", ProcessRequest::Link(a));
+    world.asks("b", ProcessRequest::Link(c));
+    world.asks("b", ProcessRequest::Unlink(c));
+    world.ends("a", ExitReason::Normal);
+    world.crashes("c");
+    assert_eq!(world.signals("b"), ["EXIT normal"]);
+}
+
+#[test]
+fn lnk_006_a_link_to_the_dead_is_an_error_or_a_message() {
+    let mut world = abc();
+    let a = world.process("a").pid;
+    world.crashes("a");
+    assert_eq!(world.asks("b", ProcessRequest::Link(a)), Some(ProcessAnswer::NoProc));
+    world.asks("c", ProcessRequest::TrapExits(true));
+    assert_eq!(world.asks("c", ProcessRequest::Link(a)), Some(ProcessAnswer::Ok));
+    assert_eq!(world.signals("c"), ["EXIT noproc"]);
+}
+
+#[test]
+fn map_004_who_does_not_unwind_in_time_is_killed_with_the_signals_reason() {
+    let mut world = abc();
+    world.stubborn = vec!["a".into()];
+    let monitor = world.asks("b", ProcessRequest::Monitor(name("a")));
+    assert_eq!(monitor, Some(ProcessAnswer::Monitor(1)));
+    world.asks("b", ProcessRequest::Exit { to: name("a"), reason: ExitReason::Other("because".into()) });
+    world.check(&["exit a"]);
+    world.pass(ms(499));
+    world.check(&[]);
+    world.pass(ms(1));
+    assert!(world.take_trace().contains(&"kill a".to_owned()));
+    assert_eq!(world.signals("b"), ["DOWN 1 because"]);
+}
+
+#[test]
+fn mon_001_mon_002_mon_003_mon_004_each_monitor_fires_once() {
+    let mut world = abc();
+    let a = world.process("a").pid;
+    for _ in 0..3 {
+        world.asks("b", ProcessRequest::Monitor(Address::Pid(a)));
+    }
+    world.asks("b", ProcessRequest::Demonitor { monitor: 2, flush: false });
+    world.is_shot("a");
+    assert_eq!(world.signals("b"), ["DOWN 1 signal(SIGKILL)", "DOWN 3 signal(SIGKILL)"]);
+    world.asks("b", ProcessRequest::Monitor(Address::Pid(a)));
+    world.asks("b", ProcessRequest::Monitor(name("nobody")));
+    assert_eq!(world.signals("b"), ["DOWN 4 noproc", "DOWN 5 noproc"]);
+}
+
+#[test]
+fn mon_004_a_notice_that_waits_is_flushed() {
+    let mut world = abc();
+    let a = world.process("a").pid;
+    // More than are handed over at once, so that the notice waits here.
+    for _ in 0..100 {
+        world.sends("c", name("b"), Kind::Cast, "x");
+    }
+    world.asks("b", ProcessRequest::Monitor(Address::Pid(a)));
+    world.crashes("a");
+    world.asks("b", ProcessRequest::Demonitor { monitor: 1, flush: true });
+    for _ in 0..100 {
+        let (seq, _) = world.begins("b");
+        world.finishes("b", seq);
+    }
+    assert_eq!(world.signals("b"), Vec::<String>::new());
+}
+
+#[test]
+fn mon_005_with_the_notice_the_name_is_free() {
+    let mut world = abc();
+    world.asks("b", ProcessRequest::Monitor(name("a")));
+    world.crashes("a");
+    assert_eq!(world.signals("b").len(), 1);
+    assert_eq!(world.asks("b", ProcessRequest::Resolve(name("a"))), Some(ProcessAnswer::Pid(None)));
+}
+
+#[test]
+fn a_watched_supervisor_ends_with_shutdown_when_it_gives_up() {
+    let spec = SupervisorSpec {
+        max_restarts: 0,
+        name: Some("in".into()),
+        ..supervisor(Strategy::OneForOne, vec![actor("x"), actor("y")])
+    };
+    let mut world = world(vec![inner("in", spec), actor("b")]);
+    world.asks("b", ProcessRequest::Monitor(name("in")));
+    world.crashes("x");
+    assert_eq!(world.signals("b"), ["DOWN 1 shutdown"]);
+}
+
+#[test]
+fn tmr_001_tmr_003_tmr_004_alarms_are_of_the_incarnation_they_are_for() {
+    let mut world = world(vec![actor("a"), actor("b")]);
+    let alarm = |timer, to: &str, after_ms| ProcessRequest::SendAfter {
+        timer,
+        to: name(to),
+        after_ms,
+        every_ms: None,
+        method: "handle_info".into(),
+        is_method: false,
+    };
+    world.asks("a", alarm(1, "b", 100));
+    world.asks("b", alarm(1, "a", 100));
+    world.asks("b", alarm(2, "a", 1000));
+    // It goes with the one it is for, and outlives the one who set it.
+    world.crashes("a");
+    world.pass(ms(99));
+    assert!(world.delivered("b").is_empty());
+    world.pass(ms(1));
+    assert_eq!((world.delivered("a").len(), world.delivered("b").len()), (0, 1));
+    world.pass(ms(2000));
+    assert!(world.delivered("a").is_empty());
+}
+
+#[test]
+fn tmr_002_cancelling_says_what_was_left() {
+    let mut world = abc();
+    let maker = world.process("a").pid;
+    let request = ProcessRequest::SendAfter {
+        timer: 7,
+        to: name("b"),
+        after_ms: 1000,
+        every_ms: Some(1000),
+        method: "handle_info".into(),
+        is_method: false,
+    };
+    world.asks("a", request);
+    world.pass(ms(2300));
+    assert_eq!(world.delivered("b").len(), 2);
+    let cancel = ProcessRequest::CancelTimer { maker, timer: 7 };
+    assert_eq!(world.asks("a", cancel.clone()), Some(ProcessAnswer::TimeLeft(Some(700))));
+    assert_eq!(world.asks("a", cancel), Some(ProcessAnswer::TimeLeft(None)));
+}
+
+#[test]
+fn gen_014_sup_058_a_stop_is_answered_at_the_end_and_says_what_it_was() {
+    let mut world = abc();
+    let stop = |to: &str| ProcessRequest::Stop { to: name(to), reason: ExitReason::Other("done".into()) };
+    assert_eq!(world.asks("b", stop("a")), Some(ProcessAnswer::Ok));
+    assert_eq!(world.asks("b", stop("a")), Some(ProcessAnswer::NoProc));
+    world.stubborn = vec!["c".into()];
+    assert_eq!(world.asks("b", stop("c")), None, "it takes its time");
+    world.is_shot("c");
+    let last = world.answers.last().cloned();
+    assert!(matches!(
+        last,
+        Some(rebeam_protocol::control::Answer::Process(ProcessAnswer::EndedWith(ExitReason::Signal(9))))
+    ));
+}
+
+#[test]
+fn sup_013_an_ignoring_child_is_passed_over_once_its_process_has_ended() {
+    let mut world = World::new(supervisor(Strategy::OneForOne, vec![actor("a"), temporary("t"), actor("b")]));
+    world.ignoring = vec!["a".into(), "t".into()];
+    world.tell(Event::Boot);
+    world.check(&["start a", "start t", "start b", "up"]);
+    let listed = world.core.list(|_| None);
+    assert_eq!(listed.iter().map(|child| child.id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+}
+
+#[test]
+fn sup_070_to_sup_074_children_come_and_go_and_leave_nothing_behind() {
+    let mut world = abc();
+    let records = world.core.records();
+    for round in 0..100 {
+        let child = Box::new(temporary(&format!("d{round}")));
+        let started = world.asks_supervisor("a", "root", SupervisorRequest::Start(child));
+        let Some(ProcessAnswer::Started { pid: Some(pid), .. }) = started else { panic!("{started:?}") };
+        world.asks("b", ProcessRequest::Monitor(Address::Pid(pid)));
+        world.asks("b", ProcessRequest::Link(pid));
+        let end = SupervisorRequest::Terminate(ChildAddress::Id(format!("d{round}")));
+        world.asks("b", ProcessRequest::Unlink(pid));
+        assert_eq!(world.asks_supervisor("a", "root", end), Some(ProcessAnswer::Ok));
+        world.signals("b");
+    }
+    assert_eq!(world.core.records(), records);
+    let again = SupervisorRequest::Start(Box::new(temporary("a")));
+    let refused = world.asks_supervisor("a", "root", again);
+    assert!(matches!(refused, Some(ProcessAnswer::Child(ChildError::AlreadyStarted(_)))), "{refused:?}");
+}
+
+#[test]
+fn sup_057_sup_078_a_dynamic_supervisor_stops_all_at_once_and_each_by_its_own_time() {
+    let kind = SupervisorKind::Dynamic { max_children: Some(3) };
+    let dynamic = SupervisorSpec { kind, name: Some("dyn".into()), ..supervisor(Strategy::OneForOne, Vec::new()) };
+    let mut world = world(vec![actor("a"), inner("dyn", dynamic)]);
+    for n in 0..3 {
+        let child = ChildSpec { shutdown: Shutdown::Timeout(100 * (n + 1)), ..actor(&format!("d{n}")) };
+        world.asks_supervisor("a", "dyn", SupervisorRequest::Start(Box::new(child)));
+    }
+    let more = world.asks_supervisor("a", "dyn", SupervisorRequest::Start(Box::new(actor("more"))));
+    assert_eq!(more, Some(ProcessAnswer::Child(ChildError::MaxChildren)));
+    world.stubborn = (0..3).map(|n| format!("d{n}")).collect();
+    world.take_trace();
+    world.tell(Event::StopNode);
+    world.check(&["stop d2 in turn", "stop d1 in turn", "stop d0 in turn"]);
+    world.pass(ms(300));
+    let kills: Vec<String> = world.take_trace().into_iter().filter(|line| line.starts_with("kill")).collect();
+    assert_eq!(kills, ["kill d0", "kill d1", "kill d2"]);
+    assert!(world.running().is_empty());
+}
+
+#[test]
+fn a_supervisors_shutdown_time_is_over_with_its_stop() {
+    let spec = supervisor(Strategy::OneForOne, vec![actor("x")]);
+    let child = ChildSpec { shutdown: Shutdown::Timeout(5000), ..inner("in", spec) };
+    let mut world = world(vec![child, actor("b")]);
+    world.requests(rebeam_protocol::control::Request::RestartChild { name: "in".into() });
+    world.check(&["stop x", "start x"]);
+    world.pass(Duration::from_secs(100));
+    world.check(&[]);
+}
+
+#[test]
+fn sup_079_an_actor_is_refused_by_a_supervisor_that_waits_for_it() {
+    let mut world = World::new(supervisor(Strategy::OneForOne, vec![actor("a"), actor("b")]));
+    world.slow = vec!["a".into()];
+    world.tell(Event::Boot);
+    let answer = world.asks_supervisor("a", "root", SupervisorRequest::Which);
+    assert_eq!(answer, Some(ProcessAnswer::Child(ChildError::WaitingForYou)));
+}
+
+#[test]
+fn map_011_a_backoff_grows_to_its_cap_and_begins_anew_after_a_healthy_time() {
+    let backoff = Backoff { initial_ms: 100, factor_milli: 2000, cap_ms: 300, jitter_milli: 0 };
+    let child = ChildSpec { backoff: Some(backoff), ..actor("a") };
+    let spec = SupervisorSpec { max_restarts: 100, max_ms: 1_000_000, ..supervisor(Strategy::OneForOne, vec![child]) };
+    let mut world = World::up(spec);
+    for pause in [100, 200, 300, 300] {
+        world.crashes("a");
+        world.pass(ms(pause - 1));
+        assert!(!world.is_running("a"), "{pause}");
+        world.pass(ms(1));
+        assert!(world.is_running("a"), "{pause}");
+    }
+    world.pass(ms(1000));
+    world.crashes("a");
+    world.pass(ms(100));
+    assert!(world.is_running("a"));
+}
+
+#[test]
+fn a_parked_child_leaves_its_siblings_alone_and_their_limit_too() {
+    let child = ChildSpec { on_giveup: OnGiveup::Park, ..actor("a") };
+    let mut world = world(vec![child, actor("b")]);
+    for _ in 0..4 {
+        world.crashes("a");
+    }
+    assert_eq!(world.running(), ["b"]);
+    assert!(world.take_trace().contains(&"report a Parked".to_owned()));
+    for _ in 0..3 {
+        world.crashes("b");
+    }
+    assert_eq!(world.running(), ["b"]);
+    world.requests(rebeam_protocol::control::Request::RestartChild { name: "a".into() });
+    assert!(world.is_running("a"));
+}
+
+#[test]
+fn map_007_a_deadline_is_looked_at_when_it_may_have_passed_and_not_before() {
+    let limits = Limits { deadline_ms: Some(1000), deadlines: vec![("long".into(), 5000)], ..Limits::default() };
+    let mut world = world(vec![limited("a", limits), actor("b")]);
+    world.sends("b", name("a"), Kind::Cast, "long");
+    world.begins("a");
+    world.pass(ms(4900));
+    world.check(&[]);
+    world.pass(ms(200));
+    world.check(&["stacks of a"]);
+    world.pass(ms(300));
+    let expected = ["kill a", "dead letter long to a InHand", "report a Restarts", "start a"];
+    world.check(&expected);
+    // Without a deadline a busy actor is left alone, however long it takes.
+    world.sends("a", name("b"), Kind::Cast, "hours");
+    world.begins("b");
+    world.pass(Duration::from_secs(3600));
+    world.check(&[]);
+}
+
+#[test]
+fn map_007_who_has_mail_and_does_not_take_it_is_judged_hung_after_half_a_minute() {
+    let mut world = world(vec![actor("a"), actor("b")]);
+    world.sends("b", name("a"), Kind::Cast, "x");
+    world.pass(Duration::from_secs(59));
+    world.check(&[]);
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.take_trace()[..2], ["stacks of a", "kill a"]);
+    assert!(world.is_running("a"), "it is back, and its mail waits");
+    assert_eq!(world.delivered("a"), ["x"]);
+}
+
+#[test]
+fn a_sleep_of_the_node_itself_is_nobodys_hang() {
+    let limits = Limits { deadline_ms: Some(1000), ..Limits::default() };
+    let mut world = world(vec![limited("a", limits), actor("b")]);
+    world.sends("b", name("a"), Kind::Cast, "x");
+    world.begins("a");
+    // The clock jumps by an hour before the core is asked again.
+    world.now += Duration::from_secs(3600);
+    world.core.handle_timeout(world.now);
+    world.tell(Event::OutsideGone { client: 1 });
+    world.check(&[]);
+}
+
+#[test]
+fn a_recycled_actor_keeps_its_incarnation_and_its_mail() {
+    let limits = Limits { max_messages: Some(2), ..Limits::default() };
+    let mut world = world(vec![limited("a", limits), actor("b")]);
+    let pid = world.process("a").pid;
+    for method in ["one", "two", "three"] {
+        world.sends("b", Address::Pid(pid), Kind::Cast, method);
+    }
+    world.asks("b", ProcessRequest::Monitor(name("a")));
+    for _ in 0..2 {
+        let (seq, _) = world.begins("a");
+        world.finishes("a", seq);
+    }
+    world.check(&["recycle a", "start a"]);
+    assert_eq!(world.process("a").pid, pid);
+    assert_eq!(world.process("a").generation.0, 1);
+    assert_eq!(world.delivered("a"), ["three"], "mail to the pid is kept, too");
+    assert_eq!(world.signals("b"), Vec::<String>::new());
+}

@@ -1,0 +1,215 @@
+//! What an actor may ask the supervisor about other actors, and about supervisors: OTP's process primitives and the
+//! functions of its `supervisor` module. Pickles pass through some of these, so they are never asked from outside.
+
+use serde::{Deserialize, Serialize};
+
+use crate::exit::ExitReason;
+use crate::id::{ActorId, Pid};
+use crate::message::Address;
+use crate::spec::ChildSpec;
+
+/// A request of an actor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProcessRequest {
+    /// The incarnation behind an address.
+    Resolve(Address),
+    /// Ends this actor with that one, and the other way round.
+    Link(Pid),
+    /// Takes a link back.
+    Unlink(Pid),
+    /// Whether exit signals come as messages.
+    TrapExits(bool),
+    /// One message when an incarnation ends.
+    Monitor(Address),
+    /// Takes a monitor back.
+    Demonitor {
+        /// Its number.
+        monitor: u64,
+        /// Takes a message back, too, that waits in the mailbox.
+        flush: bool,
+    },
+    /// An exit signal.
+    Exit {
+        /// To whom.
+        to: Address,
+        /// Why.
+        reason: ExitReason,
+    },
+    /// SIGKILL.
+    Kill(Address),
+    /// Stop, in turn; answered when it has ended.
+    Stop {
+        /// Whom.
+        to: Address,
+        /// The reason to end with.
+        reason: ExitReason,
+    },
+    /// A message later, to the incarnation that is there now.
+    SendAfter {
+        /// The timer's number, chosen by whoever asks.
+        timer: u64,
+        /// To whom.
+        to: Address,
+        /// In how many milliseconds.
+        after_ms: u64,
+        /// Again and again, so many milliseconds apart.
+        every_ms: Option<u64>,
+        /// The method, or `handle_info`.
+        method: String,
+        /// Whether the payload is arguments of a method, rather than a message of free form.
+        is_method: bool,
+    },
+    /// Takes a timer back.
+    CancelTimer {
+        /// Who set it.
+        maker: Pid,
+        /// Its number.
+        timer: u64,
+    },
+    /// Something about a supervisor's children.
+    Supervisor {
+        /// Which supervisor.
+        supervisor: Address,
+        /// What.
+        request: SupervisorRequest,
+    },
+}
+
+/// A request about the children of one supervisor. Carried out in order of arrival (SUP-079).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SupervisorRequest {
+    /// Start a child and append it.
+    Start(Box<ChildSpec>),
+    /// Stop a child.
+    Terminate(ChildAddress),
+    /// Start a stopped child.
+    Restart(ChildAddress),
+    /// Forget a stopped child.
+    Delete(ChildAddress),
+    /// Send a child an exit signal as its parent.
+    Exit(ChildAddress, ExitReason),
+    /// All children.
+    Which,
+    /// How many children.
+    Count,
+    /// The spec of a child.
+    Spec(ChildAddress),
+}
+
+/// How a child is named to its supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChildAddress {
+    /// By its id.
+    Id(String),
+    /// By its incarnation.
+    Pid(Pid),
+    /// By the actor.
+    Actor(ActorId),
+}
+
+/// An answer to an actor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProcessAnswer {
+    /// Done.
+    Ok,
+    /// There is no such actor.
+    NoProc,
+    /// An incarnation, if there is one.
+    Pid(Option<Pid>),
+    /// The number of a monitor.
+    Monitor(u64),
+    /// It ended for another reason than the one asked for.
+    EndedWith(ExitReason),
+    /// Milliseconds that a timer had left; `None` if there is no such timer any more.
+    TimeLeft(Option<u64>),
+    /// A child was started; the payload is what its `init` handed back.
+    Started {
+        /// The actor.
+        actor: ActorId,
+        /// Its incarnation; `None` if its `init` asked to be passed over.
+        pid: Option<Pid>,
+    },
+    /// The children, in start order.
+    Children(Vec<ChildEntry>),
+    /// How many children there are.
+    Counts(Counts),
+    /// A child's spec.
+    Spec(Box<ChildSpec>),
+    /// A supervisor says no.
+    Child(ChildError),
+}
+
+/// One child, as its supervisor lists it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChildEntry {
+    /// Its id; empty under a dynamic supervisor.
+    pub id: String,
+    /// The actor.
+    pub actor: ActorId,
+    /// Its incarnation, while it is alive.
+    pub pid: Option<Pid>,
+    /// Whether it is between two tries of a restart.
+    pub is_restarting: bool,
+    /// Whether it is a supervisor.
+    pub is_supervisor: bool,
+    /// Module and class.
+    pub class: String,
+}
+
+/// How many children a supervisor has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// All specs.
+    pub specs: u64,
+    /// Alive now.
+    pub active: u64,
+    /// Supervisors, alive or not.
+    pub supervisors: u64,
+    /// Actors, alive or not.
+    pub workers: u64,
+}
+
+/// Why a supervisor did not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChildError {
+    /// There is no such child.
+    NotFound,
+    /// The child runs already.
+    Running,
+    /// The child is between two tries of a restart.
+    Restarting,
+    /// A child with that id runs already.
+    AlreadyStarted(Pid),
+    /// There is a child with that id, and it is stopped.
+    AlreadyPresent,
+    /// The child's start failed.
+    StartFailed(ExitReason),
+    /// There are as many children as there may be.
+    MaxChildren,
+    /// This sort of supervisor cannot do that.
+    Unsupported,
+    /// The supervisor is ending.
+    Ending,
+    /// The spec makes no sense.
+    BadSpec(String),
+    /// The supervisor waits for the asking actor itself, and so would wait for ever.
+    WaitingForYou,
+}
+
+impl std::fmt::Display for ChildError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ChildError::NotFound => f.write_str("there is no such child"),
+            ChildError::Running => f.write_str("it is running"),
+            ChildError::Restarting => f.write_str("it is being restarted"),
+            ChildError::AlreadyStarted(pid) => write!(f, "a child with that id runs as {pid}"),
+            ChildError::AlreadyPresent => f.write_str("there is a stopped child with that id"),
+            ChildError::StartFailed(reason) => write!(f, "{reason}"),
+            ChildError::MaxChildren => f.write_str("there are as many children as there may be"),
+            ChildError::Unsupported => f.write_str("this sort of supervisor cannot do that"),
+            ChildError::Ending => f.write_str("its supervisor is stopping"),
+            ChildError::BadSpec(text) => f.write_str(text),
+            ChildError::WaitingForYou => f.write_str("its supervisor waits for the actor that asks"),
+        }
+    }
+}

@@ -1,0 +1,442 @@
+//! Making workers and seeing them die: the queue to the zygote, the zygote's own life, the reaper's finds.
+
+use std::collections::HashSet;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rebeam_core::Event;
+use rebeam_core::event::{Death, Launch, Status};
+use rebeam_protocol::frame::MAX_FRAME;
+use rebeam_protocol::handshake::{Features, MAGIC, VERSION, Welcome};
+use rebeam_protocol::id::ProcessId;
+use rebeam_protocol::message::ToWorker;
+use rebeam_protocol::page::Snapshot;
+use rebeam_protocol::zygote::{FromZygote, ToZygote};
+
+use super::{Engine, Node, Output, Worker, ZygoteState};
+use crate::shell::connection::{Decoder, Read, WriteQueue};
+use crate::shell::launcher::{self, TheirEnds, Wiring};
+use crate::shell::memory;
+use crate::shell::output::{LastLines, LineReader, Stream};
+use crate::shell::reaper;
+use crate::shell::status_page::clock_ns;
+use crate::shell::watched::watch;
+use crate::shell::zygote::Zygote;
+
+/// A zygote that died more often than this without having been healthy is not started again: fresh interpreters serve.
+const ZYGOTE_TRIES: u32 = 3;
+
+/// After this time without a death a zygote is healthy.
+const HEALTHY: Duration = Duration::from_secs(5);
+
+/// Reads of what a dead process left behind: many times what the kernel buffers.
+const MOST_READS: usize = 256;
+
+/// What one look for dead children found.
+#[derive(Default)]
+struct Dead {
+    workers: Vec<(ProcessId, i32, reaper::Reaped)>,
+    /// Killed by SIGKILL, and not by us.
+    unexplained: usize,
+    any: bool,
+}
+
+impl Engine {
+    pub(super) fn launch(&mut self, launch: Launch) {
+        let process = launch.process;
+        match self.wire(launch) {
+            Ok(theirs) => {
+                self.dirty.push(process);
+                self.queue.push_back((process, theirs));
+                self.launch_next();
+            }
+            Err(error) => self.tell(Event::LaunchFailed { process, error: explain(&error) }),
+        }
+    }
+
+    /// Makes a worker's descriptors and tasks, and queues its first frame.
+    fn wire(&mut self, launch: Launch) -> std::io::Result<TheirEnds> {
+        let process = launch.process;
+        let node = self.me.upgrade().map(Node).ok_or(std::io::ErrorKind::Other)?;
+        let watcher = node.clone();
+        let wiring = Wiring::new()?;
+        let output = |pipe| -> std::io::Result<Output> {
+            Ok(Output { pipe: Rc::new(watch(pipe)?), lines: LineReader::default() })
+        };
+        let mut worker = Worker {
+            label: launch.label.clone(),
+            os_pid: None,
+            channel: Rc::new(watch(wiring.channel)?),
+            decoder: Decoder::new(MAX_FRAME),
+            out: WriteQueue::default(),
+            is_blocked: false,
+            is_dirty: true,
+            has_said_hello: false,
+            is_killed: false,
+            has_misbehaved: false,
+            wants_attention: 0,
+            no_stacks: None,
+            said: Vec::new(),
+            memory_limit: None,
+            page: wiring.page,
+            _lifeline: wiring.lifeline,
+            stdout: output(wiring.outputs.stdout)?,
+            stderr: output(wiring.outputs.stderr)?,
+            last_lines: LastLines::default(),
+            tasks: Vec::with_capacity(4),
+            launch: None,
+        };
+        let welcome = Welcome {
+            magic: MAGIC,
+            version: VERSION,
+            features: Features::default(),
+            process,
+            actor: launch.actor,
+            label: launch.label.clone(),
+            named: launch.named,
+            restarts: launch.restarts,
+            start_length: launch.spec.start.len() as u64,
+            cpus: launch.spec.process.cpus.clone(),
+            nice: launch.spec.process.nice,
+            dump_signal: launcher::dump_signal(),
+            exit_signal: launcher::exit_signal(),
+            max_frame: MAX_FRAME as u64,
+        };
+        let state = launch.state.as_deref().unwrap_or_default();
+        let start = Bytes::from([&launch.spec.start, state].concat());
+        worker.out.push(&ToWorker::Welcome(welcome), &start, MAX_FRAME).map_err(std::io::Error::other)?;
+        worker.tasks.extend([
+            tokio::task::spawn_local(node.clone().read_worker(process, worker.channel.clone())).abort_handle(),
+            tokio::task::spawn_local(node.clone().read_output(process, worker.stdout.pipe.clone(), Stream::Stdout))
+                .abort_handle(),
+            tokio::task::spawn_local(node.read_output(process, worker.stderr.pipe.clone(), Stream::Stderr))
+                .abort_handle(),
+        ]);
+        let limits = &launch.spec.limits;
+        worker.memory_limit = limits.memory_soft_kib.into_iter().chain(limits.memory_hard_kib).min();
+        if worker.memory_limit.is_some() {
+            self.watched_memory += 1;
+            if self.watched_memory == 1 {
+                tokio::task::spawn_local(memory::watch(watcher));
+            }
+        }
+        worker.launch = Some(launch);
+        self.workers.insert(process, worker);
+        Ok(wiring.theirs)
+    }
+
+    /// Hands the next waiting launch to the zygote, or to a fresh interpreter where there is none.
+    fn launch_next(&mut self) {
+        while self.forking.is_none()
+            && let Some((process, theirs)) = self.queue.pop_front()
+        {
+            if !self.workers.contains_key(&process) {
+                continue;
+            }
+            if self.workers.get(&process).is_some_and(|worker| worker.is_killed) {
+                // Killed before it was born.
+                self.bury_unborn(process);
+                continue;
+            }
+            let options = self.workers.get(&process).and_then(|worker| worker.launch.as_ref());
+            let options = options.map(|launch| launch.spec.process.clone()).unwrap_or_default();
+            match &self.zygote {
+                ZygoteState::Loading { .. } if !options.need_fresh_interpreter() => {
+                    self.queue.push_front((process, theirs));
+                    return;
+                }
+                ZygoteState::Ready { zygote, .. } if !options.need_fresh_interpreter() => {
+                    let request = process.pid.serial;
+                    match zygote.send(&ToZygote::Fork { request }, &theirs.as_raw()) {
+                        Ok(()) => self.forking = Some(process),
+                        Err(error) => self.launch_failed(process, explain(&error)),
+                    }
+                }
+                _ => match theirs.spawn(&self.setup.python, &self.setup.directory, &options) {
+                    Ok(os_pid) => self.born(process, os_pid),
+                    Err(error) => self.launch_failed(process, explain(&error)),
+                },
+            }
+        }
+    }
+
+    fn born(&mut self, process: ProcessId, os_pid: i32) {
+        self.by_os_pid.insert(os_pid, process);
+        match self.workers.get_mut(&process) {
+            Some(worker) => {
+                worker.os_pid = Some(os_pid);
+                worker.launch = None;
+                worker.said = Vec::new();
+                if worker.is_killed {
+                    reaper::kill_group(os_pid);
+                }
+            }
+            None => reaper::kill_group(os_pid),
+        }
+    }
+
+    fn launch_failed(&mut self, process: ProcessId, error: String) {
+        self.forget_worker(process);
+        self.tell(Event::LaunchFailed { process, error });
+    }
+
+    fn forget_worker(&mut self, process: ProcessId) -> Option<Worker> {
+        let worker = self.workers.remove(&process)?;
+        self.watched_memory -= usize::from(worker.memory_limit.is_some());
+        Some(worker)
+    }
+
+    fn bury_unborn(&mut self, process: ProcessId) {
+        self.forget_worker(process);
+        self.tell(Event::Died(Box::new(Death {
+            process,
+            os_pid: 0,
+            status: Status::Signalled(libc::SIGKILL),
+            out_of_memory: false,
+            stacks: String::new(),
+            page: Snapshot::default(),
+            clock_ns: 0,
+            last_output: Vec::new(),
+            cpu_ms: 0,
+            peak_kib: 0,
+        })));
+    }
+
+    pub(super) fn kill(&mut self, process: ProcessId) {
+        let Some(worker) = self.workers.get_mut(&process) else { return };
+        worker.is_killed = true;
+        match worker.os_pid {
+            Some(os_pid) => reaper::kill_group(os_pid),
+            // Its fork is under way, and a zygote that hangs must not keep it from ending.
+            None if self.forking == Some(process) => self.kill_zygote(),
+            None => {
+                self.queue.retain(|(waiting, _)| *waiting != process);
+                self.bury_unborn(process);
+            }
+        }
+    }
+
+    /// Has a process that is about to be killed write its stacks.
+    pub(super) fn dump_stacks(&mut self, process: ProcessId) {
+        let Some(worker) = self.workers.get_mut(&process) else { return };
+        let Some(os_pid) = worker.os_pid else { return };
+        if launcher::is_stopped(os_pid) {
+            worker.no_stacks = Some("unavailable: stopped");
+        } else {
+            launcher::signal_main_thread(os_pid, launcher::dump_signal());
+        }
+    }
+
+    pub(super) fn zygote_said(&mut self, message: FromZygote) {
+        match message {
+            FromZygote::Ready { .. } => {}
+            FromZygote::Forked { os_pid, .. } => {
+                if let Some(process) = self.forking.take() {
+                    self.born(process, os_pid as i32);
+                }
+                self.launch_next();
+                // It may have died already, unknown to the reaper until now.
+                self.reap();
+            }
+            FromZygote::ForkFailed { error, .. } => {
+                if let Some(process) = self.forking.take() {
+                    self.launch_failed(process, format!("failed to fork: {error}"));
+                }
+                self.launch_next();
+                self.reap();
+            }
+            FromZygote::Loaded { unforkable, .. } => {
+                self.zygote = match (std::mem::replace(&mut self.zygote, ZygoteState::NotUsed), unforkable) {
+                    (ZygoteState::Loading { zygote, tries }, None) => {
+                        ZygoteState::Ready { zygote, since: Instant::now(), tries }
+                    }
+                    (ZygoteState::Loading { zygote, .. }, Some(reason)) => {
+                        self.printer.unforkable(&reason);
+                        reaper::kill_group(zygote.os_pid);
+                        ZygoteState::NotUsed
+                    }
+                    (other, _) => other,
+                };
+                self.launch_next();
+            }
+            FromZygote::LoadFailed(error) => {
+                self.printer.warn(&format!("the application could not be imported again: {}", error.message));
+                self.kill_zygote();
+                self.zygote = ZygoteState::NotUsed;
+                self.launch_next();
+            }
+        }
+    }
+
+    pub(super) fn kill_zygote(&mut self) {
+        if let ZygoteState::Loading { zygote, .. } | ZygoteState::Ready { zygote, .. } = &self.zygote {
+            reaper::kill_group(zygote.os_pid);
+        }
+    }
+
+    /// Reaps every child that has died.
+    pub(super) fn reap(&mut self) {
+        let mut dead = Dead::default();
+        while let Some(os_pid) = reaper::next_dead() {
+            let is_known = self.by_os_pid.contains_key(&os_pid)
+                || self.zygote_os_pid() == Some(os_pid)
+                || self.keeper.os_pid == os_pid;
+            if !is_known && self.forking.is_some() {
+                // Perhaps the newborn that the zygote is about to tell of. It is looked at again then, and hides no
+                // other meanwhile.
+                let known: Vec<i32> = self.by_os_pid.keys().copied().chain(self.zygote_os_pid()).collect();
+                known.into_iter().filter(|os_pid| reaper::is_dead(*os_pid)).for_each(|it| self.reap_one(it, &mut dead));
+                break;
+            }
+            self.reap_one(os_pid, &mut dead);
+        }
+        let was_out_of_memory = dead.unexplained > 0 && self.oom.has_killed_one() && dead.unexplained == 1;
+        for (process, os_pid, reaped) in dead.workers {
+            self.worker_died(process, os_pid, &reaped, was_out_of_memory);
+        }
+        if dead.any && self.forking.is_none() {
+            let mut known: HashSet<i32> = self.by_os_pid.keys().copied().collect();
+            known.extend(self.zygote_os_pid());
+            known.insert(self.keeper.os_pid);
+            reaper::kill_strays(&known);
+        }
+    }
+
+    fn reap_one(&mut self, os_pid: i32, dead: &mut Dead) {
+        let reaped = reaper::reap(os_pid);
+        dead.any = true;
+        if let Some(process) = self.by_os_pid.remove(&os_pid) {
+            let is_ours = self.workers.get(&process).is_none_or(|worker| worker.is_killed);
+            dead.unexplained += usize::from(reaped.status == Status::Signalled(libc::SIGKILL) && !is_ours);
+            dead.workers.push((process, os_pid, reaped));
+        } else if self.zygote_os_pid() == Some(os_pid) {
+            self.zygote_died();
+        } else if self.keeper.os_pid == os_pid
+            && let Some(mark) = &self.setup.python.mark
+            && let Ok(keeper) = launcher::spawn_keeper(mark)
+        {
+            self.keeper = keeper;
+        }
+    }
+
+    /// Listens to a zygote and prints its output.
+    fn attend(&self, zygote: &Zygote) {
+        let Some(node) = self.me.upgrade().map(Node) else { return };
+        if let Ok(control) = zygote.control.try_clone() {
+            tokio::task::spawn_local(node.listen_to_zygote(control));
+        }
+        zygote.print_output(&self.printer, None);
+    }
+
+    fn zygote_os_pid(&self) -> Option<i32> {
+        match &self.zygote {
+            ZygoteState::Loading { zygote, .. } | ZygoteState::Ready { zygote, .. } => Some(zygote.os_pid),
+            ZygoteState::NotUsed => None,
+        }
+    }
+
+    /// Everything a worker left behind is taken in, and only then its death is told (MAP-03).
+    fn worker_died(&mut self, process: ProcessId, os_pid: i32, reaped: &reaper::Reaped, was_out_of_memory: bool) {
+        // Somebody else may hold the other ends and write without end: what the dead one left fits into the kernel's
+        // buffers.
+        for _ in 0..MOST_READS {
+            if !matches!(self.read_worker(process), Read::Some { .. }) {
+                break;
+            }
+        }
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            for _ in 0..MOST_READS {
+                if !matches!(self.read_output(process, stream), Read::Some { .. }) {
+                    break;
+                }
+            }
+        }
+        let Some(mut worker) = self.forget_worker(process) else { return };
+        for (output, stream) in [(&mut worker.stdout, Stream::Stdout), (&mut worker.stderr, Stream::Stderr)] {
+            if let Some(line) = output.lines.take_partial() {
+                self.printer.output(&worker.label, stream, &line);
+                worker.last_lines.push(line);
+            }
+        }
+        let is_killed = worker.is_killed;
+        let death = Death {
+            process,
+            os_pid: os_pid as u32,
+            status: reaped.status,
+            out_of_memory: was_out_of_memory && !is_killed && reaped.status == Status::Signalled(libc::SIGKILL),
+            stacks: worker.no_stacks.map_or_else(|| worker.page.stacks(), str::to_owned),
+            page: worker.page.snapshot(),
+            clock_ns: clock_ns(),
+            last_output: worker.last_lines.take(),
+            cpu_ms: reaped.cpu_ms,
+            peak_kib: reaped.peak_kib,
+        };
+        self.tell(Event::Died(Box::new(death)));
+    }
+
+    /// Running actors do not notice. What was being forked is made again, by the next zygote or by a fresh interpreter.
+    fn zygote_died(&mut self) {
+        // It is reaped: whatever happens next, its number is nobody's any more.
+        let tries = match std::mem::replace(&mut self.zygote, ZygoteState::NotUsed) {
+            ZygoteState::Loading { tries, .. } => tries + 1,
+            ZygoteState::Ready { since, tries, .. } if since.elapsed() < HEALTHY => tries + 1,
+            ZygoteState::Ready { .. } | ZygoteState::NotUsed => 0,
+        };
+        // What was being forked may have been made, unknown to us: dropping its descriptors ends it by its lifeline.
+        let unborn = self.forking.take();
+        self.replace_zygote(tries);
+        let Some(process) = unborn else { return };
+        match self.forget_worker(process) {
+            Some(worker) if worker.is_killed => self.bury_unborn(process),
+            Some(mut worker) => {
+                if let Some(launch) = worker.launch.take() {
+                    self.launch(launch);
+                    // What was said to it meanwhile, an order to stop perhaps, is not forgotten.
+                    for (message, payload) in std::mem::take(&mut worker.said) {
+                        self.write(process, &message, &payload);
+                    }
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn replace_zygote(&mut self, tries: u32) {
+        if self.ended.is_some() {
+            return;
+        }
+        if tries > ZYGOTE_TRIES {
+            self.printer.warn("the zygote died again and again: actors are started in fresh interpreters");
+            self.zygote = ZygoteState::NotUsed;
+            return self.launch_next();
+        }
+        self.printer.warn("the zygote died; it is started again, running actors go on");
+        match Zygote::start(&self.setup.python, &self.setup.directory) {
+            Ok(zygote) => {
+                let _ = zygote.send(&ToZygote::Load(self.setup.target.clone()), &[]);
+                self.attend(&zygote);
+                self.zygote = ZygoteState::Loading { zygote, tries };
+            }
+            Err(error) => {
+                self.printer.warn(&format!("the zygote could not be started: {error}"));
+                self.zygote = ZygoteState::NotUsed;
+                self.launch_next();
+            }
+        }
+    }
+}
+
+/// What the system says, and what to do about it where that is known.
+fn explain(error: &std::io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE) => {
+            format!("{error}: each actor takes {FDS_PER_ACTOR} descriptors of the supervisor; raise `ulimit -n`")
+        }
+        Some(libc::EAGAIN) => format!("{error}: the limit of processes is reached; see `ulimit -u`"),
+        _ => error.to_string(),
+    }
+}
+
+/// Descriptors of the supervisor per actor: channel, lifeline, stdout, stderr.
+const FDS_PER_ACTOR: u32 = 4;

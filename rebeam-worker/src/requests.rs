@@ -1,0 +1,319 @@
+//! Requests to the supervisor itself: about names, other actors, supervisors and their children.
+
+use pyo3::exceptions::{PyOSError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+use rebeam_protocol::control::{Answer, Request};
+use rebeam_protocol::id::{Pid, RequestId};
+use rebeam_protocol::message::{LogRecord, ToSupervisor};
+use rebeam_protocol::process::{ChildError, ProcessAnswer, ProcessRequest, SupervisorRequest};
+use rebeam_protocol::spec::{ChildKind, ChildSpec, Restart, Shutdown};
+
+use crate::codec;
+use crate::convert;
+use crate::outgoing::{alarm_payload, until};
+use crate::session::{channel, send, wait};
+use crate::wire::Payload;
+
+/// A pid as Python has it.
+type PyPid = (u32, u32, u64);
+
+/// An actor's number and the three numbers of its living incarnation.
+type Found = (u64, Option<PyPid>);
+
+/// The fields of `rebeam.ExitReason`.
+type PyReason = (String, String, Option<String>);
+
+/// The same on its way to Python.
+type ReasonFields = (&'static str, String, Option<String>);
+
+fn unfit<T>(answer: &impl std::fmt::Debug) -> PyResult<T> {
+    Err(PyOSError::new_err(format!("an answer that does not fit: {answer:?}")))
+}
+
+/// Asks and waits, for so many seconds at most; `None` if the time is over.
+fn ask(py: Python<'_>, body: Request, payload: &[u8], timeout: Option<f64>) -> PyResult<Option<(Answer, Payload)>> {
+    let channel = channel(py)?;
+    let until = until(timeout)?;
+    let request = RequestId(channel.next_id());
+    channel.expect_answer(request);
+    let answer = send(py, channel, &ToSupervisor::Request { request, body }, payload)
+        .and_then(|()| wait(py, || channel.wait_answer(request, until)));
+    channel.forget_answer(request);
+    answer
+}
+
+fn ask_process(py: Python<'_>, request: ProcessRequest) -> PyResult<ProcessAnswer> {
+    match ask(py, Request::Process(request), &[], None)? {
+        Some((Answer::Process(answer), _)) => Ok(answer),
+        other => unfit(&other.map(|(answer, _)| answer)),
+    }
+}
+
+/// Who holds a name.
+#[pyfunction]
+pub(crate) fn whereis(py: Python<'_>, name: String) -> PyResult<Option<Found>> {
+    match ask(py, Request::Whereis { name }, &[], None)? {
+        Some((Answer::Whereis(found), _)) => Ok(found.map(|it| (it.actor.0, it.pid.map(convert::pid_numbers)))),
+        other => unfit(&other.map(|(answer, _)| answer)),
+    }
+}
+
+/// Asks for the node to be stopped.
+#[pyfunction]
+pub(crate) fn request_down(py: Python<'_>) -> PyResult<()> {
+    ask(py, Request::Down, &[], None).map(drop)
+}
+
+/// The living incarnation behind an address.
+#[pyfunction]
+pub(crate) fn resolve(py: Python<'_>, to: &Bound<'_, PyAny>) -> PyResult<Option<PyPid>> {
+    match ask_process(py, ProcessRequest::Resolve(convert::address(to)?))? {
+        ProcessAnswer::Pid(pid) => Ok(pid.map(convert::pid_numbers)),
+        other => unfit(&other),
+    }
+}
+
+/// Links this actor with an incarnation; false if there is no such one.
+#[pyfunction]
+pub(crate) fn link(py: Python<'_>, to: &Bound<'_, PyAny>) -> PyResult<bool> {
+    Ok(ask_process(py, ProcessRequest::Link(convert::pid(to)?))? == ProcessAnswer::Ok)
+}
+
+/// Takes a link back.
+#[pyfunction]
+pub(crate) fn unlink(py: Python<'_>, to: &Bound<'_, PyAny>) -> PyResult<()> {
+    ask_process(py, ProcessRequest::Unlink(convert::pid(to)?)).map(drop)
+}
+
+/// Has exit signals come as messages, or not.
+#[pyfunction]
+pub(crate) fn trap_exits(py: Python<'_>, traps: bool) -> PyResult<()> {
+    ask_process(py, ProcessRequest::TrapExits(traps)).map(drop)
+}
+
+/// Watches an incarnation; gives the monitor's number.
+#[pyfunction]
+pub(crate) fn monitor(py: Python<'_>, to: &Bound<'_, PyAny>) -> PyResult<u64> {
+    match ask_process(py, ProcessRequest::Monitor(convert::address(to)?))? {
+        ProcessAnswer::Monitor(monitor) => Ok(monitor),
+        other => unfit(&other),
+    }
+}
+
+/// Watches no longer; with `flush`, a notice that has come is taken out of the mailbox, too.
+#[pyfunction]
+pub(crate) fn demonitor(py: Python<'_>, monitor: u64, flush: bool) -> PyResult<()> {
+    ask_process(py, ProcessRequest::Demonitor { monitor, flush })?;
+    if flush {
+        let channel = channel(py)?;
+        // What was handed over before the answer lies here.
+        for seq in channel.take_back_down(monitor) {
+            channel.page.done(seq.0);
+            if let Some(done) = channel.note_done(seq, 0) {
+                send(py, channel, &ToSupervisor::Ack { done }, &[])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Sends an exit signal.
+#[pyfunction]
+pub(crate) fn exit_signal(py: Python<'_>, to: &Bound<'_, PyAny>, reason: PyReason) -> PyResult<()> {
+    let reason = convert::reason(&reason.0, reason.1, reason.2)?;
+    ask_process(py, ProcessRequest::Exit { to: convert::address(to)?, reason }).map(drop)
+}
+
+/// Kills.
+#[pyfunction]
+pub(crate) fn kill(py: Python<'_>, to: &Bound<'_, PyAny>) -> PyResult<()> {
+    ask_process(py, ProcessRequest::Kill(convert::address(to)?)).map(drop)
+}
+
+/// Stops and waits for the end. Gives a word, `ok`, `noproc`, `timeout` or `other`, and the other reason.
+#[pyfunction]
+pub(crate) fn stop(
+    py: Python<'_>,
+    to: &Bound<'_, PyAny>,
+    reason: PyReason,
+    timeout: Option<f64>,
+) -> PyResult<(&'static str, Option<ReasonFields>)> {
+    let reason = convert::reason(&reason.0, reason.1, reason.2)?;
+    let request = Request::Process(ProcessRequest::Stop { to: convert::address(to)?, reason });
+    match ask(py, request, &[], timeout)? {
+        None => Ok(("timeout", None)),
+        Some((Answer::Process(ProcessAnswer::Ok), _)) => Ok(("ok", None)),
+        Some((Answer::Process(ProcessAnswer::NoProc), _)) => Ok(("noproc", None)),
+        Some((Answer::Process(ProcessAnswer::EndedWith(reason)), _)) => {
+            Ok(("other", Some(convert::reason_fields(&reason))))
+        }
+        Some((other, _)) => unfit(&other),
+    }
+}
+
+/// Sends later; gives the number of the timer.
+#[pyfunction]
+pub(crate) fn send_after(
+    py: Python<'_>,
+    to: &Bound<'_, PyAny>,
+    after: f64,
+    every: Option<f64>,
+    method: Option<&str>,
+    content: &Bound<'_, PyAny>,
+) -> PyResult<u64> {
+    let is_method = method.is_some();
+    let name = method.unwrap_or("handle_info");
+    let payload = alarm_payload(py, name, is_method, content)?;
+    let timer = channel(py)?.next_id();
+    let ms = |seconds: f64| (seconds * 1000.0).ceil() as u64;
+    let request = ProcessRequest::SendAfter {
+        timer,
+        to: convert::address(to)?,
+        after_ms: ms(after),
+        every_ms: every.map(ms),
+        method: name.to_owned(),
+        is_method,
+    };
+    ask(py, Request::Process(request), payload.as_bytes(), None)?;
+    Ok(timer)
+}
+
+/// Takes a timer back; gives the seconds it had left.
+#[pyfunction]
+pub(crate) fn cancel_timer(py: Python<'_>, maker: &Bound<'_, PyAny>, timer: u64) -> PyResult<Option<f64>> {
+    match ask_process(py, ProcessRequest::CancelTimer { maker: convert::pid(maker)?, timer })? {
+        ProcessAnswer::TimeLeft(left) => Ok(left.map(|ms| ms as f64 / 1000.0)),
+        other => unfit(&other),
+    }
+}
+
+/// Asks a supervisor about its children. `what` is the name of a method of `rebeam.SupervisorRef`, `child` a spec or
+/// whatever names a child.
+#[pyfunction]
+pub(crate) fn supervisor<'py>(
+    py: Python<'py>,
+    to: &Bound<'py, PyAny>,
+    what: &str,
+    child: &Bound<'py, PyAny>,
+    reason: Option<PyReason>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let request = match what {
+        "start_child" => SupervisorRequest::Start(Box::new(convert::child_spec(child)?)),
+        "terminate_child" => SupervisorRequest::Terminate(convert::child_address(child)?),
+        "restart_child" => SupervisorRequest::Restart(convert::child_address(child)?),
+        "delete_child" => SupervisorRequest::Delete(convert::child_address(child)?),
+        "exit_child" => {
+            let (kind, text, traceback) = reason.ok_or_else(|| PyTypeError::new_err("a reason is missing"))?;
+            SupervisorRequest::Exit(convert::child_address(child)?, convert::reason(&kind, text, traceback)?)
+        }
+        "which_children" => SupervisorRequest::Which,
+        "count_children" => SupervisorRequest::Count,
+        "child_spec" => SupervisorRequest::Spec(convert::child_address(child)?),
+        _ => return Err(PyTypeError::new_err(format!("a supervisor is not asked for `{what}`"))),
+    };
+    let request = Request::Process(ProcessRequest::Supervisor { supervisor: convert::address(to)?, request });
+    let Some((Answer::Process(answer), payload)) = ask(py, request, &[], None)? else {
+        return Err(PyOSError::new_err("the supervisor does not answer"));
+    };
+    Ok(match answer {
+        ProcessAnswer::Started { actor, pid } => {
+            let info = match payload.as_slice() {
+                [] => py.None().into_bound(py),
+                bytes => codec::loads(py, bytes)?,
+            };
+            (actor.0, pid.map(convert::pid_numbers), info).into_pyobject(py)?.into_any()
+        }
+        ProcessAnswer::Children(children) => {
+            let entries = children.into_iter().map(|child| {
+                let pid = child.pid.map(convert::pid_numbers);
+                (child.id, child.actor.0, pid, child.is_restarting, child.is_supervisor, child.class)
+            });
+            entries.collect::<Vec<_>>().into_pyobject(py)?.into_any()
+        }
+        ProcessAnswer::Counts(counts) => {
+            (counts.specs, counts.active, counts.supervisors, counts.workers).into_pyobject(py)?.into_any()
+        }
+        ProcessAnswer::Spec(spec) => spec_fields(py, &spec)?.into_any(),
+        ProcessAnswer::Child(error) => return Err(child_error(py, &error)?),
+        ProcessAnswer::NoProc => return Err(no_supervisor(py, to)?),
+        _ => py.None().into_bound(py),
+    })
+}
+
+fn no_supervisor(py: Python<'_>, to: &Bound<'_, PyAny>) -> PyResult<PyErr> {
+    Ok(PyErr::from_value(py.import("rebeam._errors")?.call_method1("no_supervisor", (to,))?))
+}
+
+fn child_error(py: Python<'_>, error: &ChildError) -> PyResult<PyErr> {
+    let kind = match error {
+        ChildError::NotFound => "not_found",
+        ChildError::Running => "running",
+        ChildError::Restarting => "restarting",
+        ChildError::AlreadyStarted(_) => "already_started",
+        ChildError::AlreadyPresent => "already_present",
+        ChildError::StartFailed(_) => "start_failed",
+        ChildError::MaxChildren => "max_children",
+        ChildError::Unsupported => "unsupported",
+        ChildError::Ending => "ending",
+        ChildError::BadSpec(_) => "bad_spec",
+        ChildError::WaitingForYou => "waiting_for_you",
+    };
+    let pid = if let ChildError::AlreadyStarted(pid) = error { Some(pid_of(*pid)) } else { None };
+    let reason = if let ChildError::StartFailed(reason) = error { Some(convert::reason_fields(reason)) } else { None };
+    let made = py.import("rebeam._errors")?.call_method1("child_error", (kind, error.to_string(), pid, reason))?;
+    Ok(PyErr::from_value(made))
+}
+
+fn pid_of(pid: Pid) -> PyPid {
+    convert::pid_numbers(pid)
+}
+
+/// The fields of a spec that do not need its class.
+fn spec_fields<'py>(py: Python<'py>, spec: &ChildSpec) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("id", &spec.id)?;
+    dict.set_item(
+        "restart",
+        match spec.restart {
+            Restart::Permanent => "permanent",
+            Restart::Transient => "transient",
+            Restart::Temporary => "temporary",
+        },
+    )?;
+    match spec.shutdown {
+        Shutdown::BrutalKill => dict.set_item("shutdown", "brutal_kill")?,
+        Shutdown::Infinity => dict.set_item("shutdown", "infinity")?,
+        Shutdown::Timeout(ms) => dict.set_item("shutdown", ms as f64 / 1000.0)?,
+    }
+    dict.set_item("significant", spec.significant)?;
+    match &spec.kind {
+        ChildKind::Actor(actor) => {
+            dict.set_item("kind", "worker")?;
+            dict.set_item("name", &actor.name)?;
+            dict.set_item("class_name", &actor.class)?;
+            dict.set_item("start", PyBytes::new(py, &actor.start))?;
+        }
+        ChildKind::Supervisor(inner) => {
+            dict.set_item("kind", "supervisor")?;
+            dict.set_item("name", &inner.name)?;
+            dict.set_item("class_name", "rebeam.Supervisor")?;
+            dict.set_item("start", py.None())?;
+        }
+    }
+    Ok(dict)
+}
+
+/// Sends a log record.
+#[pyfunction]
+pub(crate) fn log(
+    py: Python<'_>,
+    time: f64,
+    level: u16,
+    logger: String,
+    message: String,
+    exception: Option<String>,
+) -> PyResult<()> {
+    let record = LogRecord { time_ms: (time * 1000.0) as u64, level, logger, message, exception };
+    send(py, channel(py)?, &ToSupervisor::Log(record), &[])
+}

@@ -1,0 +1,147 @@
+//! The one connection of this process, and how everything here waits and sends on it.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+use rebeam_protocol::message::ToSupervisor;
+
+use crate::channel::{Channel, Unmet};
+use crate::convert;
+use crate::wire::{NoWrite, Wait};
+use crate::zygote;
+
+static CHANNEL: OnceLock<Channel> = OnceLock::new();
+
+/// Set in a process that an actor forked: the channel is its parent's.
+static IS_HELPER: AtomicBool = AtomicBool::new(false);
+
+/// Runs the zygote; comes back with what the handshake said in a new worker, with `None` when the supervisor is gone.
+#[pyfunction]
+pub(crate) fn attach_forked<'py>(
+    py: Python<'py>,
+    control: RawFd,
+    lifeline: RawFd,
+) -> PyResult<Option<Bound<'py, PyDict>>> {
+    match zygote::serve(py, owned(control), owned(lifeline))? {
+        Some(birth) => open(py, birth.channel, &birth.page, birth.lifeline).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Shakes hands as a worker that was not forked; gives what the handshake said.
+#[pyfunction]
+pub(crate) fn attach<'py>(
+    py: Python<'py>,
+    channel: RawFd,
+    page: RawFd,
+    lifeline: RawFd,
+) -> PyResult<Bound<'py, PyDict>> {
+    open(py, owned(channel), &owned(page), owned(lifeline))
+}
+
+fn owned(fd: RawFd) -> OwnedFd {
+    // SAFETY: the supervisor started this process with these descriptors for this purpose, and `rebeam._boot` takes
+    // each of them once.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: an open descriptor; a child that Python starts must not inherit it.
+    unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) };
+    fd
+}
+
+/// The keys are those of `rebeam._boot.Start`.
+fn open<'py>(py: Python<'py>, socket: OwnedFd, page: &OwnedFd, lifeline: OwnedFd) -> PyResult<Bound<'py, PyDict>> {
+    let (channel, payload) = py.detach(|| Channel::open(socket, page, lifeline))?;
+    let welcome = &channel.welcome;
+    // What `ps` and `top` show: the start of the actor's name.
+    let name: Vec<u8> = welcome.label.bytes().take(15).filter(|byte| *byte != 0).chain([0]).collect();
+    // SAFETY: the kernel reads a C string of at most 16 bytes.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+    let bytes = payload.as_slice();
+    let (start, state) = bytes.split_at((welcome.start_length as usize).min(bytes.len()));
+    let dict = PyDict::new(py);
+    dict.set_item("start", PyBytes::new(py, start))?;
+    dict.set_item("state", PyBytes::new(py, state))?;
+    dict.set_item("pid", convert::pid_numbers(welcome.process.pid))?;
+    dict.set_item("number", welcome.actor.0)?;
+    dict.set_item("label", &welcome.label)?;
+    dict.set_item("named", welcome.named)?;
+    dict.set_item("restarts", welcome.restarts)?;
+    dict.set_item("cpus", &welcome.cpus)?;
+    dict.set_item("nice", welcome.nice)?;
+    dict.set_item("dump_signal", welcome.dump_signal)?;
+    dict.set_item("exit_signal", welcome.exit_signal)?;
+    dict.set_item("stacks", channel.stacks.as_ref().map(AsRawFd::as_raw_fd))?;
+    if CHANNEL.set(channel).is_err() {
+        return Err(PyOSError::new_err("this process is an actor already"));
+    }
+    Ok(dict)
+}
+
+/// Whether this process is an actor (and not a helper that one forked).
+#[pyfunction]
+pub(crate) fn is_attached() -> bool {
+    CHANNEL.get().is_some() && !is_helper()
+}
+
+/// In a process that an actor forked: lets go of the actor's channel, so that nothing here speaks on it.
+#[pyfunction]
+pub(crate) fn detach_after_fork() {
+    // A helper's own helper finds it done: the numbers may be other files by now.
+    if !IS_HELPER.swap(true, Ordering::Relaxed)
+        && let Some(channel) = CHANNEL.get()
+    {
+        channel.close_descriptors();
+    }
+}
+
+/// Whether an exit signal came that this actor does not trap.
+#[pyfunction]
+pub(crate) fn exit_ordered() -> bool {
+    !is_helper() && CHANNEL.get().is_some_and(|channel| channel.page.is_exit_ordered())
+}
+
+/// Whether this process was forked by an actor.
+pub(crate) fn is_helper() -> bool {
+    IS_HELPER.load(Ordering::Relaxed)
+}
+
+/// This actor's channel.
+pub(crate) fn channel(py: Python<'_>) -> PyResult<&'static Channel> {
+    match CHANNEL.get() {
+        Some(channel) if !is_helper() => Ok(channel),
+        _ => Err(PyErr::from_value(py.import("rebeam._errors")?.call_method1("not_an_actor", (is_helper(),))?)),
+    }
+}
+
+/// Sends a frame, leaving the interpreter to other threads should the socket be full.
+pub(crate) fn send(py: Python<'_>, channel: &Channel, message: &ToSupervisor, payload: &[u8]) -> PyResult<()> {
+    let blocking = |wait: Wait<'_>| -> io::Result<()> { py.detach(wait) };
+    channel.send(message, payload, blocking).map_err(|error| match error {
+        NoWrite::Frame(error) => PyValueError::new_err(format!("failed to send: {error}")),
+        NoWrite::Closed(error) => PyOSError::new_err(format!("the supervisor is gone: {error}")),
+    })
+}
+
+/// Waits with the interpreter left to other threads, and lets Python handle signals; `None` if the time is over.
+pub(crate) fn wait<T: Send>(
+    py: Python<'_>,
+    mut attempt: impl FnMut() -> Result<T, Unmet> + Send,
+) -> PyResult<Option<T>> {
+    loop {
+        match py.detach(&mut attempt) {
+            Ok(found) => return Ok(Some(found)),
+            Err(Unmet::TimedOut) => return Ok(None),
+            Err(Unmet::Interrupted) => py.check_signals()?,
+            Err(Unmet::Closed) => {
+                // Nobody is left to work for, and the lifeline is about to say so.
+                // SAFETY: ends the process without running anything of it.
+                unsafe { libc::_exit(1) }
+            }
+        }
+    }
+}
