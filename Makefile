@@ -11,7 +11,7 @@ DENY_VERSION := 0.20.2
 RUN_TESTS := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo test)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-rust test-python test-wheel lint fmt deny bench wheel fuzz doc clean FORCE
+.PHONY: help setup build demo test test-rust test-python test-wheel lint fmt deny bench wheel fuzz doc docs clean FORCE
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-12s %s\n", $$1, $$2 }'
@@ -47,18 +47,22 @@ test-python: build setup
 test-wheel: wheel
 	integration-tests/wheel.sh $(BIN)/python dist/*.whl
 
+docs: ## docs/reference/otp.md, from the names of the tests
+	$(PYTHON) docs/reference/otp.py
+
 lint: setup build deny ## formatting, clippy, ruff, mypy
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	$(BIN)/ruff format --check pylib examples
-	$(BIN)/ruff check pylib examples
+	$(BIN)/ruff format --check pylib examples docs
+	$(BIN)/ruff check pylib examples docs
 	$(BIN)/mypy
 	MYPYPATH=examples/census:pylib/src $(BIN)/mypy examples/census
+	$(PYTHON) docs/reference/otp.py --check
 
 fmt: setup ## put everything into shape
 	$(CARGO) fmt --all
-	$(BIN)/ruff format pylib examples
-	$(BIN)/ruff check --fix pylib examples
+	$(BIN)/ruff format pylib examples docs
+	$(BIN)/ruff check --fix pylib examples docs
 
 deny: .tools/bin/cargo-deny ## licences, sources and the graph of the crates
 	PATH="$(CURDIR)/.tools/bin:$$PATH" cargo deny check bans licenses sources

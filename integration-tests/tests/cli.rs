@@ -212,8 +212,8 @@ fn a_slip_in_the_projects_file_does_not_keep_a_node_from_being_stopped() {
 fn a_stopped_node_is_told_from_one_that_takes_its_time() {
     let project = Project::new("from rebeam import *\nclass A(Actor):\n    pass\ntree = Supervisor([A])\n");
     let node = project.up();
-    node.signal(nix::sys::signal::Signal::SIGSTOP);
+    node.signal(Signal::SIGSTOP);
     project.run(&["ps"]).assert_error(1, &["the node does not answer", "is its process stopped?"]);
-    node.signal(nix::sys::signal::Signal::SIGCONT);
+    node.signal(Signal::SIGCONT);
     node.down();
 }

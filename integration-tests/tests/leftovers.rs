@@ -39,7 +39,7 @@ fn again(project: &Project) {
 }
 
 #[test]
-fn after_a_kill_of_the_supervisor() {
+fn sup_088_map_08_after_a_kill_of_the_supervisor() {
     let project = family();
     let node = project.up();
     assert!(project.processes().len() >= 9, "{:?}", project.processes());
@@ -96,7 +96,7 @@ fn the_keeper_of_the_last_run_leaves_the_next_one_alone() {
 }
 
 #[test]
-fn of_an_actor_that_started_children_of_its_own() {
+fn map_06_of_an_actor_that_started_children_of_its_own() {
     let project = family();
     let node = project.up();
     let before = project.processes();

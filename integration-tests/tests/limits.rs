@@ -82,7 +82,7 @@ fn a_method_beyond_its_deadline_is_judged_hung_and_its_stack_is_in_the_certifica
 }
 
 #[test]
-fn map_007_a_deadline_of_the_actor_holds_inside_c_code_and_a_busy_one_without_is_left_alone() {
+fn map_07_a_deadline_of_the_actor_holds_inside_c_code_and_a_busy_one_without_is_left_alone() {
     let project = one("callback_deadline=0.3");
     let node = project.up();
     node.run(&["cast", "a", "loop_in_c"]);
@@ -94,7 +94,7 @@ fn map_007_a_deadline_of_the_actor_holds_inside_c_code_and_a_busy_one_without_is
 }
 
 #[test]
-fn map_007_of_a_stopped_process_there_are_no_stacks() {
+fn map_07_of_a_stopped_process_there_are_no_stacks() {
     let project = one("callback_deadline=0.5");
     let node = project.up();
     node.run(&["cast", "a", "long", "60"]);
@@ -196,7 +196,7 @@ fn a_child_that_gives_up_is_parked_and_brought_back_by_hand() {
 }
 
 #[test]
-fn map_011_a_backoff_pauses_and_one_that_could_never_give_up_is_refused() {
+fn map_11_a_backoff_pauses_and_one_that_could_never_give_up_is_refused() {
     let project = one("backoff=Backoff(1, 2, 4, 0)");
     project.run(&["up", "app.py"]).assert_error(2, &["could crash for ever", "max_seconds=", "15000 ms"]);
     let project = one("backoff=Backoff(0.2, 2.0, 0.4, 0.0)");

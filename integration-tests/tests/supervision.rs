@@ -154,7 +154,7 @@ fn sup_044_sup_086_sup_089_limits_escalate_and_the_node_ends_with_1() {
 }
 
 #[test]
-fn sup_050_sup_085_a_stop_goes_in_reverse_one_at_a_time_and_runs_terminate() {
+fn sup_050_sup_051_sup_085_a_stop_goes_in_reverse_one_at_a_time_and_runs_terminate() {
     let project = tree(
         "None\n\nclass L(Actor):\n    def init(self, name):\n        self.name = name\n    def terminate(self, reason):\n        with open('log', 'a') as file:\n            file.write('begin ' + self.name + '\\n')\n        time.sleep(0.1)\n        with open('log', 'a') as file:\n            file.write('end ' + self.name + '\\n')\n\n\
          tree = Supervisor([child(L, 'a', name='a'), Supervisor([child(L, 'x', name='x'), child(L, 'y', name='y')], id='inner'), child(L, 'b', name='b')])",
@@ -227,7 +227,7 @@ fn what_is_in_hand_is_finished_when_the_node_is_stopped_and_grace_bounds_it() {
 }
 
 #[test]
-fn gen_002_an_init_that_takes_too_long_is_killed() {
+fn gen_002_map_09_an_init_that_takes_too_long_is_killed() {
     let project = tree(
         "None\nclass Slow(Actor):\n    def init(self):\n        time.sleep(60)\ntree = Supervisor([child(Slow, name='slow', start_timeout=0.2)])",
     );

@@ -18,6 +18,11 @@ def test_sup_001_defaults_are_otps_and_elixirs() -> None:
     assert (tree.strategy, tree.max_restarts, tree.max_seconds, tree.shutdown) == ("one_for_one", 3, 5.0, "infinity")
 
 
+def test_sup_046_the_default_limit_is_three_restarts_in_five_seconds() -> None:
+    tree = Supervisor([Plain])
+    assert (tree.max_restarts, tree.max_seconds) == (3, 5.0)
+
+
 def test_a_bare_class_is_a_child() -> None:
     (only,) = Supervisor([Plain]).children
     assert isinstance(only, rebeam.ChildSpec)

@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn sup_041_the_window_slides_without_buckets() {
+    fn sup_041_map_12_the_window_slides_without_buckets() {
         let mut window = RestartWindow::new(1, ms(1000));
         for round in 0..4 {
             assert!(window.add(ms(round * 2100)), "spaced crashes never overflow");

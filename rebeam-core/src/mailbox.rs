@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn map_013_an_empty_mailbox_takes_one_message_of_any_size() {
+    fn map_13_an_empty_mailbox_takes_one_message_of_any_size() {
         let mut mailbox = Mailbox::new(MailboxLimits { messages: Some(10), bytes: Some(4) });
         assert!(!mailbox.is_full());
         mailbox.push(message(1, Lane::Normal, false));

@@ -28,6 +28,9 @@ def main() -> NoReturn:
     if role == "zygote":
         gc.disable()
         # What every worker needs, once and shared.
+        import faulthandler  # noqa: F401
+        import signal  # noqa: F401
+
         from rebeam import _dispatch, _failure, _logging, _ref, _server  # noqa: F401
 
         start = _rebeam.attach_forked(CONTROL, ZYGOTE_LIFELINE)

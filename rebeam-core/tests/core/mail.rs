@@ -175,7 +175,7 @@ fn high_mail_overtakes_normal_mail_that_waits() {
 }
 
 #[test]
-fn map_013_a_full_mailbox_is_announced_once_and_opened_at_half() {
+fn map_13_a_full_mailbox_is_announced_once_and_opened_at_half() {
     let ChildKind::Actor(spec) = actor("b").kind else { unreachable!("it is an actor") };
     let limits = MailboxLimits { messages: Some(10), bytes: None };
     let spec = Box::new(ActorSpec { mailbox: limits, ..*spec });

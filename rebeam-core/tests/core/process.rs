@@ -72,7 +72,7 @@ fn lnk_006_a_link_to_the_dead_is_an_error_or_a_message() {
 }
 
 #[test]
-fn map_004_who_does_not_unwind_in_time_is_killed_with_the_signals_reason() {
+fn map_04_who_does_not_unwind_in_time_is_killed_with_the_signals_reason() {
     let mut world = abc();
     world.stubborn = vec!["a".into()];
     let monitor = world.asks("b", ProcessRequest::Monitor(name("a")));
@@ -274,7 +274,7 @@ fn sup_079_an_actor_is_refused_by_a_supervisor_that_waits_for_it() {
 }
 
 #[test]
-fn map_011_a_backoff_grows_to_its_cap_and_begins_anew_after_a_healthy_time() {
+fn map_11_a_backoff_grows_to_its_cap_and_begins_anew_after_a_healthy_time() {
     let backoff = Backoff { initial_ms: 100, factor_milli: 2000, cap_ms: 300, jitter_milli: 0 };
     let child = ChildSpec { backoff: Some(backoff), ..actor("a") };
     let spec = SupervisorSpec { max_restarts: 100, max_ms: 1_000_000, ..supervisor(Strategy::OneForOne, vec![child]) };
@@ -310,7 +310,7 @@ fn a_parked_child_leaves_its_siblings_alone_and_their_limit_too() {
 }
 
 #[test]
-fn map_007_a_deadline_is_looked_at_when_it_may_have_passed_and_not_before() {
+fn map_07_a_deadline_is_looked_at_when_it_may_have_passed_and_not_before() {
     let limits = Limits { deadline_ms: Some(1000), deadlines: vec![("long".into(), 5000)], ..Limits::default() };
     let mut world = world(vec![limited("a", limits), actor("b")]);
     world.sends("b", name("a"), Kind::Cast, "long");
@@ -330,7 +330,7 @@ fn map_007_a_deadline_is_looked_at_when_it_may_have_passed_and_not_before() {
 }
 
 #[test]
-fn map_007_who_has_mail_and_does_not_take_it_is_judged_hung_after_half_a_minute() {
+fn map_07_who_has_mail_and_does_not_take_it_is_judged_hung_after_half_a_minute() {
     let mut world = world(vec![actor("a"), actor("b")]);
     world.sends("b", name("a"), Kind::Cast, "x");
     world.pass(Duration::from_secs(59));

@@ -162,7 +162,7 @@ fn sup_041_sup_045_the_window_is_the_supervisors_and_slides() {
 }
 
 #[test]
-fn sup_050_sup_056_a_stop_goes_in_reverse_and_skips_the_dead() {
+fn sup_050_sup_055_sup_056_a_stop_goes_in_reverse_and_skips_the_dead() {
     let mut world = World::up(abc(Strategy::OneForOne));
     world.stubborn = vec!["c".into()];
     world.tell(Event::StopNode);
