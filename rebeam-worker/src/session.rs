@@ -1,5 +1,6 @@
 //! The one connection of this process, and how everything here waits and sends on it.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
@@ -61,6 +62,11 @@ fn open<'py>(py: Python<'py>, socket: OwnedFd, page: &OwnedFd, lifeline: OwnedFd
     let name: Vec<u8> = welcome.label.bytes().take(15).filter(|byte| *byte != 0).chain([0]).collect();
     // SAFETY: the kernel reads a C string of at most 16 bytes.
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+    // By this the supervisor knows whose the programs are that this actor starts (`reaper::kill_strays`).
+    if let Ok(os_pid) = CString::new(std::process::id().to_string()) {
+        // SAFETY: there is one thread, and both are C strings that are copied.
+        unsafe { libc::setenv(c"REBEAM_ACTOR".as_ptr(), os_pid.as_ptr(), 1) };
+    }
     let bytes = payload.as_slice();
     let (start, state) = bytes.split_at((welcome.start_length as usize).min(bytes.len()));
     let dict = PyDict::new(py);

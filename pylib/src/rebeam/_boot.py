@@ -132,7 +132,6 @@ def _settle_in(start: Start) -> None:
     import faulthandler
     import signal
 
-    os.environ["REBEAM_ACTOR"] = str(os.getpid())
     if start["cpus"]:
         os.sched_setaffinity(0, start["cpus"])
     if start["nice"] is not None:
