@@ -80,7 +80,7 @@ wheel: setup ## one wheel in dist/ with binaries, module and package
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist ./pylib
 
 fuzz: ## a minute of each fuzz target (needs a nightly toolchain and cargo-fuzz)
-	cd fuzz && for target in frames messages; do cargo +nightly fuzz run $$target -- -max_total_time=60; done
+	cd fuzz && for target in frames messages core; do cargo +nightly fuzz run $$target -- -max_total_time=60; done
 
 doc: ## the documentation of the crates
 	$(CARGO) doc --workspace --no-deps

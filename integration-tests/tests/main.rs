@@ -1,5 +1,6 @@
 //! The real binaries, from outside: a module per theme.
 
+mod chaos;
 mod cli;
 mod leftovers;
 mod limits;

@@ -243,3 +243,21 @@ fn an_actor_ends_the_node_with_shutdown() {
     let ran = project.run(&["up", "app.py"]);
     assert_eq!((ran.code, ran.stdout.contains("| done")), (Some(0), true), "{ran:?}");
 }
+
+#[test]
+fn ctrl_z_stops_all_of_it_and_lets_all_of_it_go_on() {
+    let project = project("child(Child, name='a')");
+    let node = project.up();
+    let os_pid = node.os_pid_of("a");
+    let state = |os_pid: i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{os_pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").map(|(_, rest)| rest.chars().next())
+    };
+    node.signal(Signal::SIGTSTP);
+    node.eventually("both are stopped", |node| {
+        (state(os_pid) == Some(Some('T')) && state(node.os_pid()) == Some(Some('T'))).then_some(())
+    });
+    node.signal(Signal::SIGCONT);
+    assert_eq!(node.call("a", "sleep", &["0.01"]), "slept");
+    node.down();
+}

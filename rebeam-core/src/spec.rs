@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
-use rebeam_protocol::spec::{AutoShutdown, ChildKind, ChildSpec, Restart, Strategy, SupervisorKind, SupervisorSpec};
+use rebeam_protocol::spec::{
+    AutoShutdown, ChildKind, ChildSpec, MAX_DEPTH, Restart, Strategy, SupervisorKind, SupervisorSpec,
+};
 
 /// Why a tree is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -86,9 +88,6 @@ impl SpecError {
         }
     }
 }
-
-/// How many supervisors may stand above one another.
-pub const MAX_DEPTH: usize = 32;
 
 /// Checks a whole tree, before anything of it is started (SUP-002, SUP-003, SUP-060).
 ///

@@ -1,6 +1,8 @@
 //! The tree as the application declares it: plain data, made by the zygote, checked by the core.
 
-use serde::{Deserialize, Serialize};
+use std::cell::Cell;
+
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// What a supervisor is made of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,9 +20,32 @@ pub struct SupervisorSpec {
     /// The window of the restart limit, in milliseconds.
     pub max_ms: u64,
     /// In start order.
+    #[serde(deserialize_with = "at_most_so_deep")]
     pub children: Vec<ChildSpec>,
     /// Whether it ends with its significant children.
     pub auto_shutdown: AutoShutdown,
+}
+
+/// How many supervisors may stand above one another.
+pub const MAX_DEPTH: usize = 32;
+
+thread_local! {
+    /// How deep in supervisors the decoder of this thread is.
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Decodes children, and refuses what nests so deep that decoding it could use up the stack: these bytes come from
+/// workers.
+fn at_most_so_deep<'de, D: Deserializer<'de>>(decoder: D) -> Result<Vec<ChildSpec>, D::Error> {
+    let depth = DEPTH.get();
+    // One more than is valid, so that the core says which tree it is.
+    if depth > MAX_DEPTH {
+        return Err(serde::de::Error::custom("supervisors nest too deep"));
+    }
+    DEPTH.set(depth + 1);
+    let children = Vec::deserialize(decoder);
+    DEPTH.set(depth);
+    children
 }
 
 /// One child of a supervisor.

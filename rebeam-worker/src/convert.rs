@@ -9,8 +9,8 @@ use rebeam_protocol::id::{ActorId, NodeStart, Pid};
 use rebeam_protocol::message::{Address, CallFailure};
 use rebeam_protocol::process::ChildAddress;
 use rebeam_protocol::spec::{
-    ActorSpec, AutoShutdown, Backoff, ChildKind, ChildSpec, Limits, MailboxLimits, OnGiveup, ProcessOptions, Restart,
-    Shutdown, Strategy, SupervisorKind, SupervisorSpec,
+    ActorSpec, AutoShutdown, Backoff, ChildKind, ChildSpec, Limits, MAX_DEPTH, MailboxLimits, OnGiveup, ProcessOptions,
+    Restart, Shutdown, Strategy, SupervisorKind, SupervisorSpec,
 };
 
 use crate::codec;
@@ -156,6 +156,15 @@ pub(crate) fn failure(py: Python<'_>, failure: &CallFailure) -> PyErr {
 
 /// A tree as `rebeam._spec` describes it: a `Supervisor` and what hangs on it.
 pub(crate) fn supervisor_spec(object: &Bound<'_, PyAny>, id: String) -> PyResult<SupervisorSpec> {
+    nested_supervisor_spec(object, id, 1)
+}
+
+fn nested_supervisor_spec(object: &Bound<'_, PyAny>, id: String, depth: usize) -> PyResult<SupervisorSpec> {
+    if depth > MAX_DEPTH {
+        let errors = object.py().import("rebeam._errors")?;
+        let text = format!("supervisors nest deeper than {MAX_DEPTH}; is one its own descendant?");
+        return Err(PyErr::from_value(errors.getattr("SpecError")?.call1((text,))?));
+    }
     let strategy: String = object.getattr("strategy")?.extract()?;
     let auto_shutdown: String = object.getattr("auto_shutdown")?.extract()?;
     let max_seconds: f64 = object.getattr("max_seconds")?.extract()?;
@@ -181,15 +190,20 @@ pub(crate) fn supervisor_spec(object: &Bound<'_, PyAny>, id: String) -> PyResult
             "all_significant" => AutoShutdown::AllSignificant,
             _ => AutoShutdown::Never,
         },
-        children: children.try_iter()?.map(|child| child_spec(&child?)).collect::<PyResult<_>>()?,
+        children: children.try_iter()?.map(|child| nested_child_spec(&child?, depth)).collect::<PyResult<_>>()?,
     })
 }
 
+/// A child as `rebeam._spec` describes it.
 pub(crate) fn child_spec(object: &Bound<'_, PyAny>) -> PyResult<ChildSpec> {
+    nested_child_spec(object, 1)
+}
+
+fn nested_child_spec(object: &Bound<'_, PyAny>, depth: usize) -> PyResult<ChildSpec> {
     let id: String = object.getattr("id")?.extract()?;
     let restart: String = object.getattr("restart")?.extract()?;
     let kind = if object.getattr("is_supervisor")?.is_truthy()? {
-        ChildKind::Supervisor(supervisor_spec(object, id.clone())?)
+        ChildKind::Supervisor(nested_supervisor_spec(object, id.clone(), depth + 1)?)
     } else {
         let start = object.getattr("start")?.cast_into::<PyTuple>()?;
         let pickled = codec::dumps(&start).or_else(|error| {

@@ -1,11 +1,11 @@
-//! Random deaths, stops and time against a naive model of one OTP supervisor, written independently of the machine.
+//! Random deaths, requests and time against a naive model of one OTP supervisor, written independently of the machine.
 
 use std::time::Duration;
 
-use crate::world::{World, actor, supervisor};
+use crate::world::{World, actor, inner, name, supervisor};
 use proptest::prelude::*;
-use rebeam_core::Event;
 use rebeam_protocol::exit::ExitReason;
+use rebeam_protocol::process::{ChildAddress, ChildError, ProcessAnswer, ProcessRequest, SupervisorRequest};
 use rebeam_protocol::spec::{ChildSpec, Restart, Strategy as Group, SupervisorSpec};
 
 /// What happens to the tree.
@@ -19,6 +19,24 @@ enum Step {
     },
     Pass {
         ms: u64,
+    },
+    /// terminate_child
+    Terminate {
+        child: usize,
+    },
+    /// restart_child; the start fails if it is told to.
+    Restart {
+        child: usize,
+        is_failing: bool,
+    },
+    /// delete_child
+    Delete {
+        child: usize,
+    },
+    /// start_child
+    Add {
+        restart: Restart,
+        is_failing: bool,
     },
     Stop,
 }
@@ -43,8 +61,53 @@ impl Model {
         format!("c{child}")
     }
 
+    fn is_known(&self, child: usize) -> bool {
+        child < self.running.len() && !self.forgotten[child]
+    }
+
+    /// What the supervisor answers, in a word.
+    fn terminate(&mut self, child: usize) -> &'static str {
+        if !self.is_known(child) {
+            return "not_found";
+        }
+        self.running[child] = false;
+        self.forgotten[child] |= self.restarts[child] == Restart::Temporary;
+        "ok"
+    }
+
+    fn restart_child(&mut self, child: usize, is_failing: bool) -> &'static str {
+        if !self.is_known(child) {
+            return "not_found";
+        }
+        if self.running[child] {
+            return "running";
+        }
+        self.starts.push(Self::label(child));
+        self.running[child] = !is_failing;
+        if is_failing { "start_failed" } else { "ok" }
+    }
+
+    fn delete(&mut self, child: usize) -> &'static str {
+        if !self.is_known(child) {
+            return "not_found";
+        }
+        if self.running[child] {
+            return "running";
+        }
+        self.forgotten[child] = true;
+        "ok"
+    }
+
+    fn add(&mut self, restart: Restart, is_failing: bool) -> &'static str {
+        self.starts.push(Self::label(self.running.len()));
+        self.restarts.push(restart);
+        self.running.push(!is_failing);
+        self.forgotten.push(is_failing);
+        if is_failing { "start_failed" } else { "ok" }
+    }
+
     fn end(&mut self, child: usize, is_clean: bool, mut fails: u32) {
-        if self.is_over || !self.running[child] {
+        if self.is_over || !self.is_known(child) || !self.running[child] {
             return;
         }
         self.running[child] = false;
@@ -80,7 +143,7 @@ impl Model {
             }
             let mut has_failed = false;
             for other in first..=last {
-                if self.restarts[other] == Restart::Temporary {
+                if self.restarts[other] == Restart::Temporary || self.forgotten[other] {
                     continue;
                 }
                 self.starts.push(Self::label(other));
@@ -100,8 +163,12 @@ impl Model {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        6 => (0usize..5, any::<bool>(), 0u32..3).prop_map(|(child, is_clean, fails)| Step::End { child, is_clean, fails }),
+        6 => (0usize..7, any::<bool>(), 0u32..3).prop_map(|(child, is_clean, fails)| Step::End { child, is_clean, fails }),
         3 => (1u64..3000).prop_map(|ms| Step::Pass { ms }),
+        2 => (0usize..7).prop_map(|child| Step::Terminate { child }),
+        2 => (0usize..7, any::<bool>()).prop_map(|(child, is_failing)| Step::Restart { child, is_failing }),
+        1 => (0usize..7).prop_map(|child| Step::Delete { child }),
+        1 => (restart(), any::<bool>()).prop_map(|(restart, is_failing)| Step::Add { restart, is_failing }),
         1 => Just(Step::Stop),
     ];
     proptest::collection::vec(step, 1..60)
@@ -113,6 +180,21 @@ fn restart() -> impl Strategy<Value = Restart> {
 
 fn group() -> impl Strategy<Value = Group> {
     prop_oneof![Just(Group::OneForOne), Just(Group::OneForAll), Just(Group::RestForOne)]
+}
+
+fn id(child: usize) -> ChildAddress {
+    ChildAddress::Id(Model::label(child))
+}
+
+fn word(answer: Option<&ProcessAnswer>) -> &'static str {
+    match answer {
+        Some(ProcessAnswer::Ok | ProcessAnswer::Started { .. }) => "ok",
+        Some(ProcessAnswer::NoProc) => "no_supervisor",
+        Some(ProcessAnswer::Child(ChildError::NotFound)) => "not_found",
+        Some(ProcessAnswer::Child(ChildError::Running)) => "running",
+        Some(ProcessAnswer::Child(ChildError::StartFailed(_))) => "start_failed",
+        _ => "something else",
+    }
 }
 
 proptest! {
@@ -127,9 +209,16 @@ proptest! {
         steps in steps(),
     ) {
         let child = |(n, restart): (usize, &Restart)| ChildSpec { restart: *restart, ..actor(&Model::label(n)) };
+        // Somebody outside of it asks it.
         let children = restarts.iter().enumerate().map(child).collect();
-        let spec = SupervisorSpec { max_restarts: max, max_ms: period, ..supervisor(group, children) };
-        let mut world = World::up(spec);
+        let spec = SupervisorSpec {
+            max_restarts: max,
+            max_ms: period,
+            name: Some("s".into()),
+            ..supervisor(group, children)
+        };
+        let inner = ChildSpec { restart: Restart::Temporary, ..inner("s", spec) };
+        let mut world = World::up(supervisor(Group::OneForOne, vec![actor("asker"), inner]));
         let count = restarts.len();
         let mut model = Model {
             group,
@@ -145,7 +234,6 @@ proptest! {
         };
         for step in steps {
             match step {
-                Step::End { child, .. } if child >= count => {}
                 Step::End { child, is_clean, fails } => {
                     let label = Model::label(child);
                     if world.is_running(&label) {
@@ -160,12 +248,37 @@ proptest! {
                     model.now += ms;
                 }
                 Step::Stop => {
-                    world.tell(Event::StopNode);
+                    let stop = ProcessRequest::Stop { to: name("s"), reason: ExitReason::SHUTDOWN };
+                    world.asks("asker", stop);
                     model.running.fill(false);
                     model.is_over = true;
                 }
+                Step::Terminate { .. } | Step::Restart { .. } | Step::Delete { .. } | Step::Add { .. } => {
+                    let (request, expected) = match step {
+                        _ if model.is_over => (SupervisorRequest::Which, "no_supervisor"),
+                        Step::Terminate { child } => {
+                            (SupervisorRequest::Terminate(id(child)), model.terminate(child))
+                        }
+                        Step::Restart { child, is_failing } => {
+                            world.fails.insert(Model::label(child), u32::from(is_failing));
+                            (SupervisorRequest::Restart(id(child)), model.restart_child(child, is_failing))
+                        }
+                        Step::Delete { child } => (SupervisorRequest::Delete(id(child)), model.delete(child)),
+                        Step::Add { restart, is_failing } => {
+                            let label = Model::label(model.running.len());
+                            world.fails.insert(label.clone(), u32::from(is_failing));
+                            let child = Box::new(ChildSpec { restart, ..actor(&label) });
+                            (SupervisorRequest::Start(child), model.add(restart, is_failing))
+                        }
+                        _ => unreachable!("matched above"),
+                    };
+                    let answer = world.asks_supervisor("asker", "s", request);
+                    world.fails.clear();
+                    prop_assert_eq!(word(answer.as_ref()), expected);
+                }
             }
-            let running: Vec<bool> = (0..count).map(|n| world.is_running(&Model::label(n))).collect();
+            let labels = 0..model.running.len();
+            let running: Vec<bool> = labels.map(|n| world.is_running(&Model::label(n))).collect();
             prop_assert_eq!(&running, &model.running);
             let starts: Vec<String> =
                 world.take_trace().into_iter().filter_map(|line| line.strip_prefix("start ").map(String::from)).collect();

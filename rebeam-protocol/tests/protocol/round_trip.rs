@@ -135,3 +135,42 @@ proptest! {
         prop_assert!(frame::decode::<ToSupervisor>(&body[..kept]).is_err());
     }
 }
+
+#[test]
+fn supervisors_that_nest_without_end_are_an_error_and_no_overflow() {
+    use rebeam_protocol::spec::{AutoShutdown, ChildKind, ChildSpec, OnGiveup, Restart, Shutdown, Strategy};
+    use rebeam_protocol::spec::{MAX_DEPTH, SupervisorKind, SupervisorSpec};
+    let supervisor = |children| SupervisorSpec {
+        id: "s".into(),
+        name: None,
+        kind: SupervisorKind::Static,
+        strategy: Strategy::OneForOne,
+        max_restarts: 3,
+        max_ms: 5000,
+        children,
+        auto_shutdown: AutoShutdown::Never,
+    };
+    let around = |inner: SupervisorSpec| {
+        supervisor(vec![ChildSpec {
+            id: "s".into(),
+            restart: Restart::Permanent,
+            shutdown: Shutdown::Infinity,
+            significant: false,
+            backoff: None,
+            on_giveup: OnGiveup::Stop,
+            kind: ChildKind::Supervisor(inner),
+        }])
+    };
+    let nested = |depth| (1..depth).fold(supervisor(Vec::new()), |inner, _| around(inner));
+    let encode = |spec: &SupervisorSpec| {
+        let mut bytes = Vec::new();
+        frame::encode(spec, &[], MAX_FRAME, &mut bytes).expect("below the limit");
+        bytes.split_off(PREFIX)
+    };
+    assert!(frame::decode::<SupervisorSpec>(&encode(&nested(MAX_DEPTH))).is_ok());
+    // What stands around the innermost one of two levels, a hundred thousand times.
+    let (one, two) = (encode(&nested(1)), encode(&nested(2)));
+    let at = two.windows(one.len()).rposition(|window| window == one).expect("it is in there");
+    let deep = [two[..at].repeat(100_000), one, two[at..][encode(&nested(1)).len()..].repeat(100_000)].concat();
+    assert!(frame::decode::<SupervisorSpec>(&deep).is_err());
+}

@@ -54,6 +54,11 @@ pub(crate) fn reap(os_pid: i32) -> Reaped {
     Reaped { status, cpu_ms: ms(usage.ru_utime) + ms(usage.ru_stime), peak_kib: usage.ru_maxrss as u64 }
 }
 
+/// Sends a signal to a child's whole group. Safe only while the child is not reaped.
+pub(crate) fn signal_group(os_pid: i32, signal: Signal) {
+    let _ = killpg(Pid::from_raw(os_pid), signal);
+}
+
 /// Kills a worker and everything in its group. Safe only while the worker is not reaped.
 pub(crate) fn kill_group(os_pid: i32) {
     // The group may not be there yet: a newborn makes it with its first breath.

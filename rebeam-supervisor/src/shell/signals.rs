@@ -1,4 +1,4 @@
-//! Signals to the supervisor: one drains, two hurry, three kill.
+//! Signals to the supervisor: one drains, two hurry, three kill; Ctrl-Z stops everybody.
 
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+    suspend: Signal,
     child: Signal,
 }
 
@@ -28,6 +29,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
+            suspend: signal(SignalKind::from_raw(libc::SIGTSTP))?,
             child: signal(SignalKind::child())?,
         })
     }
@@ -55,6 +57,13 @@ impl Signals {
             tokio::select! {
                 _ = self.child.recv() => {
                     node.reap();
+                    continue;
+                }
+                _ = self.suspend.recv() => {
+                    // Ctrl-Z is for all of it: who works on while we sleep would find nobody to talk to.
+                    node.signal_all(nix::sys::signal::Signal::SIGSTOP);
+                    let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP);
+                    node.signal_all(nix::sys::signal::Signal::SIGCONT);
                     continue;
                 }
                 _ = self.interrupt.recv() => orders += 1,

@@ -329,7 +329,7 @@ impl Engine {
         zygote.print_output(&self.printer, None);
     }
 
-    fn zygote_os_pid(&self) -> Option<i32> {
+    pub(super) fn zygote_os_pid(&self) -> Option<i32> {
         match &self.zygote {
             ZygoteState::Loading { zygote, .. } | ZygoteState::Ready { zygote, .. } => Some(zygote.os_pid),
             ZygoteState::NotUsed => None,

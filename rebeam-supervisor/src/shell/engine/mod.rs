@@ -35,6 +35,7 @@ use crate::shell::connection::{Decoder, Read, WriteQueue};
 use crate::shell::launcher::{self, Keeper, TheirEnds};
 use crate::shell::oom::OutOfMemory;
 use crate::shell::output::{LastLines, LineReader, Lines, Stream};
+use crate::shell::reaper;
 use crate::shell::status_page::{StatusPage, clock_ns};
 use crate::shell::watched::{Watched, watch};
 use crate::shell::zygote::Zygote;
@@ -287,6 +288,17 @@ impl Node {
     /// Reaps every child that has died.
     pub(crate) fn reap(&self) {
         self.with(Engine::reap);
+    }
+
+    /// Sends a signal to every process of the tree, and to those they started.
+    pub(crate) fn signal_all(&self, signal: nix::sys::signal::Signal) {
+        let engine = self.0.borrow();
+        engine
+            .by_os_pid
+            .keys()
+            .copied()
+            .chain(engine.zygote_os_pid())
+            .for_each(|os_pid| reaper::signal_group(os_pid, signal));
     }
 
     /// Who has a limit of memory: the process, and the least that matters, in KiB. `None` if nobody has.

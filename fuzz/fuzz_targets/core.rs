@@ -1,0 +1,141 @@
+//! Whatever a worker says, in whatever order: the core decides something, keeps its invariants, and never panics.
+
+#![no_main]
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use libfuzzer_sys::fuzz_target;
+use rebeam_core::event::{Death, Requester, Status};
+use rebeam_core::{Action, Core, Event};
+use rebeam_protocol::frame;
+use rebeam_protocol::id::{NodeStart, ProcessId};
+use rebeam_protocol::message::{Started, ToSupervisor};
+use rebeam_protocol::page::Snapshot;
+use rebeam_protocol::spec::{
+    ActorSpec, AutoShutdown, ChildKind, ChildSpec, Limits, MailboxLimits, OnGiveup, ProcessOptions, Restart, Shutdown,
+    Strategy, SupervisorKind, SupervisorSpec,
+};
+
+fn actor(name: &str, restart: Restart) -> ChildSpec {
+    ChildSpec {
+        id: name.into(),
+        restart,
+        shutdown: Shutdown::Timeout(100),
+        significant: false,
+        backoff: None,
+        on_giveup: OnGiveup::Stop,
+        kind: ChildKind::Actor(Box::new(ActorSpec {
+            name: Some(name.into()),
+            class: "A".into(),
+            start: Vec::new(),
+            start_ms: Some(1000),
+            mailbox: MailboxLimits { messages: Some(4), bytes: Some(64) },
+            terminate_on_shutdown: true,
+            limits: Limits { max_messages: Some(3), deadline_ms: Some(500), ..Limits::default() },
+            process: ProcessOptions::default(),
+        })),
+    }
+}
+
+fn tree() -> SupervisorSpec {
+    SupervisorSpec {
+        id: "root".into(),
+        name: Some("s".into()),
+        kind: SupervisorKind::Static,
+        strategy: Strategy::OneForAll,
+        max_restarts: 1000,
+        max_ms: 1000,
+        children: vec![actor("a", Restart::Permanent), actor("b", Restart::Temporary)],
+        auto_shutdown: AutoShutdown::Never,
+    }
+}
+
+/// Processes that start at once and die when they are told to.
+struct World {
+    core: Core,
+    now: Duration,
+    processes: Vec<ProcessId>,
+}
+
+impl World {
+    fn tell(&mut self, event: Event) {
+        self.core.handle_event(self.now, event);
+        while let Some(action) = self.core.poll_action() {
+            match action {
+                Action::Launch(launch) => {
+                    self.processes.push(launch.process);
+                    let started =
+                        Event::Started { process: launch.process, started: Started::Ready, info: Bytes::new() };
+                    self.core.handle_event(self.now, started);
+                }
+                Action::Kill(process) | Action::Exit(process) | Action::Stop { process, .. } => self.dies(process),
+                Action::Recycle(process) => {
+                    let state = Bytes::new();
+                    self.core.handle_event(self.now, Event::HandedOver { process, state });
+                    self.dies(process);
+                }
+                _ => {}
+            }
+        }
+        self.core.check_invariants();
+    }
+
+    fn dies(&mut self, process: ProcessId) {
+        self.processes.retain(|other| *other != process);
+        self.core.handle_event(
+            self.now,
+            Event::Died(Box::new(Death {
+                process,
+                os_pid: 1,
+                status: Status::Signalled(9),
+                out_of_memory: false,
+                stacks: String::new(),
+                page: Snapshot::default(),
+                clock_ns: 0,
+                last_output: Vec::new(),
+                cpu_ms: 0,
+                peak_kib: 0,
+            })),
+        );
+    }
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let core = Core::new(tree(), NodeStart::default()).expect("a valid tree");
+    let mut world = World { core, now: Duration::ZERO, processes: Vec::new() };
+    world.tell(Event::Boot);
+    // Each piece: who speaks, how long it is, and what is said.
+    let mut rest = bytes;
+    while let [who, length, tail @ ..] = rest {
+        let (said, after) = tail.split_at((*length as usize).min(tail.len()));
+        rest = after;
+        world.now += Duration::from_millis(u64::from(*who) * 7);
+        world.core.handle_timeout(world.now);
+        let Some(&process) = world.processes.get(*who as usize % world.processes.len().max(1)) else {
+            world.tell(Event::StopNode);
+            return;
+        };
+        let Ok((message, offset)) = frame::decode::<ToSupervisor>(said) else {
+            world.tell(Event::Misbehaved { process, complaint: "rubbish".into() });
+            continue;
+        };
+        let payload = Bytes::copy_from_slice(&said[offset..]);
+        world.tell(match message {
+            ToSupervisor::Send(envelope) => Event::Sent { process, envelope, payload },
+            ToSupervisor::Reply(reply) => Event::Replied { process, reply, payload },
+            ToSupervisor::Ack { done } => Event::Acked { process, done },
+            ToSupervisor::Started(started) => Event::Started { process, started, info: payload },
+            ToSupervisor::HandOver => Event::HandedOver { process, state: payload },
+            ToSupervisor::WantMore { more } => Event::WantsMore { process, more },
+            ToSupervisor::Exit(reason) => Event::Reported { process, reason },
+            ToSupervisor::Request { request, body } => {
+                Event::Requested { from: Requester::Worker(process, request), request: body, payload }
+            }
+            ToSupervisor::Abandon { call } => {
+                Event::Abandoned { caller: rebeam_protocol::message::Caller::Actor(process.pid), call, page: None }
+            }
+            ToSupervisor::Hello(_) | ToSupervisor::Log(_) => continue,
+        });
+    }
+});

@@ -1,0 +1,143 @@
+//! A minute of chaos: sixty actors killed in every way at random moments, and what must hold all the same.
+//!
+//! `REBEAM_CHAOS_SECONDS` makes it longer, `REBEAM_CHAOS_SEED` repeats the decisions of a run that failed.
+
+use std::collections::BTreeSet;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use harness::{Node, Project, root};
+use serde_json::Value;
+
+fn fixture(name: &str) -> String {
+    std::fs::read_to_string(root().join("integration-tests/fixtures").join(name)).expect("it is there")
+}
+
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+#[expect(clippy::print_stderr, reason = "the seed of a run that fails, and figures")]
+fn say(text: &str) {
+    eprintln!("{text}");
+}
+
+fn descriptors(node: &Node<'_>) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", node.os_pid())).map_or(0, Iterator::count)
+}
+
+/// Resident memory of the supervisor, in KiB.
+fn resident(node: &Node<'_>) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", node.os_pid())).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has a size");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+#[test]
+fn chaos() {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
+    let (seed, seconds) = (number("REBEAM_CHAOS_SEED", now), number("REBEAM_CHAOS_SECONDS", 60));
+    say(&format!("REBEAM_CHAOS_SEED={seed}"));
+    let project = Project::new(&fixture("chaos.py"));
+    let mut command = project.command(&["up", "app.py", "--grace", "20"]);
+    // A group of its own, as a terminal would give it.
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    command.env("REBEAM_CHAOS_SEED", seed.to_string());
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut node = project.adopt(&mut command);
+    node.wait_for("up with");
+    let before = descriptors(&node);
+    let timeout = (seconds + 60).to_string();
+    let seconds_text = seconds.to_string();
+    node.run(&["cast", "wrecker", "run", &seconds_text]);
+    let drive = |driver: &str| {
+        let ran = project.run(&["call", "--json", "--timeout", &timeout, driver, "run", &seconds_text]);
+        assert_eq!(ran.code, Some(0), "seed {seed}: {ran:?}");
+        ran.json()
+    };
+    let drivers = ["driver0", "driver1", "driver2"];
+    let counts: Vec<Value> = std::thread::scope(|scope| {
+        let threads = drivers.map(|driver| scope.spawn(move || drive(driver)));
+        threads.into_iter().map(|thread| thread.join().expect("it drives")).collect()
+    });
+    let sum = |of: &dyn Fn(&Value) -> &Value| counts.iter().filter_map(|count| of(count).as_u64()).sum::<u64>();
+    let [answered, told, timed_out] = ["answered", "told", "timed out"].map(|how| sum(&|count: &Value| &count[0][how]));
+    let restarts: u64 = node
+        .run(&["ps", "--json"])
+        .json()
+        .as_array()
+        .map_or(0, |all| all.iter().filter_map(|actor| actor["restarts"].as_u64()).sum());
+    say(&format!("seed {seed}: {answered} calls answered, {told} told, {timed_out} timed out, {restarts} restarts"));
+    assert!(answered > 0 && restarts > 0, "seed {seed}: nothing happened");
+
+    // It heals: everybody answers again.
+    let labels: Vec<String> = counts[0][1].as_object().expect("by label").keys().cloned().collect();
+    assert_eq!(labels.len(), 54);
+    for label in &labels {
+        node.eventually(&format!("seed {seed}: {label} answers"), |node| {
+            let ran = node.run(&["call", "--timeout", "5", label, "echo", "1"]);
+            (ran.code == Some(0)).then_some(())
+        });
+    }
+    node.eventually("what runs is as many as before", |node| {
+        let running = node.run(&["ps", "--json"]).json();
+        let running = running.as_array().expect("a list").iter().filter(|it| it["state"] == "running").count();
+        (running > labels.len() + drivers.len()).then_some(())
+    });
+    for n in 0..6 {
+        // Temporary ones of the pool, if they live.
+        node.run(&["stop", &format!("d{n}")]);
+    }
+    node.eventually("no descriptor is left over", |node| (descriptors(node) <= before).then_some(()));
+
+    let ran = node.run(&["down"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let (status, output) = node.wait();
+    assert_eq!(status.code(), Some(0), "seed {seed}: {output}");
+    project.assert_nothing_left();
+    project.assert_socket_gone();
+    let violations = std::fs::read_to_string(project.path().join("violations")).unwrap_or_default();
+    assert_eq!(violations, "", "seed {seed}");
+
+    // Each cast was handled once, or is told to be lost; what was in hand at a death may be both.
+    for label in labels.iter().filter(|label| !label.ends_with('5')) {
+        let sent = sum(&|count: &Value| &count[1][label]);
+        let text = std::fs::read_to_string(project.path().join(format!("handled-{label}"))).unwrap_or_default();
+        let handled: Vec<&str> = text.lines().collect();
+        let distinct: BTreeSet<&str> = handled.iter().copied().collect();
+        assert_eq!(distinct.len(), handled.len(), "seed {seed}: {label} handled something twice");
+        let is_lost = |line: &&str| line.contains("a cast `take`") && line.contains(&format!(" to {label} is lost"));
+        let lost = output.lines().filter(is_lost).count();
+        assert!(
+            (distinct.len() + lost) as u64 >= sent,
+            "seed {seed}: of {sent} casts to {label} {} were handled and {lost} told lost",
+            distinct.len()
+        );
+    }
+}
+
+#[test]
+fn the_supervisors_memory_is_flat_over_ten_thousand_restarts() {
+    let project = Project::new(
+        "import time, rebeam\nfrom rebeam import *\n\
+         class A(Actor):\n    pass\n\
+         class Driver(Actor):\n    \
+         def run(self, count):\n        \
+         for _ in range(count):\n            \
+         monitor = rebeam.monitor('a')\n            rebeam.kill('a')\n            \
+         rebeam.receive(lambda m: isinstance(m, Down) and m.monitor == monitor, 60)\n            \
+         while rebeam.whereis('a') is None:\n                time.sleep(0.0005)\n\
+         tree = Supervisor([child(A, name='a'), child(Driver, name='driver')], max_restarts=1_000_000, max_seconds=1)\n",
+    );
+    let restarts = number("REBEAM_RESTARTS", 10_000);
+    let node = project.up();
+    let run = |count: u64| {
+        let ran = node.run(&["call", "--timeout", "600", "driver", "run", &count.to_string()]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        resident(&node)
+    };
+    let first = run(restarts / 10);
+    let last = run(restarts - restarts / 10);
+    say(&format!("{first} KiB after a tenth of {restarts} restarts, {last} KiB after all"));
+    assert!(last <= first + 2048, "{first} KiB, then {last} KiB");
+    node.down();
+}
