@@ -40,6 +40,17 @@ class A(Actor):
         ctypes.string_at(0)
     def abort(self):
         os.abort()
+    def bus(self):
+        import mmap, tempfile
+        with tempfile.TemporaryFile() as file:
+            file.write(b'x' * mmap.PAGESIZE)
+            file.flush()
+            view = mmap.mmap(file.fileno(), mmap.PAGESIZE)
+            os.ftruncate(file.fileno(), 0)
+            view[0]
+    def fpe(self):
+        os.kill(os.getpid(), signal.SIGFPE)
+        time.sleep(5)
     def crash(self):
         raise ValueError('boom')
     def environment(self):
@@ -109,9 +120,12 @@ fn map_07_of_a_stopped_process_there_are_no_stacks() {
 fn faults_leave_the_stacks_of_all_threads() {
     let project = one("restart='permanent'");
     let node = project.up();
-    for (method, reason, text) in
-        [("segfault", "signal(SIGSEGV)", "Segmentation fault"), ("abort", "signal(SIGABRT)", "Aborted")]
-    {
+    for (method, reason, text) in [
+        ("segfault", "signal(SIGSEGV)", "Segmentation fault"),
+        ("abort", "signal(SIGABRT)", "Aborted"),
+        ("bus", "signal(SIGBUS)", "Bus error"),
+        ("fpe", "signal(SIGFPE)", "Floating"),
+    ] {
         node.run(&["cast", "a", "threads"]);
         assert_eq!(node.run(&["call", "a", method]).code, Some(1));
         let death =
@@ -242,4 +256,51 @@ fn who_is_told_to_use_what_is_not_there_says_so() {
     project.run(&["up", "app.py"]).assert_error(3, &["`a` did not start", "not_started"]);
     let project = one("cpus=[4000]");
     project.run(&["up", "app.py"]).assert_error(3, &["`a` did not start", "Invalid argument"]);
+}
+
+/// A memory cgroup (version 1) of the test's own, gone with it.
+struct Cgroup(std::path::PathBuf);
+
+impl Cgroup {
+    /// `None` where this machine lets nobody make one.
+    fn new(limit: &str) -> Option<Self> {
+        let path = std::path::PathBuf::from(format!("/sys/fs/cgroup/memory/rebeam-test-{}", std::process::id()));
+        std::fs::create_dir(&path).ok()?;
+        let cgroup = Cgroup(path);
+        std::fs::write(cgroup.0.join("memory.limit_in_bytes"), limit).ok()?;
+        Some(cgroup)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn an_actor_that_the_kernel_kills_for_memory_has_the_proof_in_its_certificate() {
+    let Some(cgroup) = Cgroup::new("300M") else { return };
+    let project = one("restart='permanent'");
+    let mut command = std::process::Command::new("sh");
+    let scrubbed = project.command(&[]);
+    command.env_clear().envs(scrubbed.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    // The shell enters the cgroup and becomes the supervisor, whose children are in it from the start.
+    let script = format!("echo $$ > {}/cgroup.procs && exec \"$0\" up app.py", cgroup.0.display());
+    command.args(["-c", &script]).arg(harness::rebeam()).current_dir(project.path());
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut node = project.adopt(&mut command);
+    node.wait_for("up with");
+    let supervisor = std::fs::read_to_string(format!("/proc/{}/oom_score_adj", node.os_pid())).expect("it runs");
+    let actor = std::fs::read_to_string(format!("/proc/{}/oom_score_adj", node.os_pid_of("a"))).expect("it runs");
+    let number = |text: &str| text.trim().parse::<i32>().expect("a number");
+    assert!(number(&supervisor) < number(&actor), "{supervisor} {actor}");
+    assert_eq!(node.run(&["call", "--timeout", "60", "a", "grow", "500"]).code, Some(1));
+    let death = last_death(&node, "a");
+    assert_eq!((&death["reason"], &death["killer"]), (&json!("signal(SIGKILL)"), &json!("out of memory")), "{death}");
+    // One that somebody else kills has no such proof.
+    node.eventually("it is back", |node| (node.ps("a")["state"] == "running").then_some(()));
+    kill(node.os_pid_of("b"), Signal::SIGKILL);
+    assert_eq!(last_death(&node, "b")["killer"], "unknown");
+    node.down();
 }

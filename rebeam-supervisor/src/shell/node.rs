@@ -127,6 +127,8 @@ fn finish(ended: Ended) -> Result<(), Failure> {
 fn prepare_process() {
     // Orphans of actors come to us, to be killed and reaped.
     let _ = nix::sys::prctl::set_child_subreaper(true);
+    // Should memory run out, the kernel is to take an actor rather than us. Only the privileged may ask for that.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "-500");
     // Each actor takes several descriptors: take what the system lets us have.
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
