@@ -40,10 +40,6 @@ pub struct Welcome {
     pub cpus: Vec<u32>,
     /// Added to its niceness.
     pub nice: Option<i32>,
-    /// The signal that says: write your stacks.
-    pub dump_signal: i32,
-    /// The signal that says: look whether an exit signal came.
-    pub exit_signal: i32,
     /// The largest frame either side may send, in bytes.
     pub max_frame: u64,
 }

@@ -36,6 +36,9 @@ mod _rebeam {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        // As `rebeam-supervisor/src/shell/launcher.rs` sends them.
+        module.add("DUMP_SIGNAL", libc::SIGRTMIN() + 1)?;
+        module.add("EXIT_SIGNAL", libc::SIGRTMIN() + 2)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

@@ -79,8 +79,6 @@ fn open<'py>(py: Python<'py>, socket: OwnedFd, page: &OwnedFd, lifeline: OwnedFd
     dict.set_item("restarts", welcome.restarts)?;
     dict.set_item("cpus", &welcome.cpus)?;
     dict.set_item("nice", welcome.nice)?;
-    dict.set_item("dump_signal", welcome.dump_signal)?;
-    dict.set_item("exit_signal", welcome.exit_signal)?;
     dict.set_item("stacks", channel.stacks.as_ref().map(AsRawFd::as_raw_fd))?;
     if CHANNEL.set(channel).is_err() {
         return Err(PyOSError::new_err("this process is an actor already"));

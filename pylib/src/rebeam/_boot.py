@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn, TypedDict
 
@@ -28,9 +30,6 @@ def main() -> NoReturn:
     if role == "zygote":
         gc.disable()
         # What every worker needs, once and shared.
-        import faulthandler  # noqa: F401
-        import signal  # noqa: F401
-
         from rebeam import _dispatch, _failure, _logging, _ref, _server  # noqa: F401
 
         start = _rebeam.attach_forked(CONTROL, ZYGOTE_LIFELINE)
@@ -51,9 +50,9 @@ def main() -> NoReturn:
 
 
 def _prepare() -> None:
-    import faulthandler
-
+    """What every worker inherits from the zygote, and so does not pay for itself."""
     faulthandler.enable(2)
+    signal.signal(_rebeam.EXIT_SIGNAL, _on_exit_signal)
     for stream in (sys.stdout, sys.stderr):
         # A line that was printed must not be lost with the process.
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
@@ -81,8 +80,6 @@ class Start(TypedDict):
     restarts: int
     cpus: list[int]
     nice: int | None
-    dump_signal: int
-    exit_signal: int
     stacks: int | None
 
 
@@ -128,18 +125,14 @@ def _run(start: Start) -> NoReturn:
 
 
 def _settle_in(start: Start) -> None:
-    """Makes this process the actor's own: its CPUs, its niceness, what signals do, where stacks are written."""
-    import faulthandler
-    import signal
-
+    """Makes this process the actor's own: its CPUs, its niceness, where stacks are written."""
     if start["cpus"]:
         os.sched_setaffinity(0, start["cpus"])
     if start["nice"] is not None:
         os.nice(start["nice"])
     if start["stacks"] is not None:
         faulthandler.enable(start["stacks"])
-        faulthandler.register(start["dump_signal"], start["stacks"])
-    signal.signal(start["exit_signal"], _on_exit_signal)
+        faulthandler.register(_rebeam.DUMP_SIGNAL, start["stacks"])
 
 
 def _on_exit_signal(number: int, frame: object) -> None:

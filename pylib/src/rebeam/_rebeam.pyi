@@ -6,6 +6,8 @@ from typing import Any
 from rebeam._boot import Start
 
 __version__: str
+DUMP_SIGNAL: int
+EXIT_SIGNAL: int
 
 _Pid = tuple[int, int, int]
 _Address = str | int | _Pid | tuple[str, int]

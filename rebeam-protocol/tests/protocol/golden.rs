@@ -38,14 +38,12 @@ fn of_version_2() {
         start_length: 5,
         cpus: vec![0],
         nice: None,
-        dump_signal: 35,
-        exit_signal: 36,
         max_frame: 1024,
     };
     check(
         &ToWorker::Welcome(welcome),
         b"start",
-        "1f00000000cd8a899205020000ac020500020161010105010000464880087374617274",
+        "1d00000000cd8a899205020000ac02050002016101010501000080087374617274",
     );
     let envelope = Envelope {
         to: Address::Name("b".into()),

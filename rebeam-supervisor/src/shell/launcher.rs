@@ -142,12 +142,12 @@ fn interpreter(python: &Python, role: &str, directory: &Path, stdout: OwnedFd, s
     Ok(command)
 }
 
-/// The signal at which a worker writes its stacks.
+/// The signal at which a worker writes its stacks; `rebeam-worker/src/lib.rs` says the same.
 pub(crate) fn dump_signal() -> i32 {
     libc::SIGRTMIN() + 1
 }
 
-/// The signal at which a worker looks whether an exit signal came.
+/// The signal at which a worker looks whether an exit signal came; the same.
 pub(crate) fn exit_signal() -> i32 {
     libc::SIGRTMIN() + 2
 }

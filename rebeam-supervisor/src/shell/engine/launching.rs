@@ -99,8 +99,6 @@ impl Engine {
             start_length: launch.spec.start.len() as u64,
             cpus: launch.spec.process.cpus.clone(),
             nice: launch.spec.process.nice,
-            dump_signal: launcher::dump_signal(),
-            exit_signal: launcher::exit_signal(),
             max_frame: MAX_FRAME as u64,
         };
         let state = launch.state.as_deref().unwrap_or_default();
