@@ -267,7 +267,7 @@ fn casts_survive_many_kills_at_any_moment_each_done_once_or_said_to_be_lost() {
 }
 
 #[test]
-fn a_flood_at_a_slow_actor_makes_the_sender_wait_and_loses_nothing() {
+fn map_13_a_flood_at_a_slow_actor_makes_the_sender_wait_and_loses_nothing() {
     let project = shop();
     let node = project.up();
     node.run(&["cast", "shop", "sleep", "0.5"]);

@@ -92,7 +92,7 @@ fn sup_020_sup_022_every_sort_of_end_restarts_and_has_its_own_reason() {
 }
 
 #[test]
-fn sup_021_a_clean_end_of_a_transient_child_is_left_alone_and_makes_no_report() {
+fn sup_021_sup_025_a_clean_end_of_a_transient_child_is_left_alone_and_makes_no_report() {
     let project = project("child(Child, name='t', restart='transient'), child(Child, name='x')");
     let node = project.up();
     let sibling = node.call("x", "pid", &[]);

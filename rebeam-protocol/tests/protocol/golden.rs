@@ -40,11 +40,7 @@ fn of_version_2() {
         nice: None,
         max_frame: 1024,
     };
-    check(
-        &ToWorker::Welcome(welcome),
-        b"start",
-        "1d00000000cd8a899205020000ac02050002016101010501000080087374617274",
-    );
+    check(&ToWorker::Welcome(welcome), b"start", "1d00000000cd8a899205020000ac02050002016101010501000080087374617274");
     let envelope = Envelope {
         to: Address::Name("b".into()),
         kind: Kind::Call { call: CallId(7), blocking: true },
