@@ -79,6 +79,8 @@ scenarios! {
     gen_010_a_return_value_that_none_may_give_ends_it,
     gen_011_what_is_not_handled,
     gen_012_a_callback_may_stop_with_an_answer_or_without,
+    gen_012_a_raised_stop_has_an_answer_too,
+    gen_007_nobody_waits_for_oneself,
     gen_013_map_05_when_terminate_runs_and_when_not,
     gen_014_stop_waits_for_the_end,
     gen_015_continue_comes_before_any_message,

@@ -222,7 +222,7 @@ fn next_letter(py: Python<'_>, channel: &Channel, until: Option<Instant>) -> PyR
     wait(py, || channel.wait_letter(until))
 }
 
-/// A class of `rebeam._errors`.
+/// A class or a constant of `rebeam._errors`.
 fn class<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
     py.import("rebeam._errors")?.getattr(name)
 }
@@ -294,7 +294,14 @@ fn handle<'py>(
         Err(Refusal::Raised(error)) => match end_of(py, &error)? {
             // It is done with the message, and ends. A caller learns the reason with its end, by a message in hand.
             End::InGoodOrder => {
-                if delivery.reply_to.is_none() || IS_DEFERRED.get() {
+                if let (Some(to), Some(answer)) = (delivery.reply_to, last_answer(py, &error)?) {
+                    let (outcome, content) = match encode(&answer, delivery) {
+                        Ok(content) => (Outcome::Returned(delivery.codec), content),
+                        Err(failure) => (Outcome::Failed(failure), Vec::new()),
+                    };
+                    let reply = Reply { to, outcome, done: Some(delivery.seq) };
+                    send(py, channel, &ToSupervisor::Reply(reply), &content)?;
+                } else if delivery.reply_to.is_none() || IS_DEFERRED.get() {
                     acknowledge(py, channel, delivery, payload, true)?;
                 }
                 return Err(error);
@@ -331,6 +338,14 @@ enum End {
     WithoutAnswer,
     /// Any other.
     ByException,
+}
+
+/// What a `Stop` has for the caller of the message in hand.
+fn last_answer<'py>(py: Python<'py>, error: &PyErr) -> PyResult<Option<Bound<'py, PyAny>>> {
+    match error.value(py).getattr_opt("reply")? {
+        Some(answer) if !answer.is(&class(py, "NO_REPLY")?) => Ok(Some(answer)),
+        _ => Ok(None),
+    }
 }
 
 fn end_of(py: Python<'_>, error: &PyErr) -> PyResult<End> {

@@ -131,7 +131,7 @@ pub(crate) fn kill(py: Python<'_>, to: &Bound<'_, PyAny>) -> PyResult<()> {
     ask_process(py, ProcessRequest::Kill(convert::address(to)?)).map(drop)
 }
 
-/// Stops and waits for the end. Gives a word, `ok`, `noproc`, `timeout` or `other`, and the other reason.
+/// Stops and waits for the end. Gives a word, `ok`, `noproc`, `self`, `timeout` or `other`, and the other reason.
 #[pyfunction]
 pub(crate) fn stop(
     py: Python<'_>,
@@ -145,6 +145,7 @@ pub(crate) fn stop(
         None => Ok(("timeout", None)),
         Some((Answer::Process(ProcessAnswer::Ok), _)) => Ok(("ok", None)),
         Some((Answer::Process(ProcessAnswer::NoProc), _)) => Ok(("noproc", None)),
+        Some((Answer::Process(ProcessAnswer::Child(ChildError::WaitingForYou)), _)) => Ok(("self", None)),
         Some((Answer::Process(ProcessAnswer::EndedWith(reason)), _)) => {
             Ok(("other", Some(convert::reason_fields(&reason))))
         }

@@ -38,6 +38,8 @@ def resolver(actor: Actor) -> Callable[[str], Callable[..., Any]]:
         names = public_methods(cls)
         near = difflib.get_close_matches(method, names, 1)
         hint = f"did you mean `{near[0]}`?" if near else f"it has {', '.join(f'`{n}`' for n in names) or 'none'}"
+        if isinstance(actor, GenServer) and not near:
+            hint += "; a GenServer takes messages: `rebeam.call(ref, message)`"
         raise BadCall(f"`{cls.__qualname__}` has no public method `{method}`; {hint}")
 
     return resolve

@@ -8,7 +8,15 @@ if TYPE_CHECKING:
     from rebeam._exit import Certificate, ExitReason
     from rebeam._ref import Pid
 
-NO_REPLY: Any = object()
+
+class _NoReply:
+    """The type of `NO_REPLY`."""
+
+    def __repr__(self) -> str:
+        return "NO_REPLY"
+
+
+NO_REPLY: Any = _NoReply()
 """Stands for: there is no answer."""
 
 
@@ -200,6 +208,10 @@ def actor_died(fields: dict[str, Any]) -> ActorDied:
 def call_timeout(target: str, state: str, method: str | None, busy: float, waiting: int) -> CallTimeout:
     doing = f"busy {busy:.1f} s in `{method}`" if method else state
     return CallTimeout(f"`{target}` did not answer in time: {doing}, {waiting} waiting")
+
+
+def stopping_self(target: object) -> CallingSelf:
+    return CallingSelf(f"the stop of `{target}` would wait for the actor that asks; `raise rebeam.Stop()` instead")
 
 
 def calling_self(target: str) -> CallingSelf:

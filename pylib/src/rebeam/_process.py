@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from rebeam import _rebeam, _runtime
-from rebeam._errors import CallTimeout, EndedOtherwise, NoProc
+from rebeam._errors import CallTimeout, EndedOtherwise, NoProc, stopping_self
 from rebeam._exit import ExitReason, as_reason
 from rebeam._ref import DEFAULT_TIMEOUT, ActorRef, Pid
 
@@ -78,7 +78,7 @@ def receive(match: Callable[[Any], object] | None = None, timeout: float | None 
         timeout: seconds to wait; None: as long as it takes.
 
     Raises:
-        TimeoutError: none came in time.
+        TimeoutError: none came in time. Where nobody catches it, it ends the actor as any exception.
     """
     found = _rebeam.receive(match, timeout)
     if found is None:
@@ -133,8 +133,14 @@ def demonitor(monitor: int, *, flush: bool = False) -> None:
 
 
 def exit(to: ActorRef[Any] | Pid | str, reason: str | ExitReason = "shutdown") -> None:
-    """Sends an exit signal: who traps exits gets a message, others end with the reason (not for `normal`)."""
-    _rebeam.exit_signal(_address(to), as_reason(reason))
+    """Sends an exit signal: who traps exits gets a message, others end with the reason (not for `normal`).
+
+    As in OTP, the reason `kill` cannot be trapped: it is `kill(to)`.
+    """
+    if reason == "kill":
+        kill(to)
+    else:
+        _rebeam.exit_signal(_address(to), as_reason(reason))
 
 
 def kill(to: ActorRef[Any] | Pid | str) -> None:
@@ -153,12 +159,15 @@ def stop(to: ActorRef[Any] | Pid | str, reason: str | ExitReason = "normal", tim
 
     Raises:
         NoProc: there is none.
+        CallingSelf: the stop would wait for the very actor that asks.
         EndedOtherwise: it ended for another reason.
         CallTimeout: it had not ended in time.
     """
     how, other = _rebeam.stop(_address(to), as_reason(reason), timeout)
     if how == "noproc":
         raise NoProc(f"there is no actor `{to}`")
+    if how == "self":
+        raise stopping_self(to)
     if how == "timeout":
         raise CallTimeout(f"`{to}` did not end within {timeout} s")
     if how == "other" and other is not None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rebeam import _rebeam
 from rebeam._actor import Actor
-from rebeam._errors import NO_REPLY, BadCall, BadReturn, Stop
+from rebeam._errors import BadCall, BadReturn, Stop
 from rebeam._exit import Certificate, ExitReason, certificate
 from rebeam._ref import Pid
 
@@ -66,7 +66,7 @@ class Idle(NamedTuple):
 
 
 class Hibernate(NamedTuple):
-    """Has free memory given back to the system before the next message is waited for (MAP-14: a hint)."""
+    """Has free memory given back to the system before the next message is waited for: a hint."""
 
 
 class _Timeout:
@@ -223,8 +223,6 @@ def _call(server: GenServer, message: Any) -> Any:
         settle(server, "handle_call", result.then)
         return result.value
     if isinstance(result, Stop):
-        if result.reply is not NO_REPLY:
-            reply(who, result.reply)
         raise result
     if not isinstance(result, NoReply):
         raise BadReturn(repr(result))

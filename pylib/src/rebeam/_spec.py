@@ -40,8 +40,8 @@ def _one_of(what: str, value: object, allowed: tuple[str, ...]) -> str:
 def _number(what: str, value: object, least: float, *, strict: bool = False) -> float:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or value != value or value < least or (strict and value == least):  # type: ignore[operator]
-        bound = f"above {least:g}" if strict else f"{least:g} or more"
-        raise SpecError(f"{what}={value!r}: it must be a number of {bound}")
+        bound = f"above {least:g}" if strict else f"of {least:g} or more"
+        raise SpecError(f"{what}={value!r}: it must be a number {bound}")
     return float(value)  # type: ignore[arg-type]
 
 
@@ -242,6 +242,8 @@ def child(actor: type[A], /, *args: Any, **options: Unpack[ChildOptions]) -> Chi
 def _label(what: str, text: object) -> None:
     if text is not None and (not isinstance(text, str) or not text or not text.isprintable() or text != text.strip()):
         raise SpecError(f"{what}={text!r}: it must be text without line breaks or surrounding spaces")
+    if text is not None and "/" in text:
+        raise SpecError(f"{what}={text!r}: a slash is for paths in the tree")
 
 
 def _flag(what: str, value: object) -> bool:
@@ -315,7 +317,9 @@ def _kib(value: object) -> int:
         except (ValueError, KeyError):
             pass
     if not size >= 1024:
-        raise SpecError(f"memory={value!r}: it must be a size such as '800MB' or '1.5GiB', or a number of bytes")
+        raise SpecError(
+            f"memory={value!r}: it must be a size of 1 KiB or more, such as '800MB' or '1.5GiB', or a number of bytes"
+        )
     return int(size) // 1024
 
 
@@ -368,6 +372,19 @@ def _is_importable(cls: type) -> bool:
     import sys
 
     return getattr(sys.modules.get(cls.__module__), cls.__qualname__, None) is cls
+
+
+def as_child(one: object) -> ChildSpec[Any] | Supervisor:
+    """What may stand in a list of children, or be started: a spec, a supervisor, or a class without arguments.
+
+    Raises:
+        SpecError: it is none of them.
+    """
+    if isinstance(one, (ChildSpec, Supervisor)):
+        return one
+    if isinstance(one, type) and issubclass(one, Actor):
+        return child(one)
+    raise SpecError(f"{one!r} cannot be a child; use `child(Class, ...)` or a `Supervisor`")
 
 
 class Supervisor:
@@ -439,14 +456,7 @@ class Supervisor:
         self.restart = _one_of("restart", restart, RESTARTS)
         self.shutdown = _shutdown(shutdown)
         self.significant = _flag("significant", significant)
-        self.children = [self._child(one) for one in children]
-
-    def _child(self, one: object) -> ChildSpec[Any] | Supervisor:
-        if isinstance(one, (ChildSpec, Supervisor)):
-            return one
-        if isinstance(one, type) and issubclass(one, Actor):
-            return child(one)
-        raise SpecError(f"{one!r} cannot be a child; use `child(Class, ...)` or a `Supervisor`")
+        self.children = [as_child(one) for one in children]
 
     def __repr__(self) -> str:
         return f"<Supervisor {self.id!r}: {len(self.children)} children, {self.strategy}>"
@@ -503,7 +513,7 @@ class PartitionSupervisor(Supervisor):
         import os
 
         count = _count("partitions", partitions, 1) or len(os.sched_getaffinity(0))
-        one = self._child(spec)
+        one = as_child(spec)
         if isinstance(one, Supervisor) or one.name is not None:
             raise SpecError("the copies of a `PartitionSupervisor` are actors without a name")
         super().__init__([replace(one, id=str(number)) for number in range(count)], name=name, **options)

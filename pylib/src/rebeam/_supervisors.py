@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from rebeam import _rebeam
 from rebeam._exit import ExitReason, as_reason
 from rebeam._ref import ActorRef, Pid
+from rebeam._spec import as_child
 
 if TYPE_CHECKING:
     from rebeam._actor import Actor
@@ -81,13 +82,13 @@ class SupervisorRef:
     def __init__(self, address: str | int | Pid) -> None:
         self._address = address
 
-    def start_child(self, spec: ChildSpec[A] | Supervisor) -> Started[A]:
+    def start_child(self, spec: ChildSpec[A] | Supervisor | type[A]) -> Started[A]:
         """Starts a child, appends it to the others, and returns when its `init` has.
 
         Raises:
             SpecError: the spec makes no sense here.
         """
-        return _started(_rebeam.supervisor(self._address, "start_child", spec, None))
+        return _started(_rebeam.supervisor(self._address, "start_child", as_child(spec), None))
 
     def terminate_child(self, child: str | ActorRef[Any] | Pid) -> None:
         """Stops a child and keeps its spec, unless it is temporary or the supervisor dynamic."""

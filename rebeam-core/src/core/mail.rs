@@ -28,7 +28,13 @@ impl Core {
         }
         let Some(id) = self.receiver(&envelope.to) else {
             if let Some(ReplyTo { call, .. }) = reply_to {
-                let failure = self.no_proc(&envelope.to);
+                let is_supervisor = self.member(&envelope.to).is_some_and(|id| self.supervisors.contains_key(&id));
+                let failure = match is_supervisor {
+                    true => {
+                        CallFailure::BadCall("a supervisor has neither methods nor state: see SupervisorRef".into())
+                    }
+                    false => self.no_proc(&envelope.to),
+                };
                 self.reply_failure(caller, call, failure);
             }
             return;
@@ -264,8 +270,10 @@ impl Core {
 
     fn no_proc(&self, to: &Address) -> CallFailure {
         let target = match to {
-            Address::Actor(id) => self.actors.get(id).map(|actor| actor.label.clone()),
-            _ => None,
+            Address::Actor(_) | Address::Partition { .. } => {
+                self.member(to).and_then(|id| self.actors.get(&id)).map(|actor| actor.label.clone())
+            }
+            Address::Name(_) | Address::Pid(_) => None,
         };
         let target = target.unwrap_or_else(|| rebeam_protocol::control::address_label(to));
         let is_down = self.member(to).is_some();

@@ -11,7 +11,7 @@ use rebeam_protocol::control::Answer;
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::id::{ActorId, Pid, ProcessId};
 use rebeam_protocol::message::{Address, Codec, Form, Lane, Signal};
-use rebeam_protocol::process::{ProcessAnswer, ProcessRequest};
+use rebeam_protocol::process::{ChildError, ProcessAnswer, ProcessRequest};
 
 use super::Core;
 use crate::actor::Stage;
@@ -81,6 +81,9 @@ impl Core {
             }
             ProcessRequest::Stop { to, reason } => {
                 let Some(target) = self.pid_of(&to) else { return Some(ProcessAnswer::NoProc) };
+                if self.living.get(&target).is_some_and(|id| self.is_below(own, *id)) {
+                    return Some(ProcessAnswer::Child(ChildError::WaitingForYou));
+                }
                 self.stop_by_request(from, target, reason);
                 return None;
             }

@@ -112,6 +112,12 @@ impl Core {
         if self.waits_for(id, own) {
             return Some(ProcessAnswer::Child(ChildError::WaitingForYou));
         }
+        // What would have to end first would wait for the answer.
+        if let SupervisorRequest::Terminate(child) | SupervisorRequest::Restart(child) = &request
+            && self.key_of(id, child).is_some_and(|child| self.is_below(own, child))
+        {
+            return Some(ProcessAnswer::Child(ChildError::WaitingForYou));
+        }
         let (what, verb) = match request {
             SupervisorRequest::Start(child) => match self.check_new(id, &child) {
                 Ok(()) => {
@@ -122,13 +128,10 @@ impl Core {
             },
             SupervisorRequest::Terminate(child) => (What::Done, Verb::Terminate(self.child_ref(&child))),
             SupervisorRequest::Restart(child) => {
-                let child = self.child_ref(&child);
-                let key = match &child {
-                    ChildRef::Key(key) => Some(*key),
-                    ChildRef::Id(name) => self.supervisors[&id].machine.child_by_id(name),
-                };
-                key.inspect(|key| self.revive(*key));
-                (What::Start, Verb::Restart(child))
+                if let Some(key) = self.key_of(id, &child) {
+                    self.revive(key);
+                }
+                (What::Start, Verb::Restart(self.child_ref(&child)))
             }
             SupervisorRequest::Delete(child) => (What::Done, Verb::Delete(self.child_ref(&child))),
             SupervisorRequest::Exit(child, reason) => (What::Exit(reason), Verb::Look(Some(self.child_ref(&child)))),
@@ -159,6 +162,13 @@ impl Core {
         let node = &self.supervisors[&supervisor];
         let depth = 2 + node.path.split('/').count();
         spec::check_child(&node.spec, child, &node.path, depth).map_err(|error| ChildError::BadSpec(error.to_string()))
+    }
+
+    fn key_of(&self, supervisor: ActorId, child: &ChildAddress) -> Option<ActorId> {
+        match self.child_ref(child) {
+            ChildRef::Key(key) => Some(key),
+            ChildRef::Id(id) => self.supervisors.get(&supervisor)?.machine.child_by_id(&id),
+        }
     }
 
     /// A child as its supervisor's machine knows it. One that is dead is not found, whoever it was.

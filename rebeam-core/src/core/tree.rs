@@ -199,6 +199,18 @@ impl Core {
         }
     }
 
+    /// Whether a member is another one, or stands somewhere below it.
+    pub(super) fn is_below(&self, own: ActorId, above: ActorId) -> bool {
+        let mut member = Some(own);
+        while let Some(id) = member {
+            if id == above {
+                return true;
+            }
+            member = self.parent_of(id);
+        }
+        false
+    }
+
     /// A supervisor by an address, or by its path.
     pub(super) fn supervisor_at(&self, to: &Address) -> Option<ActorId> {
         let found = self.member(to).or_else(|| match to {
