@@ -79,8 +79,10 @@ wheel: setup ## one wheel in dist/ with binaries, module and package
 	rm -rf dist pylib/build
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist ./pylib
 
-fuzz: ## a minute of each fuzz target (needs a nightly toolchain and cargo-fuzz)
-	cd fuzz && for target in frames messages core; do cargo +nightly fuzz run $$target -- -max_total_time=60; done
+fuzz: ## a minute of each fuzz target, from the inputs found before (needs a nightly toolchain and cargo-fuzz)
+	cd fuzz && mkdir -p corpus && for target in frames messages core; do \
+		tar xzf seeds/$$target.tar.gz -C corpus && cargo +nightly fuzz run $$target -- -max_total_time=60 || exit 1; \
+	done
 
 doc: ## the documentation of the crates
 	$(CARGO) doc --workspace --no-deps
