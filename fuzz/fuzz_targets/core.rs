@@ -11,7 +11,6 @@ use rebeam_core::{Action, Core, Event};
 use rebeam_protocol::frame;
 use rebeam_protocol::id::{NodeStart, ProcessId};
 use rebeam_protocol::message::{Started, ToSupervisor};
-use rebeam_protocol::page::Snapshot;
 use rebeam_protocol::spec::{
     ActorSpec, AutoShutdown, ChildKind, ChildSpec, Limits, MailboxLimits, OnGiveup, ProcessOptions, Restart, Shutdown,
     Strategy, SupervisorKind, SupervisorSpec,
@@ -83,21 +82,7 @@ impl World {
 
     fn dies(&mut self, process: ProcessId) {
         self.processes.retain(|other| *other != process);
-        self.core.handle_event(
-            self.now,
-            Event::Died(Box::new(Death {
-                process,
-                os_pid: 1,
-                status: Status::Signalled(9),
-                out_of_memory: false,
-                stacks: String::new(),
-                page: Snapshot::default(),
-                clock_ns: 0,
-                last_output: Vec::new(),
-                cpu_ms: 0,
-                peak_kib: 0,
-            })),
-        );
+        self.core.handle_event(self.now, Event::Died(Box::new(Death::without_trace(process, Status::Signalled(9)))));
     }
 }
 

@@ -171,6 +171,24 @@ pub struct Death {
     pub peak_kib: u64,
 }
 
+impl Death {
+    /// An end of which nothing is known but how the system puts it: of a process that never was, or that left no trace.
+    pub fn without_trace(process: ProcessId, status: Status) -> Self {
+        Death {
+            process,
+            os_pid: 0,
+            status,
+            out_of_memory: false,
+            stacks: String::new(),
+            page: Snapshot::default(),
+            clock_ns: 0,
+            last_output: Vec::new(),
+            cpu_ms: 0,
+            peak_kib: 0,
+        }
+    }
+}
+
 /// How the system says a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {

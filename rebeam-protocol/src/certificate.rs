@@ -50,6 +50,18 @@ pub enum Killer {
     Unknown,
 }
 
+impl Killer {
+    /// As data shows it: `rebeam: why`, `out of memory`, `unknown`; `None` if no signal ended it.
+    pub fn words(&self) -> Option<String> {
+        match self {
+            Killer::Nobody => None,
+            Killer::Rebeam(why) => Some(format!("rebeam: {why}")),
+            Killer::OutOfMemory => Some("out of memory".into()),
+            Killer::Unknown => Some("unknown".into()),
+        }
+    }
+}
+
 /// What follows an end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Next {

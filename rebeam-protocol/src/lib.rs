@@ -13,6 +13,7 @@ pub mod control;
 pub mod exit;
 pub mod frame;
 pub mod handshake;
+pub mod hash;
 pub mod id;
 pub mod message;
 pub mod page;

@@ -9,6 +9,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rebeam_protocol::hash::fnv1a;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::failure::Failure;
@@ -148,8 +149,7 @@ fn cache_for(path: &Path) -> Option<PathBuf> {
     }
     let metadata = path.metadata().ok()?;
     let key = format!("{}|{}|{}.{}", path.display(), metadata.len(), metadata.mtime(), metadata.mtime_nsec());
-    let name =
-        key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    let name = fnv1a(key.as_bytes());
     let base = match std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()) {
         Some(path) => PathBuf::from(path),
         None => PathBuf::from(std::env::var_os("HOME")?).join(".cache"),

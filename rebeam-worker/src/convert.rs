@@ -3,7 +3,7 @@
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyInt, PyString, PyTuple};
-use rebeam_protocol::certificate::{Certificate, Killer, Next};
+use rebeam_protocol::certificate::{Certificate, Next};
 use rebeam_protocol::exit::{ExitReason, Raised, signal_name};
 use rebeam_protocol::id::{ActorId, NodeStart, Pid};
 use rebeam_protocol::message::{Address, CallFailure};
@@ -100,13 +100,7 @@ pub(crate) fn certificate<'py>(py: Python<'py>, certificate: &Certificate) -> Py
         .map(|message| (&message.method, &message.sender, message.age_ms as f64 / 1000.0, message.delivery))
         .collect();
     dict.set_item("in_hand", in_hand)?;
-    let killer = match &certificate.killer {
-        Killer::Nobody => None,
-        Killer::Rebeam(why) => Some(format!("rebeam: {why}")),
-        Killer::OutOfMemory => Some("out of memory".to_owned()),
-        Killer::Unknown => Some("unknown".to_owned()),
-    };
-    dict.set_item("killer", killer)?;
+    dict.set_item("killer", certificate.killer.words())?;
     dict.set_item("stacks", &certificate.stacks)?;
     let (next, after_ms) = match certificate.next {
         Next::Nothing => (None, 0),

@@ -7,6 +7,7 @@ use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use rebeam_protocol::exit::Raised;
+use rebeam_protocol::hash::fnv1a;
 use rebeam_protocol::id::{CallId, NodeStart, Pid, Seq};
 use rebeam_protocol::message::{
     Address, CallFailure, Caller, Codec, Envelope, Form, Kind, Lane, Outcome, Reply, ReplyTo, ToSupervisor,
@@ -278,8 +279,7 @@ pub(crate) fn key_number(key: &Bound<'_, PyAny>) -> PyResult<u64> {
     }
     let bytes = codec::dump_value(key)
         .map_err(|error| PyRuntimeError::new_err(format!("a key is plain data, a text or a number mostly: {error}")))?;
-    // FNV-1a.
-    Ok(bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)))
+    Ok(fnv1a(&bytes))
 }
 
 fn remote_error(py: Python<'_>, raised: &Raised, payload: &Payload) -> PyResult<PyErr> {

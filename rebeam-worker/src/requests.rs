@@ -4,7 +4,7 @@ use pyo3::exceptions::{PyOSError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use rebeam_protocol::control::{Answer, Request};
-use rebeam_protocol::id::{Pid, RequestId};
+use rebeam_protocol::id::RequestId;
 use rebeam_protocol::message::{LogRecord, ToSupervisor};
 use rebeam_protocol::process::{ChildError, ProcessAnswer, ProcessRequest, SupervisorRequest};
 use rebeam_protocol::spec::{ChildKind, ChildSpec, Restart, Shutdown};
@@ -260,14 +260,10 @@ fn child_error(py: Python<'_>, error: &ChildError) -> PyResult<PyErr> {
         ChildError::BadSpec(_) => "bad_spec",
         ChildError::WaitingForYou => "waiting_for_you",
     };
-    let pid = if let ChildError::AlreadyStarted(pid) = error { Some(pid_of(*pid)) } else { None };
+    let pid = if let ChildError::AlreadyStarted(pid) = error { Some(convert::pid_numbers(*pid)) } else { None };
     let reason = if let ChildError::StartFailed(reason) = error { Some(convert::reason_fields(reason)) } else { None };
     let made = py.import("rebeam._errors")?.call_method1("child_error", (kind, error.to_string(), pid, reason))?;
     Ok(PyErr::from_value(made))
-}
-
-fn pid_of(pid: Pid) -> PyPid {
-    convert::pid_numbers(pid)
 }
 
 /// The fields of a spec that do not need its class.

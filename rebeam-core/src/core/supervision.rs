@@ -9,7 +9,6 @@ use rebeam_protocol::certificate::{Certificate, InHand, Killer, Next};
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::id::{ActorId, Generation, ProcessId};
 use rebeam_protocol::message::{CallFailure, Caller, Started};
-use rebeam_protocol::page::Snapshot;
 use rebeam_protocol::spec::{ActorSpec, Limits, Restart, Shutdown, SupervisorKind};
 
 use super::tree::traits;
@@ -343,18 +342,7 @@ impl Core {
     pub(super) fn launch_failed(&mut self, process: ProcessId, error: String) {
         let Some(incarnation) = self.serving(process) else { return };
         incarnation.report = Some(ExitReason::NotStarted(error));
-        self.died(Death {
-            process,
-            os_pid: 0,
-            status: Status::Exited(0),
-            out_of_memory: false,
-            stacks: String::new(),
-            page: Snapshot::default(),
-            clock_ns: 0,
-            last_output: Vec::new(),
-            cpu_ms: 0,
-            peak_kib: 0,
-        });
+        self.died(Death::without_trace(process, Status::Exited(0)));
     }
 
     /// Kills a process and remembers why, unless something else is its end already.

@@ -180,18 +180,7 @@ impl World {
 
     fn dies(&mut self, process: ProcessId, status: Status) {
         let Some(dead) = self.processes.remove(&process) else { return };
-        let death = Death {
-            process,
-            os_pid: 1,
-            status,
-            out_of_memory: false,
-            stacks: String::new(),
-            page: dead.page,
-            clock_ns: 0,
-            last_output: Vec::new(),
-            cpu_ms: 0,
-            peak_kib: 0,
-        };
+        let death = Death { os_pid: 1, page: dead.page, ..Death::without_trace(process, status) };
         self.core.handle_event(self.now, Event::Died(Box::new(death)));
     }
 

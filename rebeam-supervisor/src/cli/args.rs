@@ -101,13 +101,13 @@ pub(crate) struct Message {
 
 #[derive(Debug, Args)]
 pub(crate) struct Name {
-    /// The actor's name, or the path of a child as `ps` shows it
+    /// The actor's name, or the path of a child in the tree
     pub(crate) name: String,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Why {
-    /// The actor's name, or its path as `ps` shows it
+    /// The actor's name, or its path in the tree
     pub(crate) name: String,
     /// Print JSON
     #[arg(long)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rebeam_protocol::certificate::{Certificate, Killer, Next};
+use rebeam_protocol::certificate::{Certificate, Next};
 use rebeam_protocol::control::{Answer, ChildInfo, Request};
 use rebeam_protocol::exit::ExitReason;
 use serde_json::{Value as Json, json};
@@ -67,15 +67,6 @@ fn describe(child: &ChildInfo) -> String {
     let name = child.name.as_deref().filter(|name| *name != id).map(|name| format!(" \"{name}\"")).unwrap_or_default();
     let process = child.os_pid.map(|os_pid| format!(" {os_pid}")).unwrap_or_default();
     format!("{id}{name} ({}) {}{process}{restarts}", child.class, child.state)
-}
-
-fn killer(certificate: &Certificate) -> Option<String> {
-    match &certificate.killer {
-        Killer::Nobody => None,
-        Killer::Rebeam(why) => Some(format!("rebeam: {why}")),
-        Killer::OutOfMemory => Some("out of memory".into()),
-        Killer::Unknown => Some("unknown".into()),
-    }
 }
 
 fn next_json(next: Next) -> Json {
@@ -180,7 +171,7 @@ pub(crate) fn certificate_json(certificate: &Certificate) -> Json {
         "reason": certificate.reason.to_string(),
         "traceback": traceback,
         "in_hand": in_hand,
-        "killer": killer(certificate),
+        "killer": certificate.killer.words(),
         "stacks": certificate.stacks,
         "next": next_json(certificate.next),
         "last_output": certificate.last_output,

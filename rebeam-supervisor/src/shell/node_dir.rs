@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use rebeam_protocol::hash::fnv1a;
 
 /// The longest path that a socket may have, by `sockaddr_un`.
 const LONGEST: usize = 107;
@@ -52,17 +53,12 @@ pub(crate) fn path_for(project: &Path, runtime_dir: Option<&Path>) -> PathBuf {
             None => std::env::temp_dir().join(format!("rebeam-{uid}")),
         },
     };
-    base.join(format!("{:016x}", fnv(project.as_os_str().as_encoded_bytes())))
+    base.join(format!("{:016x}", fnv1a(project.as_os_str().as_encoded_bytes())))
 }
 
 /// The socket in a node's directory.
 pub(crate) fn socket_in(node_dir: &Path) -> PathBuf {
     node_dir.join("control.sock")
-}
-
-/// FNV-1a: a short name for a path that stays the same from run to run.
-fn fnv(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 /// Whether an open file is the one at a path.

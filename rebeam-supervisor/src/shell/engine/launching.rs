@@ -11,7 +11,6 @@ use rebeam_protocol::frame::MAX_FRAME;
 use rebeam_protocol::handshake::{Features, MAGIC, VERSION, Welcome};
 use rebeam_protocol::id::ProcessId;
 use rebeam_protocol::message::ToWorker;
-use rebeam_protocol::page::Snapshot;
 use rebeam_protocol::zygote::{FromZygote, ToZygote};
 
 use super::{Engine, Node, Output, Worker, ZygoteState};
@@ -187,18 +186,7 @@ impl Engine {
 
     fn bury_unborn(&mut self, process: ProcessId) {
         self.forget_worker(process);
-        self.tell(Event::Died(Box::new(Death {
-            process,
-            os_pid: 0,
-            status: Status::Signalled(libc::SIGKILL),
-            out_of_memory: false,
-            stacks: String::new(),
-            page: Snapshot::default(),
-            clock_ns: 0,
-            last_output: Vec::new(),
-            cpu_ms: 0,
-            peak_kib: 0,
-        })));
+        self.tell(Event::Died(Box::new(Death::without_trace(process, Status::Signalled(libc::SIGKILL)))));
     }
 
     pub(super) fn kill(&mut self, process: ProcessId) {
