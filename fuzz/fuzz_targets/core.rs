@@ -10,13 +10,13 @@ use rebeam_core::event::{Death, Requester, Status};
 use rebeam_core::{Action, Core, Event};
 use rebeam_protocol::frame;
 use rebeam_protocol::id::{NodeStart, ProcessId};
-use rebeam_protocol::message::{Started, ToSupervisor};
+use rebeam_protocol::message::{Caller, Started, ToSupervisor};
 use rebeam_protocol::spec::{
-    ActorSpec, AutoShutdown, ChildKind, ChildSpec, Limits, MailboxLimits, OnGiveup, ProcessOptions, Restart, Shutdown,
+    ActorSpec, AutoShutdown, ChildKind, ChildSpec, Limits, MailboxOptions, OnGiveup, Overflow, ProcessOptions, Restart, Shutdown,
     Strategy, SupervisorKind, SupervisorSpec,
 };
 
-fn actor(name: &str, restart: Restart) -> ChildSpec {
+fn actor(name: &str, restart: Restart, overflow: Overflow) -> ChildSpec {
     ChildSpec {
         id: name.into(),
         restart,
@@ -29,7 +29,9 @@ fn actor(name: &str, restart: Restart) -> ChildSpec {
             class: "A".into(),
             start: Vec::new(),
             start_ms: Some(1000),
-            mailbox: MailboxLimits { messages: Some(4), bytes: Some(64) },
+            mailbox: MailboxOptions { messages: Some(4), bytes: Some(64), overflow, ..MailboxOptions::default() },
+            concurrency: 2,
+            redelivered: vec![(String::new(), 2)],
             terminate_on_shutdown: true,
             limits: Limits { max_messages: Some(3), deadline_ms: Some(500), ..Limits::default() },
             process: ProcessOptions::default(),
@@ -45,7 +47,10 @@ fn tree() -> SupervisorSpec {
         strategy: Strategy::OneForAll,
         max_restarts: 1000,
         max_ms: 1000,
-        children: vec![actor("a", Restart::Permanent), actor("b", Restart::Temporary)],
+        children: vec![
+            actor("a", Restart::Permanent, Overflow::Block),
+            actor("b", Restart::Temporary, Overflow::DropOldest),
+        ],
         auto_shutdown: AutoShutdown::Never,
     }
 }
@@ -107,8 +112,8 @@ fuzz_target!(|bytes: &[u8]| {
         };
         let payload = Bytes::copy_from_slice(&said[offset..]);
         world.tell(match message {
-            ToSupervisor::Send(envelope) => Event::Sent { process, envelope, payload },
-            ToSupervisor::Reply(reply) => Event::Replied { process, reply, payload },
+            ToSupervisor::Send(envelope) => Event::Sent { process, envelope, payload, buffers: None },
+            ToSupervisor::Reply(reply) => Event::Replied { process, reply, payload, buffers: None },
             ToSupervisor::Ack { done } => Event::Acked { process, done },
             ToSupervisor::Started(started) => Event::Started { process, started, info: payload },
             ToSupervisor::HandOver => Event::HandedOver { process, state: payload },
@@ -118,9 +123,18 @@ fuzz_target!(|bytes: &[u8]| {
                 Event::Requested { from: Requester::Worker(process, request), request: body, payload }
             }
             ToSupervisor::Abandon { call } => {
-                Event::Abandoned { caller: rebeam_protocol::message::Caller::Actor(process.pid), call, page: None }
+                Event::Abandoned { caller: Caller::Actor(process.pid), call, page: None }
             }
-            ToSupervisor::Hello(_) | ToSupervisor::Log(_) => continue,
+            ToSupervisor::Cancel { call } => Event::Cancelled { caller: Caller::Actor(process.pid), call },
+            ToSupervisor::Await { call, waits } => Event::Awaited { process, call, waits },
+            ToSupervisor::AwaitRoom { call, to, method, waits } => {
+                Event::AwaitsRoom { process, call, to, method, waits }
+            }
+            ToSupervisor::Arena { .. }
+            | ToSupervisor::ArenaGone { .. }
+            | ToSupervisor::Released { .. }
+            | ToSupervisor::Hello(_)
+            | ToSupervisor::Log(_) => continue,
         });
     }
 });

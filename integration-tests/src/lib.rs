@@ -356,3 +356,43 @@ pub fn parent_of(os_pid: i32) -> Option<i32> {
     let stat = std::fs::read_to_string(format!("/proc/{os_pid}/stat")).ok()?;
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
+
+/// Runs one scenario of a fixture inside its actor `tester`, which asserts for itself, in a node of its own.
+pub fn run_scenario(file: &str, scenario: &str) {
+    let source = fixture(file);
+    let project = Project::new(&source);
+    project.write("rebeam.toml", "max_message = \"16MiB\"\n");
+    let node = project.up();
+    let ran = node.run(&["call", "--timeout", "120", "tester", "run", scenario]);
+    assert_eq!((ran.code, ran.stdout.trim()), (Some(0), "ok"), "{}", ran.stderr);
+    node.down();
+}
+
+/// The text of a file beside the tests.
+pub fn fixture(file: &str) -> String {
+    std::fs::read_to_string(root().join("integration-tests").join(file)).expect("the fixture is there")
+}
+
+/// One test for each scenario of a fixture: the functions of one argument `t`. They are listed, so that each is a test of
+/// its own, and a test checks that the list is whole.
+#[macro_export]
+macro_rules! scenarios {
+    (in $file:literal; $($name:ident,)*) => {
+        $(
+            #[test]
+            fn $name() {
+                $crate::run_scenario($file, stringify!($name));
+            }
+        )*
+
+        /// A scenario that nobody runs would show nothing.
+        #[test]
+        fn every_scenario_is_run() {
+            let source = $crate::fixture($file);
+            let defined = source.lines().filter_map(|line| line.strip_prefix("def ")?.strip_suffix("(t):"));
+            let listed = [$(stringify!($name)),*];
+            let missing: Vec<&str> = defined.filter(|name| !listed.contains(name)).collect();
+            assert!(missing.is_empty(), "not run: {missing:?}");
+        }
+    };
+}

@@ -4,6 +4,7 @@ mod chaos;
 mod cli;
 mod leftovers;
 mod limits;
+mod mail;
 mod messages;
 mod otp;
 mod protocol;

@@ -1,40 +1,10 @@
 //! The rows of the OTP conformance table that need real processes: each scenario of `fixtures/otp.py` in a node of its
 //! own.
 
-use harness::{Project, root};
-
-/// Runs one scenario inside the actor `tester`, which asserts for itself.
-fn run(scenario: &str) {
-    let source = std::fs::read_to_string(root().join("integration-tests/fixtures/otp.py")).expect("it is there");
-    let project = Project::new(&source);
-    let node = project.up();
-    let ran = node.run(&["call", "--timeout", "60", "tester", "run", scenario]);
-    assert_eq!((ran.code, ran.stdout.trim()), (Some(0), "ok"), "{}", ran.stderr);
-    node.down();
-}
-
-macro_rules! scenarios {
-    ($($name:ident,)*) => {
-        $(
-            #[test]
-            fn $name() {
-                run(stringify!($name));
-            }
-        )*
-
-        /// A scenario that nobody runs would show nothing.
-        #[test]
-        fn every_scenario_is_run() {
-            let source = std::fs::read_to_string(root().join("integration-tests/fixtures/otp.py")).expect("it is there");
-            let defined = source.lines().filter_map(|line| line.strip_prefix("def ")?.strip_suffix("(t):"));
-            let listed = [$(stringify!($name)),*];
-            let missing: Vec<&str> = defined.filter(|name| !listed.contains(name)).collect();
-            assert!(missing.is_empty(), "not run: {missing:?}");
-        }
-    };
-}
+use harness::scenarios;
 
 scenarios! {
+    in "fixtures/otp.py";
     sup_001_defaults_can_be_read_back,
     sup_002_sup_005_sup_060_start_child_checks_as_the_tree_does,
     sup_006_a_class_carries_settings_and_a_caller_overrides_them,

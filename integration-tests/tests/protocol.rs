@@ -64,13 +64,13 @@ fn a_second_handshake_is_refused() {
 
 #[test]
 fn a_call_number_used_twice_is_refused() {
-    // Two calls with one number to somebody who takes its time: Send { to: Name("other"), Call { 7, blocking } … }.
+    // Two calls with one number to somebody who takes its time: Send { to: Name("other"), Call { 7, nobody waits } … }.
     let call = |method: &str| {
         let mut body = vec![2, 0, 5];
         body.extend(b"other");
-        body.extend([0, 7, 1, method.len() as u8]);
+        body.extend([0, 7, 0, method.len() as u8]);
         body.extend(method.as_bytes());
-        // Arguments, pickled, the normal lane; no deadline, no parent, no trace.
+        // Arguments, pickled, the normal lane; no deadline, no buffers, no trace.
         body.extend([0, 0, 2, 0, 0, 0]);
         let length = (body.len() as u32).to_le_bytes();
         [&length[..], &body].concat().iter().map(|byte| format!("{byte:02x}")).collect::<String>()

@@ -13,7 +13,7 @@ class Plain(Actor):
 def test_sup_001_defaults_are_otps_and_elixirs() -> None:
     spec = child(Plain)
     assert (spec.id, spec.name, spec.restart, spec.shutdown) == ("Plain", None, "permanent", 5.0)
-    assert (spec.start_timeout, spec.significant, spec.mailbox_limits) == (60.0, False, (10_000, 64 * 1024 * 1024))
+    assert (spec.start_timeout, spec.significant, spec.mailbox[:2]) == (60.0, False, (10_000, 64 * 1024 * 1024))
     tree = Supervisor([])
     assert (tree.strategy, tree.max_restarts, tree.max_seconds, tree.shutdown) == ("one_for_one", 3, 5.0, "infinity")
 

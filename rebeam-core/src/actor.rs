@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rebeam_protocol::certificate::Certificate;
 use rebeam_protocol::exit::ExitReason;
-use rebeam_protocol::id::{ActorId, ProcessId, Seq};
+use rebeam_protocol::id::{ActorId, Pid, ProcessId, Seq};
 use rebeam_protocol::message::ReplyTo;
 use rebeam_protocol::spec::{ActorSpec, Restart, Shutdown};
 
@@ -33,6 +33,12 @@ pub(crate) struct Actor {
     /// How often it was started.
     pub(crate) starts: u32,
     pub(crate) certificates: VecDeque<Certificate>,
+    /// Calls that were dropped before they were handed over: nobody waited for them any more.
+    pub(crate) expired: u64,
+    /// Who had it spawned, and takes it along with its own end.
+    pub(crate) owner: Option<Pid>,
+    /// Whether it is linked to its owner from its first moment on.
+    pub(crate) is_linked: bool,
 }
 
 /// Where an actor is between two incarnations, or in one.

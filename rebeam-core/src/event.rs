@@ -1,5 +1,6 @@
 //! What the core is told, and what it wants done.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,7 +8,7 @@ use rebeam_protocol::certificate::Certificate;
 use rebeam_protocol::control::{Answer, Request};
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::id::{ActorId, CallId, ProcessId, RequestId, Seq};
-use rebeam_protocol::message::{Address, Caller, Delivery, Envelope, Outcome, Reply, Started};
+use rebeam_protocol::message::{Address, Caller, DeadLetter, Delivery, Envelope, Gate, Outcome, Reply, Started, Waits};
 use rebeam_protocol::page::Snapshot;
 use rebeam_protocol::spec::ActorSpec;
 
@@ -40,6 +41,8 @@ pub enum Event {
         envelope: Envelope,
         /// The content.
         payload: Bytes,
+        /// Its large buffers.
+        buffers: Option<Ticket>,
     },
     /// A client of the control socket calls or casts.
     SentFromOutside {
@@ -63,6 +66,8 @@ pub enum Event {
         reply: Reply,
         /// The content.
         payload: Bytes,
+        /// Its large buffers.
+        buffers: Option<Ticket>,
     },
     /// A worker is done with messages that owe no answer.
     Acked {
@@ -79,6 +84,35 @@ pub enum Event {
         call: CallId,
         /// The callee's page, if it has a process, and the time on its clock, in nanoseconds.
         page: Option<(Snapshot, u64)>,
+    },
+    /// A caller does not want its answer any more.
+    Cancelled {
+        /// Who called.
+        caller: Caller,
+        /// Which call.
+        call: CallId,
+    },
+    /// A caller waits from now on for a call that it made without waiting.
+    Awaited {
+        /// Who.
+        process: ProcessId,
+        /// Which call.
+        call: CallId,
+        /// Who of it waits.
+        waits: Waits,
+    },
+    /// A sender waits until there is room in a mailbox.
+    AwaitsRoom {
+        /// Who.
+        process: ProcessId,
+        /// Its number for the wait.
+        call: CallId,
+        /// Where there is none.
+        to: Address,
+        /// What is to be sent.
+        method: String,
+        /// Who of it waits.
+        waits: Waits,
     },
     /// A worker's final report.
     Reported {
@@ -205,6 +239,23 @@ pub enum Requester {
     Worker(ProcessId, RequestId),
     /// A client of the control socket.
     Outside(u64),
+    /// The core itself, which wants no answer.
+    Nobody,
+}
+
+/// Large buffers of a message, which only the shell knows. They are held as long as the message is kept anywhere.
+#[derive(Clone)]
+pub struct Ticket {
+    /// How many bytes they take.
+    pub bytes: u64,
+    /// What is let go with the last copy of this.
+    pub hold: Arc<dyn Any + Send + Sync>,
+}
+
+impl std::fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Ticket({} bytes)", self.bytes)
+    }
 }
 
 /// What is to be done.
@@ -222,6 +273,8 @@ pub enum Action {
         delivery: Delivery,
         /// The content.
         payload: Bytes,
+        /// Its large buffers.
+        buffers: Option<Ticket>,
     },
     /// Pass an answer on.
     Reply {
@@ -233,6 +286,8 @@ pub enum Action {
         outcome: Outcome,
         /// The content.
         payload: Bytes,
+        /// Its large buffers.
+        buffers: Option<Ticket>,
     },
     /// Ask a worker to end.
     Stop {
@@ -247,6 +302,13 @@ pub enum Action {
     Exit(ProcessId),
     /// Ask a worker to hand its state over and end.
     Recycle(ProcessId),
+    /// Tell a worker that nobody waits for the answer to a message any more.
+    Cancel {
+        /// Whom.
+        process: ProcessId,
+        /// Which message.
+        seq: Seq,
+    },
     /// Read a worker's page and tell what is on it.
     Look(ProcessId),
     /// Have a worker write its stacks.
@@ -258,7 +320,7 @@ pub enum Action {
         /// The address as the sender wrote it.
         to: Address,
         /// Whether there is.
-        open: bool,
+        gate: Gate,
     },
     /// Answer a request to the supervisor itself.
     Answer {
@@ -328,28 +390,4 @@ pub struct Launch {
     pub spec: Arc<ActorSpec>,
     /// The state that the last process of this incarnation handed over.
     pub state: Option<Bytes>,
-}
-
-/// A message nobody will handle.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeadLetter {
-    /// For whom it was.
-    pub to: String,
-    /// The method.
-    pub method: String,
-    /// From whom.
-    pub sender: String,
-    /// Why.
-    pub cause: Cause,
-}
-
-/// Why a message became a dead letter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// Its receiver died with it in hand.
-    InHand,
-    /// Its receiver is gone for good.
-    ReceiverGone,
-    /// It was for an incarnation that has ended.
-    PidDead,
 }

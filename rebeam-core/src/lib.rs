@@ -10,6 +10,7 @@
 mod actor;
 mod alarms;
 mod core;
+mod dead_letters;
 pub mod event;
 pub mod intensity;
 mod links;

@@ -15,6 +15,9 @@ impl Core {
     pub fn list(&self, mut process: impl FnMut(ProcessId) -> Option<(u32, Snapshot, u64)>) -> Vec<ChildInfo> {
         let mut list = Vec::new();
         self.list_below(ROOT, 0, &mut process, &mut list);
+        if let Some(spawner) = self.spawner {
+            self.list_below(spawner, 0, &mut process, &mut list);
+        }
         list
     }
 
@@ -46,6 +49,7 @@ impl Core {
                 depth,
                 memory_kib: None,
                 busy: None,
+                expired: 0,
             });
             self.list_below(id, depth + 1, process, list);
         }
@@ -77,6 +81,7 @@ impl Core {
             depth,
             memory_kib: None,
             busy: known.and_then(|(_, page, now_ns)| busy_with(actor, &page, now_ns)),
+            expired: actor.expired,
         }
     }
 
@@ -114,7 +119,7 @@ impl Core {
 /// A word for what a supervisor does with its children.
 fn sort_of(spec: &SupervisorSpec) -> &'static str {
     match (spec.kind, spec.strategy) {
-        (SupervisorKind::Dynamic { .. }, _) => "Dynamic",
+        (SupervisorKind::Dynamic { .. } | SupervisorKind::Spawned, _) => "Dynamic",
         (SupervisorKind::Partition, _) => "Partition",
         (SupervisorKind::Static, Strategy::OneForOne) => "OneForOne",
         (SupervisorKind::Static, Strategy::OneForAll) => "OneForAll",

@@ -4,13 +4,23 @@
 //! that the worker's socket is never idle; what the worker has not begun at its death comes back to the front, in order.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rebeam_protocol::certificate::Certificate;
 use rebeam_protocol::id::{ActorId, ProcessId, Seq};
-use rebeam_protocol::message::{Address, Codec, Form, Lane, ReplyTo, Signal, Trace};
-use rebeam_protocol::page::{MARKS, Snapshot, Stage};
-use rebeam_protocol::spec::MailboxLimits;
+use rebeam_protocol::message::{Address, Caller, Codec, Form, Lane, ReplyTo, Signal, Trace};
+use rebeam_protocol::page::{Snapshot, Stage};
+use rebeam_protocol::spec::{MailboxOptions, Overflow};
+
+use crate::event::Ticket;
+
+/// Messages handed over and not settled, beyond those that are handled at once.
+const WINDOW: u64 = 64;
+
+/// So many more may be handed over on the high lane, so that it does not wait for a full window to drain.
+const HIGH_WINDOW: u64 = 16;
 
 /// Bytes handed over and not settled, beyond which nothing is handed over but a first message.
 const WINDOW_BYTES: usize = 1024 * 1024;
@@ -30,7 +40,17 @@ pub(crate) struct Message {
     pub(crate) deadline: Option<Duration>,
     pub(crate) method: Box<str>,
     pub(crate) payload: Bytes,
+    pub(crate) buffers: Option<Ticket>,
     pub(crate) trace: Option<Box<Trace>>,
+    /// The deaths with it in hand that count.
+    pub(crate) deaths: Vec<Arc<Certificate>>,
+}
+
+impl Message {
+    /// Bytes of its content, large buffers included.
+    pub(crate) fn size(&self) -> usize {
+        self.payload.len() + self.buffers.as_ref().map_or(0, |buffers| buffers.bytes as usize)
+    }
 }
 
 /// Who sent a message.
@@ -55,17 +75,16 @@ pub(crate) enum Fate {
 
 #[derive(Debug)]
 pub(crate) struct Mailbox {
-    limits: MailboxLimits,
+    options: MailboxOptions,
     high: VecDeque<Message>,
     normal: VecDeque<Message>,
     bytes: usize,
     handed: VecDeque<(Seq, Message)>,
     handed_bytes: usize,
     next_seq: u64,
-    /// How many messages may be handed over and not settled.
+    /// How many messages may be handed over and not settled, at first and now.
+    first_window: u64,
     window: u64,
-    /// The worker takes care itself that no two messages it has begun share a mark.
-    is_careful: bool,
     /// How many of the waiting messages may still be handed over; `None`: all.
     sealed_after: Option<usize>,
     /// Senders that were told to wait.
@@ -73,17 +92,19 @@ pub(crate) struct Mailbox {
 }
 
 impl Mailbox {
-    pub(crate) fn new(limits: MailboxLimits) -> Self {
+    /// Of an actor that handles so many messages at once.
+    pub(crate) fn new(options: MailboxOptions, concurrency: u32) -> Self {
+        let window = WINDOW + u64::from(concurrency) - 1;
         Mailbox {
-            limits,
+            options,
             high: VecDeque::new(),
             normal: VecDeque::new(),
             bytes: 0,
             handed: VecDeque::new(),
             handed_bytes: 0,
             next_seq: 0,
-            window: MARKS as u64,
-            is_careful: false,
+            first_window: window,
+            window,
             sealed_after: None,
             shut_out: Vec::new(),
         }
@@ -99,20 +120,50 @@ impl Mailbox {
         self.handed.iter()
     }
 
+    /// The number of a call that was handed over and is not settled.
+    pub(crate) fn handed_call(&self, call: ReplyTo) -> Option<Seq> {
+        self.handed.iter().find_map(|(seq, message)| (message.reply_to == Some(call)).then_some(*seq))
+    }
+
+    /// A call that waits here or was handed over.
+    pub(crate) fn find_call(&self, call: ReplyTo) -> Option<&Message> {
+        let handed = self.handed.iter().map(|(_, message)| message);
+        handed.chain(&self.high).chain(&self.normal).find(|message| message.reply_to == Some(call))
+    }
+
+    /// What happens to mail when it is full.
+    pub(crate) fn overflow(&self) -> Overflow {
+        self.options.overflow
+    }
+
     /// Whether the next sender should wait. An empty mailbox takes one message of any size (rule 6).
     pub(crate) fn is_full(&self) -> bool {
         let over = |limit: Option<u64>, used: usize| limit.is_some_and(|limit| used as u64 >= limit);
-        self.len() > 0 && (over(self.limits.messages, self.len()) || over(self.limits.bytes, self.bytes))
+        self.len() > 0 && (over(self.options.messages, self.len()) || over(self.options.bytes, self.bytes))
     }
 
     /// Whether senders who wait may go on: at half of the bound, so that gates do not flutter.
     fn has_room_again(&self) -> bool {
         let under = |limit: Option<u64>, used: usize| limit.is_none_or(|limit| used as u64 * 2 <= limit);
-        self.len() == 0 || (under(self.limits.messages, self.len()) && under(self.limits.bytes, self.bytes))
+        self.len() == 0 || (under(self.options.messages, self.len()) && under(self.options.bytes, self.bytes))
+    }
+
+    /// Takes the oldest normal message out, if more waits than may. The newest stays in any case.
+    pub(crate) fn take_surplus(&mut self) -> Option<Message> {
+        let over = |limit: Option<u64>, used: usize| limit.is_some_and(|limit| used as u64 > limit);
+        if self.len() < 2 || !(over(self.options.messages, self.len()) || over(self.options.bytes, self.bytes)) {
+            return None;
+        }
+        let message = self.normal.pop_front().or_else(|| self.high.pop_front())?;
+        self.bytes -= message.size();
+        if let Some(left) = &mut self.sealed_after {
+            *left = left.saturating_sub(1);
+        }
+        Some(message)
     }
 
     pub(crate) fn push(&mut self, message: Message) {
-        self.bytes += message.payload.len();
+        self.bytes += message.size();
         match message.lane {
             Lane::System | Lane::High => self.high.push_back(message),
             Lane::Normal => self.normal.push_back(message),
@@ -137,6 +188,11 @@ impl Mailbox {
         !known
     }
 
+    /// Whether this sender was told to wait.
+    pub(crate) fn is_shut_out(&self, caller: Caller) -> bool {
+        self.shut_out.iter().any(|(process, _)| Caller::Actor(process.pid) == caller)
+    }
+
     /// Senders to let go on now.
     pub(crate) fn let_in(&mut self) -> Vec<(ProcessId, Address)> {
         if self.shut_out.is_empty() || !self.has_room_again() { Vec::new() } else { std::mem::take(&mut self.shut_out) }
@@ -154,45 +210,41 @@ impl Mailbox {
 
     /// The next message, if there is one and room for it in the window.
     pub(crate) fn next(&mut self) -> Option<Message> {
-        // The numbers of what is handed over must not lie further apart than there are marks.
-        let oldest = self.handed.front().map_or(self.next_seq, |(Seq(oldest), _)| oldest - 1);
-        let has_mark = match self.is_careful {
-            true => (self.handed.len() as u64) < self.window,
-            false => self.next_seq - oldest < self.window,
-        };
-        let is_light = self.is_careful || self.handed.is_empty() || self.handed_bytes < WINDOW_BYTES;
-        let has_room = has_mark && is_light;
-        if !has_room || self.sealed_after == Some(0) {
+        let is_light = self.handed.is_empty() || self.handed_bytes < WINDOW_BYTES || self.window > self.first_window;
+        let has_room = |window: u64| is_light && (self.handed.len() as u64) < window;
+        if self.sealed_after == Some(0) {
             return None;
         }
-        let message = self.high.pop_front().or_else(|| self.normal.pop_front())?;
-        self.bytes -= message.payload.len();
+        let message = match (has_room(self.window + HIGH_WINDOW), has_room(self.window)) {
+            (true, true) => self.high.pop_front().or_else(|| self.normal.pop_front())?,
+            (true, false) => self.high.pop_front()?,
+            (false, _) => return None,
+        };
+        self.bytes -= message.size();
         if let Some(left) = &mut self.sealed_after {
             *left -= 1;
         }
         Some(message)
     }
 
-    /// Lets more be handed over until the process ends: it looks for one message among many, and takes care that no two
-    /// of those it has begun share a mark.
+    /// Lets more be handed over until the process ends: it looks for one message among many.
     pub(crate) fn widen(&mut self, more: u64) {
-        self.is_careful = true;
         self.window = self.window.saturating_add(more);
     }
 
     /// Keeps a message that is being handed over until it is settled; gives its number.
     pub(crate) fn hand_over(&mut self, message: Message) -> Seq {
         self.next_seq += 1;
-        self.handed_bytes += message.payload.len();
+        self.handed_bytes += message.size();
         self.handed.push_back((Seq(self.next_seq), message));
         Seq(self.next_seq)
     }
 
     /// A handed message is done.
     pub(crate) fn settle(&mut self, seq: Seq) -> Option<Message> {
-        let place = self.handed.iter().position(|(other, _)| *other == seq)?;
+        let place = self.handed.binary_search_by_key(&seq, |(seq, _)| *seq).ok()?;
         let (_, message) = self.handed.remove(place)?;
-        self.handed_bytes -= message.payload.len();
+        self.handed_bytes -= message.size();
         Some(message)
     }
 
@@ -202,14 +254,18 @@ impl Mailbox {
             message.deliveries -= 1;
             self.put_back(message);
         }
-        self.handed_bytes = 0;
-        self.next_seq = 0;
-        self.window = MARKS as u64;
-        self.is_careful = false;
+        self.begin_anew();
     }
 
-    fn put_back(&mut self, message: Message) {
-        self.bytes += message.payload.len();
+    fn begin_anew(&mut self) {
+        self.handed_bytes = 0;
+        self.next_seq = 0;
+        self.window = self.first_window;
+    }
+
+    /// Puts a message to the front of what waits.
+    pub(crate) fn put_back(&mut self, message: Message) {
+        self.bytes += message.size();
         match message.lane {
             Lane::System | Lane::High => self.high.push_front(message),
             Lane::Normal => self.normal.push_front(message),
@@ -238,14 +294,23 @@ impl Mailbox {
             Vec::from(dead)
         };
         let dead: Vec<Message> = [for_pid(&mut self.high), for_pid(&mut self.normal)].concat();
-        self.bytes -= dead.iter().map(|message| message.payload.len()).sum::<usize>();
+        self.bytes -= dead.iter().map(Message::size).sum::<usize>();
         fates.extend(dead.into_iter().map(Fate::ForPid));
-        self.handed_bytes = 0;
-        self.next_seq = 0;
-        self.window = MARKS as u64;
-        self.is_careful = false;
+        self.begin_anew();
         self.sealed_after = None;
         fates
+    }
+
+    /// Takes out the calls that wait.
+    pub(crate) fn take_calls(&mut self) -> Vec<Message> {
+        let mut taken = Vec::new();
+        for queue in [&mut self.high, &mut self.normal] {
+            let (calls, kept) = std::mem::take(queue).into_iter().partition(|message| message.reply_to.is_some());
+            *queue = kept;
+            taken.extend::<VecDeque<Message>>(calls);
+        }
+        self.bytes -= taken.iter().map(Message::size).sum::<usize>();
+        taken
     }
 
     /// Empties it: nobody will come for this mail.
@@ -274,7 +339,9 @@ mod tests {
             deadline: None,
             method: number.to_string().into(),
             payload: Bytes::from_static(b"12345678"),
+            buffers: None,
             trace: None,
+            deaths: Vec::new(),
         }
     }
 
@@ -291,7 +358,7 @@ mod tests {
 
     #[test]
     fn msg_006_what_was_not_begun_comes_back_in_order_and_what_was_for_the_pid_does_not() {
-        let mut mailbox = Mailbox::new(MailboxLimits::default());
+        let mut mailbox = Mailbox::new(MailboxOptions::default(), 1);
         for number in 1..=6 {
             mailbox.push(message(number, Lane::Normal, number == 4));
         }
@@ -309,7 +376,7 @@ mod tests {
 
     #[test]
     fn gen_018_a_seal_lets_earlier_mail_through_and_nothing_later() {
-        let mut mailbox = Mailbox::new(MailboxLimits::default());
+        let mut mailbox = Mailbox::new(MailboxOptions::default(), 1);
         mailbox.push(message(1, Lane::Normal, false));
         mailbox.seal();
         mailbox.push(message(2, Lane::Normal, false));
@@ -320,35 +387,40 @@ mod tests {
 
     #[test]
     fn map_13_an_empty_mailbox_takes_one_message_of_any_size() {
-        let mut mailbox = Mailbox::new(MailboxLimits { messages: Some(10), bytes: Some(4) });
+        let mut mailbox = Mailbox::new(MailboxOptions { messages: Some(10), bytes: Some(4), ..MailboxOptions::default() }, 1);
         assert!(!mailbox.is_full());
         mailbox.push(message(1, Lane::Normal, false));
         assert!(mailbox.is_full());
     }
 
     #[test]
-    fn no_two_messages_share_a_mark_however_late_one_is_settled() {
-        let mut mailbox = Mailbox::new(MailboxLimits::default());
+    fn high_mail_does_not_wait_for_a_full_window_to_drain() {
+        let mut mailbox = Mailbox::new(MailboxOptions::default(), 1);
         for number in 1..=200 {
             mailbox.push(message(number, Lane::Normal, false));
         }
-        // The first stays unsettled while all others are done.
-        let mut last = hand_over_all(&mut mailbox).len() as u64;
-        assert_eq!(last, MARKS as u64);
-        for seq in 2..=last {
-            mailbox.settle(Seq(seq));
+        assert_eq!(hand_over_all(&mut mailbox).len() as u64, WINDOW);
+        mailbox.push(message(1000, Lane::High, false));
+        assert_eq!(hand_over_all(&mut mailbox), ["1000"]);
+        assert_eq!(mailbox.settle(Seq(WINDOW + 1)).expect("it was handed over").lane, Lane::High);
+    }
+
+    #[test]
+    fn the_oldest_make_room_if_the_mailbox_is_told_so() {
+        let mut mailbox = Mailbox::new(MailboxOptions { messages: Some(2), ..MailboxOptions::default() }, 1);
+        for number in 1..=3 {
+            mailbox.push(message(number, Lane::Normal, false));
         }
-        assert!(hand_over_all(&mut mailbox).is_empty(), "the next would write over the first one's mark");
-        mailbox.settle(Seq(1));
-        last += hand_over_all(&mut mailbox).len() as u64;
-        assert_eq!(last, 2 * MARKS as u64);
+        let dropped = std::iter::from_fn(|| mailbox.take_surplus()).map(|message| message.method.to_string());
+        assert_eq!(dropped.collect::<Vec<_>>(), ["1"]);
+        assert_eq!(hand_over_all(&mut mailbox), ["2", "3"]);
     }
 
     proptest! {
         /// However many are handed over, done and begun at a death: none is lost, none is twice there, order is kept.
         #[test]
         fn nothing_is_lost_or_doubled_at_a_death(count in 0u64..200, done in 0u64..70, begun in any::<bool>()) {
-            let mut mailbox = Mailbox::new(MailboxLimits::default());
+            let mut mailbox = Mailbox::new(MailboxOptions::default(), 1);
             for number in 1..=count {
                 mailbox.push(message(number, Lane::Normal, false));
             }

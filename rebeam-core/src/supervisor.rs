@@ -206,6 +206,12 @@ struct Child {
     purpose: Purpose,
     /// Restarts since it was last healthy.
     attempt: u32,
+    /// Whether its last end counts towards the restart limit.
+    counts: bool,
+    /// Who waits for its start or its end, where the supervisor itself does not ([`SupervisorKind::Spawned`]).
+    request: Option<u64>,
+    /// A restart limit of its own, where it has one.
+    window: Option<RestartWindow>,
 }
 
 #[derive(Debug)]
@@ -279,8 +285,13 @@ impl Machine {
     pub fn child_started(&mut self, child: ActorId, now: Duration) {
         if self.state(child) == Some(&ChildState::Starting) {
             self.set(child, ChildState::Running);
+            let mut request = None;
             if let Some(child) = self.children.get_mut(&child) {
                 child.since = now;
+                request = child.request.take();
+            }
+            if let Some(request) = request {
+                self.answer(request, Ok(Done::Child(child)));
             }
             self.advance(now);
         }
@@ -289,8 +300,22 @@ impl Machine {
     /// A child's `init` asked to be passed over (SUP-013).
     pub fn child_ignored(&mut self, child: ActorId, now: Duration) {
         if self.state(child) == Some(&ChildState::Starting) {
+            if let Some(request) = self.take_request(child) {
+                self.answer(request, Ok(Done::Child(child)));
+            }
             self.leave_down(child);
             self.advance(now);
+        }
+    }
+
+    fn take_request(&mut self, child: ActorId) -> Option<u64> {
+        self.children.get_mut(&child)?.request.take()
+    }
+
+    /// The end of a child that is told next does not count towards the restart limit.
+    pub fn do_not_count(&mut self, child: ActorId) {
+        if let Some(child) = self.children.get_mut(&child) {
+            child.counts = false;
         }
     }
 
@@ -304,6 +329,10 @@ impl Machine {
                 if !matches!(reason, ExitReason::Shutdown(_)) {
                     let verdict = self.children[&child].purpose.verdict();
                     self.commands.push_back(Command::Verdict { child, reason, verdict });
+                }
+                if let Some(request) = self.take_request(child) {
+                    self.leave_down(child);
+                    self.answer(request, Ok(Done::Child(child)));
                 }
                 self.advance(now);
             }
@@ -379,7 +408,8 @@ impl Machine {
 
     /// Whether it waits for this child to start or to end, and so cannot answer it.
     pub fn waits_for(&self, child: ActorId) -> bool {
-        matches!(self.state(child), Some(ChildState::Starting | ChildState::Stopping))
+        self.kind != SupervisorKind::Spawned
+            && matches!(self.state(child), Some(ChildState::Starting | ChildState::Stopping))
     }
 
     /// What is known about a child, if it is one.
@@ -393,7 +423,7 @@ impl Machine {
     }
 
     fn is_dynamic(&self) -> bool {
-        matches!(self.kind, SupervisorKind::Dynamic { .. })
+        matches!(self.kind, SupervisorKind::Dynamic { .. } | SupervisorKind::Spawned)
     }
 
     fn set(&mut self, child: ActorId, state: ChildState) {
@@ -443,6 +473,21 @@ impl Machine {
                 self.set(child, ChildState::Restarting);
                 self.inbox.push_back(Item::TryAgain(child, reason));
                 self.phase = Phase::Running;
+                self.advance(now);
+            }
+            Phase::Running if self.kind == SupervisorKind::Spawned => {
+                match self.take_request(child) {
+                    Some(request) => {
+                        self.set(child, ChildState::Stopped);
+                        self.children.remove(&child);
+                        self.answer(request, Err(RequestError::StartFailed(reason)));
+                        self.commands.push_back(Command::Removed(child));
+                    }
+                    None => {
+                        self.set(child, ChildState::Restarting);
+                        self.inbox.push_back(Item::TryAgain(child, reason));
+                    }
+                }
                 self.advance(now);
             }
             Phase::New | Phase::Running | Phase::Ending { .. } | Phase::Ended => {
@@ -594,6 +639,16 @@ impl Machine {
                 Some(_) if self.is_dynamic() && matches!(of, ChildRef::Id(_)) => {
                     self.answer(request, Err(RequestError::Unsupported));
                 }
+                Some(child) if self.kind == SupervisorKind::Spawned => {
+                    self.stop_child(child, Purpose::Final);
+                    match self.children.get_mut(&child) {
+                        Some(found) if found.state == ChildState::Stopping => found.request = Some(request),
+                        _ => {
+                            self.leave_down(child);
+                            self.answer(request, Ok(Done::Child(child)));
+                        }
+                    }
+                }
                 Some(child) => {
                     self.stop_child(child, Purpose::Final);
                     self.phase = Phase::Serving { request, work: Work::Stop, child };
@@ -644,7 +699,7 @@ impl Machine {
             SupervisorKind::Dynamic { max_children: Some(most) } if self.children.len() as u64 >= most => {
                 Some(RequestError::MaxChildren)
             }
-            SupervisorKind::Dynamic { .. } => None,
+            SupervisorKind::Dynamic { .. } | SupervisorKind::Spawned => None,
             SupervisorKind::Partition => Some(RequestError::Unsupported),
             SupervisorKind::Static => {
                 self.find(&ChildRef::Id(traits.id.clone())).map(|other| match self.state(other) {
@@ -659,8 +714,14 @@ impl Machine {
             self.commands.push_back(Command::Removed(child));
             return self.answer(request, Err(error));
         }
-        self.children.insert(child, Child::new(traits));
-        self.phase = Phase::Serving { request, work: Work::StartNew, child };
+        let mut new = Child::new(traits);
+        if self.kind == SupervisorKind::Spawned {
+            new.request = Some(request);
+            new.window = Some(self.window.clone());
+        } else {
+            self.phase = Phase::Serving { request, work: Work::StartNew, child };
+        }
+        self.children.insert(child, new);
         self.start(child);
     }
 
@@ -721,10 +782,13 @@ impl Machine {
     /// Counts a restart, and carries it out or gives up (SUP-040, SUP-044).
     fn restart(&mut self, child: ActorId, reason: ExitReason, now: Duration) {
         let Some(found) = self.children.get_mut(&child) else { return };
-        let allowed = self.window.add(now);
+        let counts = std::mem::replace(&mut found.counts, true);
+        let has_own_limit = found.window.is_some();
+        let allowed = !counts || found.window.as_mut().unwrap_or(&mut self.window).add(now);
         let pause = found.next_pause(child, now);
         let verdict = match (allowed, found.traits.on_giveup) {
             (true, _) => Verdict::Restarts(pause),
+            (false, OnGiveup::Stop) if has_own_limit => Verdict::StaysDown,
             (false, OnGiveup::Stop) => Verdict::GivesUp,
             (false, OnGiveup::Park) => Verdict::Parks,
         };
@@ -748,11 +812,14 @@ impl Machine {
                     self.carry_out_restart(child);
                 }
             }
-            Verdict::StaysDown => {}
+            Verdict::StaysDown => self.leave_down(child),
         }
     }
 
     fn carry_out_restart(&mut self, child: ActorId) {
+        if self.kind == SupervisorKind::Spawned {
+            return self.start(child);
+        }
         let plan = strategy::plan(self.strategy, self.children.keys().copied(), child);
         self.phase = Phase::Restarting { stops: plan.stop, starts: plan.start };
     }
@@ -798,7 +865,7 @@ impl Machine {
 
 impl Child {
     fn new(traits: Traits) -> Self {
-        Child { traits, state: ChildState::Stopped, since: Duration::ZERO, purpose: Purpose::Final, attempt: 0 }
+        Child { traits, state: ChildState::Stopped, since: Duration::ZERO, purpose: Purpose::Final, attempt: 0, counts: true, request: None, window: None }
     }
 
     /// The pause before the next restart.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::certificate::Certificate;
 use crate::id::{ActorId, Pid};
-use crate::message::{Address, Outcome};
+use crate::message::{Address, DeadLetter, Outcome};
 use crate::process::{ChildError, ProcessAnswer, ProcessRequest};
 
 /// A request. On the control socket the payload behind [`Request::Call`] and [`Request::Cast`] is a plain
@@ -55,6 +55,32 @@ pub enum Request {
     },
     /// What only an actor may ask.
     Process(ProcessRequest),
+    /// About messages that nobody handled.
+    DeadLetters(DeadLetters),
+}
+
+/// A request about dead letters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeadLetters {
+    /// All that are kept, without certificates; oldest first.
+    List,
+    /// One, whole; the payload of the answer is its content.
+    Show(u64),
+    /// Send them again, as casts; those that cannot be sent stay.
+    Replay(Which),
+    /// Forget them.
+    Drop(Which),
+}
+
+/// Which dead letters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Which {
+    /// All.
+    All,
+    /// Those with these numbers.
+    Ids(Vec<u64>),
+    /// Those that were for this actor.
+    To(String),
 }
 
 /// An answer. The payload behind [`Answer::Outcome`] is the result.
@@ -90,6 +116,15 @@ pub enum Answer {
     Refused(String),
     /// To a [`Request::Process`].
     Process(ProcessAnswer),
+    /// Dead letters, oldest first, and how many more there were than are kept.
+    DeadLetters {
+        /// What is kept.
+        letters: Vec<DeadLetter>,
+        /// How many were forgotten for want of room.
+        forgotten: u64,
+    },
+    /// So many were dealt with.
+    Count(u64),
 }
 
 /// Who holds a name.
@@ -145,6 +180,8 @@ pub struct ChildInfo {
     pub memory_kib: Option<u64>,
     /// The method in hand, and since how many milliseconds.
     pub busy: Option<(String, u64)>,
+    /// Calls that were dropped before they were handed over, because nobody waited for them any more.
+    pub expired: u64,
 }
 
 /// The name of an address for people.

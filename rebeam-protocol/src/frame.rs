@@ -13,6 +13,9 @@ pub const PREFIX: usize = 4;
 /// The default bound of one frame, header and payload together, in bytes.
 pub const MAX_FRAME: usize = 256 * 1024 * 1024;
 
+/// By how much a frame may be longer than its bound when it is passed on: its head tells more then.
+pub const HEAD_ROOM: usize = 1024 * 1024;
+
 /// What may be wrong with bytes that claim to be a frame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {

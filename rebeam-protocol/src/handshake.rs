@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{ActorId, ProcessId};
 
 /// The version of everything in this crate. Both binaries and the module come in one wheel, so it must be equal.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// What starts every first frame, so that rubbish is told from another version.
 pub const MAGIC: u32 = u32::from_be_bytes(*b"RBEM");
@@ -40,6 +40,8 @@ pub struct Welcome {
     pub cpus: Vec<u32>,
     /// Added to its niceness.
     pub nice: Option<i32>,
+    /// How many messages it handles at once, where handlers can overlap.
+    pub concurrency: u32,
     /// The largest frame either side may send, in bytes.
     pub max_frame: u64,
 }

@@ -24,6 +24,8 @@ pub enum ToWorker {
         call: CallId,
         /// How it went.
         outcome: Outcome,
+        /// Where the large buffers of the answer are, if it has any.
+        buffers: Option<Lease>,
     },
     /// End yourself with this reason, after `terminate`.
     Stop {
@@ -36,6 +38,17 @@ pub enum ToWorker {
     Exit,
     /// Hand your state over and end, to go on in a new process.
     Recycle,
+    /// Nobody waits for the answer to this message any more: drop it if it was not begun, cancel its handler if that is
+    /// one that can be.
+    Cancel {
+        /// Which message.
+        seq: Seq,
+    },
+    /// Nobody has this arena any more: it may be written to again.
+    ArenaFree {
+        /// Which.
+        arena: u64,
+    },
     /// The answer to a request to the supervisor itself; payload: what a child's `init` handed back, if it is asked for.
     Answer {
         /// Which request.
@@ -47,9 +60,20 @@ pub enum ToWorker {
     Gate {
         /// The address as the worker wrote it.
         to: Address,
-        /// False: wait before the next send; true: go on.
-        open: bool,
+        /// What the next send is to do.
+        gate: Gate,
     },
+}
+
+/// Whether there is room in a mailbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Gate {
+    /// Send.
+    Open,
+    /// Wait first.
+    Shut,
+    /// Fail at once.
+    Refused,
 }
 
 /// From a worker to the supervisor.
@@ -73,6 +97,46 @@ pub enum ToSupervisor {
         /// Which call.
         call: CallId,
     },
+    /// The caller does not want the answer any more: no answer comes.
+    Cancel {
+        /// Which call.
+        call: CallId,
+    },
+    /// From now on somebody waits for the answer to this call, which was made without waiting.
+    Await {
+        /// Which call.
+        call: CallId,
+        /// Who waits.
+        waits: Waits,
+    },
+    /// A send waits until there is room. No answer comes but [`CallFailure::Deadlock`]; [`ToWorker::Gate`] ends it.
+    AwaitRoom {
+        /// A number for this wait, as for a call.
+        call: CallId,
+        /// Where there is none.
+        to: Address,
+        /// What is to be sent.
+        method: String,
+        /// Who waits.
+        waits: Waits,
+    },
+    /// An arena for large buffers; its descriptor comes with this frame.
+    Arena {
+        /// The worker's number for it.
+        arena: u64,
+        /// Bytes.
+        size: u64,
+    },
+    /// The arena is not used any more.
+    ArenaGone {
+        /// Which.
+        arena: u64,
+    },
+    /// Buffers that were handed over are not looked at any more.
+    Released {
+        /// Which leases.
+        leases: Vec<u64>,
+    },
     /// A request to the supervisor itself; payload: the content of a message that is to be sent later.
     Request {
         /// Chosen by the worker, repeated in the answer.
@@ -84,8 +148,7 @@ pub enum ToSupervisor {
     Log(LogRecord),
     /// The final report, sent right before the process ends.
     Exit(ExitReason),
-    /// Hand over so many messages more than usual: what is looked for is not among those that were. From now on the
-    /// worker acknowledges each message before it begins the next, so that no two share a mark.
+    /// Hand over so many messages more than usual: what is looked for is not among those that were.
     WantMore {
         /// How many.
         more: u64,
@@ -128,13 +191,36 @@ pub enum Kind {
     Call {
         /// The caller's number for it.
         call: CallId,
-        /// Whether the calling handler can do nothing else meanwhile (deadlocks are looked for between such calls).
-        blocking: bool,
+        /// Who waits for the answer.
+        waits: Waits,
     },
     /// No answer; for a method, or for `handle_cast`.
     Cast,
     /// No answer; for `handle_info`.
     Info,
+}
+
+/// Who can do nothing else until an answer comes. Deadlocks are looked for between those.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Waits {
+    /// Nobody that we know of: a thread of its own, or nobody yet.
+    #[default]
+    Nobody,
+    /// The handler of this message, while others of its actor go on; none of this actor's calls is meant if the caller
+    /// of that message may be answered by somebody else.
+    Handler {
+        /// Which message it has in hand.
+        message: Seq,
+        /// Whether the answer to that message was put off.
+        is_deferred: bool,
+    },
+    /// The whole actor: its one thread.
+    Actor {
+        /// Which message it has in hand, if it is not in `init`, `terminate` or the like.
+        message: Option<Seq>,
+        /// Whether the answer to that message was put off.
+        is_deferred: bool,
+    },
 }
 
 /// What the payload of a message is.
@@ -169,6 +255,8 @@ pub enum Signal {
         /// Why.
         reason: ExitReason,
     },
+    /// A message became a dead letter, to an actor that subscribed to them.
+    DeadLetter(DeadLetter),
 }
 
 /// Which queue of a mailbox.
@@ -220,10 +308,37 @@ pub struct Envelope {
     pub lane: Lane,
     /// Time left until nobody waits any more, in milliseconds from when it was sent; `None`: no limit.
     pub deadline_ms: Option<u64>,
-    /// The message that the sending handler has in hand, if it is sent from a handler.
-    pub parent: Option<Seq>,
+    /// Where its large buffers are, if it has any.
+    pub buffers: Option<Buffers>,
     /// Trace context.
     pub trace: Option<Trace>,
+}
+
+/// Where large buffers of a payload are, on their way to the supervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Buffers {
+    /// The memory.
+    pub from: Memory,
+    /// How many bytes of it they take; counted as part of the message.
+    pub bytes: u64,
+}
+
+/// Memory that a worker has and passes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Memory {
+    /// An arena of its own.
+    Arena(u64),
+    /// What was handed to it, and is still held.
+    Lease(u64),
+}
+
+/// Memory that is handed to a worker. The descriptor comes with the frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Its number in this process, for [`ToSupervisor::Released`].
+    pub lease: u64,
+    /// Bytes that may be mapped.
+    pub size: u64,
 }
 
 /// The head of a message handed to a worker.
@@ -247,6 +362,8 @@ pub struct Delivery {
     pub delivery: u32,
     /// The label of the sender.
     pub sender: String,
+    /// Where its large buffers are, if it has any.
+    pub buffers: Option<Lease>,
     /// Trace context.
     pub trace: Option<Trace>,
 }
@@ -278,6 +395,8 @@ pub struct Reply {
     pub outcome: Outcome,
     /// The message that is done with this answer, if it is the one in hand.
     pub done: Option<Seq>,
+    /// Where the large buffers of the answer are, if it has any.
+    pub buffers: Option<Buffers>,
 }
 
 /// How a call went.
@@ -307,8 +426,13 @@ pub enum CallFailure {
     Died(Box<Certificate>),
     /// The deadline passed.
     TimedOut(Callee),
-    /// The calling actor is the callee.
-    CallingSelf {
+    /// It closes a cycle of actors that wait for each other.
+    Deadlock {
+        /// Who waits for whom, as it reads, this call first.
+        cycle: Vec<String>,
+    },
+    /// The callee is between two lives, and takes no calls then.
+    Restarting {
         /// Its label.
         target: String,
     },
@@ -336,6 +460,82 @@ pub struct Callee {
     pub busy: Option<(String, u64)>,
     /// How many messages wait.
     pub waiting: u64,
+}
+
+/// A message that nobody handled and nobody will.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// Counts up within a node.
+    pub id: u64,
+    /// For whom it was: a name or a path, or the address as it was written if nobody had it.
+    pub to: String,
+    /// From whom.
+    pub sender: String,
+    /// The method.
+    pub method: String,
+    /// Why.
+    pub cause: Cause,
+    /// When, in milliseconds of the node's life.
+    pub at_ms: u64,
+    /// How often it was handed over.
+    pub deliveries: u32,
+    /// Bytes of its content, large buffers included.
+    pub bytes: u64,
+    /// Whether the content is kept, and so can be sent again.
+    pub is_kept: bool,
+    /// The deaths with it in hand, or the death that made it one; oldest first.
+    pub certificates: Vec<Certificate>,
+}
+
+/// Why a message became a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cause {
+    /// Its handler raised, and the actor ended.
+    Failed,
+    /// Its receiver was killed with it in hand: how much of it was done is unknown.
+    OutcomeUnknown,
+    /// It was in hand at as many deaths as it may be.
+    Poison,
+    /// Its receiver is gone for good.
+    ReceiverGone,
+    /// It was for an incarnation that has ended.
+    PidDead,
+    /// Nobody has that name or pid.
+    Nobody,
+    /// There was no room, and the mailbox drops.
+    Overflow,
+    /// Its receiver keeps no mail over a restart.
+    NotKept,
+}
+
+impl Cause {
+    /// As data shows it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Cause::Failed => "failed",
+            Cause::OutcomeUnknown => "outcome_unknown",
+            Cause::Poison => "poison",
+            Cause::ReceiverGone => "receiver_gone",
+            Cause::PidDead => "pid_dead",
+            Cause::Nobody => "nobody",
+            Cause::Overflow => "overflow",
+            Cause::NotKept => "not_kept",
+        }
+    }
+
+    /// As a sentence goes on after "is lost:".
+    pub fn words(self) -> &'static str {
+        match self {
+            Cause::Failed => "its handler raised",
+            Cause::OutcomeUnknown => "it was in hand when its receiver was killed; how much of it was done is unknown",
+            Cause::Poison => "it was in hand at as many deaths as it may be",
+            Cause::ReceiverGone => "its receiver is down for good",
+            Cause::PidDead => "it was for an incarnation that has ended",
+            Cause::Nobody => "nobody is there",
+            Cause::Overflow => "the mailbox is full, and drops",
+            Cause::NotKept => "its receiver keeps no mail over a restart",
+        }
+    }
 }
 
 /// One record of Python's `logging`.

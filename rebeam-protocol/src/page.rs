@@ -1,15 +1,15 @@
 //! The layout of the status page: one page of memory that a worker shares with the supervisor.
 //!
-//! The worker notes in it what it has in hand, so that a death needs no last words. It is a ring of [`MARKS`] marks,
-//! one per message handed over and not yet settled: the numbers of those never lie further apart than that, so the
-//! message with number `seq` owns mark `seq % MARKS` alone. That covers messages taken out of order (lanes, selective
-//! receive) and handlers that overlap, without a lock and without a message.
+//! The worker notes in it what it has in hand, so that a death needs no last words. It is an array of [`MARKS`] marks.
+//! The worker takes a free one for each message that it begins, and gives it back once the supervisor has been told
+//! that the message is done; a mark carries the message's number, by which a reader finds it. That covers messages
+//! taken out of order (lanes, selective receive) and handlers that overlap, without a lock and without a message.
 //!
 //! A mark is written by one thread with plain aligned stores; readers take whatever is there. This module holds
 //! numbers only: mapping the memory is the business of each side.
 
-/// How many messages may be handed over and unsettled at once.
-pub const MARKS: usize = 64;
+/// How many messages may be begun, or done and not acknowledged, at once.
+pub const MARKS: usize = 240;
 
 /// Bytes of the page.
 pub const SIZE: usize = 4096;
@@ -30,9 +30,9 @@ pub const LOOK: u32 = 1;
 /// Bits of `attention`: an exit signal came; stays set.
 pub const EXIT: u32 = 2;
 
-/// Byte offset of the ring; each mark is two `u64`: the state word and when it was begun, in nanoseconds of the
+/// Byte offset of the first mark; each is two `u64`: the state word and when it was begun, in nanoseconds of the
 /// monotonic clock.
-pub const RING: usize = 64;
+pub const FIRST_MARK: usize = 64;
 
 /// Bytes of one mark.
 pub const MARK_SIZE: usize = 16;
@@ -48,12 +48,12 @@ pub enum Stage {
     Done,
 }
 
-/// The byte offset of the mark of message `seq`: its state word; eight bytes on, when it was begun.
-pub fn mark_offset(seq: u64) -> usize {
-    RING + (seq as usize % MARKS) * MARK_SIZE
+/// The byte offset of a mark: its state word; eight bytes on, when it was begun.
+pub fn mark_offset(mark: usize) -> usize {
+    FIRST_MARK + mark * MARK_SIZE
 }
 
-/// The state word of message `seq` at `stage`.
+/// The state word of message `seq` at `stage`. Zero says nothing: messages are counted from 1.
 pub fn state_word(seq: u64, stage: Stage) -> u64 {
     let code = match stage {
         Stage::Waiting => 0,
@@ -63,37 +63,20 @@ pub fn state_word(seq: u64, stage: Stage) -> u64 {
     (seq << 2) | code
 }
 
-/// What the state word in the mark of message `seq` says about it. A word of an earlier message says: not begun.
-pub fn stage_of(seq: u64, word: u64) -> Stage {
-    if word >> 2 != seq & (u64::MAX >> 2) {
-        return Stage::Waiting;
-    }
-    match word & 3 {
-        1 => Stage::Begun,
-        2 => Stage::Done,
-        _ => Stage::Waiting,
-    }
-}
-
-/// The ring as it was at one moment: what a reader copies out of the page before it thinks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The marks as they were at one moment: what a reader copies out of the page before it thinks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
+    /// State word and time of every mark in use, by number of the message.
     marks: Vec<(u64, u64)>,
     is_suspended: bool,
 }
 
-impl Default for Snapshot {
-    /// A page nobody wrote: nothing was begun.
-    fn default() -> Self {
-        Snapshot { marks: vec![(0, 0); MARKS], is_suspended: false }
-    }
-}
-
 impl Snapshot {
-    /// Copies the ring with a function that reads the word at a byte offset.
+    /// Copies the marks with a function that reads the word at a byte offset.
     pub fn read(word_at: impl Fn(usize) -> u64) -> Self {
-        let mark = |index| (word_at(RING + index * MARK_SIZE), word_at(RING + index * MARK_SIZE + 8));
-        let marks = (0..MARKS).map(mark).collect();
+        let mark = |mark| (word_at(mark_offset(mark)), word_at(mark_offset(mark) + 8));
+        let mut marks: Vec<(u64, u64)> = (0..MARKS).map(mark).filter(|(word, _)| *word != 0).collect();
+        marks.sort_unstable();
         // The condition is the upper half of the first word on a little-endian machine.
         Snapshot { marks, is_suspended: (word_at(ATTENTION) >> 32) & 1 == 1 }
     }
@@ -105,30 +88,48 @@ impl Snapshot {
 
     /// Notes a stage, as the worker does.
     pub fn note(&mut self, seq: u64, stage: Stage, since_ns: u64) {
-        self.marks[seq as usize % MARKS] = (state_word(seq, stage), since_ns);
+        self.marks.retain(|(word, _)| word >> 2 != seq);
+        self.marks.push((state_word(seq, stage), since_ns));
+        self.marks.sort_unstable();
     }
 
-    /// How far message `seq` has come.
+    /// How far message `seq` has come. Without a mark it was not begun, or it was done and acknowledged.
     pub fn stage(&self, seq: u64) -> Stage {
-        stage_of(seq, self.marks[seq as usize % MARKS].0)
+        match self.mark(seq).map_or(0, |(word, _)| word & 3) {
+            1 => Stage::Begun,
+            2 => Stage::Done,
+            _ => Stage::Waiting,
+        }
     }
 
     /// When message `seq` was begun, in nanoseconds of the monotonic clock; 0 if it was not.
     pub fn since_ns(&self, seq: u64) -> u64 {
-        if self.stage(seq) == Stage::Waiting { 0 } else { self.marks[seq as usize % MARKS].1 }
+        self.mark(seq).map_or(0, |(_, since)| since)
+    }
+
+    fn mark(&self, seq: u64) -> Option<(u64, u64)> {
+        let place = self.marks.partition_point(|(word, _)| word >> 2 < seq & (u64::MAX >> 2));
+        self.marks.get(place).copied().filter(|(word, _)| word >> 2 == seq & (u64::MAX >> 2))
     }
 }
 
-const _: () = assert!(RING + MARKS * MARK_SIZE <= SIZE);
+const _: () = assert!(FIRST_MARK + MARKS * MARK_SIZE <= SIZE);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_of_an_earlier_message_says_nothing_about_a_later_one() {
-        let earlier = state_word(3, Stage::Done);
-        assert_eq!(stage_of(3, earlier), Stage::Done);
-        assert_eq!(stage_of(3 + MARKS as u64, earlier), Stage::Waiting);
+    fn a_mark_says_something_about_its_own_message_only() {
+        let words = |offset: usize| match offset {
+            FIRST_MARK => state_word(7, Stage::Begun),
+            offset if offset == mark_offset(5) => state_word(3, Stage::Done),
+            offset if offset == FIRST_MARK + 8 => 70,
+            _ => 0,
+        };
+        let page = Snapshot::read(words);
+        let stages: Vec<Stage> = [3, 5, 7, 8].iter().map(|seq| page.stage(*seq)).collect();
+        assert_eq!(stages, [Stage::Done, Stage::Waiting, Stage::Begun, Stage::Waiting]);
+        assert_eq!(page.since_ns(7), 70);
     }
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::exit::ExitReason;
 use crate::id::{ActorId, Pid};
-use crate::message::Address;
+use crate::message::{Address, Waits};
 use crate::spec::ChildSpec;
 
 /// A request of an actor.
@@ -72,7 +72,20 @@ pub enum ProcessRequest {
         supervisor: Address,
         /// What.
         request: SupervisorRequest,
+        /// Who waits for the answer.
+        waits: Waits,
     },
+    /// Start a child under the node's own dynamic supervisor.
+    Spawn {
+        /// What.
+        child: Box<ChildSpec>,
+        /// Whether it is linked to the actor that asks before it runs.
+        is_linked: bool,
+        /// Who waits for the answer.
+        waits: Waits,
+    },
+    /// Whether a message comes for every dead letter.
+    WatchDeadLetters(bool),
 }
 
 /// A request about the children of one supervisor. Carried out in order of arrival (SUP-079).
@@ -118,6 +131,8 @@ pub enum ProcessAnswer {
     Pid(Option<Pid>),
     /// The number of a monitor.
     Monitor(u64),
+    /// The answer would be waited for in a cycle, which reads so; nothing was done.
+    Deadlock(Vec<String>),
     /// It ended for another reason than the one asked for.
     EndedWith(ExitReason),
     /// Milliseconds that a timer had left; `None` if there is no such timer any more.

@@ -79,6 +79,9 @@ pub enum SupervisorKind {
         /// How many there may be at once; `None`: no limit.
         max_children: Option<u64>,
     },
+    /// The node's own, for what actors start without saying where: as a dynamic one, but its children start beside each
+    /// other, so that one may start another in its `init`, and each has a restart limit of its own.
+    Spawned,
     /// Copies of one child, among which mail is shared out by a key (Elixir's `PartitionSupervisor`).
     Partition,
 }
@@ -146,8 +149,12 @@ pub struct ActorSpec {
     pub start: Vec<u8>,
     /// How long `init` may take, in milliseconds; `None`: no limit.
     pub start_ms: Option<u64>,
-    /// How much mail may wait.
-    pub mailbox: MailboxLimits,
+    /// How much mail may wait, and what becomes of it.
+    pub mailbox: MailboxOptions,
+    /// How many messages it handles at once.
+    pub concurrency: u32,
+    /// Methods whose message comes again when the actor died with it in hand, and at how many such deaths it does not.
+    pub redelivered: Vec<(String, u32)>,
     /// How it ends when its supervisor asks: false for OTP's rule, by which only who traps exits is heard (MAP-05).
     pub terminate_on_shutdown: bool,
     /// How much it may use.
@@ -205,19 +212,45 @@ impl ProcessOptions {
     }
 }
 
-/// How much mail may wait for an actor, and what happens to more.
+/// How much mail may wait for an actor, what happens to more, and what a restart does to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MailboxLimits {
+pub struct MailboxOptions {
     /// Messages; `None`: no limit.
     pub messages: Option<u64>,
-    /// Bytes of payload; `None`: no limit.
+    /// Bytes of content, large buffers included; `None`: no limit.
     pub bytes: Option<u64>,
+    /// What happens to more.
+    pub overflow: Overflow,
+    /// Whether what waits outlives the actor's crash; else it becomes dead letters.
+    pub is_kept: bool,
+    /// Whether calls fail while the actor is between two lives, rather than wait.
+    pub fails_while_restarting: bool,
 }
 
-impl Default for MailboxLimits {
-    /// 10,000 messages and 64 MiB (MAP-13).
+/// What happens to mail for a mailbox that is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Overflow {
+    /// Its sender waits.
+    #[default]
+    Block,
+    /// Its sender gets an error.
+    Fail,
+    /// It takes the place of the oldest.
+    DropOldest,
+    /// It becomes a dead letter itself.
+    DropNew,
+}
+
+impl Default for MailboxOptions {
+    /// 10,000 messages and 64 MiB, senders wait, everything is kept (MAP-13).
     fn default() -> Self {
-        MailboxLimits { messages: Some(10_000), bytes: Some(64 * 1024 * 1024) }
+        MailboxOptions {
+            messages: Some(10_000),
+            bytes: Some(64 * 1024 * 1024),
+            overflow: Overflow::Block,
+            is_kept: true,
+            fails_while_restarting: false,
+        }
     }
 }
 

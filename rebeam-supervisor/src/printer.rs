@@ -11,10 +11,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
-use rebeam_core::event::{Cause, DeadLetter};
 use rebeam_protocol::certificate::{Certificate, Killer, Next};
 use rebeam_protocol::exit::ExitReason;
-use rebeam_protocol::message::LogRecord;
+use rebeam_protocol::message::{DeadLetter, LogRecord};
 
 use crate::cli::render::{duration, has_colour, kib, painted};
 use crate::shell::output::Stream;
@@ -124,12 +123,8 @@ impl Printer {
 
     /// A message nobody will handle.
     pub(crate) fn dead_letter(&self, letter: &DeadLetter) {
-        let why = match letter.cause {
-            Cause::InHand => "it was in hand when its receiver died",
-            Cause::ReceiverGone => "its receiver is down for good",
-            Cause::PidDead => "it was for an incarnation that has ended",
-        };
-        self.warn(&format!("a cast `{}` from {} to {} is lost: {why}", letter.method, letter.sender, letter.to));
+        let DeadLetter { id, method, sender, to, cause, .. } = letter;
+        self.warn(&format!("dead letter {id}: `{method}` from {sender} to {to}: {}", cause.words()));
     }
 
     /// An end that nobody ordered: one block, from its reason to what follows.

@@ -8,18 +8,20 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::{PySystemExit, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
 use rebeam_protocol::exit::Raised;
+use rebeam_protocol::id::Seq;
 use rebeam_protocol::message::{
-    CallFailure, Codec, Delivery, Form, Lane, Outcome, Reply, Signal, Started, ToSupervisor,
+    Buffers, CallFailure, Codec, Delivery, Form, Lane, Outcome, Reply, Signal, Started, ToSupervisor,
 };
-use rebeam_protocol::page::MARKS;
 
-use crate::channel::{Channel, Letter};
+use crate::arenas;
+use crate::channel::{Channel, Letter, Place};
 use crate::codec;
+use crate::context::{self, Message};
 use crate::convert;
-use crate::outgoing::{IN_HAND, IS_DEFERRED, InHand, until};
-use crate::session::{channel, is_helper, send, wait};
+use crate::outgoing::until;
+use crate::session::{channel, is_helper, send, tell_news, too_large, wait};
 use crate::wire::Payload;
 
 /// What is to be run right after the message in hand, before any other.
@@ -53,6 +55,7 @@ pub(crate) fn set_idle(seconds: f64) -> PyResult<()> {
 /// Gives memory that is free back to the system.
 #[pyfunction]
 pub(crate) fn trim_memory() {
+    arenas::trim();
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: a call of the allocator without conditions.
     unsafe {
@@ -83,27 +86,72 @@ pub(crate) fn hand_over(py: Python<'_>, state: &Bound<'_, PyBytes>) -> PyResult<
 }
 
 /// What of `rebeam._dispatch` handles messages.
-struct Handlers<'py> {
+#[pyclass(module = "rebeam._rebeam")]
+pub(crate) struct Handlers {
     /// The function for a method, or `BadCall`.
-    resolve: Bound<'py, PyAny>,
+    resolve: Py<PyAny>,
     /// What takes a callback's name and a message of free form.
-    receive: Bound<'py, PyAny>,
+    receive: Py<PyAny>,
     /// What takes the name and the content of what is asked of the process.
-    system: Bound<'py, PyAny>,
-    methods: HashMap<String, Bound<'py, PyAny>>,
+    system: Py<PyAny>,
+    methods: HashMap<String, Py<PyAny>>,
+}
+
+#[pymethods]
+impl Handlers {
+    #[new]
+    fn new(resolve: Py<PyAny>, receive: Py<PyAny>, system: Py<PyAny>) -> Self {
+        Handlers { resolve, receive, system, methods: HashMap::new() }
+    }
+
+    /// Takes one letter that has come and handles it; with `system_only`, none that is for the actor. Gives `None` if
+    /// there was none, `True` if it is done with, a reason to end with, or a message and the coroutine that handles it.
+    fn step<'py>(&mut self, py: Python<'py>, system_only: bool) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let channel = channel(py)?;
+        run_after(py)?;
+        let Some(letter) = channel.next_filed(system_only) else { return Ok(None) };
+        let done = || Ok(Some(true.into_pyobject(py)?.to_owned().into_any()));
+        match self.take(py, channel, letter)? {
+            Taken::Done => done(),
+            Taken::End(kind, text, traceback) => Ok(Some((kind, text, traceback).into_pyobject(py)?.into_any())),
+            Taken::Begun(message, coroutine) => Ok(Some((message, coroutine).into_pyobject(py)?.into_any())),
+        }
+    }
+
+    /// Concludes a message whose coroutine has returned `result` or raised `error`; raises what ends the actor.
+    fn finish(
+        &self,
+        py: Python<'_>,
+        message: &Bound<'_, Message>,
+        result: Bound<'_, PyAny>,
+        error: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let channel = channel(py)?;
+        let result = error.map_or(Ok(result), |error| Err(Refusal::Raised(PyErr::from_value(error))));
+        self.conclude(py, channel, message.get(), result)?;
+        channel.page.done(message.get().seq);
+        Ok(())
+    }
+}
+
+/// What became of a letter.
+enum Taken<'py> {
+    Done,
+    /// The actor is to end: a reason, or [`RECYCLE`].
+    End(&'static str, String, Option<String>),
+    /// A coroutine handles it.
+    Begun(Py<Message>, Bound<'py, PyAny>),
 }
 
 /// Handles messages until a stop is ordered, whose reason it gives, or a handler raises, which it lets through after
-/// the caller has been told.
+/// the caller has been told. For actors whose handlers do not overlap.
 #[pyfunction]
-pub(crate) fn serve<'py>(
-    py: Python<'py>,
-    resolve: Bound<'py, PyAny>,
-    receive: Bound<'py, PyAny>,
-    system: Bound<'py, PyAny>,
+pub(crate) fn serve(
+    py: Python<'_>,
+    handlers: &Bound<'_, Handlers>,
 ) -> PyResult<(&'static str, String, Option<String>)> {
     let channel = channel(py)?;
-    let mut handlers = Handlers { resolve, receive, system, methods: HashMap::new() };
+    let mut handlers = handlers.borrow_mut();
     let mut idle_until = None;
     loop {
         run_after(py)?;
@@ -113,47 +161,89 @@ pub(crate) fn serve<'py>(
         let Some(letter) = next_letter(py, channel, idle_until)? else {
             idle_until = None;
             let timeout = py.import("rebeam._server")?.getattr("TIMEOUT")?;
-            handlers.receive.call1(("handle_info", timeout))?;
+            handlers.receive.call1(py, ("handle_info", timeout))?;
             continue;
         };
-        match letter {
-            Letter::Stop(reason) => return Ok(convert::reason_fields(&reason)),
-            Letter::Recycle => return Ok((RECYCLE, String::new(), None)),
-            Letter::Exit => return Err(PyErr::from_value(class(py, "ActorExit")?.call0()?)),
-            Letter::Message(delivery, payload) if delivery.lane == Lane::System => {
-                handle_system(py, channel, &delivery, &payload, &handlers)?;
-            }
-            Letter::Message(delivery, payload) => {
-                idle_until = None;
-                let seq = delivery.seq;
-                channel.page.begin(seq.0);
-                IN_HAND.set(Some(InHand { seq, reply_to: delivery.reply_to, codec: delivery.codec }));
-                IS_DEFERRED.set(false);
-                let result = handle(py, channel, &delivery, &payload, &mut handlers);
-                IN_HAND.set(None);
-                if is_helper() {
-                    // A handler forked, and its child came back here: it has no business with the actor's mail.
-                    // SAFETY: ends the process without running anything of it.
-                    unsafe { libc::_exit(0) }
-                }
-                // After an exception the mark stays: the certificate names the message in hand.
-                result?;
-                channel.page.done(seq.0);
-                // The signal handlers of a busy actor run between two messages at the latest.
-                py.check_signals()?;
+        if matches!(&letter, Letter::Message(delivery, _) if delivery.lane != Lane::System) {
+            idle_until = None;
+        }
+        match handlers.take(py, channel, letter)? {
+            // The signal handlers of a busy actor run between two messages at the latest.
+            Taken::Done => py.check_signals()?,
+            Taken::End(kind, text, traceback) => return Ok((kind, text, traceback)),
+            Taken::Begun(message, coroutine) => {
+                context::set(py, Some(message.clone_ref(py)))?;
+                let run = || py.import("rebeam._dispatch")?.call_method1("run_coroutine", (&coroutine,));
+                let result = run().map_err(Refusal::Raised);
+                context::set(py, None)?;
+                handlers.conclude(py, channel, message.get(), result)?;
+                channel.page.done(message.get().seq);
             }
         }
     }
 }
 
-/// Whether more was handed over than there are marks: then each message is acknowledged before the next is begun.
-static IS_WIDENED: AtomicBool = AtomicBool::new(false);
+/// Seconds to wait for a message until the actor is told that none came, if somebody has asked for that.
+#[pyfunction]
+pub(crate) fn take_idle() -> Option<f64> {
+    take(&IDLE).map(|idle| idle.as_secs_f64())
+}
 
-/// How many messages the supervisor hands over.
-static WINDOW: AtomicUsize = AtomicUsize::new(MARKS);
+/// Tells what is done before there is nothing to do: nothing is handed over beyond what is not settled.
+#[pyfunction]
+pub(crate) fn settle(py: Python<'_>) -> PyResult<()> {
+    settle_done(py, channel(py)?)
+}
+
+/// The numbers of the messages in hand that are to be cancelled.
+#[pyfunction]
+pub(crate) fn take_cancelled(py: Python<'_>) -> PyResult<Vec<u64>> {
+    Ok(channel(py)?.take_cancelled().into_iter().map(|seq| seq.0).collect())
+}
+
+fn settle_done(py: Python<'_>, channel: &Channel) -> PyResult<()> {
+    tell_news(py, channel)?;
+    channel.take_done().map_or(Ok(()), |done| send_acks(py, channel, done))
+}
+
+fn send_acks(py: Python<'_>, channel: &Channel, done: Vec<Seq>) -> PyResult<()> {
+    let settled = done.clone();
+    send(py, channel, &ToSupervisor::Ack { done }, &[])?;
+    channel.page.settled(&settled);
+    Ok(())
+}
+
+/// What selective receive remembers: messages that it has decoded, and up to where the last asker has refused all.
+#[derive(Default)]
+struct Seen {
+    decoded: HashMap<Place, Py<PyAny>>,
+    refused: Option<(Py<PyAny>, Place)>,
+}
+
+static SEEN: Mutex<Option<Seen>> = Mutex::new(None);
+
+fn with_seen<T>(use_it: impl FnOnce(&mut Seen) -> T) -> T {
+    use_it(SEEN.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default())
+}
+
+/// Whether this actor is a function, which takes its own mail and so learns of a stop there.
+static IS_PLAIN: AtomicBool = AtomicBool::new(false);
+
+/// From now on a stop that waits ends the next [`receive`].
+#[pyfunction]
+pub(crate) fn take_own_mail() {
+    IS_PLAIN.store(true, Ordering::Relaxed);
+}
+
+/// How many messages the supervisor hands over beyond what it does by itself.
+static WIDENED: AtomicUsize = AtomicUsize::new(0);
+
+/// Messages that are handed over in any case.
+const WINDOW: usize = 64;
 
 /// Takes the first plain message that fits, out of turn, and waits for one; `None` if the time is over. All others stay
-/// where they are. What it gives is settled before it is given.
+/// where they are. `fits` is a type, a tuple of types, or a function, which is asked about a message once as long as it
+/// is the same object. What is given is settled before.
 #[pyfunction]
 pub(crate) fn receive<'py>(
     py: Python<'py>,
@@ -162,45 +252,78 @@ pub(crate) fn receive<'py>(
 ) -> PyResult<Option<Bound<'py, PyTuple>>> {
     let channel = channel(py)?;
     let until = until(timeout)?;
-    let mut seen = 0;
-    if !IS_WIDENED.swap(true, Ordering::Relaxed) {
-        send(py, channel, &ToSupervisor::WantMore { more: 0 }, &[])?;
-    }
+    let mut behind = with_seen(|seen| match (&seen.refused, fits) {
+        (Some((asker, place)), Some(fits)) if asker.is(fits) => *place,
+        _ => 0,
+    });
     loop {
-        while let Some((place, delivery, payload)) = channel.take_plain(seen) {
-            let message = match &delivery.form {
-                Form::Signal(signal) => signal_object(py, signal),
-                _ => codec::loads(py, payload.as_slice()),
-            };
+        if IS_PLAIN.load(Ordering::Relaxed)
+            && let Some(reason) = channel.take_stop()
+        {
+            let (kind, text, _) = convert::reason_fields(&reason);
+            return Err(PyErr::from_value(py.import("rebeam._functions")?.call_method1("stop", (kind, text))?));
+        }
+        while let Some(place) = channel.next_plain(behind) {
+            let message = message_at(py, channel, place);
             let is_it = match (&message, fits) {
+                (Ok(message), Some(fits)) if fits.is_instance_of::<PyType>() || fits.is_instance_of::<PyTuple>() => {
+                    message.is_instance(fits)
+                }
                 (Ok(message), Some(fits)) => fits.call1((message,)).and_then(|result| result.is_truthy()),
                 (Ok(_), None) => Ok(true),
+                // Whatever it is, it cannot be had; it is reported when it is handled in turn.
                 (Err(_), _) => Ok(false),
             };
-            if !matches!(is_it, Ok(true)) {
-                channel.put_back(place, delivery, payload);
-                seen = place + 1;
-                is_it?;
+            if !is_it? {
+                behind = place;
                 continue;
             }
+            let decoded = with_seen(|seen| seen.decoded.remove(&place));
+            drop(decoded);
             let mut done = channel.take_done().unwrap_or_default();
-            done.push(delivery.seq);
-            send(py, channel, &ToSupervisor::Ack { done }, &[])?;
+            done.extend(channel.take(place));
+            send_acks(py, channel, done)?;
+            remember_refused(fits, behind);
             return Ok(Some(PyTuple::new(py, [message?])?));
         }
-        if let Some(done) = channel.take_done() {
-            send(py, channel, &ToSupervisor::Ack { done }, &[])?;
+        settle_done(py, channel)?;
+        // Half of what may be handed over is looked at and stays: more is wanted. The one in hand counts, too.
+        let waiting = channel.waiting() + 1;
+        let widened = WIDENED.load(Ordering::Relaxed);
+        if waiting * 2 > WINDOW + widened {
+            WIDENED.fetch_add(WINDOW + widened, Ordering::Relaxed);
+            send(py, channel, &ToSupervisor::WantMore { more: (WINDOW + widened) as u64 }, &[])?;
         }
-        let waiting = channel.waiting();
-        // The one in hand counts, too.
-        if waiting + 1 >= WINDOW.load(Ordering::Relaxed) {
-            WINDOW.fetch_add(MARKS, Ordering::Relaxed);
-            send(py, channel, &ToSupervisor::WantMore { more: MARKS as u64 }, &[])?;
-        }
-        if wait(py, || channel.wait_more(waiting, until))?.is_none() {
+        let is_plain = IS_PLAIN.load(Ordering::Relaxed);
+        if wait(py, || channel.wait_behind(behind, is_plain, until))?.is_none() {
+            remember_refused(fits, behind);
             return Ok(None);
         }
     }
+}
+
+fn remember_refused(fits: Option<&Bound<'_, PyAny>>, behind: Place) {
+    let refused = fits.map(|fits| (fits.clone().unbind(), behind));
+    let before = with_seen(|seen| std::mem::replace(&mut seen.refused, refused));
+    drop(before);
+}
+
+/// A message that waits, as an object; decoded once.
+fn message_at<'py>(py: Python<'py>, channel: &Channel, place: Place) -> PyResult<Bound<'py, PyAny>> {
+    if let Some(known) = with_seen(|seen| seen.decoded.get(&place).map(|object| object.clone_ref(py))) {
+        return Ok(known.into_bound(py));
+    }
+    let Some((delivery, mut payload)) = channel.lend(place) else {
+        return Err(PyTypeError::new_err("somebody else looks at this message"));
+    };
+    let object = match &delivery.form {
+        Form::Signal(signal) => signal_object(py, signal),
+        _ => codec::load_content(py, &mut payload),
+    };
+    channel.put_back(place, delivery, payload);
+    let object = object?;
+    with_seen(|seen| seen.decoded.insert(place, object.clone().unbind()));
+    Ok(object)
 }
 
 fn run_after(py: Python<'_>) -> PyResult<()> {
@@ -216,9 +339,7 @@ fn next_letter(py: Python<'_>, channel: &Channel, until: Option<Instant>) -> PyR
         return Ok(Some(letter));
     }
     // Before this waits, everything done is settled: nothing is handed over beyond what is not.
-    if let Some(done) = channel.take_done() {
-        send(py, channel, &ToSupervisor::Ack { done }, &[])?;
-    }
+    settle_done(py, channel)?;
     wait(py, || channel.wait_letter(until))
 }
 
@@ -227,30 +348,189 @@ fn class<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
     py.import("rebeam._errors")?.getattr(name)
 }
 
-/// Does what is asked of the process. Nothing of it can harm the actor.
-fn handle_system(
-    py: Python<'_>,
-    channel: &Channel,
-    delivery: &Delivery,
-    payload: &Payload,
-    handlers: &Handlers<'_>,
-) -> PyResult<()> {
-    let Some(to) = delivery.reply_to else { return Ok(()) };
-    let result = (|| {
-        match delivery.method.as_str() {
-            "suspend" => channel.set_suspended(true),
-            "resume" => channel.set_suspended(false),
-            _ => {}
+impl Handlers {
+    /// Takes a letter, and handles it unless a coroutine has to.
+    fn take<'py>(&mut self, py: Python<'py>, channel: &Channel, letter: Letter) -> PyResult<Taken<'py>> {
+        match letter {
+            Letter::Stop(reason) => {
+                let (kind, text, traceback) = convert::reason_fields(&reason);
+                Ok(Taken::End(kind, text, traceback))
+            }
+            Letter::Recycle => Ok(Taken::End(RECYCLE, String::new(), None)),
+            Letter::Exit => Err(PyErr::from_value(class(py, "ActorExit")?.call0()?)),
+            Letter::Lent => Ok(Taken::Done),
+            Letter::Message(delivery, payload) if delivery.lane == Lane::System => {
+                self.handle_system(py, channel, &delivery, &payload)?;
+                Ok(Taken::Done)
+            }
+            Letter::Message(delivery, mut payload) => {
+                let message = Bound::new(py, Message::new(&delivery, payload.as_slice().len()))?;
+                channel.page.begin(delivery.seq);
+                context::set(py, Some(message.clone().unbind()))?;
+                let result = self.handle(py, &delivery, &mut payload);
+                let is_begun = matches!(&result, Ok(result) if is_coroutine(py, result)?);
+                let taken = match result {
+                    Ok(coroutine) if is_begun => Taken::Begun(message.unbind(), coroutine),
+                    result => {
+                        // After an exception the mark stays: the certificate names the message in hand.
+                        self.conclude(py, channel, message.get(), result)?;
+                        channel.page.done(delivery.seq);
+                        Taken::Done
+                    }
+                };
+                context::set(py, None)?;
+                if is_helper() {
+                    // A handler forked, and its child came back here: it has no business with the actor's mail.
+                    // SAFETY: ends the process without running anything of it.
+                    unsafe { libc::_exit(0) }
+                }
+                Ok(taken)
+            }
         }
-        let content = codec::loads(py, payload.as_slice())?;
-        let result = handlers.system.call1((&delivery.method, content))?;
-        Ok(codec::dumps(&result)?.as_bytes().to_vec())
-    })();
-    let (outcome, content) = match result {
-        Ok(content) => (Outcome::Returned(Codec::Pickle), content),
-        Err(error) => raised(py, &error, Codec::Pickle)?,
-    };
-    send(py, channel, &ToSupervisor::Reply(Reply { to, outcome, done: None }), &content)
+    }
+
+    /// Does what is asked of the process. Nothing of it can harm the actor.
+    fn handle_system(
+        &self,
+        py: Python<'_>,
+        channel: &Channel,
+        delivery: &Delivery,
+        payload: &Payload,
+    ) -> PyResult<()> {
+        let Some(to) = delivery.reply_to else { return Ok(()) };
+        let result = (|| {
+            match delivery.method.as_str() {
+                "suspend" => channel.set_suspended(true),
+                "resume" => channel.set_suspended(false),
+                _ => {}
+            }
+            let content = codec::loads(py, payload.as_slice())?;
+            let result = self.system.call1(py, (&delivery.method, content))?;
+            Ok(codec::dumps(result.bind(py))?.as_bytes().to_vec())
+        })();
+        let (outcome, content) = match result {
+            Ok(content) => (Outcome::Returned(Codec::Pickle), content),
+            Err(error) => raised(py, &error, Codec::Pickle)?,
+        };
+        let reply = Reply { to, outcome, done: None, buffers: None };
+        send(py, channel, &ToSupervisor::Reply(reply), &content)
+    }
+
+    /// Runs what handles a message.
+    fn handle<'py>(
+        &mut self,
+        py: Python<'py>,
+        delivery: &Delivery,
+        payload: &mut Payload,
+    ) -> Result<Bound<'py, PyAny>, Refusal> {
+        match self.prepare(py, delivery, payload) {
+            Ok(work) => work.run(py, delivery, self),
+            Err(error) => Err(Refusal::Bad(CallFailure::BadCall(error.value(py).to_string()))),
+        }
+    }
+
+    /// Says what came of a message. An error is the handler's own: the actor ends with it.
+    fn conclude(
+        &self,
+        py: Python<'_>,
+        channel: &Channel,
+        message: &Message,
+        result: Result<Bound<'_, PyAny>, Refusal>,
+    ) -> PyResult<()> {
+        let (outcome, content, error) = match result {
+            Ok(_) if message.reply_to.is_none() || message.is_deferred() => {
+                return acknowledge(py, channel, message, false);
+            }
+            Ok(result) => match encode(channel, &result, message) {
+                Ok(content) => (Outcome::Returned(message.codec), content, None),
+                Err(failure) => (Outcome::Failed(failure), Answer::default(), None),
+            },
+            Err(Refusal::Bad(failure)) => {
+                if message.reply_to.is_none()
+                    && let CallFailure::BadCall(text) = &failure
+                {
+                    py.import("rebeam._logging")?.call_method1("warn_bad_cast", (text, &message.sender))?;
+                }
+                (Outcome::Failed(failure), Answer::default(), None)
+            }
+            Err(Refusal::Raised(error)) => match end_of(py, &error)? {
+                // Nobody waits for an answer.
+                End::Cancelled => return acknowledge(py, channel, message, true),
+                // It is done with the message, and ends. A caller learns the reason with its end, by a message in hand.
+                End::InGoodOrder => {
+                    if let (Some(to), Some(answer)) = (message.reply_to, last_answer(py, &error)?) {
+                        let (outcome, content) = match encode(channel, &answer, message) {
+                            Ok(content) => (Outcome::Returned(message.codec), content),
+                            Err(failure) => (Outcome::Failed(failure), Answer::default()),
+                        };
+                        let reply = Reply { to, outcome, done: Some(message.seq), buffers: content.buffers };
+                        send(py, channel, &ToSupervisor::Reply(reply), &content.bytes)?;
+                    } else if message.reply_to.is_none() || message.is_deferred() {
+                        acknowledge(py, channel, message, true)?;
+                    }
+                    return Err(error);
+                }
+                // The message stays in hand, as the certificate then says.
+                End::WithoutAnswer => return Err(error),
+                End::ByException => {
+                    let (outcome, bytes) = raised(py, &error, message.codec)?;
+                    let failure = py.import("rebeam._failure")?;
+                    let is_answer = message.is_method
+                        && failure
+                            .call_method1("is_answer", (&message.method, error.value(py), &self.resolve))?
+                            .is_truthy()?;
+                    (outcome, Answer { bytes, buffers: None }, (!is_answer).then_some(error))
+                }
+            },
+        };
+        match message.reply_to {
+            Some(to) => {
+                let done = error.is_none().then_some(message.seq);
+                let reply = Reply { to, outcome, done, buffers: content.buffers };
+                send(py, channel, &ToSupervisor::Reply(reply), &content.bytes)?;
+                if done.is_some() {
+                    channel.page.settled(&[message.seq]);
+                }
+            }
+            None if error.is_none() => acknowledge(py, channel, message, false)?,
+            None => {}
+        }
+        error.map_or(Ok(()), Err)
+    }
+
+    fn prepare<'py>(&mut self, py: Python<'py>, delivery: &Delivery, payload: &mut Payload) -> PyResult<Work<'py>> {
+        let mut load = || match delivery.codec {
+            Codec::Pickle => codec::load_content(py, payload),
+            Codec::Data => codec::load_value(py, payload.as_slice()),
+        };
+        match &delivery.form {
+            Form::Arguments => {}
+            Form::Message => return Ok(Work::Message(load()?)),
+            Form::Signal(signal) => return Ok(Work::Message(signal_object(py, signal)?)),
+        }
+        let function = match self.methods.get(&delivery.method) {
+            Some(function) => function.clone_ref(py),
+            None => {
+                let function = self.resolve.call1(py, (&delivery.method,))?;
+                self.methods.insert(delivery.method.clone(), function.clone_ref(py));
+                function
+            }
+        };
+        let content = load()?;
+        let content =
+            content.cast::<PyTuple>().map_err(|_| PyTypeError::new_err("the message is no pair of arguments"))?;
+        let args = content.get_item(0)?;
+        let args = match args.cast::<PyTuple>() {
+            Ok(args) => args.clone(),
+            Err(_) => PyTuple::new(py, args.try_iter()?.collect::<PyResult<Vec<_>>>()?)?,
+        };
+        Ok(Work::Method(function.into_bound(py), args, content.get_item(1)?.cast_into::<PyDict>()?))
+    }
+}
+
+fn is_coroutine(py: Python<'_>, result: &Bound<'_, PyAny>) -> PyResult<bool> {
+    static COROUTINE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    Ok(result.get_type().is(COROUTINE.import(py, "types", "CoroutineType")?))
 }
 
 /// An exception as an answer.
@@ -263,79 +543,14 @@ fn raised(py: Python<'_>, error: &PyErr, codec: Codec) -> PyResult<(Outcome, Vec
     Ok((Outcome::Raised(Raised { kind, message, traceback }), content))
 }
 
-/// Handles one message. An error is the handler's own: the actor ends with it.
-fn handle<'py>(
-    py: Python<'py>,
-    channel: &Channel,
-    delivery: &Delivery,
-    payload: &Payload,
-    handlers: &mut Handlers<'py>,
-) -> PyResult<()> {
-    let result = match prepare(py, delivery, payload, handlers) {
-        Ok(work) => work.run(py, delivery, handlers),
-        Err(error) => Err(Refusal::Bad(CallFailure::BadCall(error.value(py).to_string()))),
-    };
-    let (outcome, content, error) = match result {
-        Ok(_) if delivery.reply_to.is_none() || IS_DEFERRED.get() => {
-            return acknowledge(py, channel, delivery, payload, false);
-        }
-        Ok(result) => match encode(&result, delivery) {
-            Ok(content) => (Outcome::Returned(delivery.codec), content, None),
-            Err(failure) => (Outcome::Failed(failure), Vec::new(), None),
-        },
-        Err(Refusal::Bad(failure)) => {
-            if delivery.reply_to.is_none()
-                && let CallFailure::BadCall(text) = &failure
-            {
-                py.import("rebeam._logging")?.call_method1("warn_bad_cast", (text, &delivery.sender))?;
-            }
-            (Outcome::Failed(failure), Vec::new(), None)
-        }
-        Err(Refusal::Raised(error)) => match end_of(py, &error)? {
-            // It is done with the message, and ends. A caller learns the reason with its end, by a message in hand.
-            End::InGoodOrder => {
-                if let (Some(to), Some(answer)) = (delivery.reply_to, last_answer(py, &error)?) {
-                    let (outcome, content) = match encode(&answer, delivery) {
-                        Ok(content) => (Outcome::Returned(delivery.codec), content),
-                        Err(failure) => (Outcome::Failed(failure), Vec::new()),
-                    };
-                    let reply = Reply { to, outcome, done: Some(delivery.seq) };
-                    send(py, channel, &ToSupervisor::Reply(reply), &content)?;
-                } else if delivery.reply_to.is_none() || IS_DEFERRED.get() {
-                    acknowledge(py, channel, delivery, payload, true)?;
-                }
-                return Err(error);
-            }
-            // The message stays in hand, as the certificate then says.
-            End::WithoutAnswer => return Err(error),
-            End::ByException => {
-                let (outcome, content) = raised(py, &error, delivery.codec)?;
-                let failure = py.import("rebeam._failure")?;
-                let is_answer = delivery.form == Form::Arguments
-                    && failure
-                        .call_method1("is_answer", (&delivery.method, error.value(py), &handlers.resolve))?
-                        .is_truthy()?;
-                (outcome, content, (!is_answer).then_some(error))
-            }
-        },
-    };
-    match delivery.reply_to {
-        Some(to) => {
-            let reply = Reply { to, outcome, done: error.is_none().then_some(delivery.seq) };
-            send(py, channel, &ToSupervisor::Reply(reply), &content)?;
-        }
-        None if error.is_none() => acknowledge(py, channel, delivery, payload, false)?,
-        None => {}
-    }
-    error.map_or(Ok(()), Err)
-}
-
 /// What an exception out of a handler is.
 enum End {
     /// `Stop`, or `SystemExit` without a code.
     InGoodOrder,
     /// An exit signal, an exit code, or a return value that no callback may give.
     WithoutAnswer,
+    /// Its task was cancelled.
+    Cancelled,
     /// Any other.
     ByException,
 }
@@ -359,6 +574,13 @@ fn end_of(py: Python<'_>, error: &PyErr) -> PyResult<End> {
     if error.is_instance(py, &class(py, "ActorExit")?) || error.is_instance(py, &class(py, "BadReturn")?) {
         return Ok(End::WithoutAnswer);
     }
+    // Only who has imported asyncio can have been cancelled by it.
+    let modules = py.import("sys")?.getattr("modules")?;
+    if let Ok(asyncio) = modules.get_item("asyncio")
+        && error.is_instance(py, &asyncio.getattr("CancelledError")?)
+    {
+        return Ok(End::Cancelled);
+    }
     Ok(End::ByException)
 }
 
@@ -376,39 +598,6 @@ enum Work<'py> {
     Message(Bound<'py, PyAny>),
 }
 
-fn prepare<'py>(
-    py: Python<'py>,
-    delivery: &Delivery,
-    payload: &Payload,
-    handlers: &mut Handlers<'py>,
-) -> PyResult<Work<'py>> {
-    let load = || match delivery.codec {
-        Codec::Pickle => codec::loads(py, payload.as_slice()),
-        Codec::Data => codec::load_value(py, payload.as_slice()),
-    };
-    match &delivery.form {
-        Form::Arguments => {}
-        Form::Message => return Ok(Work::Message(load()?)),
-        Form::Signal(signal) => return Ok(Work::Message(signal_object(py, signal)?)),
-    }
-    let function = match handlers.methods.get(&delivery.method) {
-        Some(function) => function.clone(),
-        None => {
-            let function = handlers.resolve.call1((&delivery.method,))?;
-            handlers.methods.insert(delivery.method.clone(), function.clone());
-            function
-        }
-    };
-    let content = load()?;
-    let content = content.cast::<PyTuple>().map_err(|_| PyTypeError::new_err("the message is no pair of arguments"))?;
-    let args = content.get_item(0)?;
-    let args = match args.cast::<PyTuple>() {
-        Ok(args) => args.clone(),
-        Err(_) => PyTuple::new(py, args.try_iter()?.collect::<PyResult<Vec<_>>>()?)?,
-    };
-    Ok(Work::Method(function, args, content.get_item(1)?.cast_into::<PyDict>()?))
-}
-
 /// `rebeam.Down` or `rebeam.Exit`.
 fn signal_object<'py>(py: Python<'py>, signal: &Signal) -> PyResult<Bound<'py, PyAny>> {
     let module = py.import("rebeam._server")?;
@@ -418,6 +607,7 @@ fn signal_object<'py>(py: Python<'py>, signal: &Signal) -> PyResult<Bound<'py, P
             let certificate = certificate.as_deref().map(|it| convert::certificate(py, it)).transpose()?;
             module.call_method1("down", (*monitor, pid, convert::reason_fields(reason), certificate))
         }
+        Signal::DeadLetter(letter) => convert::dead_letter(py, letter),
         Signal::Exit { pid, reason } => {
             module.call_method1("exit_message", (convert::pid_numbers(*pid), convert::reason_fields(reason)))
         }
@@ -425,12 +615,11 @@ fn signal_object<'py>(py: Python<'py>, signal: &Signal) -> PyResult<Bound<'py, P
 }
 
 impl<'py> Work<'py> {
-    fn run(self, py: Python<'py>, delivery: &Delivery, handlers: &Handlers<'py>) -> Result<Bound<'py, PyAny>, Refusal> {
-        static COROUTINE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    fn run(self, py: Python<'py>, delivery: &Delivery, handlers: &Handlers) -> Result<Bound<'py, PyAny>, Refusal> {
         let (function, args, kwargs) = match self {
             Work::Method(function, args, kwargs) => (function, args, kwargs),
             Work::Message(message) => {
-                let result = handlers.receive.call1((&delivery.method, message));
+                let result = handlers.receive.bind(py).call1((&delivery.method, message));
                 return result.map_err(|error| match class(py, "BadCall") {
                     // The actor is of a sort that takes no such message.
                     Ok(bad) if error.is_instance(py, &bad) && error.traceback(py).as_ref().is_none_or(is_own) => {
@@ -440,19 +629,13 @@ impl<'py> Work<'py> {
                 });
             }
         };
-        let result = function.call(&args, Some(&kwargs)).map_err(|error| {
+        function.call(&args, Some(&kwargs)).map_err(|error| {
             // A TypeError without a traceback was raised by the call itself: the arguments do not fit.
             if error.is_instance_of::<PyTypeError>(py) && error.traceback(py).is_none() {
                 return Refusal::Bad(CallFailure::BadCall(error.value(py).to_string()));
             }
             Refusal::Raised(error)
-        })?;
-        let coroutine = COROUTINE.import(py, "types", "CoroutineType").map_err(Refusal::Raised)?;
-        if !result.get_type().is(coroutine) {
-            return Ok(result);
-        }
-        let run = || py.import("rebeam._dispatch")?.call_method1("run_coroutine", (&delivery.method, &result));
-        run().map_err(Refusal::Raised)
+        })
     }
 }
 
@@ -461,29 +644,48 @@ fn is_own(traceback: &Bound<'_, pyo3::types::PyTraceback>) -> bool {
     traceback.getattr("tb_next").is_ok_and(|next| next.is_none())
 }
 
+/// The content of an answer.
+#[derive(Default)]
+struct Answer {
+    bytes: Vec<u8>,
+    buffers: Option<Buffers>,
+}
+
 /// Encodes a result as its caller wants it.
-fn encode(result: &Bound<'_, PyAny>, delivery: &Delivery) -> Result<Vec<u8>, CallFailure> {
-    let encoded = match delivery.codec {
-        Codec::Pickle => codec::dumps(result).map(|bytes| bytes.as_bytes().to_vec()),
-        Codec::Data => codec::dump_value(result),
+fn encode(channel: &Channel, result: &Bound<'_, PyAny>, message: &Message) -> Result<Answer, CallFailure> {
+    let encoded = match message.codec {
+        Codec::Pickle => codec::dump_content(channel, result)
+            .map(|content| Answer { bytes: content.as_bytes().to_vec(), buffers: content.buffers }),
+        Codec::Data => codec::dump_value(result).map(|bytes| Answer { bytes, buffers: None }),
     };
+    let py = result.py();
+    let encoded = encoded.and_then(|answer| match answer.bytes.len() + ANSWER_HEAD > channel.welcome.max_frame as usize {
+        true => Err(too_large(py, answer.bytes.len(), channel.welcome.max_frame as usize)),
+        false => Ok(answer),
+    });
     encoded.map_err(|error| {
-        let text = format!("the result of `{}` cannot be sent: {}", delivery.method, error.value(result.py()));
-        CallFailure::BadResult(text)
+        let explain = || -> PyResult<String> {
+            let module = py.import("rebeam._pickling")?;
+            module.call_method1("explain_result", (result, &message.method, error.value(py)))?.extract()
+        };
+        CallFailure::BadResult(explain().unwrap_or_else(|_| error.value(py).to_string()))
     })
 }
 
+/// Room for the head of an answer, whatever it says.
+const ANSWER_HEAD: usize = 4096;
+
 /// Notes a message as done without an answer, and tells the supervisor if that is worth a frame, or if it `must` know.
-fn acknowledge(py: Python<'_>, channel: &Channel, delivery: &Delivery, payload: &Payload, must: bool) -> PyResult<()> {
-    let mut due = channel.note_done(delivery.seq, payload.as_slice().len());
-    if must || IS_WIDENED.load(Ordering::Relaxed) {
+fn acknowledge(py: Python<'_>, channel: &Channel, message: &Message, must: bool) -> PyResult<()> {
+    let mut due = channel.note_done(message.seq, message.size);
+    if must {
         due = due.or_else(|| channel.take_done());
     }
     match due {
-        // The marks must say so first: what is acknowledged may be overwritten.
+        // The mark must say so first, in case of an end between the two.
         Some(done) => {
-            channel.page.done(delivery.seq.0);
-            send(py, channel, &ToSupervisor::Ack { done }, &[])
+            channel.page.done(message.seq);
+            send_acks(py, channel, done)
         }
         None => Ok(()),
     }

@@ -5,20 +5,21 @@
 //! the kernel or for the interpreter, so that neither can deadlock with it. It must not know Python objects: payloads
 //! are bytes here, and [`crate::codec`] makes them.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use rebeam_protocol::control::Answer;
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::handshake::{Features, Hello, MAGIC, VERSION, Welcome};
 use rebeam_protocol::id::{CallId, RequestId, Seq};
-use rebeam_protocol::message::{Address, Delivery, Form, Lane, Outcome, Signal, ToSupervisor, ToWorker};
+use rebeam_protocol::message::{Address, Delivery, Form, Gate, Lane, Lease, Outcome, Signal, ToSupervisor, ToWorker};
 use rebeam_protocol::page::SIZE;
 
+use crate::arenas::{self, Leased};
 use crate::status_page::StatusPage;
 use crate::wire::{NoRead, NoWrite, Payload, Reader, Wait, Writer};
 
@@ -37,7 +38,12 @@ pub(crate) enum Letter {
     Exit,
     /// Hand the state over and end.
     Recycle,
+    /// A message that somebody looks at just now.
+    Lent,
 }
+
+/// Where a letter lies among those that are taken in turn; counts up from 1.
+pub(crate) type Place = u64;
 
 /// Why a wait ended without what was waited for.
 #[derive(Debug)]
@@ -62,6 +68,25 @@ pub(crate) struct Channel {
     state: Mutex<State>,
     wake: Condvar,
     next_id: AtomicU64,
+    /// Wakes an event loop that does not wait in here, when something was filed by somebody else.
+    nudge: OnceLock<OwnedFd>,
+}
+
+/// An answer that is waited for.
+#[derive(Default)]
+struct Slot {
+    reply: Option<(Outcome, Payload)>,
+    /// Nobody waits for this one alone: it is noted as ready when it comes.
+    is_event: bool,
+}
+
+/// Why a send cannot go on at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blocked {
+    /// There is no room, and the sender waits for it.
+    Full,
+    /// There is no room, and the sender does not wait.
+    Refused,
 }
 
 struct State {
@@ -70,11 +95,19 @@ struct State {
     /// What is for the process rather than for the actor, and does not wait while the actor is suspended.
     system: VecDeque<Letter>,
     high: VecDeque<Letter>,
-    normal: VecDeque<Letter>,
-    replies: HashMap<CallId, Option<(Outcome, Payload)>>,
+    /// With the place of each, which counts up.
+    normal: VecDeque<(Place, Letter)>,
+    last_place: Place,
+    replies: HashMap<CallId, Slot>,
+    /// Answers that have come and that nobody waits for alone.
+    ready: Vec<CallId>,
+    /// Messages in hand whose answers nobody wants any more.
+    cancelled: Vec<Seq>,
+    /// Whether handlers can be cancelled here at all.
+    takes_cancels: bool,
     answers: HashMap<RequestId, Option<(Answer, Payload)>>,
     is_suspended: bool,
-    shut: HashSet<Address>,
+    shut: HashMap<Address, Blocked>,
     is_closed: bool,
     done: Vec<Seq>,
     done_bytes: usize,
@@ -115,19 +148,24 @@ impl Channel {
                 system: VecDeque::new(),
                 high: VecDeque::new(),
                 normal: VecDeque::new(),
+                last_place: 0,
                 replies: HashMap::new(),
+                ready: Vec::new(),
+                cancelled: Vec::new(),
+                takes_cancels: false,
                 answers: HashMap::new(),
                 is_suspended: false,
-                shut: HashSet::new(),
+                shut: HashMap::new(),
                 is_closed: false,
                 done: Vec::new(),
                 done_bytes: 0,
             }),
             wake: Condvar::new(),
             next_id: AtomicU64::new(1),
+            nudge: OnceLock::new(),
         };
         let hello = Hello { magic: MAGIC, version: VERSION, features: Features::default(), os_pid: std::process::id() };
-        channel.send(&ToSupervisor::Hello(hello), &[], |wait| wait()).map_err(|error| match error {
+        channel.send(&ToSupervisor::Hello(hello), &[], None, |wait| wait()).map_err(|error| match error {
             NoWrite::Closed(error) => error,
             NoWrite::Frame(error) => io::Error::other(error),
         })?;
@@ -139,6 +177,7 @@ impl Channel {
         &self,
         message: &ToSupervisor,
         payload: &[u8],
+        descriptor: Option<RawFd>,
         blocking: impl Fn(Wait<'_>) -> io::Result<()>,
     ) -> Result<(), NoWrite> {
         let mut writer = self.writer().take();
@@ -151,7 +190,7 @@ impl Channel {
             blocking(&mut wait).map_err(NoWrite::Closed)?;
         }
         let Some(mut writer) = writer else { return Err(NoWrite::Closed(io::ErrorKind::BrokenPipe.into())) };
-        let result = writer.write(message, payload, &blocking);
+        let result = writer.write(message, payload, descriptor, &blocking);
         *self.writer() = Some(writer);
         self.writer_free.notify_one();
         result
@@ -166,8 +205,9 @@ impl Channel {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(crate) fn expect_reply(&self, call: CallId) {
-        self.state().replies.insert(call, None);
+    /// The answer to this call is kept when it comes; as an event, if nobody waits for it alone.
+    pub(crate) fn expect_reply(&self, call: CallId, is_event: bool) {
+        self.state().replies.insert(call, Slot { reply: None, is_event });
     }
 
     pub(crate) fn expect_answer(&self, request: RequestId) {
@@ -183,7 +223,95 @@ impl Channel {
     }
 
     pub(crate) fn wait_reply(&self, call: CallId, until: Option<Instant>) -> Result<(Outcome, Payload), Unmet> {
-        self.wait(until, |state| state.replies.get_mut(&call).and_then(Option::take))
+        self.wait(until, |state| state.take_reply(call))
+    }
+
+    /// The answer, if it has come.
+    pub(crate) fn take_reply(&self, call: CallId) -> Option<(Outcome, Payload)> {
+        self.state().take_reply(call)
+    }
+
+    /// Whether the answer has come.
+    pub(crate) fn has_reply(&self, call: CallId) -> bool {
+        self.look_aside();
+        self.state().replies.get(&call).is_some_and(|slot| slot.reply.is_some())
+    }
+
+    /// Calls whose answers have come and that nobody waits for alone.
+    pub(crate) fn take_ready(&self) -> Vec<CallId> {
+        std::mem::take(&mut self.state().ready)
+    }
+
+    /// Waits for such answers.
+    pub(crate) fn wait_ready(&self, until: Option<Instant>) -> Result<Vec<CallId>, Unmet> {
+        self.wait(until, |state| (!state.ready.is_empty()).then(|| std::mem::take(&mut state.ready)))
+    }
+
+    /// Messages in hand that are to be cancelled.
+    pub(crate) fn take_cancelled(&self) -> Vec<Seq> {
+        std::mem::take(&mut self.state().cancelled)
+    }
+
+    /// The descriptors that an event loop has to watch: the socket, and what wakes it when somebody else has read.
+    pub(crate) fn watched(&self) -> io::Result<(RawFd, RawFd)> {
+        if self.nudge.get().is_none() {
+            // SAFETY: flags only; a descriptor that is given is ours.
+            let nudge = unsafe {
+                let fd = libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
+                if fd < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+                OwnedFd::from_raw_fd(fd)
+            };
+            let _ = self.nudge.set(nudge);
+            self.state().takes_cancels = true;
+        }
+        let nudge = self.nudge.get().ok_or(io::ErrorKind::Other)?;
+        Ok((self.socket.as_raw_fd(), nudge.as_raw_fd()))
+    }
+
+    /// Wakes the event loop, if there is one.
+    fn nudge(&self) {
+        if let Some(nudge) = self.nudge.get() {
+            let one = 1u64;
+            // SAFETY: eight bytes, as an eventfd takes them.
+            unsafe { libc::write(nudge.as_raw_fd(), (&raw const one).cast(), 8) };
+        }
+    }
+
+    /// The look of an event loop: takes away what has woken it, and reads what is there.
+    pub(crate) fn look_as_loop(&self) {
+        if let Some(nudge) = self.nudge.get() {
+            let mut count = 0u64;
+            // SAFETY: eight bytes, as an eventfd gives them.
+            unsafe { libc::read(nudge.as_raw_fd(), (&raw mut count).cast(), 8) };
+        }
+        self.look();
+    }
+
+    /// Reads what is there without waiting, unless another thread reads.
+    fn look(&self) {
+        let _ = self.page.take_attention();
+        let mut state = self.state();
+        if let Some(mut reader) = state.reader.take() {
+            if matches!(reader.read_now(), Err(NoRead::Closed(_))) {
+                state.is_closed = true;
+            }
+            state.file(&mut reader);
+            state.reader = Some(reader);
+            self.wake.notify_all();
+        }
+    }
+
+    /// Whether the supervisor is gone.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state().is_closed
+    }
+
+    /// The next letter that has come; with `system_only`, none that is for the actor rather than for its process.
+    pub(crate) fn next_filed(&self, system_only: bool) -> Option<Letter> {
+        let mut state = self.state();
+        if system_only { state.system.pop_front() } else { state.take_letter() }
     }
 
     pub(crate) fn wait_answer(&self, request: RequestId, until: Option<Instant>) -> Result<(Answer, Payload), Unmet> {
@@ -206,24 +334,46 @@ impl Channel {
         self.state().is_suspended = is_suspended;
     }
 
-    /// Takes out the first plain message from place `from` on, to be looked at; gives its place, too.
-    pub(crate) fn take_plain(&self, from: usize) -> Option<(usize, Box<Delivery>, Payload)> {
+    /// The place of the first plain message behind another place.
+    pub(crate) fn next_plain(&self, behind: Place) -> Option<Place> {
         self.look_if_asked();
-        let mut state = self.state();
+        let state = self.state();
+        let from = state.normal.partition_point(|(place, _)| *place <= behind);
         let is_plain = |letter: &Letter| match letter {
             Letter::Message(delivery, _) => delivery.method == "handle_info" && delivery.form != Form::Arguments,
             _ => false,
         };
-        let place = state.normal.iter().skip(from).position(is_plain)? + from;
-        match state.normal.remove(place)? {
-            Letter::Message(delivery, payload) => Some((place, delivery, payload)),
-            _ => None,
+        state.normal.range(from..).find(|(_, letter)| is_plain(letter)).map(|(place, _)| *place)
+    }
+
+    /// Takes a message out of its place, to be looked at; [`Channel::put_back`] undoes it.
+    pub(crate) fn lend(&self, place: Place) -> Option<(Box<Delivery>, Payload)> {
+        let mut state = self.state();
+        let index = state.normal.binary_search_by_key(&place, |(place, _)| *place).ok()?;
+        match std::mem::replace(&mut state.normal[index].1, Letter::Lent) {
+            Letter::Message(delivery, payload) => Some((delivery, payload)),
+            other => {
+                state.normal[index].1 = other;
+                None
+            }
         }
     }
 
-    /// Puts a message back that was taken to be looked at.
-    pub(crate) fn put_back(&self, place: usize, delivery: Box<Delivery>, payload: Payload) {
-        self.state().normal.insert(place, Letter::Message(delivery, payload));
+    pub(crate) fn put_back(&self, place: Place, delivery: Box<Delivery>, payload: Payload) {
+        let mut state = self.state();
+        if let Ok(index) = state.normal.binary_search_by_key(&place, |(place, _)| *place) {
+            state.normal[index].1 = Letter::Message(delivery, payload);
+        }
+    }
+
+    /// Takes a message for good; gives its number.
+    pub(crate) fn take(&self, place: Place) -> Option<Seq> {
+        let mut state = self.state();
+        let index = state.normal.binary_search_by_key(&place, |(place, _)| *place).ok()?;
+        match state.normal.remove(index)? {
+            (_, Letter::Message(delivery, _)) => Some(delivery.seq),
+            _ => None,
+        }
     }
 
     /// How many letters lie here in turn.
@@ -231,15 +381,33 @@ impl Channel {
         self.state().normal.len()
     }
 
-    /// Waits until more than so many letters lie here in turn.
-    pub(crate) fn wait_more(&self, than: usize, until: Option<Instant>) -> Result<(), Unmet> {
-        self.wait(until, |state| (state.normal.len() > than).then_some(()))
+    /// Waits until a letter lies behind this place, or, if that matters, one that is taken before all others.
+    pub(crate) fn wait_behind(&self, place: Place, or_system: bool, until: Option<Instant>) -> Result<(), Unmet> {
+        self.wait(until, |state| {
+            let is_behind = state.normal.back().is_some_and(|(last, _)| *last > place);
+            (is_behind || (or_system && !state.system.is_empty())).then_some(())
+        })
+    }
+
+    /// Takes an order to stop, if there is one, and drops what else is for the process.
+    pub(crate) fn take_stop(&self) -> Option<ExitReason> {
+        let mut state = self.state();
+        for letter in std::mem::take(&mut state.system) {
+            if let Letter::Stop(reason) = letter {
+                return Some(reason);
+            }
+        }
+        let place = state.normal.iter().position(|(_, letter)| matches!(letter, Letter::Stop(_)))?;
+        match state.normal.remove(place)? {
+            (_, Letter::Stop(reason)) => Some(reason),
+            _ => None,
+        }
     }
 
     /// Takes notices of a monitor out of what waits here; gives their numbers.
     pub(crate) fn take_back_down(&self, of: u64) -> Vec<Seq> {
         let mut taken = Vec::new();
-        self.state().normal.retain(|letter| {
+        self.state().normal.retain(|(_, letter)| {
             let Letter::Message(delivery, _) = letter else { return true };
             let Form::Signal(signal) = &delivery.form else { return true };
             let is_it = matches!(**signal, Signal::Down { monitor, .. } if monitor == of);
@@ -252,29 +420,34 @@ impl Channel {
     }
 
     fn look_if_asked(&self) {
-        if !self.page.take_attention() {
-            return;
-        }
-        let mut state = self.state();
-        if let Some(mut reader) = state.reader.take() {
-            if matches!(reader.read_now(), Err(NoRead::Closed(_))) {
-                state.is_closed = true;
-            }
-            state.file(&mut reader);
-            state.reader = Some(reader);
-            self.wake.notify_all();
+        if self.page.take_attention() {
+            self.look_aside();
         }
     }
 
-    /// Waits until mail to `to` is let in.
-    pub(crate) fn wait_open(&self, to: &Address, until: Option<Instant>) -> Result<(), Unmet> {
-        self.wait(until, |state| (!state.shut.contains(to)).then_some(()))
+    /// A look by somebody else than the event loop, which has to be told of what it has brought.
+    fn look_aside(&self) {
+        self.look();
+        self.nudge();
+    }
+
+    /// Waits until mail to `to` is let in; an answer to the wait itself says that it never will be.
+    pub(crate) fn wait_open(
+        &self,
+        to: &Address,
+        wait: CallId,
+        until: Option<Instant>,
+    ) -> Result<Option<Outcome>, Unmet> {
+        self.wait(until, |state| match state.take_reply(wait) {
+            Some((outcome, _)) => Some(Some(outcome)),
+            None => (!state.shut.contains_key(to)).then_some(None),
+        })
     }
 
     /// Whether mail to `to` has to wait; reads the channel first if the supervisor asked for it.
-    pub(crate) fn is_shut(&self, to: &Address) -> bool {
+    pub(crate) fn is_blocked(&self, to: &Address) -> Option<Blocked> {
         self.look_if_asked();
-        self.state().shut.contains(to)
+        self.state().shut.get(to).copied()
     }
 
     /// Notes a message done without an answer; gives what to acknowledge once it is worth a frame.
@@ -298,7 +471,7 @@ impl Channel {
 
     /// Closes the descriptors of this process, whose channel is its parent's.
     pub(crate) fn close_descriptors(&self) {
-        for fd in [&self.socket, &self.lifeline] {
+        for fd in [&self.socket, &self.lifeline].into_iter().chain(self.nudge.get()) {
             // SAFETY: nothing in this process uses them again: every way to them asks first whether it is a helper.
             unsafe { libc::close(fd.as_raw_fd()) };
         }
@@ -341,10 +514,20 @@ impl Channel {
             }
             // Others may have got what they wait for, or have to take over the reading.
             self.wake.notify_all();
+            self.nudge();
             if matches!(result, Err(NoRead::Interrupted)) {
                 return Err(Unmet::Interrupted);
             }
         }
+    }
+}
+
+/// The memory that comes with a frame.
+fn lease_of(message: &ToWorker) -> Option<Lease> {
+    match message {
+        ToWorker::Deliver(delivery) => delivery.buffers,
+        ToWorker::Reply { buffers, .. } => *buffers,
+        _ => None,
     }
 }
 
@@ -362,10 +545,35 @@ impl State {
         }
         if self.is_suspended {
             // A stop in its turn comes through: nobody is to be killed for being suspended.
-            let place = self.normal.iter().position(|letter| matches!(letter, Letter::Stop(_)))?;
-            return self.normal.remove(place);
+            let place = self.normal.iter().position(|(_, letter)| matches!(letter, Letter::Stop(_)))?;
+            return self.normal.remove(place).map(|(_, letter)| letter);
         }
-        self.high.pop_front().or_else(|| self.normal.pop_front())
+        self.high.pop_front().or_else(|| self.normal.pop_front().map(|(_, letter)| letter))
+    }
+
+    fn push_in_turn(&mut self, letter: Letter) {
+        self.last_place += 1;
+        self.normal.push_back((self.last_place, letter));
+    }
+
+    fn take_reply(&mut self, call: CallId) -> Option<(Outcome, Payload)> {
+        self.replies.get_mut(&call)?.reply.take()
+    }
+
+    /// Drops a message that was not begun, as if it were done; else notes that its handler is to be cancelled.
+    fn cancel(&mut self, seq: Seq) {
+        let is_it = |letter: &Letter| matches!(letter, Letter::Message(delivery, _) if delivery.seq == seq);
+        if let Some(place) = self.high.iter().position(is_it) {
+            self.high.remove(place);
+        } else if let Some(place) = self.normal.iter().position(|(_, letter)| is_it(letter)) {
+            self.normal.remove(place);
+        } else {
+            if self.takes_cancels {
+                self.cancelled.push(seq);
+            }
+            return;
+        }
+        self.done.push(seq);
     }
 
     /// Files every whole frame that was read.
@@ -373,7 +581,13 @@ impl State {
         loop {
             match reader.next_frame::<ToWorker>() {
                 Ok(None) => return,
-                Ok(Some(frame)) => self.file_one(frame.header, frame.payload),
+                Ok(Some(frame)) => {
+                    let mut payload = frame.payload;
+                    if let Some(lease) = lease_of(&frame.header) {
+                        payload.memory = reader.take_descriptor().map(|fd| Leased::new(fd, lease));
+                    }
+                    self.file_one(frame.header, payload);
+                }
                 Err(_) => {
                     self.is_closed = true;
                     return;
@@ -385,17 +599,21 @@ impl State {
     fn file_one(&mut self, message: ToWorker, payload: Payload) {
         match message {
             ToWorker::Deliver(delivery) => {
-                let queue = match delivery.lane {
-                    Lane::System => &mut self.system,
-                    Lane::High => &mut self.high,
-                    Lane::Normal => &mut self.normal,
-                };
-                queue.push_back(Letter::Message(Box::new(delivery), payload));
+                let lane = delivery.lane;
+                let letter = Letter::Message(Box::new(delivery), payload);
+                match lane {
+                    Lane::System => self.system.push_back(letter),
+                    Lane::High => self.high.push_back(letter),
+                    Lane::Normal => self.push_in_turn(letter),
+                }
             }
-            ToWorker::Reply { call, outcome } => {
+            ToWorker::Reply { call, outcome, .. } => {
                 // A reply that nobody waits for any more is dropped here (MAP-13).
                 if let Some(slot) = self.replies.get_mut(&call) {
-                    *slot = Some((outcome, payload));
+                    slot.reply = Some((outcome, payload));
+                    if slot.is_event {
+                        self.ready.push(call);
+                    }
                 }
             }
             ToWorker::Answer { request, answer } => {
@@ -404,14 +622,19 @@ impl State {
                 }
             }
             ToWorker::Stop { reason, urgent: true } => self.system.push_back(Letter::Stop(reason)),
-            ToWorker::Stop { reason, urgent: false } => self.normal.push_back(Letter::Stop(reason)),
+            ToWorker::Stop { reason, urgent: false } => self.push_in_turn(Letter::Stop(reason)),
             ToWorker::Exit => self.system.push_front(Letter::Exit),
             ToWorker::Recycle => self.system.push_back(Letter::Recycle),
-            ToWorker::Gate { to, open: true } => {
+            ToWorker::Cancel { seq } => self.cancel(seq),
+            ToWorker::ArenaFree { arena } => arenas::is_free(arena),
+            ToWorker::Gate { to, gate: Gate::Open } => {
                 self.shut.remove(&to);
             }
-            ToWorker::Gate { to, open: false } => {
-                self.shut.insert(to);
+            ToWorker::Gate { to, gate: Gate::Shut } => {
+                self.shut.insert(to, Blocked::Full);
+            }
+            ToWorker::Gate { to, gate: Gate::Refused } => {
+                self.shut.insert(to, Blocked::Refused);
             }
             ToWorker::Welcome(_) => {}
         }

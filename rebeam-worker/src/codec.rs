@@ -1,16 +1,134 @@
 //! Python objects to bytes and back: pickles between actors, plain values for what comes from outside.
 
+use std::cell::RefCell;
+
+use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString, PyTuple};
+use rebeam_protocol::message::Buffers;
 use rebeam_protocol::value::{self, MAX_DEPTH, Value};
 
+use crate::arenas::{self, Buffer, LARGE, Slice};
+use crate::channel::Channel;
+use crate::wire::Payload;
+
 static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+static LARGE_BUFFER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
 /// Up to here bytes are copied into a Python object before they are unpickled; above it they are looked at in place.
 const COPIED: usize = 4096;
+
+/// A message's content on its way out.
+pub(crate) struct Content<'py> {
+    pub(crate) bytes: Bound<'py, PyBytes>,
+    pub(crate) buffers: Option<Buffers>,
+}
+
+impl<'py> Content<'py> {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.bytes.as_bytes()
+    }
+}
+
+thread_local! {
+    /// Buffers that the pickle under way leaves to us.
+    static COLLECTED: RefCell<Vec<PyBuffer<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What pickle calls for every buffer that could go out of band; true keeps it in.
+#[pyfunction]
+fn keep_in_band(buffer: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let raw = buffer.call_method0("raw")?;
+    let bytes = PyBuffer::<u8>::get(&raw)?;
+    if bytes.len_bytes() < LARGE {
+        return Ok(true);
+    }
+    COLLECTED.with_borrow_mut(|collected| collected.push(bytes));
+    Ok(false)
+}
+
+/// Pickles an object with protocol 5; large buffers are left out and given apart.
+fn dumps_apart<'py>(object: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>, Vec<PyBuffer<u8>>)> {
+    let py = object.py();
+    static KEYS: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
+    let dumps = DUMPS.import(py, "_pickle", "dumps")?;
+    let keys = KEYS.get_or_try_init(py, || {
+        let keys = PyDict::new(py);
+        let callback = LARGE_BUFFER.get_or_try_init(py, || wrap_pyfunction!(keep_in_band, py).map(|it| it.into_any().unbind()))?;
+        keys.set_item("buffer_callback", callback)?;
+        Ok::<_, PyErr>(keys.unbind())
+    })?;
+    // A pickle within a pickle (`__reduce__` that sends something) has collected its own by then.
+    let before = COLLECTED.take();
+    let result = dumps.call((object, 5), Some(keys.bind(py)));
+    let collected = COLLECTED.replace(before);
+    Ok((result?.cast_into::<PyBytes>()?, collected))
+}
+
+/// Pickles an object with its large buffers out of band, placed where a receiver can map them.
+pub(crate) fn dump_content<'py>(channel: &Channel, object: &Bound<'py, PyAny>) -> PyResult<Content<'py>> {
+    let (bytes, collected) = dumps_apart(object)?;
+    if collected.is_empty() {
+        return Ok(Content { bytes, buffers: None });
+    }
+    let py = object.py();
+    let (buffers, places) = arenas::place(py, channel, &slices(&collected))?;
+    let head = (places.len() as u32).to_le_bytes();
+    let numbers = places.iter().flat_map(|(offset, length)| [offset.to_le_bytes(), length.to_le_bytes()]).flatten();
+    let whole: Vec<u8> = head.into_iter().chain(numbers).chain(bytes.as_bytes().iter().copied()).collect();
+    Ok(Content { bytes: PyBytes::new(py, &whole), buffers: Some(buffers) })
+}
+
+fn slices(buffers: &[PyBuffer<u8>]) -> Vec<Slice> {
+    buffers.iter().map(|buffer| Slice { start: buffer.buf_ptr() as usize, length: buffer.len_bytes() }).collect()
+}
+
+/// Unpickles a message, and maps its large buffers if it has any.
+pub(crate) fn load_content<'py>(py: Python<'py>, payload: &mut Payload) -> PyResult<Bound<'py, PyAny>> {
+    let Some(leased) = payload.memory.take() else { return loads(py, payload.as_slice()) };
+    let bytes = payload.as_slice();
+    let cut_off = || PyValueError::new_err("a message whose buffers are not where it says");
+    let (count, rest) = bytes.split_first_chunk::<4>().ok_or_else(cut_off)?;
+    let count = u32::from_le_bytes(*count) as usize;
+    let (numbers, pickle) = rest.split_at_checked(count.saturating_mul(16)).ok_or_else(cut_off)?;
+    let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap_or_default());
+    let places: Vec<(u64, u64)> = numbers.chunks_exact(16).map(|pair| (number(&pair[..8]), number(&pair[8..]))).collect();
+    loads_with(py, pickle, arenas::views(leased, &places)?)
+}
+
+fn loads_with<'py>(py: Python<'py>, pickle: &[u8], views: Vec<Buffer>) -> PyResult<Bound<'py, PyAny>> {
+    let loads = LOADS.import(py, "_pickle", "loads")?;
+    let keys = PyDict::new(py);
+    keys.set_item("buffers", PyList::new(py, views)?)?;
+    loads.call((PyBytes::new(py, pickle),), Some(&keys))
+}
+
+/// A copy of an object whose large buffers lie in memory that is sent without being copied again.
+#[pyfunction]
+pub(crate) fn share<'py>(py: Python<'py>, object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let (bytes, collected) = dumps_apart(object)?;
+    let channel = crate::session::channel(py)?;
+    if collected.is_empty() {
+        return loads(py, bytes.as_bytes());
+    }
+    let (buffers, places) = arenas::place(py, channel, &slices(&collected))?;
+    match arenas::own_views(buffers, &places)? {
+        Some(views) => loads_with(py, bytes.as_bytes(), views),
+        // It lies in memory of this sort already.
+        None => Ok(object.clone()),
+    }
+}
+
+/// A copy-on-write view on the bytes of a buffer, if they lie in memory that was handed over or shared.
+#[pyfunction]
+pub(crate) fn private_view(buffer: &Bound<'_, PyAny>) -> PyResult<Option<Buffer>> {
+    let bytes = PyBuffer::<u8>::get(buffer)?;
+    let slice = Slice { start: bytes.buf_ptr() as usize, length: bytes.len_bytes() };
+    arenas::private_view(buffer, slice)
+}
 
 /// Pickles an object with protocol 5.
 pub(crate) fn dumps<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {

@@ -6,10 +6,10 @@ use pyo3::types::{PyDict, PyInt, PyString, PyTuple};
 use rebeam_protocol::certificate::{Certificate, Next};
 use rebeam_protocol::exit::{ExitReason, Raised, signal_name};
 use rebeam_protocol::id::{ActorId, NodeStart, Pid};
-use rebeam_protocol::message::{Address, CallFailure};
+use rebeam_protocol::message::{Address, CallFailure, DeadLetter};
 use rebeam_protocol::process::ChildAddress;
 use rebeam_protocol::spec::{
-    ActorSpec, AutoShutdown, Backoff, ChildKind, ChildSpec, Limits, MAX_DEPTH, MailboxLimits, OnGiveup, ProcessOptions,
+    ActorSpec, AutoShutdown, Backoff, ChildKind, ChildSpec, Limits, MAX_DEPTH, MailboxOptions, OnGiveup, Overflow, ProcessOptions,
     Restart, Shutdown, Strategy, SupervisorKind, SupervisorSpec,
 };
 
@@ -119,6 +119,20 @@ pub(crate) fn certificate<'py>(py: Python<'py>, certificate: &Certificate) -> Py
     Ok(dict)
 }
 
+/// A dead letter, made by `rebeam._dead_letters`.
+pub(crate) fn dead_letter<'py>(py: Python<'py>, letter: &DeadLetter) -> PyResult<Bound<'py, PyAny>> {
+    let fields = (
+        letter.id,
+        &letter.to,
+        &letter.sender,
+        &letter.method,
+        letter.cause.word(),
+        letter.deliveries,
+        letter.bytes,
+    );
+    py.import("rebeam._server")?.call_method1("dead_letter", fields)
+}
+
 /// The error for a call that has no answer, made by `rebeam._errors`.
 pub(crate) fn failure(py: Python<'_>, failure: &CallFailure) -> PyErr {
     let made = (|| -> PyResult<Bound<'_, PyAny>> {
@@ -136,7 +150,8 @@ pub(crate) fn failure(py: Python<'_>, failure: &CallFailure) -> PyErr {
                 let fields = (&callee.target, &callee.state, method, since, callee.waiting);
                 errors.call_method1("call_timeout", fields)
             }
-            CallFailure::CallingSelf { target } => errors.call_method1("calling_self", (target,)),
+            CallFailure::Deadlock { cycle } => errors.call_method1("deadlock", (cycle,)),
+            CallFailure::Restarting { target } => errors.call_method1("restarting", (target,)),
             CallFailure::MailboxFull { target, waiting } => errors.call_method1("mailbox_full", (target, waiting)),
             CallFailure::BadCall(text) => errors.call_method1("bad_call", (text,)),
             CallFailure::BadResult(text) => errors.call_method1("bad_result", (text,)),
@@ -205,7 +220,7 @@ fn nested_child_spec(object: &Bound<'_, PyAny>, depth: usize) -> PyResult<ChildS
             Err(PyErr::from_value(spec.call_method1("unpicklable", (object, error.value(object.py())))?))
         })?;
         let start_timeout: Option<f64> = object.getattr("start_timeout")?.extract()?;
-        let (messages, bytes) = object.getattr("mailbox_limits")?.extract()?;
+        let mailbox: PyMailbox = object.getattr("mailbox")?.extract()?;
         let limits: PyLimits = object.getattr("limits")?.extract()?;
         let process: PyProcess = object.getattr("process")?.extract()?;
         let ms = |seconds: f64| (seconds * 1000.0).ceil() as u64;
@@ -214,7 +229,20 @@ fn nested_child_spec(object: &Bound<'_, PyAny>, depth: usize) -> PyResult<ChildS
             class: object.getattr("class_name")?.extract()?,
             start: pickled.as_bytes().to_vec(),
             start_ms: start_timeout.map(|seconds| (seconds * 1000.0) as u64),
-            mailbox: MailboxLimits { messages, bytes },
+            mailbox: MailboxOptions {
+                messages: mailbox.0,
+                bytes: mailbox.1,
+                overflow: match mailbox.2.as_str() {
+                    "fail" => Overflow::Fail,
+                    "drop_oldest" => Overflow::DropOldest,
+                    "drop_new" => Overflow::DropNew,
+                    _ => Overflow::Block,
+                },
+                is_kept: mailbox.3 == "keep",
+                fails_while_restarting: mailbox.4 == "fail",
+            },
+            concurrency: object.getattr("concurrency")?.extract()?,
+            redelivered: object.getattr("redelivered")?.extract()?,
             terminate_on_shutdown: object.getattr("terminate_on_shutdown")?.extract()?,
             limits: Limits {
                 deadline_ms: limits.0.map(ms),
@@ -260,6 +288,9 @@ fn nested_child_spec(object: &Bound<'_, PyAny>, depth: usize) -> PyResult<ChildS
 
 /// `rebeam._spec.ChildSpec.limits`: deadline, deadlines, soft and hard memory in KiB, messages, age.
 type PyLimits = (Option<f64>, Vec<(String, f64)>, Option<u64>, Option<u64>, Option<u64>, Option<f64>);
+
+/// `rebeam._spec.ChildSpec.mailbox`: messages, bytes, what a full one does, whether it is kept, what a restart does.
+type PyMailbox = (Option<u64>, Option<u64>, String, String, String);
 
 /// `rebeam._spec.ChildSpec.process`: CPUs, niceness, environment, directory, user, group.
 type PyProcess = (Vec<u32>, Option<i32>, Vec<(String, String)>, Option<String>, Option<u32>, Option<u32>);

@@ -4,8 +4,10 @@
 //! looks like (`rebeam._dispatch` does), nor anything of trees and restarts.
 
 mod actor_loop;
+mod arenas;
 mod channel;
 mod codec;
+mod context;
 mod convert;
 mod fork;
 mod lifeline;
@@ -21,13 +23,23 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _rebeam {
     #[pymodule_export]
-    use crate::actor_loop::{hand_over, receive, report, serve, set_after, set_idle, started, trim_memory};
+    use crate::actor_loop::{
+        Handlers, hand_over, receive, report, serve, set_after, set_idle, settle, started, take_cancelled, take_idle,
+        take_own_mail, trim_memory,
+    };
     #[pymodule_export]
-    use crate::outgoing::{call, call_message, caller, cast, defer, key_number, reply, send_message};
+    use crate::codec::{private_view, share};
+    #[pymodule_export]
+    use crate::context::{Message, caller, current, defer, set_context_variable};
+    #[pymodule_export]
+    use crate::outgoing::{
+        abandon, await_answer, call, call_message, cancel_call, cast, has_answer, key_number, look, reply, request,
+        send_message, take_answer, wait_answer, wait_ready, watched,
+    };
     #[pymodule_export]
     use crate::requests::{
         cancel_timer, demonitor, exit_signal, kill, link, log, monitor, request_down, resolve, send_after, stop,
-        supervisor, trap_exits, unlink, whereis,
+        spawn, supervisor, trap_exits, unlink, watch_dead_letters, whereis,
     };
     #[pymodule_export]
     use crate::session::{attach, attach_forked, detach_after_fork, exit_ordered, is_attached};

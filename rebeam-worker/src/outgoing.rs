@@ -1,20 +1,21 @@
 //! The ways to send: calls, casts, plain messages, answers.
 
-use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyEllipsis, PyTuple};
 use rebeam_protocol::exit::Raised;
 use rebeam_protocol::hash::fnv1a;
-use rebeam_protocol::id::{CallId, NodeStart, Pid, Seq};
+use rebeam_protocol::id::{CallId, NodeStart, Pid};
 use rebeam_protocol::message::{
-    Address, CallFailure, Caller, Codec, Envelope, Form, Kind, Lane, Outcome, Reply, ReplyTo, ToSupervisor,
+    Address, CallFailure, Caller, Codec, Envelope, Form, Kind, Lane, Outcome, Reply, ReplyTo, ToSupervisor, Waits,
 };
 
-use crate::channel::Channel;
-use crate::codec;
+use crate::arenas;
+use crate::channel::{Blocked, Channel};
+use crate::codec::{self, Content};
+use crate::context::{self, PyCaller};
 use crate::convert;
 use crate::session::{channel, send, wait};
 use crate::wire::Payload;
@@ -22,39 +23,33 @@ use crate::wire::Payload;
 /// After a call's own deadline, how long to wait for the supervisor's word on what the callee does.
 const LAST_WORD: Duration = Duration::from_secs(2);
 
-/// The message that a thread has in hand.
-#[derive(Clone, Copy)]
-pub(crate) struct InHand {
-    pub(crate) seq: Seq,
-    pub(crate) reply_to: Option<ReplyTo>,
-    pub(crate) codec: Codec,
-}
+/// How long a call waits if nobody says otherwise and it is made out of no other call, as OTP's.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
-thread_local! {
-    pub(crate) static IN_HAND: Cell<Option<InHand>> = const { Cell::new(None) };
-    /// Whether the handler of the message in hand has said that the answer comes later.
-    pub(crate) static IS_DEFERRED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// What is common to all that is sent: waits for room, encodes, sends.
+/// What is common to all that is sent: waits for room, then sends.
 struct Outgoing<'a, 'py> {
     to: Address,
     kind: Kind,
     form: Form,
     method: &'a str,
-    payload: Bound<'py, PyBytes>,
+    content: Content<'py>,
     lane: Lane,
     until: Option<Instant>,
 }
 
 impl Outgoing<'_, '_> {
     fn send(self, py: Python<'_>, channel: &Channel) -> PyResult<()> {
-        if self.lane != Lane::System
-            && channel.is_shut(&self.to)
-            && wait(py, || channel.wait_open(&self.to, self.until))?.is_none()
-        {
-            let label = rebeam_protocol::control::address_label(&self.to);
-            return Err(convert::failure(py, &CallFailure::MailboxFull { target: label, waiting: 0 }));
+        let buffers = self.content.buffers;
+        let sent = self.send_all(py, channel);
+        if let (Err(_), Some(buffers)) = (&sent, buffers) {
+            arenas::take_back(buffers);
+        }
+        sent
+    }
+
+    fn send_all(self, py: Python<'_>, channel: &Channel) -> PyResult<()> {
+        if self.lane != Lane::System {
+            self.wait_for_room(py, channel)?;
         }
         let left = |until: Instant| until.saturating_duration_since(Instant::now()).as_millis() as u64;
         let envelope = Envelope {
@@ -68,34 +63,76 @@ impl Outgoing<'_, '_> {
                 Kind::Call { .. } => self.until.map(left),
                 Kind::Cast | Kind::Info => None,
             },
-            parent: IN_HAND.get().map(|message| message.seq),
+            buffers: self.content.buffers,
             trace: None,
         };
-        send(py, channel, &ToSupervisor::Send(envelope), self.payload.as_bytes())
+        send(py, channel, &ToSupervisor::Send(envelope), self.content.as_bytes())
+    }
+
+    fn wait_for_room(&self, py: Python<'_>, channel: &Channel) -> PyResult<()> {
+        let full = || {
+            let target = rebeam_protocol::control::address_label(&self.to);
+            Err(convert::failure(py, &CallFailure::MailboxFull { target, waiting: 0 }))
+        };
+        match channel.is_blocked(&self.to) {
+            None => return Ok(()),
+            Some(Blocked::Refused) => return full(),
+            Some(Blocked::Full) => {}
+        }
+        let call = CallId(channel.next_id());
+        channel.expect_reply(call, false);
+        let (to, method) = (self.to.clone(), self.method.to_owned());
+        let waiting = ToSupervisor::AwaitRoom { call, to, method, waits: context::waits(py, false) };
+        let (to, until) = (&self.to, self.until);
+        let result =
+            send(py, channel, &waiting, &[]).and_then(|()| wait(py, || channel.wait_open(to, call, until)));
+        channel.forget_reply(call);
+        match result? {
+            Some(None) => Ok(()),
+            Some(Some(Outcome::Failed(failure))) => Err(convert::failure(py, &failure)),
+            Some(Some(_)) => Err(PyOSError::new_err("an answer that does not fit")),
+            None => {
+                send(py, channel, &ToSupervisor::Cancel { call }, &[])?;
+                full()
+            }
+        }
     }
 
     /// Sends a call and waits for its answer.
     fn call<'py>(self, py: Python<'py>, channel: &Channel, call: CallId) -> PyResult<Bound<'py, PyAny>> {
         let until = self.until;
-        channel.expect_reply(call);
-        let result = (|| {
-            self.send(py, channel)?;
-            if let Some(reply) = wait(py, || channel.wait_reply(call, until))? {
-                return Ok(Some(reply));
-            }
-            // Settles the race with a reply under way, and brings word of what the callee does.
-            send(py, channel, &ToSupervisor::Abandon { call }, &[])?;
-            let last = Instant::now() + LAST_WORD;
-            wait(py, || channel.wait_reply(call, Some(last)))
-        })();
+        channel.expect_reply(call, false);
+        let result = self.send(py, channel).and_then(|()| answer_to(py, channel, call, until));
         channel.forget_reply(call);
-        match result? {
-            Some((Outcome::Returned(Codec::Pickle), payload)) => codec::loads(py, payload.as_slice()),
-            Some((Outcome::Returned(Codec::Data), payload)) => codec::load_value(py, payload.as_slice()),
-            Some((Outcome::Raised(raised), payload)) => Err(remote_error(py, &raised, &payload)?),
-            Some((Outcome::Failed(failure), _)) => Err(convert::failure(py, &failure)),
-            None => Err(PyOSError::new_err("the supervisor does not answer")),
-        }
+        result
+    }
+}
+
+/// Waits for the answer to a call until its deadline, and then for the supervisor's word on what the callee does.
+fn answer_to<'py>(
+    py: Python<'py>,
+    channel: &Channel,
+    call: CallId,
+    until: Option<Instant>,
+) -> PyResult<Bound<'py, PyAny>> {
+    if let Some((outcome, payload)) = wait(py, || channel.wait_reply(call, until))? {
+        return unpack(py, outcome, payload);
+    }
+    // Settles the race with a reply under way, and brings word of what the callee does.
+    send(py, channel, &ToSupervisor::Abandon { call }, &[])?;
+    let last = Instant::now() + LAST_WORD;
+    match wait(py, || channel.wait_reply(call, Some(last)))? {
+        Some((outcome, payload)) => unpack(py, outcome, payload),
+        None => Err(PyOSError::new_err("the supervisor does not answer")),
+    }
+}
+
+fn unpack(py: Python<'_>, outcome: Outcome, mut payload: Payload) -> PyResult<Bound<'_, PyAny>> {
+    match outcome {
+        Outcome::Returned(Codec::Pickle) => codec::load_content(py, &mut payload),
+        Outcome::Returned(Codec::Data) => codec::load_value(py, payload.as_slice()),
+        Outcome::Raised(raised) => Err(remote_error(py, &raised, &payload)?),
+        Outcome::Failed(failure) => Err(convert::failure(py, &failure)),
     }
 }
 
@@ -103,45 +140,50 @@ fn lane(is_high: bool) -> Lane {
     if is_high { Lane::High } else { Lane::Normal }
 }
 
-/// The payload of a method's arguments.
-fn arguments<'py>(
+/// Replaces the error of a pickle that failed by one that names the culprit.
+fn explained<'py, T>(
     py: Python<'py>,
+    result: PyResult<T>,
+    explain: impl FnOnce(&Bound<'py, PyModule>, &PyErr) -> PyResult<Bound<'py, PyAny>>,
+) -> PyResult<T> {
+    result.map_err(|error| {
+        let made = py.import("rebeam._pickling").and_then(|module| explain(&module, &error));
+        made.map_or_else(|error| error, PyErr::from_value)
+    })
+}
+
+/// The content of a message to a method.
+fn arguments<'py>(
+    channel: &Channel,
     method: &str,
     args: &Bound<'py, PyTuple>,
     kwargs: &Bound<'py, PyDict>,
-) -> PyResult<Bound<'py, PyBytes>> {
+) -> PyResult<Content<'py>> {
+    let py = args.py();
     let content = PyTuple::new(py, [args.as_any(), kwargs.as_any()])?;
-    codec::dumps(&content).map_err(|error| {
-        let explained = py
-            .import("rebeam._pickling")
-            .and_then(|module| module.call_method1("explain", (content, method, error.value(py))));
-        explained.map_or_else(|error| error, PyErr::from_value)
-    })
+    let dumped = codec::dump_content(channel, &content);
+    explained(py, dumped, |module, error| module.call_method1("explain", (content, method, error.value(py))))
 }
 
-/// The payload of a message of free form.
-fn message_payload<'py>(message: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
-    codec::dumps(message).map_err(|error| {
-        let py = message.py();
-        let explained = py
-            .import("rebeam._pickling")
-            .and_then(|module| module.call_method1("explain_message", (message, error.value(py))));
-        explained.map_or_else(|error| error, PyErr::from_value)
-    })
+/// The content of a message of free form.
+fn message_content<'py>(channel: &Channel, message: &Bound<'py, PyAny>) -> PyResult<Content<'py>> {
+    let py = message.py();
+    let dumped = codec::dump_content(channel, message);
+    explained(py, dumped, |module, error| module.call_method1("explain_message", (message, error.value(py))))
 }
 
-/// The payload and form of what an alarm is to send: a method's arguments, or a message of free form.
+/// The payload of what an alarm is to send: a method's arguments, or a message of free form. It stays with the
+/// supervisor, buffers and all.
 pub(crate) fn alarm_payload<'py>(
     py: Python<'py>,
     method: &str,
     is_method: bool,
     content: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    if !is_method {
-        return message_payload(content);
-    }
-    let (args, kwargs): (Bound<'py, PyTuple>, Bound<'py, PyDict>) = content.extract()?;
-    arguments(py, method, &args, &kwargs)
+    explained(py, codec::dumps(content), |module, error| match is_method {
+        true => module.call_method1("explain", (content, method, error.value(py))),
+        false => module.call_method1("explain_message", (content, error.value(py))),
+    })
 }
 
 /// When a wait of so many seconds ends; `None`: never.
@@ -155,6 +197,16 @@ pub(crate) fn until(timeout: Option<f64>) -> PyResult<Option<Instant>> {
     }
 }
 
+/// When a call or a wait for room ends: after so many seconds, never (`None`), or, if nobody says (`...`), when the call
+/// in hand does, and in 5 s if there is none.
+fn deadline(timeout: &Bound<'_, PyAny>) -> PyResult<Option<Instant>> {
+    if !timeout.is_instance_of::<PyEllipsis>() {
+        return until(timeout.extract()?);
+    }
+    let inherited = context::current(timeout.py()).and_then(|message| message.get().deadline);
+    Ok(inherited.or_else(|| Instant::now().checked_add(DEFAULT_TIMEOUT)))
+}
+
 /// Calls a method and waits for its answer.
 #[pyfunction]
 pub(crate) fn call<'py>(
@@ -163,16 +215,15 @@ pub(crate) fn call<'py>(
     method: &str,
     args: &Bound<'py, PyTuple>,
     kwargs: &Bound<'py, PyDict>,
-    timeout: Option<f64>,
+    timeout: &Bound<'py, PyAny>,
     is_high: bool,
 ) -> PyResult<Bound<'py, PyAny>> {
     let channel = channel(py)?;
-    let to = convert::address(to)?;
-    let payload = arguments(py, method, args, kwargs)?;
-    let until = until(timeout)?;
+    let (to, until) = (convert::address(to)?, deadline(timeout)?);
+    let content = arguments(channel, method, args, kwargs)?;
     let call = CallId(channel.next_id());
-    let kind = Kind::Call { call, blocking: true };
-    Outgoing { to, kind, form: Form::Arguments, method, payload, lane: lane(is_high), until }.call(py, channel, call)
+    let kind = Kind::Call { call, waits: context::waits(py, false) };
+    Outgoing { to, kind, form: Form::Arguments, method, content, lane: lane(is_high), until }.call(py, channel, call)
 }
 
 /// Casts to a method.
@@ -183,14 +234,13 @@ pub(crate) fn cast(
     method: &str,
     args: &Bound<'_, PyTuple>,
     kwargs: &Bound<'_, PyDict>,
-    timeout: Option<f64>,
+    timeout: &Bound<'_, PyAny>,
     is_high: bool,
 ) -> PyResult<()> {
     let channel = channel(py)?;
-    let to = convert::address(to)?;
-    let payload = arguments(py, method, args, kwargs)?;
-    let until = until(timeout)?;
-    Outgoing { to, kind: Kind::Cast, form: Form::Arguments, method, payload, lane: lane(is_high), until }
+    let (to, until) = (convert::address(to)?, deadline(timeout)?);
+    let content = arguments(channel, method, args, kwargs)?;
+    Outgoing { to, kind: Kind::Cast, form: Form::Arguments, method, content, lane: lane(is_high), until }
         .send(py, channel)
 }
 
@@ -201,72 +251,174 @@ pub(crate) fn call_message<'py>(
     to: &Bound<'py, PyAny>,
     method: &str,
     message: &Bound<'py, PyAny>,
-    timeout: Option<f64>,
+    timeout: &Bound<'py, PyAny>,
     is_system: bool,
 ) -> PyResult<Bound<'py, PyAny>> {
     let channel = channel(py)?;
-    let to = convert::address(to)?;
-    let payload = message_payload(message)?;
-    let until = until(timeout)?;
+    let (to, until) = (convert::address(to)?, deadline(timeout)?);
+    let content = message_content(channel, message)?;
     let call = CallId(channel.next_id());
-    let kind = Kind::Call { call, blocking: true };
+    let kind = Kind::Call { call, waits: context::waits(py, false) };
     let lane = if is_system { Lane::System } else { Lane::Normal };
-    Outgoing { to, kind, form: Form::Message, method, payload, lane, until }.call(py, channel, call)
+    Outgoing { to, kind, form: Form::Message, method, content, lane, until }.call(py, channel, call)
 }
 
-/// Sends a message of free form, for `handle_cast` or `handle_info`.
+/// Sends a message of free form: to `handle_info`, or to another method as a cast.
 #[pyfunction]
 pub(crate) fn send_message(
     py: Python<'_>,
     to: &Bound<'_, PyAny>,
-    is_cast: bool,
+    method: &str,
     message: &Bound<'_, PyAny>,
-    timeout: Option<f64>,
+    timeout: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
     let channel = channel(py)?;
-    let to = convert::address(to)?;
-    let payload = message_payload(message)?;
-    let until = until(timeout)?;
-    let (kind, method) = if is_cast { (Kind::Cast, "handle_cast") } else { (Kind::Info, "handle_info") };
-    Outgoing { to, kind, form: Form::Message, method, payload, lane: Lane::Normal, until }.send(py, channel)
+    let (to, until) = (convert::address(to)?, deadline(timeout)?);
+    let content = message_content(channel, message)?;
+    let kind = if method == "handle_info" { Kind::Info } else { Kind::Cast };
+    Outgoing { to, kind, form: Form::Message, method, content, lane: Lane::Normal, until }.send(py, channel)
 }
 
-/// Who waits for the answer of the message in hand, as `rebeam.Caller` keeps it.
-type PyCaller = (Option<(u32, u32, u64)>, u64, u64, bool);
-
-/// The caller of the message in hand, if it is a call.
+/// Calls without waiting; gives the call's number, and the seconds until its deadline. `message` is a method's
+/// arguments, or, without `is_method`, of free form. Of an `is_task` it is known that the handler waits at once.
 #[pyfunction]
-pub(crate) fn caller() -> Option<PyCaller> {
-    let in_hand = IN_HAND.get()?;
-    let ReplyTo { caller, call } = in_hand.reply_to?;
-    let is_data = in_hand.codec == Codec::Data;
-    Some(match caller {
-        Caller::Actor(pid) => (Some(convert::pid_numbers(pid)), 0, call.0, is_data),
-        Caller::Outside(client) => (None, client, call.0, is_data),
-    })
+pub(crate) fn request(
+    py: Python<'_>,
+    to: &Bound<'_, PyAny>,
+    method: &str,
+    message: &Bound<'_, PyAny>,
+    is_method: bool,
+    timeout: &Bound<'_, PyAny>,
+    is_high: bool,
+    is_task: bool,
+) -> PyResult<(u64, Option<f64>)> {
+    let channel = channel(py)?;
+    let (to, until) = (convert::address(to)?, deadline(timeout)?);
+    let (form, content) = match is_method {
+        true => {
+            let (args, kwargs): (Bound<'_, PyTuple>, Bound<'_, PyDict>) = message.extract()?;
+            (Form::Arguments, arguments(channel, method, &args, &kwargs)?)
+        }
+        false => (Form::Message, message_content(channel, message)?),
+    };
+    let call = CallId(channel.next_id());
+    let waits = if is_task { context::waits(py, true) } else { Waits::Nobody };
+    channel.expect_reply(call, true);
+    let outgoing = Outgoing { to, kind: Kind::Call { call, waits }, form, method, content, lane: lane(is_high), until };
+    if let Err(error) = outgoing.send(py, channel) {
+        channel.forget_reply(call);
+        return Err(error);
+    }
+    Ok((call.0, until.map(|until| until.saturating_duration_since(Instant::now()).as_secs_f64())))
 }
 
-/// Says that the answer to the message in hand comes later, by [`reply`].
+/// Whether the answer to such a call is there.
 #[pyfunction]
-pub(crate) fn defer() {
-    IS_DEFERRED.set(true);
+pub(crate) fn has_answer(py: Python<'_>, call: u64) -> PyResult<bool> {
+    Ok(channel(py)?.has_reply(CallId(call)))
+}
+
+/// Waits for the answer to such a call for so many seconds, and then, with `is_last`, gives up on it; else `None` says
+/// that there is none yet, a tuple with the result that there is.
+#[pyfunction]
+pub(crate) fn wait_answer<'py>(
+    py: Python<'py>,
+    call: u64,
+    seconds: Option<f64>,
+    is_last: bool,
+) -> PyResult<Option<Bound<'py, PyTuple>>> {
+    let (channel, call, until) = (channel(py)?, CallId(call), until(seconds)?);
+    if !channel.has_reply(call) {
+        send(py, channel, &ToSupervisor::Await { call, waits: context::waits(py, false) }, &[])?;
+    }
+    let result = match is_last {
+        true => answer_to(py, channel, call, until),
+        false => match wait(py, || channel.wait_reply(call, until))? {
+            Some((outcome, payload)) => unpack(py, outcome, payload),
+            None => return Ok(None),
+        },
+    };
+    channel.forget_reply(call);
+    Ok(Some(PyTuple::new(py, [result?])?))
+}
+
+/// The answer to such a call, which has come.
+#[pyfunction]
+pub(crate) fn take_answer(py: Python<'_>, call: u64) -> PyResult<Bound<'_, PyAny>> {
+    let channel = channel(py)?;
+    let found = channel.take_reply(CallId(call));
+    channel.forget_reply(CallId(call));
+    match found {
+        Some((outcome, payload)) => unpack(py, outcome, payload),
+        None => Err(PyRuntimeError::new_err("the answer was taken already")),
+    }
+}
+
+/// Says that a task of the message in hand waits for such a call from now on.
+#[pyfunction]
+pub(crate) fn await_answer(py: Python<'_>, call: u64) -> PyResult<()> {
+    let waits = context::waits(py, true);
+    send(py, channel(py)?, &ToSupervisor::Await { call: CallId(call), waits }, &[])
+}
+
+/// Gives up on such a call: its answer is then that it took too long, and what the callee does.
+#[pyfunction]
+pub(crate) fn abandon(py: Python<'_>, call: u64) -> PyResult<()> {
+    send(py, channel(py)?, &ToSupervisor::Abandon { call: CallId(call) }, &[])
+}
+
+/// Takes such a call back: no answer comes.
+#[pyfunction]
+pub(crate) fn cancel_call(py: Python<'_>, call: u64) -> PyResult<()> {
+    let channel = channel(py)?;
+    channel.forget_reply(CallId(call));
+    send(py, channel, &ToSupervisor::Cancel { call: CallId(call) }, &[])
+}
+
+/// Such calls whose answers have come and that nobody has taken note of; waits for one for so many seconds.
+#[pyfunction]
+pub(crate) fn wait_ready(py: Python<'_>, seconds: Option<f64>) -> PyResult<Vec<u64>> {
+    let (channel, until) = (channel(py)?, until(seconds)?);
+    let ready = wait(py, || channel.wait_ready(until))?.unwrap_or_default();
+    Ok(ready.into_iter().map(|call| call.0).collect())
+}
+
+/// The same for an event loop: reads what is there, and waits for nothing.
+#[pyfunction]
+pub(crate) fn look(py: Python<'_>) -> PyResult<Vec<u64>> {
+    let channel = channel(py)?;
+    channel.look_as_loop();
+    if channel.is_closed() {
+        // Nobody is left to work for, and the lifeline is about to say so.
+        // SAFETY: ends the process without running anything of it.
+        unsafe { libc::_exit(1) }
+    }
+    Ok(channel.take_ready().into_iter().map(|call| call.0).collect())
+}
+
+/// The descriptors that an event loop has to watch.
+#[pyfunction]
+pub(crate) fn watched(py: Python<'_>) -> PyResult<(i32, i32)> {
+    Ok(channel(py)?.watched()?)
 }
 
 /// Answers a call that was put off, of this actor or of another that has handed its caller on.
 #[pyfunction]
 pub(crate) fn reply(py: Python<'_>, caller: PyCaller, value: &Bound<'_, PyAny>) -> PyResult<()> {
     let (pid, client, call, is_data) = caller;
+    let channel = channel(py)?;
     let caller = match pid {
         Some((node, started, serial)) => Caller::Actor(Pid { at: NodeStart { node, started }, serial }),
         None => Caller::Outside(client),
     };
     let codec = if is_data { Codec::Data } else { Codec::Pickle };
-    let payload = match codec {
-        Codec::Pickle => message_payload(value)?.as_bytes().to_vec(),
-        Codec::Data => codec::dump_value(value)?,
+    let content = match codec {
+        Codec::Pickle => message_content(channel, value)?,
+        Codec::Data => Content { bytes: PyBytes::new(py, &codec::dump_value(value)?), buffers: None },
     };
-    let reply = Reply { to: ReplyTo { caller, call: CallId(call) }, outcome: Outcome::Returned(codec), done: None };
-    send(py, channel(py)?, &ToSupervisor::Reply(reply), &payload)
+    let to = ReplyTo { caller, call: CallId(call) };
+    let reply = Reply { to, outcome: Outcome::Returned(codec), done: None, buffers: content.buffers };
+    send(py, channel, &ToSupervisor::Reply(reply), content.as_bytes())
 }
 
 /// A number that stands for a key of a partition supervisor, the same in every process.

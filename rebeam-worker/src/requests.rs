@@ -4,12 +4,13 @@ use pyo3::exceptions::{PyOSError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use rebeam_protocol::control::{Answer, Request};
-use rebeam_protocol::id::RequestId;
-use rebeam_protocol::message::{LogRecord, ToSupervisor};
+use rebeam_protocol::id::{ActorId, Pid, RequestId};
+use rebeam_protocol::message::{CallFailure, LogRecord, ToSupervisor};
 use rebeam_protocol::process::{ChildError, ProcessAnswer, ProcessRequest, SupervisorRequest};
 use rebeam_protocol::spec::{ChildKind, ChildSpec, Restart, Shutdown};
 
 use crate::codec;
+use crate::context;
 use crate::convert;
 use crate::outgoing::{alarm_payload, until};
 use crate::session::{channel, send, wait};
@@ -108,11 +109,9 @@ pub(crate) fn demonitor(py: Python<'_>, monitor: u64, flush: bool) -> PyResult<(
     if flush {
         let channel = channel(py)?;
         // What was handed over before the answer lies here.
-        for seq in channel.take_back_down(monitor) {
-            channel.page.done(seq.0);
-            if let Some(done) = channel.note_done(seq, 0) {
-                send(py, channel, &ToSupervisor::Ack { done }, &[])?;
-            }
+        let done = channel.take_back_down(monitor);
+        if !done.is_empty() {
+            send(py, channel, &ToSupervisor::Ack { done }, &[])?;
         }
     }
     Ok(())
@@ -213,18 +212,14 @@ pub(crate) fn supervisor<'py>(
         "child_spec" => SupervisorRequest::Spec(convert::child_address(child)?),
         _ => return Err(PyTypeError::new_err(format!("a supervisor is not asked for `{what}`"))),
     };
-    let request = Request::Process(ProcessRequest::Supervisor { supervisor: convert::address(to)?, request });
+    let waits = context::waits(py, false);
+    let request = Request::Process(ProcessRequest::Supervisor { supervisor: convert::address(to)?, request, waits });
     let Some((Answer::Process(answer), payload)) = ask(py, request, &[], None)? else {
         return Err(PyOSError::new_err("the supervisor does not answer"));
     };
     Ok(match answer {
-        ProcessAnswer::Started { actor, pid } => {
-            let info = match payload.as_slice() {
-                [] => py.None().into_bound(py),
-                bytes => codec::loads(py, bytes)?,
-            };
-            (actor.0, pid.map(convert::pid_numbers), info).into_pyobject(py)?.into_any()
-        }
+        ProcessAnswer::Started { actor, pid } => started_fields(py, actor, pid, &payload)?,
+        ProcessAnswer::Deadlock(cycle) => return Err(convert::failure(py, &CallFailure::Deadlock { cycle })),
         ProcessAnswer::Children(children) => {
             let entries = children.into_iter().map(|child| {
                 let pid = child.pid.map(convert::pid_numbers);
@@ -240,6 +235,44 @@ pub(crate) fn supervisor<'py>(
         ProcessAnswer::NoProc => return Err(no_supervisor(py, to)?),
         _ => py.None().into_bound(py),
     })
+}
+
+/// Starts a child under the node's own dynamic supervisor.
+#[pyfunction]
+pub(crate) fn spawn<'py>(
+    py: Python<'py>,
+    child: &Bound<'py, PyAny>,
+    is_linked: bool,
+) -> PyResult<Bound<'py, PyAny>> {
+    let (child, waits) = (Box::new(convert::child_spec(child)?), context::waits(py, false));
+    let request = Request::Process(ProcessRequest::Spawn { child, is_linked, waits });
+    match ask(py, request, &[], None)? {
+        Some((Answer::Process(ProcessAnswer::Started { actor, pid }), payload)) => {
+            started_fields(py, actor, pid, &payload)
+        }
+        Some((Answer::Process(ProcessAnswer::Child(error)), _)) => Err(child_error(py, &error)?),
+        other => unfit(&other.map(|(answer, _)| answer)),
+    }
+}
+
+/// An actor's number, its incarnation, and what its `init` handed back.
+fn started_fields<'py>(
+    py: Python<'py>,
+    actor: ActorId,
+    pid: Option<Pid>,
+    payload: &Payload,
+) -> PyResult<Bound<'py, PyAny>> {
+    let info = match payload.as_slice() {
+        [] => py.None().into_bound(py),
+        bytes => codec::loads(py, bytes)?,
+    };
+    Ok((actor.0, pid.map(convert::pid_numbers), info).into_pyobject(py)?.into_any())
+}
+
+/// Has a message come for every dead letter, or no more.
+#[pyfunction]
+pub(crate) fn watch_dead_letters(py: Python<'_>, watches: bool) -> PyResult<()> {
+    ask_process(py, ProcessRequest::WatchDeadLetters(watches)).map(drop)
 }
 
 fn no_supervisor(py: Python<'_>, to: &Bound<'_, PyAny>) -> PyResult<PyErr> {

@@ -5,18 +5,29 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ThreadId;
 
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
+use rebeam_protocol::frame::FrameError;
 use rebeam_protocol::message::ToSupervisor;
 
+use crate::arenas;
 use crate::channel::{Channel, Unmet};
 use crate::convert;
 use crate::wire::{NoWrite, Wait};
 use crate::zygote;
 
 static CHANNEL: OnceLock<Channel> = OnceLock::new();
+
+/// The thread that handles messages.
+static MAIN_THREAD: OnceLock<ThreadId> = OnceLock::new();
+
+/// Whether this is the thread that handles messages.
+pub(crate) fn is_main_thread() -> bool {
+    MAIN_THREAD.get() == Some(&std::thread::current().id())
+}
 
 /// Set in a process that an actor forked: the channel is its parent's.
 static IS_HELPER: AtomicBool = AtomicBool::new(false);
@@ -79,7 +90,9 @@ fn open<'py>(py: Python<'py>, socket: OwnedFd, page: &OwnedFd, lifeline: OwnedFd
     dict.set_item("restarts", welcome.restarts)?;
     dict.set_item("cpus", &welcome.cpus)?;
     dict.set_item("nice", welcome.nice)?;
+    dict.set_item("concurrency", welcome.concurrency)?;
     dict.set_item("stacks", channel.stacks.as_ref().map(AsRawFd::as_raw_fd))?;
+    let _ = MAIN_THREAD.set(std::thread::current().id());
     if CHANNEL.set(channel).is_err() {
         return Err(PyOSError::new_err("this process is an actor already"));
     }
@@ -124,11 +137,35 @@ pub(crate) fn channel(py: Python<'_>) -> PyResult<&'static Channel> {
 
 /// Sends a frame, leaving the interpreter to other threads should the socket be full.
 pub(crate) fn send(py: Python<'_>, channel: &Channel, message: &ToSupervisor, payload: &[u8]) -> PyResult<()> {
+    tell_news(py, channel)?;
+    send_with(py, channel, message, payload, None)
+}
+
+/// Tells the supervisor what became of memory since the last time.
+pub(crate) fn tell_news(py: Python<'_>, channel: &Channel) -> PyResult<()> {
+    arenas::news().iter().try_for_each(|news| send_with(py, channel, news, &[], None))
+}
+
+/// Sends a frame with a descriptor.
+pub(crate) fn send_with(
+    py: Python<'_>,
+    channel: &Channel,
+    message: &ToSupervisor,
+    payload: &[u8],
+    descriptor: Option<RawFd>,
+) -> PyResult<()> {
     let blocking = |wait: Wait<'_>| -> io::Result<()> { py.detach(wait) };
-    channel.send(message, payload, blocking).map_err(|error| match error {
+    channel.send(message, payload, descriptor, blocking).map_err(|error| match error {
+        NoWrite::Frame(FrameError::TooLarge { length, limit }) => too_large(py, length, limit),
         NoWrite::Frame(error) => PyValueError::new_err(format!("failed to send: {error}")),
         NoWrite::Closed(error) => PyOSError::new_err(format!("the supervisor is gone: {error}")),
     })
+}
+
+/// The error for a message that is larger than a message may be.
+pub(crate) fn too_large(py: Python<'_>, length: usize, limit: usize) -> PyErr {
+    let made = || py.import("rebeam._errors")?.call_method1("too_large", (length, limit));
+    made().map_or_else(|error| error, PyErr::from_value)
 }
 
 /// Waits with the interpreter left to other threads, and lets Python handle signals; `None` if the time is over.

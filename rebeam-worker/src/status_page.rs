@@ -3,12 +3,21 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rebeam_protocol::page::{ATTENTION, CONDITION, EXIT, LOOK, SIZE, Stage, mark_offset, state_word};
+use rebeam_protocol::id::Seq;
+use rebeam_protocol::page::{ATTENTION, CONDITION, EXIT, LOOK, MARKS, SIZE, Stage, mark_offset, state_word};
 
 /// A mapping of the page, there until the process ends.
 pub(crate) struct StatusPage {
     base: *mut u8,
+    marks: Mutex<Marks>,
+}
+
+/// Which marks are free, and which message has which of the others.
+struct Marks {
+    free: Vec<usize>,
+    taken: Vec<(u64, usize)>,
 }
 
 // SAFETY: the page is only ever touched through atomics.
@@ -30,18 +39,42 @@ impl StatusPage {
         }
         // SAFETY: `base` is the mapping of SIZE bytes just made.
         unsafe { libc::madvise(base, SIZE, libc::MADV_DONTFORK) };
-        Ok(StatusPage { base: base.cast() })
+        let marks = Mutex::new(Marks { free: (0..MARKS).rev().collect(), taken: Vec::new() });
+        Ok(StatusPage { base: base.cast(), marks })
     }
 
-    /// Notes that the handler of message `seq` begins now.
-    pub(crate) fn begin(&self, seq: u64) {
-        self.word(mark_offset(seq) + 8).store(clock_ns(), Ordering::Relaxed);
-        self.word(mark_offset(seq)).store(state_word(seq, Stage::Begun), Ordering::Release);
+    /// Notes that the handler of a message begins now. There is a free mark as long as no more handlers overlap than
+    /// an actor may have, and what is done is acknowledged in small batches.
+    pub(crate) fn begin(&self, Seq(seq): Seq) {
+        let mut marks = self.marks();
+        let Some(mark) = marks.free.pop() else { return };
+        marks.taken.push((seq, mark));
+        drop(marks);
+        self.word(mark_offset(mark) + 8).store(clock_ns(), Ordering::Relaxed);
+        self.word(mark_offset(mark)).store(state_word(seq, Stage::Begun), Ordering::Release);
     }
 
-    /// Notes that message `seq` is done.
-    pub(crate) fn done(&self, seq: u64) {
-        self.word(mark_offset(seq)).store(state_word(seq, Stage::Done), Ordering::Release);
+    /// Notes that a message is done.
+    pub(crate) fn done(&self, Seq(seq): Seq) {
+        if let Some((_, mark)) = self.marks().taken.iter().find(|(of, _)| *of == seq) {
+            self.word(mark_offset(*mark)).store(state_word(seq, Stage::Done), Ordering::Release);
+        }
+    }
+
+    /// Frees the marks of messages: the supervisor has been told that they are done.
+    pub(crate) fn settled(&self, done: &[Seq]) {
+        let mut marks = self.marks();
+        for Seq(seq) in done {
+            if let Some(place) = marks.taken.iter().position(|(of, _)| of == seq) {
+                let (_, mark) = marks.taken.swap_remove(place);
+                self.word(mark_offset(mark)).store(0, Ordering::Release);
+                marks.free.push(mark);
+            }
+        }
+    }
+
+    fn marks(&self) -> MutexGuard<'_, Marks> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the supervisor wants the channel to be read before anything else; asking takes the wish away.

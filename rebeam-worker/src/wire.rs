@@ -1,12 +1,16 @@
-//! Blocking framed reads and writes on a socket.
+//! Blocking framed reads and writes on a socket. A descriptor travels with the first byte of the frame that speaks of
+//! it.
 
+use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use rebeam_protocol::frame::{self, PREFIX};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::arenas::Leased;
 
 /// Room for one read: several hundred small frames.
 const CHUNK: usize = 64 * 1024;
@@ -35,6 +39,8 @@ pub(crate) struct Reader {
     start: usize,
     limit: usize,
     socket_timeout: Option<Duration>,
+    /// Descriptors that came, in order.
+    descriptors: VecDeque<OwnedFd>,
 }
 
 /// A frame: its header decoded, its payload where the frame lies.
@@ -43,10 +49,11 @@ pub(crate) struct Frame<T> {
     pub(crate) payload: Payload,
 }
 
-/// Bytes of a frame behind its header.
+/// Bytes of a frame behind its header, and the memory that its large buffers lie in.
 pub(crate) struct Payload {
     bytes: Vec<u8>,
     start: usize,
+    pub(crate) memory: Option<Leased>,
 }
 
 impl Payload {
@@ -57,7 +64,19 @@ impl Payload {
 
 impl Reader {
     pub(crate) fn new(socket: &OwnedFd, limit: usize) -> Self {
-        Reader { fd: socket.as_raw_fd(), buffer: Vec::with_capacity(CHUNK), start: 0, limit, socket_timeout: None }
+        Reader {
+            fd: socket.as_raw_fd(),
+            buffer: Vec::with_capacity(CHUNK),
+            start: 0,
+            limit,
+            socket_timeout: None,
+            descriptors: VecDeque::new(),
+        }
+    }
+
+    /// The descriptor that came with the frame just taken.
+    pub(crate) fn take_descriptor(&mut self) -> Option<OwnedFd> {
+        self.descriptors.pop_front()
     }
 
     pub(crate) fn set_limit(&mut self, limit: usize) {
@@ -72,11 +91,11 @@ impl Reader {
         let (header, offset) = frame::decode(body)?;
         let payload = if self.start == 0 && bytes.len() == PREFIX + length && length > COPIED {
             // The buffer holds nothing but this large frame: hand it over as it is.
-            Payload { bytes: std::mem::take(&mut self.buffer), start: PREFIX + offset }
+            Payload { bytes: std::mem::take(&mut self.buffer), start: PREFIX + offset, memory: None }
         } else {
             let payload = body[offset..].to_vec();
             self.start += PREFIX + length;
-            Payload { bytes: payload, start: 0 }
+            Payload { bytes: payload, start: 0, memory: None }
         };
         if self.start == self.buffer.len() {
             self.buffer.clear();
@@ -103,8 +122,23 @@ impl Reader {
     fn receive(&mut self, flags: libc::c_int) -> Result<(), NoRead> {
         self.make_room();
         let spare = self.buffer.spare_capacity_mut();
-        // SAFETY: the kernel writes at most `spare.len()` bytes to the buffer's own spare room.
-        let count = unsafe { libc::recv(self.fd, spare.as_mut_ptr().cast(), spare.len(), flags) };
+        let part = libc::iovec { iov_base: spare.as_mut_ptr().cast(), iov_len: spare.len() };
+        let mut control = Control::default();
+        // SAFETY: msghdr is plain data for which zero is valid.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = (&raw const part).cast_mut();
+        message.msg_iovlen = 1;
+        message.msg_control = control.0.as_mut_ptr().cast();
+        message.msg_controllen = size_of::<Control>() as _;
+        // SAFETY: the kernel writes at most `spare.len()` bytes to the buffer's own spare room, and control data to
+        // `control`.
+        let count = unsafe { libc::recvmsg(self.fd, &raw mut message, flags | libc::MSG_CMSG_CLOEXEC) };
+        if count > 0 && message.msg_controllen > 0 {
+            self.take_descriptors(&message);
+            if message.msg_flags & libc::MSG_CTRUNC != 0 {
+                return Err(NoRead::Closed(io::Error::other("descriptors were cut off: too many files are open")));
+            }
+        }
         match count {
             0 => Err(NoRead::Closed(io::ErrorKind::UnexpectedEof.into())),
             count if count > 0 => {
@@ -113,6 +147,24 @@ impl Reader {
                 Ok(())
             }
             _ => Err(no_read(io::Error::last_os_error())),
+        }
+    }
+
+    fn take_descriptors(&mut self, message: &libc::msghdr) {
+        // SAFETY: the kernel has filled the control buffer of this message; its parts are walked by the system's macros.
+        unsafe {
+            let mut part = libc::CMSG_FIRSTHDR(message);
+            while let Some(header) = part.as_ref() {
+                if header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SCM_RIGHTS {
+                    let bytes = header.cmsg_len as usize - libc::CMSG_LEN(0) as usize;
+                    let data: *const libc::c_int = libc::CMSG_DATA(part).cast();
+                    for place in 0..bytes / size_of::<libc::c_int>() {
+                        // The kernel has just made this descriptor for us.
+                        self.descriptors.push_back(OwnedFd::from_raw_fd(data.add(place).read_unaligned()));
+                    }
+                }
+                part = libc::CMSG_NXTHDR(message, part);
+            }
         }
     }
 
@@ -161,6 +213,11 @@ impl Reader {
     }
 }
 
+/// Room for what comes beside the bytes of one read, or goes beside those of a write.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct Control([u64; 16]);
+
 fn no_read(error: io::Error) -> NoRead {
     match error.kind() {
         io::ErrorKind::WouldBlock => NoRead::TimedOut,
@@ -198,6 +255,7 @@ impl Writer {
         &mut self,
         header: &T,
         payload: &[u8],
+        mut descriptor: Option<RawFd>,
         blocking: &impl Fn(Wait<'_>) -> io::Result<()>,
     ) -> Result<(), NoWrite> {
         self.buffer.clear();
@@ -213,8 +271,11 @@ impl Writer {
         let (fd, head) = (self.fd, &self.buffer);
         while written < total {
             let parts = [head.get(written..).unwrap_or(&[]), &rest[written.saturating_sub(head_length)..]];
-            match send(fd, parts) {
-                Ok(count) => written += count,
+            match send(fd, parts, descriptor) {
+                Ok(count) => {
+                    written += count;
+                    descriptor = None;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let mut wait = || wait_for_room(fd);
@@ -241,9 +302,9 @@ fn wait_for_room(fd: RawFd) -> io::Result<()> {
     }
 }
 
-fn send(fd: RawFd, parts: [&[u8]; 2]) -> io::Result<usize> {
+fn send(fd: RawFd, parts: [&[u8]; 2], descriptor: Option<RawFd>) -> io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    let count = if parts[1].is_empty() {
+    let count = if parts[1].is_empty() && descriptor.is_none() {
         // SAFETY: the kernel reads the bytes of one slice.
         unsafe { libc::send(fd, parts[0].as_ptr().cast(), parts[0].len(), flags) }
     } else {
@@ -253,6 +314,16 @@ fn send(fd: RawFd, parts: [&[u8]; 2]) -> io::Result<usize> {
             let mut message: libc::msghdr = std::mem::zeroed();
             message.msg_iov = vector.as_ptr().cast_mut();
             message.msg_iovlen = 2;
+            let mut control = Control::default();
+            if let Some(descriptor) = descriptor {
+                message.msg_control = control.0.as_mut_ptr().cast();
+                message.msg_controllen = libc::CMSG_SPACE(size_of::<RawFd>() as u32) as _;
+                let part = libc::CMSG_FIRSTHDR(&raw const message);
+                (*part).cmsg_level = libc::SOL_SOCKET;
+                (*part).cmsg_type = libc::SCM_RIGHTS;
+                (*part).cmsg_len = libc::CMSG_LEN(size_of::<RawFd>() as u32) as _;
+                libc::CMSG_DATA(part).cast::<RawFd>().write_unaligned(descriptor);
+            }
             libc::sendmsg(fd, &raw const message, flags)
         }
     };

@@ -17,27 +17,33 @@ An application is a tree, run by `rebeam up app:tree`:
 Inside an actor, `rebeam.ref(Counter, "counter").call(Counter.incr, 2)` asks another one.
 """
 
-from rebeam._actor import Actor, Ignore, Info, deadline, raises
+from typing import TYPE_CHECKING, Any
+
+from rebeam._actor import Actor, Ignore, Info, deadline, delivery, raises
 from rebeam._errors import (
     ActorDied,
     ActorExit,
     BadCall,
     BadResult,
-    CallingSelf,
     CallTimeout,
     ChildError,
+    DeadlockError,
     EndedOtherwise,
     MailboxFull,
+    MessageTooLarge,
     NoProc,
     NotAnActor,
     RebeamError,
     RemoteError,
     RemoteTraceback,
+    Restarting,
     SpecError,
     Stop,
     Unpicklable,
 )
 from rebeam._exit import Certificate, ExitReason, InHand
+from rebeam._functions import child_options, function, module, script, spawn
+from rebeam._pending import Pending
 from rebeam._process import (
     Timer,
     call,
@@ -61,14 +67,17 @@ from rebeam._process import (
     suspend,
     trap_exits,
     unlink,
+    watch_dead_letters,
 )
 from rebeam._process import exit as exit
+from rebeam._rebeam import Message, share
 from rebeam._ref import ActorRef, Pid, Target, partition, ref
-from rebeam._runtime import after_fork, me, shutdown, whereis
+from rebeam._runtime import after_fork, current_message, me, shutdown, whereis
 from rebeam._server import (
     TIMEOUT,
     Caller,
     Continue,
+    DeadLetter,
     Down,
     Exit,
     GenServer,
@@ -83,7 +92,12 @@ from rebeam._server import (
     reply,
 )
 from rebeam._spec import Backoff, ChildSpec, DynamicSupervisor, PartitionSupervisor, Supervisor, child
+from rebeam._stream import Stream
 from rebeam._supervisors import Child, Counts, Started, SupervisorRef, supervisor
+
+if TYPE_CHECKING:
+    from rebeam._buffers import writable
+    from rebeam._tasks import Executor, Outcome, Task, task
 
 __all__ = [
     "TIMEOUT",
@@ -96,16 +110,18 @@ __all__ = [
     "BadResult",
     "CallTimeout",
     "Caller",
-    "CallingSelf",
     "Certificate",
     "Child",
     "ChildError",
     "ChildSpec",
     "Continue",
     "Counts",
+    "DeadLetter",
+    "DeadlockError",
     "Down",
     "DynamicSupervisor",
     "EndedOtherwise",
+    "Executor",
     "Exit",
     "ExitReason",
     "GenServer",
@@ -115,21 +131,28 @@ __all__ = [
     "InHand",
     "Info",
     "MailboxFull",
+    "Message",
+    "MessageTooLarge",
     "NoProc",
     "NoReply",
     "NotAnActor",
+    "Outcome",
     "PartitionSupervisor",
+    "Pending",
     "Pid",
     "RebeamError",
     "RemoteError",
     "RemoteTraceback",
     "Reply",
+    "Restarting",
     "SpecError",
     "Started",
     "Stop",
+    "Stream",
     "Supervisor",
     "SupervisorRef",
     "Target",
+    "Task",
     "Timer",
     "Unpicklable",
     "after_fork",
@@ -140,15 +163,20 @@ __all__ = [
     "cast_after",
     "cast_every",
     "child",
+    "child_options",
     "continue_with",
+    "current_message",
     "deadline",
+    "delivery",
     "demonitor",
+    "function",
     "get_state",
     "hibernate",
     "idle",
     "kill",
     "link",
     "me",
+    "module",
     "monitor",
     "partition",
     "pid_of",
@@ -158,21 +186,41 @@ __all__ = [
     "replace_state",
     "reply",
     "resume",
+    "script",
     "send",
     "send_after",
     "send_every",
+    "share",
     "shutdown",
+    "spawn",
     "stop",
     "supervisor",
     "suspend",
+    "task",
     "trap_exits",
     "unlink",
+    "watch_dead_letters",
     "whereis",
+    "writable",
 ]
+
+_LATER = {"Executor": "_tasks", "Outcome": "_tasks", "Task": "_tasks", "task": "_tasks", "writable": "_buffers"}
+"""What few need, and its module, which is imported when it is asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module `rebeam` has no attribute `{name}`")
+    from importlib import import_module
+
+    value = getattr(import_module(f"rebeam.{_LATER[name]}"), name)
+    globals()[name] = value
+    return value
+
 
 # `exit` is there, too, and not listed: `from rebeam import *` must not hide Python's own.
 
 # A traceback shows the name that a user imports.
 for _public in __all__:
-    if hasattr(globals()[_public], "__qualname__"):
+    if hasattr(globals().get(_public), "__qualname__"):
         globals()[_public].__module__ = __name__

@@ -41,7 +41,8 @@ class Actor:
     actor (its caller gets the exception, its supervisor decides what follows), unless `raises` declares the exception
     to be an answer. A call whose arguments do not fit the method harms nobody but its caller.
 
-    An `async def` method runs to its end before the next message is taken.
+    `async def` methods overlap: up to `concurrency` of them (see `child`) are in hand at once, on one event loop. A
+    plain method never overlaps with anything. A method that is a generator answers `ActorRef.stream`.
 
     The options of `child` may be given with the class, as `class Worker(Actor, restart="transient")`.
     """
@@ -110,6 +111,35 @@ def raises(*exceptions: type[BaseException]) -> Callable[[F], F]:
 
     def declare(method: F) -> F:
         method.__rebeam_raises__ = exceptions  # type: ignore[attr-defined]
+        return method
+
+    return declare
+
+
+def delivery(kind: str, *, max_deliveries: int = 2) -> Callable[[F], F]:
+    """Declares what happens to a message for this method when the actor dies with it in hand.
+
+    Args:
+        kind: `at_most_once` (it is lost: a call fails with `ActorDied`, a cast becomes a dead letter) or
+            `at_least_once` (it comes again, first of all mail, to the next incarnation). Without the decorator it is
+            `at_most_once`.
+        max_deliveries: at so many deaths with it in hand it becomes a dead letter, with all its certificates. Its
+            deaths beyond the first do not use up the supervisor's restart limit; deaths that were ordered do not
+            count. Default: 2.
+
+    Raises:
+        SpecError: no such kind, or a number below 2.
+    """
+    from rebeam._errors import SpecError
+
+    if kind not in ("at_most_once", "at_least_once"):
+        raise SpecError(f"delivery({kind!r}): it is 'at_most_once' or 'at_least_once'")
+    if not isinstance(max_deliveries, int) or isinstance(max_deliveries, bool) or max_deliveries < 2:
+        raise SpecError(f"max_deliveries={max_deliveries!r}: it must be a whole number of 2 or more")
+
+    def declare(method: F) -> F:
+        if kind == "at_least_once":
+            method.__rebeam_redelivered__ = max_deliveries  # type: ignore[attr-defined]
         return method
 
     return declare

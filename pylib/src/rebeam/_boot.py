@@ -30,7 +30,7 @@ def main() -> NoReturn:
     if role == "zygote":
         gc.disable()
         # What every worker needs, once and shared.
-        from rebeam import _dispatch, _failure, _logging, _ref, _server  # noqa: F401
+        from rebeam import _dispatch, _failure, _functions, _logging, _ref, _server, _spec, _stream  # noqa: F401
 
         start = _rebeam.attach_forked(CONTROL, ZYGOTE_LIFELINE)
         if start is None:
@@ -68,6 +68,9 @@ def _after_fork() -> None:
         numpy.random.seed()
 
 
+_Reason = tuple[str, str, "str | None"]
+
+
 class Start(TypedDict):
     """What the handshake says, made by `_rebeam`."""
 
@@ -80,13 +83,14 @@ class Start(TypedDict):
     restarts: int
     cpus: list[int]
     nice: int | None
+    concurrency: int
     stacks: int | None
 
 
 def _run(start: Start) -> NoReturn:
     import pickle
 
-    from rebeam import _actor, _dispatch, _logging, _ref, _server
+    from rebeam import _actor, _logging, _ref, _server
 
     me: _ref.ActorRef[Actor] = _ref.ActorRef(start["label"] if start["named"] else start["number"])
     pid = _ref.Pid(*start["pid"])
@@ -96,9 +100,9 @@ def _run(start: Start) -> NoReturn:
         _settle_in(start)
         cls, args, kwargs = pickle.loads(start["start"])
         actor: Actor = cls()
-        result = actor.init(*args, **kwargs)
+        result = _awaited(actor.init(*args, **kwargs))
         if start["state"]:
-            actor.restore(pickle.loads(start["state"]))
+            _awaited(actor.restore(pickle.loads(start["state"])))
         if isinstance(result, Stop):
             raise result
         info, then = (result.value, result.then) if isinstance(result, _actor.Info) else (None, result)
@@ -110,11 +114,12 @@ def _run(start: Start) -> NoReturn:
         _leave()
     except BaseException as error:
         _end(_reason_of(error))
+    concurrency = start["concurrency"]
     del start, args, kwargs, result, info, then
     if ignored:
         _end(("normal", "", None))
     try:
-        reason = _rebeam.serve(_dispatch.resolver(actor), _server.receiver(actor), _server.system(actor))
+        reason = _work(actor, concurrency)
         if reason[0] == "recycle":
             _hand_over(actor)
     except ActorExit:
@@ -122,6 +127,34 @@ def _run(start: Start) -> NoReturn:
     except BaseException as error:
         reason = _reason_of(error)
     _end(_terminate(actor, reason))
+
+
+def _work(actor: Actor, concurrency: int) -> _Reason:
+    """Does what the actor is for, until it is to end for the reason given."""
+    from rebeam import _dispatch, _functions, _server, _spec
+
+    if isinstance(actor, _functions.FunctionActor):
+        actor._run()
+        return "normal", "", None
+    resolve = _dispatch.resolver(actor)
+    receive = _server.receiver(actor, resolve)
+    handlers = _rebeam.Handlers(resolve, receive, _server.system(actor))
+    if _spec.overlaps(type(actor)):
+        from rebeam import _loop
+
+        return _loop.serve(handlers, receive, concurrency)
+    return _rebeam.serve(handlers)
+
+
+def _awaited(result: object) -> object:
+    """The result of a callback that may be `async def`."""
+    from types import CoroutineType
+
+    if isinstance(result, CoroutineType):
+        from rebeam import _loop
+
+        return _loop.run(result)
+    return result
 
 
 def _settle_in(start: Start) -> None:
@@ -150,19 +183,16 @@ def _hand_over(actor: Actor) -> NoReturn:
     """Ends to go on in a new process."""
     import pickle
 
-    _rebeam.hand_over(pickle.dumps(actor.checkpoint(), 5))
+    _rebeam.hand_over(pickle.dumps(_awaited(actor.checkpoint()), 5))
     _run_exit_hooks()
     _leave()
-
-
-_Reason = tuple[str, str, "str | None"]
 
 
 def _terminate(actor: Actor, reason: _Reason) -> _Reason:
     from rebeam._exit import ExitReason
 
     try:
-        actor.terminate(ExitReason(*reason))
+        _awaited(actor.terminate(ExitReason(*reason)))
     except ActorExit:
         _leave()
     except BaseException as error:

@@ -10,13 +10,9 @@ from rebeam._errors import BadCall
 from rebeam._server import GenServer
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Coroutine
 
 _OWN = frozenset((*vars(Actor), *vars(GenServer)))
-
-_runner: asyncio.Runner | None = None
-
 
 def public_methods(actor: type[Actor]) -> list[str]:
     """The methods that answer calls and casts."""
@@ -45,11 +41,8 @@ def resolver(actor: Actor) -> Callable[[str], Callable[..., Any]]:
     return resolve
 
 
-def run_coroutine(method: str, coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Runs an `async def` method to its end, on one event loop per actor."""
-    global _runner
-    if _runner is None:
-        import asyncio
+def run_coroutine(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Runs what a plain method has returned, if that is a coroutine."""
+    from rebeam import _loop
 
-        _runner = asyncio.Runner()
-    return _runner.run(coroutine)
+    return _loop.run(coroutine)

@@ -63,8 +63,29 @@ class CallTimeout(RebeamError, TimeoutError):
     """The answer did not come in time. The callee is not told, and finishes what it does (as OTP's `call`)."""
 
 
-class CallingSelf(RebeamError):
-    """An actor called itself, and so would have waited for itself."""
+class DeadlockError(RebeamError):
+    """A call, or a send to a full mailbox, would have waited for ever: it closes a cycle of waiting actors.
+
+    Nothing was sent. The others of the cycle go on waiting for this actor, and get their answers when it goes on.
+
+    Attributes:
+        cycle: who waits for whom, this call first: `a.call(B.x)`, `b.call(C.y)`, …
+    """
+
+    def __init__(self, text: str, cycle: list[str] | None = None) -> None:
+        super().__init__(text)
+        self.cycle = cycle or []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DeadlockError, (str(self), self.cycle)
+
+
+class Restarting(RebeamError):
+    """The actor is being restarted, and takes no calls meanwhile (`while_restarting="fail"`)."""
+
+
+class MessageTooLarge(RebeamError, ValueError):
+    """A message is larger than a message may be. Nothing was sent."""
 
 
 class MailboxFull(RebeamError):
@@ -89,17 +110,23 @@ class RemoteError(RebeamError):
     Attributes:
         kind: the name of its class.
         message: its text.
-        remote_traceback: the formatted traceback from where it was raised.
+        remote_traceback: the formatted traceback from where it was raised, with notes, causes and source lines.
+        notes: what `add_note` had added to it.
+        chain: the exceptions that led to it, as `Class: text`, the nearest first.
     """
 
-    def __init__(self, kind: str, message: str, remote_traceback: str) -> None:
+    def __init__(
+        self, kind: str, message: str, remote_traceback: str, notes: list[str] = [], chain: list[str] = []  # noqa: B006
+    ) -> None:
         super().__init__(f"{kind}: {message}" if message else kind)
         self.kind = kind
         self.message = message
         self.remote_traceback = remote_traceback
+        self.notes = list(notes)
+        self.chain = list(chain)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RemoteError, (self.kind, self.message, self.remote_traceback)
+        return RemoteError, (self.kind, self.message, self.remote_traceback, self.notes, self.chain)
 
 
 class RemoteTraceback(Exception):
@@ -210,12 +237,26 @@ def call_timeout(target: str, state: str, method: str | None, busy: float, waiti
     return CallTimeout(f"`{target}` did not answer in time: {doing}, {waiting} waiting")
 
 
-def stopping_self(target: object) -> CallingSelf:
-    return CallingSelf(f"the stop of `{target}` would wait for the actor that asks; `raise rebeam.Stop()` instead")
+def stopping_self(target: object) -> DeadlockError:
+    return DeadlockError(f"the stop of `{target}` would wait for the actor that asks; `raise rebeam.Stop()` instead")
 
 
-def calling_self(target: str) -> CallingSelf:
-    return CallingSelf(f"`{target}` called itself; call the method directly")
+def deadlock(cycle: list[str]) -> DeadlockError:
+    text = f"it would wait for ever: {' -> '.join(cycle)}"
+    if len(cycle) == 1:
+        text += "; an actor calls its own methods directly"
+    return DeadlockError(text, cycle)
+
+
+def restarting(target: str) -> Restarting:
+    return Restarting(f"`{target}` is being restarted")
+
+
+def too_large(length: int, limit: int) -> MessageTooLarge:
+    return MessageTooLarge(
+        f"a message of {length:,} bytes, where {limit:,} is the limit: raise it with `max_message` in the project's "
+        f"file or `--max-message`, or send what is large as a buffer (a numpy array, a `pickle.PickleBuffer`)"
+    )
 
 
 def mailbox_full(target: str, waiting: int) -> MailboxFull:
@@ -239,16 +280,20 @@ def not_an_actor(is_helper: bool) -> NotAnActor:
 def remote(kind: str, message: str, traceback: str, pickled: bytes) -> BaseException:
     """The exception of another actor: of its own class if that can be had here, with its traceback as the cause."""
     error: BaseException | None = None
+    notes: list[str] = []
+    chain: list[str] = []
     if pickled:
         import pickle
 
         try:
-            loaded = pickle.loads(pickled)
+            loaded, notes, chain = pickle.loads(pickled)
+            if loaded is not None:
+                loaded = pickle.loads(loaded)
         except Exception:
             loaded = None
         if isinstance(loaded, Exception):
             error = loaded
     if error is None:
-        error = RemoteError(kind, message, traceback)
+        error = RemoteError(kind, message, traceback, notes, chain)
     error.__cause__ = RemoteTraceback(traceback)
     return error

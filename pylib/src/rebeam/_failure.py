@@ -49,15 +49,31 @@ def _drop_own_frames(summary: traceback.TracebackException, seen: set[int]) -> N
             _drop_own_frames(linked, seen)
 
 
-def describe(error: BaseException) -> tuple[str, str, str, bytes | None]:
-    """Class, message and traceback of an exception, and its pickle if it has one that can be read back."""
+def describe(error: BaseException) -> tuple[str, str, str, bytes]:
+    """Class, message and traceback of an exception, and for its receiver the rest (`_errors.remote`): its own pickle, if
+    it has one that can be read back, its notes, and what led to it."""
     pickled: bytes | None = None
     try:
         pickled = pickle.dumps(error, 5)
         pickle.loads(pickled)
     except Exception:
         pickled = None
-    return kind_of(error), message_of(error), format_traceback(error), pickled
+    notes = [str(note) for note in getattr(error, "__notes__", ())]
+    rest = pickle.dumps((pickled, notes, _chain(error)), 5)
+    return kind_of(error), message_of(error), format_traceback(error), rest
+
+
+def _chain(error: BaseException) -> list[str]:
+    chain: list[str] = []
+    seen = {id(error)}
+    current: BaseException | None = error
+    while current is not None:
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+        if current is None or id(current) in seen:
+            break
+        seen.add(id(current))
+        chain.append(f"{kind_of(current)}: {message_of(current)}")
+    return chain
 
 
 def is_answer(method: str, error: BaseException, resolve: Callable[[str], Callable[..., Any]]) -> bool:

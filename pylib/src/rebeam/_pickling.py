@@ -31,6 +31,19 @@ def explain_message(message: object, error: BaseException) -> Unpicklable:
     return Unpicklable(f"{where} cannot be sent: {cls.__module__}.{cls.__qualname__}: {error}")
 
 
+def explain_result(result: object, method: str, error: BaseException) -> str:
+    """What to say about a result that cannot be sent."""
+    import inspect
+
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        return f"`{method}` is a generator: iterate over `ref.stream(Class.{method}, …)`"
+    if _pickles(result):
+        return f"the result of `{method}` cannot be sent: {error}"
+    where, culprit = _culprit("result", result, 0, set()) or ("result", result)
+    cls = type(culprit)
+    return f"the result of `{method}` cannot be sent: {where}: {cls.__module__}.{cls.__qualname__}: {error}"
+
+
 def _culprit(path: str, value: object, depth: int, seen: set[int]) -> tuple[str, object] | None:
     if id(value) in seen or _pickles(value):
         return None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar, overload
 
 from rebeam import _rebeam, _runtime
 from rebeam._errors import CallTimeout, EndedOtherwise, NoProc, stopping_self
 from rebeam._exit import ExitReason, as_reason
-from rebeam._ref import DEFAULT_TIMEOUT, ActorRef, Pid
+from rebeam._pending import Pending
+from rebeam._ref import ActorRef, Pid, Timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,37 +45,40 @@ def _pid(to: ActorRef[Any] | Pid | str) -> Pid | None:
     return Pid(*found) if found else None
 
 
-def call(to: ActorRef[Any] | Pid | str, message: Any, timeout: float | None = DEFAULT_TIMEOUT) -> Any:
+def call(to: ActorRef[Any] | Pid | str, message: Any, timeout: Timeout = ...) -> Any:
     """Sends a message to a `GenServer` and waits for its answer. Errors as of `ActorRef.call`."""
     return _rebeam.call_message(_address(to), "handle_call", message, timeout, False)
 
 
-def cast(to: ActorRef[Any] | Pid | str, message: Any, timeout: float | None = DEFAULT_TIMEOUT) -> None:
+def cast(to: ActorRef[Any] | Pid | str, message: Any, timeout: Timeout = ...) -> None:
     """Sends a message to a `GenServer`, for `handle_cast`. Nothing is said if there is no such actor.
 
     Raises:
         MailboxFull: there was no room for the whole timeout.
     """
-    _rebeam.send_message(_address(to), True, message, timeout)
+    _rebeam.send_message(_address(to), "handle_cast", message, timeout)
 
 
-def send(to: ActorRef[Any] | Pid | str, message: Any, timeout: float | None = DEFAULT_TIMEOUT) -> None:
+def send(to: ActorRef[Any] | Pid | str, message: Any, timeout: Timeout = ...) -> None:
     """Sends a message to any actor, for `handle_info`. Nothing is said if there is no such actor.
 
     Raises:
         MailboxFull: there was no room for the whole timeout.
     """
-    _rebeam.send_message(_address(to), False, message, timeout)
+    _rebeam.send_message(_address(to), "handle_info", message, timeout)
 
 
-def receive(match: Callable[[Any], object] | None = None, timeout: float | None = None) -> Any:
+def receive(
+    match: type | tuple[type, ...] | Callable[[Any], object] | None = None, timeout: float | None = None
+) -> Any:
     """Takes the first message that fits out of this actor's mailbox, and waits for one; the others stay, in order.
 
     Only messages for `handle_info` are looked at: those of `send`, `Down`, `Exit`, timers. It blocks the method that
     calls it, and nothing else is handled meanwhile.
 
     Args:
-        match: a function that says of a message whether it fits; None: any does.
+        match: a type, a tuple of types, or a function that says of a message whether it fits; None: any does. A
+            function decides by the message alone: given again, it is not asked again about those it has refused.
         timeout: seconds to wait; None: as long as it takes.
 
     Raises:
@@ -159,7 +163,7 @@ def stop(to: ActorRef[Any] | Pid | str, reason: str | ExitReason = "normal", tim
 
     Raises:
         NoProc: there is none.
-        CallingSelf: the stop would wait for the very actor that asks.
+        DeadlockError: the stop would wait for the very actor that asks.
         EndedOtherwise: it ended for another reason.
         CallTimeout: it had not ended in time.
     """
@@ -214,17 +218,34 @@ def _set_timer(
     return Timer(_runtime.me().pid, number)
 
 
-def cancel(timer: Timer) -> float | None:
-    """Takes a timer back.
+@overload
+def cancel(what: Timer) -> float | None: ...
+@overload
+def cancel(what: Pending[Any]) -> bool: ...
+def cancel(what: Timer | Pending[Any]) -> float | bool | None:
+    """Takes a timer or a pending call back.
+
+    A call that was not begun is dropped; an `async def` method that has it in hand is cancelled; a plain one finishes,
+    and its answer is dropped.
 
     Returns:
-        The seconds it had left; None if it has fired, was cancelled, or never was. A message that is in the mailbox
-        stays there.
+        Of a timer: the seconds it had left; None if it has fired, was cancelled, or never was. A message that is in
+        the mailbox stays there. Of a call: whether it was still open.
     """
-    return _rebeam.cancel_timer(timer.maker, timer.number)
+    if isinstance(what, Pending):
+        return what.cancel()
+    return _rebeam.cancel_timer(what.maker, what.number)
 
 
-def get_state(to: ActorRef[Any] | Pid | str, timeout: float | None = DEFAULT_TIMEOUT) -> dict[str, Any]:
+def watch_dead_letters(watches: bool = True) -> None:
+    """Has a `DeadLetter` come to `handle_info` for every message of the node that nobody handles, or no more.
+
+    Those that come while this actor's mailbox is full are not told.
+    """
+    _rebeam.watch_dead_letters(watches)
+
+
+def get_state(to: ActorRef[Any] | Pid | str, timeout: Timeout = ...) -> dict[str, Any]:
     """The attributes of an actor's object, between two messages; of a suspended one, too."""
     state: dict[str, Any] = _rebeam.call_message(_address(to), "get_state", None, timeout, True)
     return state
@@ -233,7 +254,7 @@ def get_state(to: ActorRef[Any] | Pid | str, timeout: float | None = DEFAULT_TIM
 def replace_state(
     to: ActorRef[Any] | Pid | str,
     function: Callable[[dict[str, Any]], dict[str, Any]],
-    timeout: float | None = DEFAULT_TIMEOUT,
+    timeout: Timeout = ...,
 ) -> dict[str, Any]:
     """Has a function make new attributes of an actor's old ones, in the actor's process. If it raises, so does this.
 
@@ -244,11 +265,11 @@ def replace_state(
     return state
 
 
-def suspend(to: ActorRef[Any] | Pid | str, timeout: float | None = DEFAULT_TIMEOUT) -> None:
+def suspend(to: ActorRef[Any] | Pid | str, timeout: Timeout = ...) -> None:
     """Has an actor handle no message until `resume`; they wait in order. It can be asked for its state meanwhile."""
     _rebeam.call_message(_address(to), "suspend", None, timeout, True)
 
 
-def resume(to: ActorRef[Any] | Pid | str, timeout: float | None = DEFAULT_TIMEOUT) -> None:
+def resume(to: ActorRef[Any] | Pid | str, timeout: Timeout = ...) -> None:
     """Has a suspended actor go on."""
     _rebeam.call_message(_address(to), "resume", None, timeout, True)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar, overload
 
 from rebeam import _runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from types import EllipsisType
 
     from rebeam._actor import Actor
+    from rebeam._pending import Pending
+    from rebeam._stream import Stream
 
 A = TypeVar("A", bound="Actor")
 R = TypeVar("R")
 P = ParamSpec("P")
 
-DEFAULT_TIMEOUT = 5.0
-"""Seconds that a call waits for its answer, as OTP's."""
+Timeout: TypeAlias = "float | None | EllipsisType"
+"""How long a call waits for its answer, and a cast for room: seconds; None: for ever; `...`: as long as the call in hand
+still has, and 5 s, as OTP, if none is in hand."""
 
 
 class Pid(NamedTuple):
@@ -41,7 +45,7 @@ class Pid(NamedTuple):
 class Target(NamedTuple):
     """How a reference is used: see `ActorRef.options`."""
 
-    timeout: float | None = DEFAULT_TIMEOUT
+    timeout: Timeout = ...
     is_high: bool = False
 
 
@@ -101,14 +105,118 @@ class _Cast(Generic[A]):
         return short
 
 
+class _ACall(Generic[A]):
+    """`await ref.acall(Class.method, …)`, or `await ref.acall.method(…)`."""
+
+    __slots__ = ("_ref",)
+
+    def __init__(self, ref: ActorRef[A]) -> None:
+        self._ref = ref
+
+    @overload
+    def __call__(
+        self, method: Callable[Concatenate[A, P], Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, R]: ...
+    @overload
+    def __call__(
+        self, method: Callable[Concatenate[A, P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, R]: ...
+    def __call__(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return _acall(self._ref, method.__name__, args, kwargs)
+
+    def __getattr__(self, method: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        if method.startswith("_"):
+            raise AttributeError(method)
+
+        def short(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+            return _acall(self._ref, method, args, kwargs)
+
+        return short
+
+
+async def _acall(ref: ActorRef[Any], method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    from rebeam._pending import request
+
+    return await request(ref._address, method, (args, kwargs), True, *ref._target, is_task=True)
+
+
+class _Request(Generic[A]):
+    """`ref.request(Class.method, …)`, or `ref.request.method(…)`: a call that is waited for later, or not at all."""
+
+    __slots__ = ("_ref",)
+
+    def __init__(self, ref: ActorRef[A]) -> None:
+        self._ref = ref
+
+    @overload
+    def __call__(
+        self, method: Callable[Concatenate[A, P], Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs
+    ) -> Pending[R]: ...
+    @overload
+    def __call__(self, method: Callable[Concatenate[A, P], R], *args: P.args, **kwargs: P.kwargs) -> Pending[R]: ...
+    def __call__(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        from rebeam._pending import request
+
+        return request(self._ref._address, method.__name__, (args, kwargs), True, *self._ref._target)
+
+    def __getattr__(self, method: str) -> Callable[..., Pending[Any]]:
+        if method.startswith("_"):
+            raise AttributeError(method)
+
+        def short(*args: Any, **kwargs: Any) -> Pending[Any]:
+            from rebeam._pending import request
+
+            return request(self._ref._address, method, (args, kwargs), True, *self._ref._target)
+
+        return short
+
+
+class _Stream(Generic[A]):
+    """`ref.stream(Class.method, …)`, or `ref.stream.method(…)`: what a generator yields, as it is wanted."""
+
+    __slots__ = ("_ref",)
+
+    def __init__(self, ref: ActorRef[A]) -> None:
+        self._ref = ref
+
+    @overload
+    def __call__(
+        self, method: Callable[Concatenate[A, P], AsyncIterator[R]], *args: P.args, **kwargs: P.kwargs
+    ) -> Stream[R]: ...
+    @overload
+    def __call__(
+        self, method: Callable[Concatenate[A, P], Iterator[R]], *args: P.args, **kwargs: P.kwargs
+    ) -> Stream[R]: ...
+    def __call__(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        from rebeam._stream import Stream
+
+        return Stream(self._ref, method.__name__, args, kwargs)
+
+    def __getattr__(self, method: str) -> Callable[..., Stream[Any]]:
+        if method.startswith("_"):
+            raise AttributeError(method)
+
+        def short(*args: Any, **kwargs: Any) -> Stream[Any]:
+            from rebeam._stream import Stream
+
+            return Stream(self._ref, method, args, kwargs)
+
+        return short
+
+
 class ActorRef(Generic[A]):
     """A handle on an actor of class `A`. It can be sent to other actors, and follows restarts unless made of a `Pid`.
 
     Attributes:
         call: `call(Class.method, *args, **kwargs)` waits for the method's result and returns it.
             Raises what the method raised (with the remote traceback as its cause), `ActorDied` if the actor died with
-            the call in hand, `NoProc` if there is no such actor, `CallTimeout` after the timeout, `BadCall` if the
-            arguments do not fit, `Unpicklable` before anything is sent.
+            the call in hand, `NoProc` if there is no such actor, `CallTimeout` after the timeout, `DeadlockError` if
+            it would wait for ever, `BadCall` if the arguments do not fit, `Unpicklable` before anything is sent.
+        acall: the same to be awaited, in an `async def` method: the others of this actor go on meanwhile. Cancelling
+            the task that awaits it cancels the call.
+        request: the same without waiting: gives a `Pending`, whose `result()` waits, and which can be awaited.
+        stream: for a method that is a generator: iterates, plainly or with `async for`, over what it yields. It runs
+            only as far as its values are wanted, and ends when either side does.
         cast: the same without waiting. Raises `MailboxFull` if there was no room for the whole timeout; not if there
             is no such actor.
     """
@@ -118,17 +226,30 @@ class ActorRef(Generic[A]):
     call: _Call[A]
     cast: _Cast[A]
 
+    @property
+    def acall(self) -> _ACall[A]:
+        return _ACall(self)
+
+    @property
+    def request(self) -> _Request[A]:
+        return _Request(self)
+
+    @property
+    def stream(self) -> _Stream[A]:
+        return _Stream(self)
+
     def __init__(self, address: str | int | Pid | tuple[str, int], target: Target = Target()) -> None:  # noqa: B008
         self._address = address
         self._target = target
         self.call = _Call(self)
         self.cast = _Cast(self)
 
-    def options(self, *, timeout: float | None = DEFAULT_TIMEOUT, priority: str = "normal") -> ActorRef[A]:
+    def options(self, *, timeout: Timeout = ..., priority: str = "normal") -> ActorRef[A]:
         """The same actor, used differently.
 
         Args:
-            timeout: seconds a call waits for its answer, and a cast for room; None: for ever.
+            timeout: seconds a call waits for its answer, and a cast for room; None: for ever. Default: as long as the
+                call in hand still has, and 5 s if none is in hand.
             priority: `normal`, or `high` to overtake normal mail.
         """
         if priority not in ("normal", "high"):

@@ -93,6 +93,15 @@ def shutdown() -> None:
     _rebeam.request_down()
 
 
+def current_message() -> _rebeam.Message | None:
+    """The message that the calling handler has in hand, or None outside a handler.
+
+    It has `method`, `sender` (a name or path), `delivery` (which delivery of this message it is, from 1), `is_call`, and
+    `time_left` (seconds until nobody waits for the answer any more, or None).
+    """
+    return _rebeam.current()
+
+
 def after_fork(hook: Callable[[], object]) -> Callable[[], object]:
     """Registers a function to be run in every new worker before its `init`: for what must not be shared by processes.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rebeam import _rebeam
@@ -12,6 +13,8 @@ from rebeam._ref import Pid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from rebeam._stream import Streams
 
 
 class Caller(NamedTuple):
@@ -111,6 +114,29 @@ class Exit(NamedTuple):
     reason: ExitReason
 
 
+class DeadLetter(NamedTuple):
+    """What `handle_info` gets, after `watch_dead_letters`, when a message was not handled and will not be.
+
+    Attributes:
+        id: its number, for `rebeam dead show`.
+        to: for whom it was: a name, a path, or the address as it was written.
+        sender: from whom.
+        method: the method.
+        cause: `failed` (its handler raised), `outcome_unknown` (its receiver was killed with it in hand), `poison` (it
+            was in hand at `max_deliveries` deaths), `receiver_gone`, `pid_dead`, `nobody`, `overflow`, `not_kept`.
+        deliveries: how often it was handed over.
+        bytes: of its content.
+    """
+
+    id: int
+    to: str
+    sender: str
+    method: str
+    cause: str
+    deliveries: int
+    bytes: int
+
+
 class GenServer(Actor):
     """An actor that takes messages of any form, by the callbacks of OTP's `gen_server`. Its state is itself.
 
@@ -190,35 +216,70 @@ def down(
     return Down(monitor, Pid(*pid) if pid else None, ExitReason(*reason), certificate(known) if known else None)
 
 
+def dead_letter(*fields: Any) -> DeadLetter:
+    """Made by `_rebeam`."""
+    return DeadLetter(*fields)
+
+
 def exit_message(pid: tuple[int, int, int], reason: tuple[str, str, str | None]) -> Exit:
     """Made by `_rebeam`."""
     return Exit(Pid(*pid), ExitReason(*reason))
 
 
-def receiver(actor: Actor) -> Callable[[str, Any], Any]:
-    """What handles messages of free form for an actor: gets the callback's name and the message."""
+def receiver(actor: Actor, resolve: Callable[[str], Callable[..., Any]]) -> Callable[[str, Any], Any]:
+    """What handles messages of free form for an actor: gets the callback's name and the message.
+
+    It gives the answer, or a coroutine that does where the callback is an `async def`.
+    """
     server = actor if isinstance(actor, GenServer) else None
+    streams: Streams | None = None
 
     def receive(callback: str, message: Any) -> Any:
+        nonlocal streams
         if callback == "handle_info":
-            settle(actor, callback, actor.handle_info(message))
-        elif server is None:
+            if streams is not None and isinstance(message, Down) and streams.is_end(message.monitor):
+                return None
+            return _settled(actor, callback, actor.handle_info(message))
+        if callback.startswith("stream_"):
+            if streams is None:
+                from rebeam._stream import Streams
+
+                streams = Streams(resolve)
+            return streams.handle(callback, message)
+        if server is None:
             raise BadCall(f"`{type(actor).__qualname__}` is no GenServer: call its methods")
-        elif callback == "handle_cast":
-            settle(actor, callback, server.handle_cast(message))
-        else:
-            return _call(server, message)
-        return None
+        if callback == "handle_cast":
+            return _settled(actor, callback, server.handle_cast(message))
+        return _call(server, message)
 
     return receive
+
+
+def _settled(actor: Actor, callback: str, result: Any) -> Any:
+    if not isinstance(result, CoroutineType):
+        return settle(actor, callback, result)
+
+    async def wait() -> None:
+        settle(actor, callback, await result)
+
+    return wait()
 
 
 def _call(server: GenServer, message: Any) -> Any:
     fields = _rebeam.caller()
     if fields is None:
         raise BadCall("a call without a caller")
-    who = _caller(fields)
-    result = server.handle_call(message, who)
+    result = server.handle_call(message, _caller(fields))
+    if not isinstance(result, CoroutineType):
+        return _answer(server, result)
+
+    async def wait() -> Any:
+        return _answer(server, await result)
+
+    return wait()
+
+
+def _answer(server: GenServer, result: Any) -> Any:
     if isinstance(result, Reply):
         settle(server, "handle_call", result.then)
         return result.value

@@ -28,6 +28,14 @@ DEFAULT_START_TIMEOUT = 60.0
 DEFAULT_MAILBOX = (10_000, 64 * 1024 * 1024)
 """Messages and bytes that may wait for an actor (MAP-13)."""
 
+DEFAULT_CONCURRENCY = 100
+"""Messages that an actor with `async def` methods handles at once."""
+
+MOST_CONCURRENCY = 200
+"""The most that `concurrency` may be: the marks of the status page, less those of what is done and not yet told."""
+
+ON_FULL = ("block", "fail", "drop_oldest", "drop_new")
+
 
 def _one_of(what: str, value: object, allowed: tuple[str, ...]) -> str:
     if isinstance(value, str) and value in allowed:
@@ -94,6 +102,16 @@ class Limits(NamedTuple):
     max_age: float | None
 
 
+class Mailbox(NamedTuple):
+    """How much mail may wait and what becomes of it, as `child` checked it."""
+
+    messages: int | None
+    bytes: int | None
+    on_full: str
+    on_crash: str
+    while_restarting: str
+
+
 class Process(NamedTuple):
     """How the process of an actor differs from others, as `child` checked it."""
 
@@ -117,7 +135,9 @@ class ChildSpec(Generic[A]):
     shutdown: float | str
     significant: bool
     start_timeout: float | None
-    mailbox_limits: tuple[int | None, int | None]
+    mailbox: Mailbox
+    concurrency: int
+    redelivered: list[tuple[str, int]]
     backoff: Backoff | None
     on_giveup: str
     terminate_on_shutdown: bool
@@ -138,6 +158,10 @@ class ChildOptions(TypedDict, total=False):
     start_timeout: float | None
     max_messages_waiting: int | None
     max_bytes_waiting: int | None
+    on_full: str
+    mailbox: str
+    while_restarting: str
+    concurrency: int | None
     backoff: Backoff | None
     on_giveup: str
     terminate_on_shutdown: bool
@@ -180,6 +204,14 @@ def child(actor: type[A], /, *args: Any, **options: Unpack[ChildOptions]) -> Chi
         start_timeout: seconds `init` may take; None: no limit. Default: 60.
         max_messages_waiting: messages that may wait before senders have to; None: no limit. Default: 10,000.
         max_bytes_waiting: the same in bytes of content. Default: 64 MiB.
+        on_full: what happens to more: `block` (the sender waits), `fail` (the sender gets `MailboxFull`),
+            `drop_oldest` or `drop_new` (a dead letter; a call fails with `MailboxFull`). Default: `block`.
+        mailbox: what a crash does to mail that waits: `keep` (for the next incarnation) or `drop` (dead letters; calls
+            fail with `ActorDied`). Default: `keep`.
+        while_restarting: what happens to calls meanwhile: `queue` (they wait, until their deadline) or `fail`.
+            Default: `queue`.
+        concurrency: how many messages are handled at once, if it has `async def` methods; at most 200.
+            Default: 100; 1 without such methods.
         backoff: pauses before restarts. Default: none, as OTP.
         on_giveup: what happens when it has used up the supervisor's restart limit: `stop` (the supervisor ends, as
             OTP) or `park` (it stays down until `rebeam restart`, its siblings live). Default: `stop`.
@@ -214,13 +246,6 @@ def child(actor: type[A], /, *args: Any, **options: Unpack[ChildOptions]) -> Chi
     for what, text in (("name", name), ("id", id)):
         _label(what, text)
     _check_arguments(actor, args, kwargs)
-    waiting = (
-        option("max_messages_waiting", DEFAULT_MAILBOX[0]),
-        option("max_bytes_waiting", DEFAULT_MAILBOX[1]),
-    )
-    for what, limit in zip(("max_messages_waiting", "max_bytes_waiting"), waiting, strict=True):
-        if limit is not None:
-            _number(what, limit, 1)
     return ChildSpec(
         id=id or name or actor.__name__,
         name=name,
@@ -230,7 +255,15 @@ def child(actor: type[A], /, *args: Any, **options: Unpack[ChildOptions]) -> Chi
         shutdown=_shutdown(option("shutdown", DEFAULT_SHUTDOWN)),
         significant=_flag("significant", option("significant", False)),
         start_timeout=_seconds("start_timeout", option("start_timeout", DEFAULT_START_TIMEOUT)),
-        mailbox_limits=waiting,
+        mailbox=Mailbox(
+            _count("max_messages_waiting", option("max_messages_waiting", DEFAULT_MAILBOX[0]), 1),
+            _count("max_bytes_waiting", option("max_bytes_waiting", DEFAULT_MAILBOX[1]), 1),
+            _one_of("on_full", option("on_full", "block"), ON_FULL),
+            _one_of("mailbox", option("mailbox", "keep"), ("keep", "drop")),
+            _one_of("while_restarting", option("while_restarting", "queue"), ("queue", "fail")),
+        ),
+        concurrency=_concurrency(actor, option("concurrency")),
+        redelivered=_marked(actor, "__rebeam_redelivered__"),
         backoff=_backoff(option("backoff")),
         on_giveup=_one_of("on_giveup", option("on_giveup", "stop"), ("stop", "park")),
         terminate_on_shutdown=_flag("terminate_on_shutdown", option("terminate_on_shutdown", True)),
@@ -277,9 +310,31 @@ def _backoff(value: object) -> Backoff | None:
     return value
 
 
+def _concurrency(actor: type[Actor], value: object) -> int:
+    given = _count("concurrency", value, 1)
+    is_async = overlaps(actor)
+    if given is not None and given > MOST_CONCURRENCY:
+        raise SpecError(f"concurrency={value!r}: it is {MOST_CONCURRENCY} at most")
+    if given is not None and given > 1 and not is_async:
+        raise SpecError(f"concurrency={value!r}: `{actor.__qualname__}` has no `async def` method")
+    return given or (DEFAULT_CONCURRENCY if is_async else 1)
+
+
+def overlaps(actor: type[Actor]) -> bool:
+    """Whether an actor has handlers that can overlap: public methods or callbacks with `async def`."""
+    methods = (getattr(actor, name, None) for name in dir(actor) if not name.startswith("_"))
+    is_async = (inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method) for method in methods)
+    return any(is_async)
+
+
+def _marked(actor: type[Actor], mark: str) -> list[tuple[str, Any]]:
+    """The methods that a decorator has marked, with what it says."""
+    methods = ((name, getattr(getattr(actor, name, None), mark, None)) for name in dir(actor))
+    return [(name, value) for name, value in methods if value is not None]
+
+
 def _limits(actor: type[Actor], option: Callable[[str], Any]) -> Limits:
-    methods = ((name, getattr(getattr(actor, name, None), "__rebeam_deadline__", None)) for name in dir(actor))
-    deadlines = [(name, seconds) for name, seconds in methods if seconds is not None]
+    deadlines = _marked(actor, "__rebeam_deadline__")
     memory = option("memory")
     soft: int | None
     hard: int | None

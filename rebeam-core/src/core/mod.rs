@@ -2,16 +2,17 @@
 //!
 //! This module holds what there is and where events go; what they do stands in the modules below, one per theme:
 //! [`tree`] (members and their names), [`supervision`] (starts, stops, deaths), [`process`] (links, monitors, signals,
-//! alarms), [`mail`], [`watch`] (hangs, limits, recycling) and [`request`].
+//! alarms), [`mail`], [`waits`] (deadlocks), [`watch`] (hangs, limits, recycling) and [`request`].
 
 mod mail;
 mod process;
 mod request;
 mod supervision;
 mod tree;
+mod waits;
 mod watch;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use rebeam_protocol::certificate::Certificate;
@@ -23,10 +24,11 @@ use rustc_hash::FxBuildHasher;
 
 use crate::actor::{Actor, Incarnation};
 use crate::alarms::Alarms;
+use crate::dead_letters::DeadLetters;
 use crate::event::{Action, Event, Requester};
 use crate::links::Links;
 use crate::mailbox::Sender;
-use crate::router::Router;
+use crate::router::{On, Router};
 use crate::spec::{self, SpecError};
 use crate::timers::{Due, Timers};
 
@@ -52,6 +54,13 @@ pub struct Core {
     links: Links,
     alarms: Alarms,
     timers: Timers,
+    dead_letters: DeadLetters,
+    /// Who gets a message for every dead letter.
+    mourners: BTreeSet<Pid>,
+    /// The node's own dynamic supervisor, once it was needed.
+    pub(crate) spawner: Option<ActorId>,
+    /// What is left to say when the last of what was spawned is down, too.
+    last_word: Option<Action>,
     actions: VecDeque<Action>,
     at: NodeStart,
     next_id: u64,
@@ -84,6 +93,10 @@ impl Core {
             links: Links::default(),
             alarms: Alarms::default(),
             timers: Timers::default(),
+            dead_letters: DeadLetters::default(),
+            mourners: BTreeSet::new(),
+            spawner: None,
+            last_word: None,
             actions: VecDeque::new(),
             at,
             next_id: 0,
@@ -110,16 +123,25 @@ impl Core {
             }
             Event::Started { process, started, info } => self.started(process, started, info),
             Event::LaunchFailed { process, error } => self.launch_failed(process, error),
-            Event::Sent { process, envelope, payload } => {
+            Event::Sent { process, envelope, payload, buffers } => {
                 if let Some(id) = self.serving_actor(process) {
-                    self.sent(Sender::Process(process, id), Caller::Actor(process.pid), envelope, payload);
+                    self.sent(Sender::Process(process, id), Caller::Actor(process.pid), envelope, payload, buffers);
                 }
             }
             Event::SentFromOutside { client, envelope, payload } => {
-                self.sent(Sender::Outside, Caller::Outside(client), envelope, payload);
+                self.sent(Sender::Outside, Caller::Outside(client), envelope, payload, None);
             }
-            Event::OutsideGone { client } => self.router.forget_caller(Caller::Outside(client)),
-            Event::Replied { process, reply, payload } => self.replied(process, reply, payload),
+            Event::OutsideGone { client } => self.forget_caller(Caller::Outside(client)),
+            Event::Replied { process, reply, payload, buffers } => self.replied(process, reply, payload, buffers),
+            Event::Cancelled { caller, call } => self.cancelled(ReplyTo { caller, call }),
+            Event::Awaited { process, call, waits } => {
+                let caller = Caller::Actor(process.pid);
+                self.awaited(ReplyTo { caller, call }, waits);
+            }
+            Event::AwaitsRoom { process, call, to, method, waits } => {
+                let caller = Caller::Actor(process.pid);
+                self.awaits_room(ReplyTo { caller, call }, &to, &method, waits);
+            }
             Event::Acked { process, done } => self.acked(process, &done),
             Event::Abandoned { caller, call, page } => self.abandoned(ReplyTo { caller, call }, page),
             Event::Reported { process, reason } => self.reported(process, reason),
@@ -143,11 +165,14 @@ impl Core {
             }
             Event::Died(death) => self.died(*death),
             Event::Requested { from, request, payload } => self.requested(from, request, payload),
-            Event::StopNode => self.stop_supervisor(ROOT, ExitReason::SHUTDOWN),
+            Event::StopNode => self.stop_node(),
             Event::Hurry { limit_ms } => self.hurry(Duration::from_millis(limit_ms)),
             Event::KillAll => {
                 self.kill_below(ROOT);
-                self.stop_supervisor(ROOT, ExitReason::SHUTDOWN);
+                if let Some(spawner) = self.spawner {
+                    self.kill_below(spawner);
+                }
+                self.stop_node();
             }
         }
     }
@@ -186,8 +211,10 @@ impl Core {
 
     /// The process that a call waits for, if its callee has one.
     pub fn callee_of(&self, caller: Caller, call: CallId) -> Option<ProcessId> {
-        let callee = self.router.callee(ReplyTo { caller, call })?;
-        Some(self.actors.get(&callee)?.incarnation()?.process)
+        match self.router.get(ReplyTo { caller, call })?.on {
+            On::Answer(callee) => Some(self.actors.get(&callee)?.incarnation()?.process),
+            On::Room(..) | On::Supervisor(_) => None,
+        }
     }
 
     /// Labels of the actors that have a process, for the last words of a node.
@@ -230,6 +257,8 @@ impl Core {
             + self.names.len()
             + self.living.len()
             + self.links.len()
+            + self.router.len()
+            + self.mourners.len()
             + self.requests.len()
             + self.stops.len()
     }

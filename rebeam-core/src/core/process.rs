@@ -105,8 +105,19 @@ impl Core {
                     alarm.key.0.saturating_sub(self.now).as_millis() as u64
                 }))
             }
-            ProcessRequest::Supervisor { supervisor, request } => {
-                return self.supervisor_request(from, own, &supervisor, request);
+            ProcessRequest::Supervisor { supervisor, request, waits } => {
+                return self.supervisor_request(from, own, &supervisor, request, waits);
+            }
+            ProcessRequest::Spawn { child, is_linked, waits } => {
+                return self.spawn(from, process.pid, child, is_linked, waits);
+            }
+            ProcessRequest::WatchDeadLetters(watches) => {
+                if watches {
+                    self.mourners.insert(pid);
+                } else {
+                    self.mourners.remove(&pid);
+                }
+                ProcessAnswer::Ok
             }
         })
     }
@@ -136,6 +147,7 @@ impl Core {
             };
             self.answer(requester, Answer::Process(answer));
         }
+        self.stop_what_it_owns(pid);
         let notices = self.links.end(pid);
         for other in notices.linked {
             self.exit_signal(other, pid, reason);
@@ -156,7 +168,7 @@ impl Core {
         self.send_signal(to, Signal::Down { monitor, pid, reason, certificate });
     }
 
-    fn send_signal(&mut self, to: Pid, signal: Signal) {
+    pub(super) fn send_signal(&mut self, to: Pid, signal: Signal) {
         self.post(to, Sender::Node, HANDLE_INFO, Form::Signal(Box::new(signal)), Bytes::new());
     }
 
@@ -175,7 +187,9 @@ impl Core {
             deadline: None,
             method: method.into(),
             payload,
+            buffers: None,
             trace: None,
+            deaths: Vec::new(),
         });
         self.pump(id);
     }

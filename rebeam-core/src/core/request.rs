@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use rebeam_protocol::control::{Answer, Request, Whereabouts};
 use rebeam_protocol::exit::ExitReason;
-use rebeam_protocol::id::ActorId;
-use rebeam_protocol::message::Address;
+use rebeam_protocol::id::{ActorId, CallId, Pid};
+use rebeam_protocol::message::{Address, Caller, ReplyTo, Waits};
 use rebeam_protocol::process::{ChildAddress, ChildEntry, ChildError, Counts, ProcessAnswer, SupervisorRequest};
 use rebeam_protocol::spec::{ChildKind, ChildSpec};
 
@@ -12,6 +12,7 @@ use super::Core;
 use super::tree::traits;
 use crate::actor::Life;
 use crate::event::{Action, Requester};
+use crate::router::On;
 use crate::spec;
 use crate::supervisor::{ChildRef, ChildState, Done, RequestError, Verb};
 
@@ -38,7 +39,16 @@ enum What {
 
 impl Core {
     pub(super) fn answer(&mut self, to: Requester, answer: Answer) {
-        self.actions.push_back(Action::Answer { to, answer, payload: Bytes::new() });
+        self.answer_with(to, answer, Bytes::new());
+    }
+
+    fn answer_with(&mut self, to: Requester, answer: Answer, payload: Bytes) {
+        if let Some(wait) = wait_of(to) {
+            self.router.close(wait);
+        }
+        if to != Requester::Nobody {
+            self.actions.push_back(Action::Answer { to, answer, payload });
+        }
     }
 
     pub(super) fn requested(&mut self, from: Requester, request: Request, payload: Bytes) {
@@ -61,7 +71,11 @@ impl Core {
             Request::RestartChild { name } => return self.request_by_name(from, name, Verb::Cycle),
             Request::Down => {
                 self.answer(from, Answer::Ok);
-                return self.stop_supervisor(super::ROOT, ExitReason::SHUTDOWN);
+                return self.stop_node();
+            }
+            Request::DeadLetters(request) => {
+                let (answer, content) = self.about_dead_letters(request);
+                return self.answer_with(from, answer, content);
             }
             Request::Process(request) => match self.process_request(from, request, payload) {
                 Some(answer) => Answer::Process(answer),
@@ -106,6 +120,7 @@ impl Core {
         own: ActorId,
         supervisor: &Address,
         request: SupervisorRequest,
+        waits: Waits,
     ) -> Option<ProcessAnswer> {
         let id = self.supervisor_at(supervisor).filter(|id| self.supervisors[id].pid.is_some());
         let Some(id) = id else { return Some(ProcessAnswer::NoProc) };
@@ -139,8 +154,60 @@ impl Core {
             SupervisorRequest::Count => (What::Count, Verb::Look(None)),
             SupervisorRequest::Spec(child) => (What::Spec, Verb::Look(Some(self.child_ref(&child)))),
         };
+        if let Some(cycle) = self.wait_for_supervisor(from, id, waits) {
+            return Some(ProcessAnswer::Deadlock(cycle));
+        }
         self.ask_supervisor(id, from, what, verb);
         None
+    }
+
+    /// Notes that an actor waits for a supervisor; the cycle, if that would be for ever.
+    fn wait_for_supervisor(&mut self, from: Requester, supervisor: ActorId, waits: Waits) -> Option<Vec<String>> {
+        let wait = wait_of(from)?;
+        self.router.open(wait, On::Supervisor(supervisor), waits, None);
+        let cycle = self.deadlock(wait, "");
+        if cycle.is_some() {
+            self.router.close(wait);
+        }
+        cycle
+    }
+
+    /// Starts a child under the node's own dynamic supervisor; `None` if the answer comes later.
+    pub(super) fn spawn(
+        &mut self,
+        from: Requester,
+        owner: Pid,
+        child: Box<ChildSpec>,
+        is_linked: bool,
+        waits: Waits,
+    ) -> Option<ProcessAnswer> {
+        let spawner = self.spawner();
+        if self.supervisors[&spawner].pid.is_none() {
+            return Some(ProcessAnswer::Child(ChildError::Ending));
+        }
+        if let Err(error) = self.check_new(spawner, &child) {
+            return Some(ProcessAnswer::Child(error));
+        }
+        let traits = traits(&child);
+        let id = self.add_child(*child, spawner);
+        if let Some(actor) = self.actors.get_mut(&id) {
+            actor.owner = Some(owner);
+            actor.is_linked = is_linked;
+        }
+        self.wait_for_supervisor(from, spawner, waits);
+        self.ask_supervisor(spawner, from, What::Start, Verb::Start(id, traits));
+        None
+    }
+
+    /// Stops what an incarnation that has ended had spawned.
+    pub(super) fn stop_what_it_owns(&mut self, owner: Pid) {
+        let Some(spawner) = self.spawner else { return };
+        let Some(node) = self.supervisors.get(&spawner) else { return };
+        let is_owned = |id: &ActorId| self.actors.get(id).is_some_and(|actor| actor.owner == Some(owner));
+        let owned: Vec<ActorId> = node.machine.children().map(|(child, ..)| child).filter(is_owned).collect();
+        for child in owned {
+            self.ask_supervisor(spawner, Requester::Nobody, What::Done, Verb::Terminate(ChildRef::Key(child)));
+        }
     }
 
     /// Whether a supervisor, or one above an actor that it waits for, waits for the actor that asks (rule 10).
@@ -211,7 +278,7 @@ impl Core {
                 (Answer::Process(ProcessAnswer::Ok), Bytes::new())
             }
         };
-        self.actions.push_back(Action::Answer { to: from, answer, payload });
+        self.answer_with(from, answer, payload);
     }
 
     fn answer_by_name(&self, what: String, result: Result<Done, RequestError>) -> Answer {
@@ -283,6 +350,16 @@ impl Core {
             Some(spec) => ProcessAnswer::Spec(Box::new(spec)),
             None => ProcessAnswer::Child(ChildError::NotFound),
         }
+    }
+}
+
+/// The wait of an actor that asks a supervisor for something. Its requests and its calls are counted together.
+fn wait_of(from: Requester) -> Option<ReplyTo> {
+    match from {
+        Requester::Worker(process, request) => {
+            Some(ReplyTo { caller: Caller::Actor(process.pid), call: CallId(request.0) })
+        }
+        Requester::Outside(_) | Requester::Nobody => None,
     }
 }
 

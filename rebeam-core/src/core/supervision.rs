@@ -8,14 +8,15 @@ use bytes::Bytes;
 use rebeam_protocol::certificate::{Certificate, InHand, Killer, Next};
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::id::{ActorId, Generation, ProcessId};
-use rebeam_protocol::message::{CallFailure, Caller, Started};
+use rebeam_protocol::message::{CallFailure, Caller, Cause, Started};
 use rebeam_protocol::spec::{ActorSpec, Limits, Restart, Shutdown, SupervisorKind};
 
 use super::tree::traits;
 use super::{Core, ROOT};
 use crate::actor::{Actor, Incarnation, Life, Stage};
-use crate::event::{Action, Cause, Death, Launch, NodeEnd, Status};
-use crate::mailbox::Fate;
+use crate::core::mail::let_in;
+use crate::event::{Action, Death, Launch, NodeEnd, Status};
+use crate::mailbox::{Fate, Message};
 use crate::supervisor::{Command, Machine, Purpose, Verdict};
 use crate::timers::Due;
 
@@ -69,25 +70,27 @@ impl Core {
                 Some(parent) => {
                     self.tell_parent(parent, busy, |machine, now| machine.child_started(id, now));
                 }
-                None => self.actions.push_back(Action::NodeUp),
+                None if id == ROOT => self.actions.push_back(Action::NodeUp),
+                None => {}
             },
             Command::Failed { child, reason } => {
                 self.supervisor_ended(id, &reason);
                 match self.supervisors[&id].parent {
                     Some(parent) => self.tell_parent(parent, busy, |machine, now| machine.child_ended(id, reason, now)),
-                    None => self.node_failed(child, reason),
+                    None => self.node_failed(child, reason, busy),
                 }
             }
             Command::Ended(reason) => {
                 self.supervisor_ended(id, &reason);
                 match self.supervisors[&id].parent {
                     Some(parent) => self.tell_parent(parent, busy, |machine, now| machine.child_ended(id, reason, now)),
-                    None => {
+                    None if id == ROOT => {
                         self.settle(ROOT);
                         let certificate = self.last_gave_up.take();
                         let end = if self.has_given_up { NodeEnd::GaveUp { certificate } } else { NodeEnd::Clean };
-                        self.actions.push_back(Action::NodeEnded(end));
+                        self.root_is_down(Action::NodeEnded(end), busy);
                     }
+                    None => self.spawner_is_down(busy),
                 }
             }
             Command::Answer { request, result } => self.request_done(id, request, result),
@@ -155,7 +158,7 @@ impl Core {
     }
 
     /// The initial start failed and was rolled back.
-    fn node_failed(&mut self, child: ActorId, reason: ExitReason) {
+    fn node_failed(&mut self, child: ActorId, reason: ExitReason, busy: &mut VecDeque<ActorId>) {
         let mut failed = child;
         // A supervisor that failed did so because of a child of its own: name the innermost.
         while let Some(node) = self.supervisors.get(&failed) {
@@ -170,7 +173,44 @@ impl Core {
             Some(actor) => (actor.label.clone(), actor.certificates.back().cloned().map(Box::new)),
             None => (self.supervisors.get(&failed).map(|node| node.path.clone()).unwrap_or_default(), None),
         };
-        self.actions.push_back(Action::NodeFailed { child, reason, certificate });
+        self.root_is_down(Action::NodeFailed { child, reason, certificate }, busy);
+    }
+
+    /// Stops what was spawned, then the tree.
+    pub(super) fn stop_node(&mut self) {
+        match self.spawner.filter(|spawner| self.supervisors[spawner].pid.is_some()) {
+            Some(spawner) => {
+                self.actions.push_back(Action::NodeStopping);
+                self.command(spawner, |machine, now| machine.stop(ExitReason::SHUTDOWN, Purpose::Final, now));
+            }
+            None => self.stop_supervisor(ROOT, ExitReason::SHUTDOWN),
+        }
+    }
+
+    /// The tree is down. What was spawned goes before the node does.
+    fn root_is_down(&mut self, last_word: Action, busy: &mut VecDeque<ActorId>) {
+        let now = self.now;
+        match self.spawner.and_then(|id| Some((id, self.supervisors.get_mut(&id)?))) {
+            Some((id, node)) if node.pid.is_some() => {
+                self.last_word = Some(last_word);
+                node.machine.stop(ExitReason::SHUTDOWN, Purpose::Final, now);
+                busy.push_back(id);
+            }
+            _ => self.actions.push_back(last_word),
+        }
+    }
+
+    fn spawner_is_down(&mut self, busy: &mut VecDeque<ActorId>) {
+        match self.last_word.take() {
+            Some(last_word) => self.actions.push_back(last_word),
+            None => {
+                let now = self.now;
+                if let Some(root) = self.supervisors.get_mut(&ROOT) {
+                    root.machine.stop(ExitReason::SHUTDOWN, Purpose::Final, now);
+                    busy.push_back(ROOT);
+                }
+            }
+        }
     }
 
     fn report(&mut self, supervisor: ActorId, child: ActorId, reason: &ExitReason, verdict: Verdict) {
@@ -295,6 +335,7 @@ impl Core {
             actor.spec = Arc::new(ActorSpec { start: Vec::new(), ..(*actor.spec).clone() });
         }
         let max_age = actor.spec.limits.max_age_ms;
+        let linked = actor.owner.filter(|_| actor.is_linked);
         let Some(incarnation) = actor.incarnation_mut() else { return };
         if incarnation.stage != Stage::Starting {
             return;
@@ -316,6 +357,10 @@ impl Core {
             }
         }
         if is_first {
+            // Not before: a start that fails is an error of its starter's, and no exit signal.
+            if let Some(owner) = linked.filter(|owner| self.living.contains_key(owner)) {
+                self.links.link(owner, process.pid);
+            }
             self.command(parent, |machine, now| machine.child_started(id, now));
         }
         self.pump(id);
@@ -413,7 +458,11 @@ impl Core {
         let pid = death.process.pid;
         let parent = actor.parent;
         let reason = exit_reason(&incarnation, death.status);
+        let is_ordered = is_ordered(&incarnation);
         let fates = actor.mailbox.process_died(&death.page);
+        // The deaths by one message, beyond the first, are its fault and not the actor's.
+        let is_again = |fate: &Fate| matches!(fate, Fate::InHand { message, .. } if !message.deaths.is_empty());
+        let is_poisoned = !is_ordered && fates.iter().any(is_again);
         // First what it held is released, then its supervisor decides, then others are told, then the decision is
         // carried out (MAP-03, MON-005).
         self.living.remove(&pid);
@@ -426,6 +475,9 @@ impl Core {
         let now = self.now;
         let mut verdict = None;
         if let Some(node) = self.supervisors.get_mut(&parent) {
+            if is_poisoned {
+                node.machine.do_not_count(id);
+            }
             if incarnation.is_ignored {
                 node.machine.child_ignored(id, now);
             } else {
@@ -452,27 +504,81 @@ impl Core {
         if let Some(actor) = self.actors.get_mut(&id) {
             actor.keep_certificate(certificate.clone());
         }
-        self.router.forget_caller(Caller::Actor(pid));
+        self.forget_caller(Caller::Actor(pid));
+        self.mourners.remove(&pid);
+        let certificate = Arc::new(certificate);
+        let cause = if incarnation.report.is_some() { Cause::Failed } else { Cause::OutcomeUnknown };
+        let mut again = Vec::new();
         for fate in fates {
             match fate {
-                Fate::InHand { message, .. } => self.bury(message, Cause::InHand, &certificate),
+                Fate::InHand { message, .. } => {
+                    again.extend(self.after_death_in_hand(id, message, cause, is_ordered, &certificate));
+                }
                 Fate::ForPid(message) => self.bury(message, Cause::PidDead, &certificate),
                 Fate::Done(message) => {
                     // Its answer would have come before the end.
                     if let Some(call) = message.reply_to {
-                        self.fail_call(call, CallFailure::Died(Box::new(certificate.clone())));
+                        self.fail_call(call, CallFailure::Died(Box::new((*certificate).clone())));
                     }
                 }
             }
         }
-        for call in incarnation.owed {
-            self.fail_call(call, CallFailure::Died(Box::new(certificate.clone())));
+        if let Some(actor) = self.actors.get_mut(&id) {
+            again.into_iter().rev().for_each(|message| actor.mailbox.put_back(message));
         }
+        for call in std::mem::take(&mut incarnation.owed) {
+            self.fail_call(call, CallFailure::Died(Box::new((*certificate).clone())));
+        }
+        self.let_go_what_is_not_kept(id, &certificate);
         if incarnation.is_last {
             self.settle(id);
         }
         self.notify_end(pid, &reason, Some(&certificate));
         self.run(parent);
+    }
+
+    /// What becomes of a message that was in hand at a death; gives it back if it is to come again.
+    fn after_death_in_hand(
+        &mut self,
+        id: ActorId,
+        mut message: Message,
+        cause: Cause,
+        is_ordered: bool,
+        certificate: &Arc<Certificate>,
+    ) -> Option<Message> {
+        let redelivered = &self.actors.get(&id)?.spec.redelivered;
+        let most = redelivered.iter().find(|(method, _)| **method == *message.method).map(|(_, most)| *most);
+        let is_answered = message.reply_to.is_some_and(|call| !self.router.is_open(call));
+        let (Some(most), false, false) = (most, message.for_pid, is_answered) else {
+            self.bury(message, cause, certificate);
+            return None;
+        };
+        if !is_ordered {
+            message.deaths.push(certificate.clone());
+        }
+        if (message.deaths.len() as u64) < u64::from(most) {
+            return Some(message);
+        }
+        if let Some(call) = message.reply_to.take() {
+            self.fail_call(call, CallFailure::Died(Box::new((**certificate).clone())));
+        }
+        self.bury(message, Cause::Poison, certificate);
+        None
+    }
+
+    /// The mail that an actor does not keep over its own end.
+    fn let_go_what_is_not_kept(&mut self, id: ActorId, certificate: &Arc<Certificate>) {
+        let Some(actor) = self.actors.get_mut(&id) else { return };
+        let options = actor.spec.mailbox;
+        let dead = match (options.is_kept, options.fails_while_restarting) {
+            (false, _) => actor.mailbox.drain(),
+            (true, true) => actor.mailbox.take_calls(),
+            (true, false) => return,
+        };
+        for message in dead {
+            self.bury(message, Cause::NotKept, certificate);
+        }
+        let_in(&mut self.actions, self.actors.get_mut(&id), &mut self.router);
     }
 
     /// The process has ended as it was asked to, and a new one takes its place in the same incarnation.
@@ -510,7 +616,9 @@ impl Core {
 
     /// Whether a supervisor holds its children by pid rather than by id.
     pub(super) fn is_dynamic(&self, id: ActorId) -> bool {
-        self.supervisors.get(&id).is_some_and(|node| matches!(node.spec.kind, SupervisorKind::Dynamic { .. }))
+        self.supervisors.get(&id).is_some_and(|node| {
+            matches!(node.spec.kind, SupervisorKind::Dynamic { .. } | SupervisorKind::Spawned)
+        })
     }
 }
 
@@ -546,6 +654,13 @@ fn exit_reason(incarnation: &Incarnation, status: Status) -> ExitReason {
         (_, None, Status::Signalled(number)) => ExitReason::Signal(number),
         (_, None, Status::Exited(code)) => ExitReason::ExitCode(code),
     }
+}
+
+/// Whether the end was asked for, rather than caused by what the actor did.
+fn is_ordered(incarnation: &Incarnation) -> bool {
+    matches!(incarnation.stage, Stage::Stopping { .. })
+        || incarnation.exit.is_some()
+        || matches!(incarnation.killed_for, Some((ExitReason::Killed, _)))
 }
 
 /// Who ended it, where a signal did.

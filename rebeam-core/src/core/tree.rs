@@ -6,13 +6,18 @@ use std::sync::Arc;
 use rebeam_protocol::certificate::Certificate;
 use rebeam_protocol::id::{ActorId, Pid};
 use rebeam_protocol::message::Address;
-use rebeam_protocol::spec::{ChildKind, ChildSpec, Shutdown, SupervisorKind, SupervisorSpec};
+use rebeam_protocol::spec::{
+    AutoShutdown, ChildKind, ChildSpec, Shutdown, Strategy, SupervisorKind, SupervisorSpec,
+};
 
 use super::{Core, ROOT};
 use crate::actor::{Actor, Life};
 use crate::mailbox::Mailbox;
 use crate::supervisor::{Machine, Traits};
 use crate::timers::TimerKey;
+
+/// The path of the node's own dynamic supervisor.
+const SPAWNER: &str = "spawned";
 
 /// How many certificates are kept of actors that are gone for good.
 const DEPARTED: usize = 100;
@@ -49,7 +54,7 @@ impl Core {
         let node = &self.supervisors[&parent];
         let own = match node.spec.kind {
             // Ids mean nothing there, and need not differ.
-            SupervisorKind::Dynamic { .. } => format!("{}.{}", child.id, id.0),
+            SupervisorKind::Dynamic { .. } | SupervisorKind::Spawned => format!("{}.{}", child.id, id.0),
             SupervisorKind::Static | SupervisorKind::Partition => child.id,
         };
         let path = if node.path.is_empty() { own } else { format!("{}/{own}", node.path) };
@@ -63,16 +68,42 @@ impl Core {
                     restart: child.restart,
                     shutdown: child.shutdown,
                     parent,
-                    mailbox: Mailbox::new(spec.mailbox),
+                    mailbox: Mailbox::new(spec.mailbox, spec.concurrency),
                     life: Life::Waiting,
                     starts: 0,
                     certificates: VecDeque::new(),
+                    expired: 0,
+                    owner: None,
+                    is_linked: false,
                     spec: Arc::from(spec),
                 };
                 self.actors.insert(id, actor);
                 self.claim_name(id);
             }
         }
+        id
+    }
+
+    /// The node's own dynamic supervisor, made when it is first asked for something.
+    pub(super) fn spawner(&mut self) -> ActorId {
+        if let Some(id) = self.spawner {
+            return id;
+        }
+        let id = self.new_id();
+        let spec = SupervisorSpec {
+            id: SPAWNER.into(),
+            name: None,
+            kind: SupervisorKind::Spawned,
+            strategy: Strategy::OneForOne,
+            max_restarts: 3,
+            max_ms: 5000,
+            children: Vec::new(),
+            auto_shutdown: AutoShutdown::Never,
+        };
+        self.add_supervisor(id, spec, SPAWNER, Shutdown::Infinity, None);
+        self.spawner = Some(id);
+        self.start_supervisor(id);
+        self.run(id);
         id
     }
 

@@ -1,7 +1,9 @@
 //! The core in virtual time: a world of processes that do what a test says.
 
+mod delivery;
 mod mail;
 mod model;
 mod process;
 mod supervision;
+mod waits;
 mod world;

@@ -320,7 +320,7 @@ fn map_07_a_deadline_is_looked_at_when_it_may_have_passed_and_not_before() {
     world.pass(ms(200));
     world.check(&["stacks of a"]);
     world.pass(ms(300));
-    let expected = ["kill a", "dead letter long to a InHand", "report a Restarts", "start a"];
+    let expected = ["kill a", "dead letter long to a OutcomeUnknown", "report a Restarts", "start a"];
     world.check(&expected);
     // Without a deadline a busy actor is left alone, however long it takes.
     world.sends("a", name("b"), Kind::Cast, "hours");

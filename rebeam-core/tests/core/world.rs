@@ -11,12 +11,13 @@ use rebeam_protocol::control::{Answer, Request};
 use rebeam_protocol::exit::{ExitReason, Raised};
 use rebeam_protocol::id::{CallId, NodeStart, ProcessId, RequestId, Seq};
 use rebeam_protocol::message::{
-    Address, CallFailure, Codec, Delivery, Envelope, Form, Kind, Lane, Outcome, Reply, ReplyTo, Signal, Started,
+    Address, CallFailure, Codec, Delivery, Envelope, Form, Kind, Lane, Outcome, Reply, ReplyTo, Signal,
+    Started, Waits,
 };
 use rebeam_protocol::page::{Snapshot, Stage};
 use rebeam_protocol::process::{ProcessAnswer, ProcessRequest, SupervisorRequest};
 use rebeam_protocol::spec::{
-    ActorSpec, AutoShutdown, ChildKind, ChildSpec, Limits, MailboxLimits, OnGiveup, ProcessOptions, Restart, Shutdown,
+    ActorSpec, AutoShutdown, ChildKind, ChildSpec, Limits, MailboxOptions, OnGiveup, ProcessOptions, Restart, Shutdown,
     Strategy, SupervisorKind, SupervisorSpec,
 };
 
@@ -34,12 +35,23 @@ pub(crate) fn actor(name: &str) -> ChildSpec {
             class: "app.A".into(),
             start: Vec::new(),
             start_ms: Some(60_000),
-            mailbox: MailboxLimits::default(),
+            mailbox: MailboxOptions::default(),
+            concurrency: 1,
+            redelivered: Vec::new(),
             terminate_on_shutdown: true,
             limits: Limits::default(),
             process: ProcessOptions::default(),
         })),
     }
+}
+
+/// The same, otherwise specified.
+pub(crate) fn actor_with(name: &str, change: impl FnOnce(&mut ActorSpec)) -> ChildSpec {
+    let mut child = actor(name);
+    if let ChildKind::Actor(spec) = &mut child.kind {
+        change(spec);
+    }
+    child
 }
 
 /// A supervisor child.
@@ -193,7 +205,8 @@ impl World {
     /// A cast or call from one actor to a name.
     pub(crate) fn sends(&mut self, from: &str, to: Address, kind: Kind, method: &str) {
         let process = self.process(from);
-        self.tell(Event::Sent { process, envelope: envelope(to, kind, method), payload: Bytes::new() });
+        let envelope = envelope(to, kind, method);
+        self.tell(Event::Sent { process, envelope, payload: Bytes::new(), buffers: None });
     }
 
     /// What was delivered to the process that serves now and not begun.
@@ -214,6 +227,12 @@ impl World {
         found
     }
 
+    /// Where the answer to a message goes.
+    pub(crate) fn reply_address(&self, label: &str, seq: Seq) -> Option<ReplyTo> {
+        let process = &self.processes[&self.process(label)];
+        process.delivered.iter().find(|(delivery, _)| delivery.seq == seq)?.0.reply_to
+    }
+
     /// Finishes a message without an answer.
     pub(crate) fn finishes(&mut self, label: &str, seq: Seq) {
         let process = self.process(label);
@@ -227,8 +246,8 @@ impl World {
         if let Some(seq) = done {
             self.processes.get_mut(&process).expect("it runs").page.note(seq.0, Stage::Done, 1);
         }
-        let reply = Reply { to, outcome: Outcome::Returned(Codec::Pickle), done };
-        self.tell(Event::Replied { process, reply, payload: Bytes::new() });
+        let reply = Reply { to, outcome: Outcome::Returned(Codec::Pickle), done, buffers: None };
+        self.tell(Event::Replied { process, reply, payload: Bytes::new(), buffers: None });
     }
 
     pub(crate) fn requests(&mut self, request: Request) {
@@ -255,7 +274,7 @@ impl World {
         supervisor: &str,
         request: SupervisorRequest,
     ) -> Option<ProcessAnswer> {
-        self.asks(from, ProcessRequest::Supervisor { supervisor: name(supervisor), request })
+        self.asks(from, ProcessRequest::Supervisor { supervisor: name(supervisor), request, waits: Waits::Nobody })
     }
 
     /// The signals that were delivered to an actor and not begun, in words; each is begun and done with.
@@ -272,6 +291,7 @@ impl World {
             words.push(match &**signal {
                 Signal::Down { monitor, reason, .. } => format!("DOWN {monitor} {reason}"),
                 Signal::Exit { reason, .. } => format!("EXIT {reason}"),
+                Signal::DeadLetter(letter) => format!("DEAD {} {:?}", letter.method, letter.cause),
             });
             done.push(delivery.seq);
         }
@@ -331,14 +351,18 @@ impl World {
                     self.dies(process, Status::Exited(0));
                 }
             }
-            Action::Deliver { process, delivery, payload } => {
+            Action::Deliver { process, delivery, payload, .. } => {
                 if let Some(process) = self.processes.get_mut(&process) {
                     process.delivered.push((delivery, payload));
                 }
             }
             Action::Reply { to, call, outcome, .. } => self.replies.push((to, call, outcome)),
             Action::Answer { answer, .. } => self.answers.push(answer),
-            Action::Gate { to, open, .. } => self.trace.push(format!("gate {to:?} {open}")),
+            Action::Gate { to, gate, .. } => self.trace.push(format!("gate {to:?} {gate:?}")),
+            Action::Cancel { process, .. } => {
+                let label = self.label(process).unwrap_or_default();
+                self.trace.push(format!("cancel {label}"));
+            }
             Action::Report(certificate) => {
                 let next = match certificate.next {
                     Next::Restarts { after_ms: 0 } => "Restarts".to_owned(),
@@ -396,7 +420,12 @@ pub(crate) fn crash() -> ExitReason {
 }
 
 pub(crate) fn call(number: u64) -> Kind {
-    Kind::Call { call: CallId(number), blocking: true }
+    Kind::Call { call: CallId(number), waits: Waits::Nobody }
+}
+
+/// A call by a handler that can do nothing else until it has its answer.
+pub(crate) fn waiting_call(number: u64, in_hand: Option<Seq>) -> Kind {
+    Kind::Call { call: CallId(number), waits: Waits::Actor { message: in_hand, is_deferred: false } }
 }
 
 pub(crate) fn name(name: &str) -> Address {
@@ -412,7 +441,7 @@ pub(crate) fn envelope(to: Address, kind: Kind, method: &str) -> Envelope {
         codec: Codec::Pickle,
         lane: Lane::Normal,
         deadline_ms: None,
-        parent: None,
+        buffers: None,
         trace: None,
     }
 }

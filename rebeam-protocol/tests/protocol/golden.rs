@@ -22,10 +22,10 @@ fn pid() -> Pid {
 }
 
 #[test]
-fn of_version_2() {
-    assert_eq!(VERSION, 2);
+fn of_version_3() {
+    assert_eq!(VERSION, 3);
     let hello = Hello { magic: MAGIC, version: VERSION, features: Features(0), os_pid: 4000 };
-    check(&ToSupervisor::Hello(hello), &[], "0a00000000cd8a8992050200a01f");
+    check(&ToSupervisor::Hello(hello), &[], "0a00000000cd8a8992050300a01f");
     let welcome = Welcome {
         magic: MAGIC,
         version: VERSION,
@@ -38,21 +38,22 @@ fn of_version_2() {
         start_length: 5,
         cpus: vec![0],
         nice: None,
+        concurrency: 1,
         max_frame: 1024,
     };
-    check(&ToWorker::Welcome(welcome), b"start", "1d00000000cd8a899205020000ac02050002016101010501000080087374617274");
+    check(&ToWorker::Welcome(welcome), b"start", "1e00000000cd8a899205030000ac0205000201610101050100000180087374617274");
     let envelope = Envelope {
         to: Address::Name("b".into()),
-        kind: Kind::Call { call: CallId(7), blocking: true },
+        kind: Kind::Call { call: CallId(7), waits: Waits::Actor { message: Some(Seq(9)), is_deferred: false } },
         method: "get".into(),
         form: Form::Arguments,
         codec: Codec::Pickle,
         lane: Lane::Normal,
         deadline_ms: Some(5000),
-        parent: Some(Seq(9)),
+        buffers: None,
         trace: None,
     };
-    check(&ToSupervisor::Send(envelope), b"xy", "1600000002000162000701036765740000020188270109007879");
+    check(&ToSupervisor::Send(envelope), b"xy", "18000000020001620007020109000367657400000201882700007879");
     let reply_to = ReplyTo { caller: Caller::Actor(pid()), call: CallId(7) };
     let delivery = Delivery {
         seq: Seq(1),
@@ -64,13 +65,14 @@ fn of_version_2() {
         deadline_ms: None,
         delivery: 1,
         sender: "a".into(),
+        buffers: None,
         trace: None,
     };
-    check(&ToWorker::Deliver(delivery), &[], "150000000101010000ac020507036765740101010001016100");
-    let reply = Reply { to: reply_to, outcome: Outcome::Returned(Codec::Pickle), done: Some(Seq(1)) };
-    check(&ToSupervisor::Reply(reply), b"r", "0c000000030000ac0205070000010172");
-    check(&ToSupervisor::Exit(ExitReason::ExitCode(3)), &[], "03000000080306");
-    check(&ToWorker::Answer { request: RequestId(1), answer: Answer::Whereis(None) }, &[], "0400000006010400");
+    check(&ToWorker::Deliver(delivery), &[], "160000000101010000ac02050703676574010101000101610000");
+    let reply = Reply { to: reply_to, outcome: Outcome::Returned(Codec::Pickle), done: Some(Seq(1)), buffers: None };
+    check(&ToSupervisor::Reply(reply), b"r", "0d000000030000ac020507000001010072");
+    check(&ToSupervisor::Exit(ExitReason::ExitCode(3)), &[], "030000000e0306");
+    check(&ToWorker::Answer { request: RequestId(1), answer: Answer::Whereis(None) }, &[], "0400000008010400");
     check(&Request::RestartChild { name: "a".into() }, &[], "03000000050161");
     check(&ToZygote::Fork { request: 3 }, &[], "020000000103");
     check(

@@ -38,8 +38,21 @@ fn reasons() -> impl Strategy<Value = ExitReason> {
 }
 
 fn kinds() -> impl Strategy<Value = Kind> {
-    let call = (any::<u64>(), any::<bool>()).prop_map(|(call, blocking)| Kind::Call { call: CallId(call), blocking });
+    let call = (any::<u64>(), waits()).prop_map(|(call, waits)| Kind::Call { call: CallId(call), waits });
     prop_oneof![Just(Kind::Cast), Just(Kind::Info), call]
+}
+
+fn waits() -> impl Strategy<Value = Waits> {
+    let actor = (proptest::option::of(any::<u64>().prop_map(Seq)), any::<bool>())
+        .prop_map(|(message, is_deferred)| Waits::Actor { message, is_deferred });
+    let handler = (any::<u64>(), any::<bool>())
+        .prop_map(|(message, is_deferred)| Waits::Handler { message: Seq(message), is_deferred });
+    prop_oneof![Just(Waits::Nobody), actor, handler]
+}
+
+fn buffers() -> impl Strategy<Value = Buffers> {
+    let memory = prop_oneof![any::<u64>().prop_map(Memory::Arena), any::<u64>().prop_map(Memory::Lease)];
+    (memory, any::<u64>()).prop_map(|(from, bytes)| Buffers { from, bytes })
 }
 
 fn messages() -> impl Strategy<Value = ToSupervisor> {
@@ -51,13 +64,13 @@ fn messages() -> impl Strategy<Value = ToSupervisor> {
         "[a-z]{1,20}",
         any::<bool>(),
         proptest::option::of(any::<u64>()),
-        proptest::option::of(any::<u64>().prop_map(Seq)),
+        proptest::option::of(buffers()),
         proptest::option::of(trace),
     );
-    let send = parts.prop_map(|(to, kind, method, is_high, deadline_ms, parent, trace)| {
+    let send = parts.prop_map(|(to, kind, method, is_high, deadline_ms, buffers, trace)| {
         let lane = if is_high { Lane::High } else { Lane::Normal };
         let form = if is_high { Form::Arguments } else { Form::Message };
-        ToSupervisor::Send(Envelope { to, kind, method, form, codec: Codec::Data, lane, deadline_ms, parent, trace })
+        ToSupervisor::Send(Envelope { to, kind, method, form, codec: Codec::Data, lane, deadline_ms, buffers, trace })
     });
     let process = prop_oneof![
         addresses().prop_map(ProcessRequest::Monitor),
@@ -66,6 +79,7 @@ fn messages() -> impl Strategy<Value = ToSupervisor> {
         (addresses(), ".{0,9}").prop_map(|(supervisor, id)| ProcessRequest::Supervisor {
             supervisor,
             request: SupervisorRequest::Terminate(ChildAddress::Id(id)),
+            waits: Waits::Nobody,
         }),
     ];
     prop_oneof![

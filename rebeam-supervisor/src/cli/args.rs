@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Restart(Name),
     /// Show the last deaths of an actor
     Why(Why),
+    /// Messages that nobody handled: list them, look at one, send them again
+    Dead(Dead),
     /// Stop the running application
     Down(Down),
     /// Print the version
@@ -61,6 +63,9 @@ pub(crate) struct Up {
     /// Seconds that a stop may take before what is left is killed [default: 25]
     #[arg(long, value_name = "SECONDS", env = "REBEAM_GRACE")]
     pub(crate) grace: Option<f64>,
+    /// The largest message, as `64MB` or in bytes; large buffers are not counted [default: 256MiB]
+    #[arg(long, value_name = "SIZE", env = "REBEAM_MAX_MESSAGE")]
+    pub(crate) max_message: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -112,6 +117,42 @@ pub(crate) struct Why {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Dead {
+    #[command(subcommand)]
+    pub(crate) command: DeadCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadCommand {
+    /// List the dead letters that are kept, oldest first
+    List(Output),
+    /// Show one with the deaths that made it one
+    Show {
+        /// Its number
+        id: u64,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send them again, as casts; those that have nobody to go to stay
+    Replay(Selection),
+    /// Forget them
+    Drop(Selection),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Selection {
+    /// Their numbers
+    pub(crate) ids: Vec<u64>,
+    /// Those that were for this actor
+    #[arg(long, value_name = "ACTOR")]
+    pub(crate) to: Option<String>,
+    /// All of them
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Args)]

@@ -115,6 +115,7 @@ fn child_json(child: &ChildInfo) -> Json {
         "os_pid": child.os_pid,
         "restarts": child.restarts,
         "waiting": child.waiting,
+        "expired": child.expired,
         "memory_kib": child.memory_kib,
         "age_s": child.age_ms.map(|ms| ms as f64 / 1000.0),
         "busy": child.busy.as_ref().map(|(method, ms)| json!({ "method": method, "age_s": *ms as f64 / 1000.0 })),

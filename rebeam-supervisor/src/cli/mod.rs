@@ -3,6 +3,7 @@
 
 pub(crate) mod args;
 mod client;
+mod dead;
 pub(crate) mod exit_code;
 pub(crate) mod failure;
 mod json;
@@ -12,6 +13,7 @@ pub(crate) mod render;
 use std::path::Path;
 
 use rebeam_protocol::control::{Answer, Request};
+use rebeam_protocol::frame::MAX_FRAME;
 use rebeam_protocol::message::{CallFailure, Outcome};
 use rebeam_protocol::value;
 
@@ -64,6 +66,7 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Stop(it) => connect()?.expect(&Request::StopChild { name: it.name.clone() }).map(drop),
         Command::Restart(it) => connect()?.expect(&Request::RestartChild { name: it.name.clone() }).map(drop),
         Command::Why(why) => self::why(&mut connect()?, why),
+        Command::Dead(dead) => dead::run(&mut connect()?, dead),
         Command::Down(down) => {
             let mut client = connect()?;
             client.expect(&Request::Down)?;
@@ -91,11 +94,15 @@ fn up(up: &args::Up, project: &Project, runtime_dir: Option<&Path>, here: &Path)
         Some(seconds) => config::parse_seconds("grace", seconds)?,
         None => DEFAULT_GRACE,
     };
+    let max_frame = match up.max_message.as_ref().or(file.max_message.as_ref()) {
+        Some(size) => config::parse_size("max_message", size)?,
+        None => MAX_FRAME,
+    };
     let embed = up.embed.or(file.embed).unwrap_or_default();
     // An empty `REBEAM_PYTHON` is none.
     let wanted = up.python.as_deref().filter(|path| !path.as_os_str().is_empty());
     let python = python::find(wanted.or(file.python.as_deref()), &project.directory, embed)?;
-    let setup = Setup { python, directory: project.directory.clone(), target, target_text };
+    let setup = Setup { python, directory: project.directory.clone(), target, target_text, max_frame };
     let node_dir = node_dir::path_for(&project.directory, runtime_dir);
     let (printer, thread) = Printer::start();
     let result = node::run(setup, &node_dir, grace, &printer);

@@ -58,6 +58,16 @@ pub(crate) fn kib(kib: u64) -> String {
     if kib < 1024 { format!("{kib} KiB") } else { format!("{:.1} MiB", kib as f64 / 1024.0) }
 }
 
+/// A size as people read it.
+pub(crate) fn bytes(bytes: u64) -> String {
+    if bytes < 1024 { format!("{bytes} B") } else { kib(bytes / 1024) }
+}
+
+/// Prints something beside the data.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// Rows under a heading, columns aligned; numbers to the right.
 pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {

@@ -42,9 +42,11 @@ pub(crate) struct ProjectFile {
     pub(crate) preload: Vec<String>,
     /// Seconds that a stop may take.
     pub(crate) grace: Option<f64>,
+    /// The largest message.
+    pub(crate) max_message: Option<String>,
 }
 
-const KEYS: [&str; 5] = ["app", "python", "embed", "preload", "grace"];
+const KEYS: [&str; 6] = ["app", "python", "embed", "preload", "grace", "max_message"];
 
 /// A project: a directory, and the file in it that may say something.
 #[derive(Clone, Debug)]
@@ -138,9 +140,37 @@ pub(crate) fn parse_seconds(what: &str, seconds: f64) -> Result<Duration, Failur
         .map_err(|_| Failure::usage(format!("a {what} of `{seconds}` seconds")).hint("give a number of 0 or more"))
 }
 
+/// A size that somebody gave as `what`: bytes, or a number with a unit; at most what a length prefix can say.
+pub(crate) fn parse_size(what: &str, text: &str) -> Result<usize, Failure> {
+    let digits = text.trim_end_matches(|end: char| end.is_alphabetic() || end == ' ');
+    let unit: f64 = match text[digits.len()..].trim().to_ascii_uppercase().as_str() {
+        "" | "B" => 1.0,
+        "KB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        "KIB" => 1024.0,
+        "MIB" => 1024.0 * 1024.0,
+        "GIB" => 1024.0 * 1024.0 * 1024.0,
+        _ => f64::NAN,
+    };
+    let size = digits.trim().parse::<f64>().unwrap_or(f64::NAN) * unit;
+    if !(1024.0 * 1024.0..=3.9e9).contains(&size) {
+        return Err(Failure::usage(format!("a {what} of `{text}`"))
+            .hint("give a size from 1MB to 3.9GB, such as `64MB`, or a number of bytes"));
+    }
+    Ok(size as usize)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_bytes_or_have_a_unit() {
+        let size = |text| parse_size("max_message", text).ok();
+        assert_eq!([size("2000000"), size("64MB"), size("1.5 MiB")], [Some(2_000_000), Some(64_000_000), Some(1_572_864)]);
+        assert_eq!([size("12"), size("1TB"), size("many"), size("9GB")], [None; 4]);
+    }
 
     #[test]
     fn targets_are_read_as_people_write_them() {

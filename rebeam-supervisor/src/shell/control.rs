@@ -9,7 +9,7 @@ use bytes::Bytes;
 use rebeam_protocol::control::{Answer, NodeInfo, Request};
 use rebeam_protocol::frame::{self, MAX_FRAME};
 use rebeam_protocol::id::{ActorId, CallId};
-use rebeam_protocol::message::{Address, CallFailure, Codec, Envelope, Form, Kind, Lane, Outcome};
+use rebeam_protocol::message::{Address, CallFailure, Codec, Envelope, Form, Kind, Lane, Outcome, Waits};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
@@ -104,7 +104,7 @@ async fn answer(node: &Node, client: u64, request: Request, payload: Bytes) -> (
         Request::Call { name, method, timeout_ms } => {
             let Some((actor, _)) = node.actor_named(&name) else { return (node.not_found(&name), Bytes::new()) };
             let call = node.next_call();
-            let kind = Kind::Call { call, blocking: false };
+            let kind = Kind::Call { call, waits: Waits::Nobody };
             let envelope = envelope(actor, method, kind, Some(timeout_ms));
             let mut reply = node.send_from_outside(client, call, envelope, payload);
             let limit = Duration::from_millis(timeout_ms);
@@ -130,17 +130,21 @@ async fn answer(node: &Node, client: u64, request: Request, payload: Bytes) -> (
             drop(node.send_from_outside(client, CallId(0), envelope(actor, method, Kind::Cast, None), payload));
             (Answer::Ok, Bytes::new())
         }
-        Request::Whereis { .. } | Request::Why { .. } | Request::StopChild { .. } | Request::RestartChild { .. } => {
-            (ask(node, request).await, Bytes::new())
-        }
-        Request::Down => (ask(node, Request::Down).await, Bytes::new()),
+        Request::Whereis { .. }
+        | Request::Why { .. }
+        | Request::StopChild { .. }
+        | Request::RestartChild { .. }
+        | Request::Down => (ask(node, request).await.0, Bytes::new()),
+        // The content of a dead letter may be a pickle: it is not for whoever is outside.
+        Request::DeadLetters(_) => (ask(node, request).await.0, Bytes::new()),
         // Pickles pass through those.
         Request::Process(_) => (Answer::Refused("only an actor may ask this".into()), Bytes::new()),
     }
 }
 
-async fn ask(node: &Node, request: Request) -> Answer {
-    node.ask(request).await.unwrap_or_else(|_| Answer::Refused("the node is stopping".into()))
+async fn ask(node: &Node, request: Request) -> (Answer, Bytes) {
+    let stopping = || (Answer::Refused("the node is stopping".into()), Bytes::new());
+    node.ask(request).await.unwrap_or_else(|_| stopping())
 }
 
 fn envelope(to: ActorId, method: String, kind: Kind, deadline_ms: Option<u64>) -> Envelope {
@@ -152,7 +156,7 @@ fn envelope(to: ActorId, method: String, kind: Kind, deadline_ms: Option<u64>) -
         codec: Codec::Data,
         lane: Lane::Normal,
         deadline_ms,
-        parent: None,
+        buffers: None,
         trace: None,
     }
 }

@@ -3,6 +3,7 @@
 //! Everything here runs on one thread. [`engine`] owns the core; connections, the reaper and the control socket are
 //! small tasks that call it and never touch each other. It must not decide anything about restarts, mail or names.
 
+pub(crate) mod arenas;
 pub(crate) mod connection;
 pub(crate) mod control;
 pub(crate) mod engine;

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rebeam_core::Event;
 use rebeam_core::event::{Death, Launch, Status};
-use rebeam_protocol::frame::MAX_FRAME;
 use rebeam_protocol::handshake::{Features, MAGIC, VERSION, Welcome};
 use rebeam_protocol::id::ProcessId;
 use rebeam_protocol::message::ToWorker;
 use rebeam_protocol::zygote::{FromZygote, ToZygote};
 
 use super::{Engine, Node, Output, Worker, ZygoteState};
+use crate::shell::arenas::Memories;
 use crate::shell::connection::{Decoder, Read, WriteQueue};
 use crate::shell::launcher::{self, TheirEnds, Wiring};
 use crate::shell::memory;
@@ -67,7 +67,7 @@ impl Engine {
             label: launch.label.clone(),
             os_pid: None,
             channel: Rc::new(watch(wiring.channel)?),
-            decoder: Decoder::new(MAX_FRAME),
+            decoder: Decoder::new(self.setup.max_frame),
             out: WriteQueue::default(),
             is_blocked: false,
             is_dirty: true,
@@ -78,6 +78,7 @@ impl Engine {
             no_stacks: None,
             said: Vec::new(),
             memory_limit: None,
+            memories: Memories::default(),
             page: wiring.page,
             _lifeline: wiring.lifeline,
             stdout: output(wiring.outputs.stdout)?,
@@ -98,11 +99,12 @@ impl Engine {
             start_length: launch.spec.start.len() as u64,
             cpus: launch.spec.process.cpus.clone(),
             nice: launch.spec.process.nice,
-            max_frame: MAX_FRAME as u64,
+            concurrency: launch.spec.concurrency,
+            max_frame: self.setup.max_frame as u64,
         };
         let state = launch.state.as_deref().unwrap_or_default();
         let start = Bytes::from([&launch.spec.start, state].concat());
-        worker.out.push(&ToWorker::Welcome(welcome), &start, MAX_FRAME).map_err(std::io::Error::other)?;
+        worker.out.push(&ToWorker::Welcome(welcome), &start, u32::MAX as usize).map_err(std::io::Error::other)?;
         worker.tasks.extend([
             tokio::task::spawn_local(node.clone().read_worker(process, worker.channel.clone())).abort_handle(),
             tokio::task::spawn_local(node.clone().read_output(process, worker.stdout.pipe.clone(), Stream::Stdout))

@@ -13,17 +13,18 @@ use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rebeam_core::event::{Launch, NodeEnd, Recipient, Requester};
+use rebeam_core::event::{Launch, NodeEnd, Recipient, Requester, Ticket};
 use rebeam_core::{Action, Core, Event};
 use rebeam_protocol::certificate::Certificate;
 use rebeam_protocol::control::Answer;
 use rebeam_protocol::exit::ExitReason;
-use rebeam_protocol::frame::MAX_FRAME;
+use rebeam_protocol::frame::{self, MAX_FRAME};
 use rebeam_protocol::id::{CallId, ProcessId};
-use rebeam_protocol::message::{Caller, Lane, Outcome, ToSupervisor, ToWorker};
+use rebeam_protocol::message::{Caller, DeadLetter, Lane, Lease, Outcome, ToSupervisor, ToWorker};
 use rebeam_protocol::page;
 use rebeam_protocol::zygote::{FromZygote, Target};
 use tokio::sync::{Notify, oneshot};
@@ -31,6 +32,7 @@ use tokio::task::AbortHandle;
 
 use crate::printer::Printer;
 use crate::python::Python;
+use crate::shell::arenas::{Freed, Memories};
 use crate::shell::connection::{Decoder, Read, WriteQueue};
 use crate::shell::launcher::{self, Keeper, TheirEnds};
 use crate::shell::oom::OutOfMemory;
@@ -63,6 +65,8 @@ pub(crate) struct Setup {
     pub(crate) target: Target,
     /// As the user wrote it.
     pub(crate) target_text: String,
+    /// The largest frame that a worker and the node may exchange, in bytes.
+    pub(crate) max_frame: usize,
 }
 
 struct Engine {
@@ -81,7 +85,7 @@ struct Engine {
     /// The fork under way.
     forking: Option<ProcessId>,
     outside: HashMap<u64, HashMap<CallId, oneshot::Sender<(Outcome, Bytes)>>>,
-    requests: HashMap<u64, oneshot::Sender<Answer>>,
+    requests: HashMap<u64, oneshot::Sender<(Answer, Bytes)>>,
     next_outside: u64,
     next_call: u64,
     dirty: Vec<ProcessId>,
@@ -94,8 +98,22 @@ struct Engine {
     watched_memory: usize,
     oom: OutOfMemory,
     is_up: bool,
-    dead_letters: u64,
+    dead_letters: DeadLetterCount,
+    freed: Freed,
 }
+
+/// Dead letters so far, and what was said of them.
+#[derive(Default)]
+struct DeadLetterCount {
+    all: u64,
+    /// When the current second of saying began, how many were said in it, and how many were not.
+    since: Duration,
+    said: u32,
+    unsaid: u64,
+}
+
+/// Dead letters that are said within a second; more are only counted.
+const SAID_PER_SECOND: u32 = 20;
 
 enum ZygoteState {
     /// The application is not to be forked: every actor gets a fresh interpreter.
@@ -126,6 +144,8 @@ struct Worker {
     wants_attention: u32,
     /// From which size on its memory matters, in KiB.
     memory_limit: Option<u64>,
+    /// Large buffers that it has made or was handed.
+    memories: Memories,
     /// What was said to it while it was not born.
     said: Vec<(ToWorker, Bytes)>,
     /// Why its stacks cannot be had, if they were asked for and cannot.
@@ -208,7 +228,8 @@ impl Node {
                 on_end: Rc::new(Notify::new()),
                 oom: OutOfMemory::new(),
                 is_up: false,
-                dead_letters: 0,
+                dead_letters: DeadLetterCount::default(),
+                freed: Freed::default(),
             })
         }))
     }
@@ -380,6 +401,7 @@ impl Engine {
         while let Some(action) = self.core.poll_action() {
             self.act(action);
         }
+        self.give_arenas_back();
         for process in std::mem::take(&mut self.dirty) {
             self.flush(process);
         }
@@ -392,17 +414,25 @@ impl Engine {
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::Deliver { process, delivery, payload } => {
-                let is_urgent = delivery.lane == Lane::System;
-                self.write(process, &ToWorker::Deliver(delivery), &payload);
+            Action::Deliver { process, mut delivery, payload, buffers } => {
+                let is_urgent = delivery.lane != Lane::Normal;
+                let lent = self.lend(process, buffers.as_ref());
+                delivery.buffers = lent.as_ref().map(|(lease, _)| *lease);
+                self.write_with(process, &ToWorker::Deliver(delivery), &payload, lent.map(|(_, fd)| fd));
                 if is_urgent {
                     self.want_attention(process, page::LOOK);
                 }
             }
-            Action::Reply { to: Recipient::Worker(process), call, outcome, payload } => {
-                self.write(process, &ToWorker::Reply { call, outcome }, &payload);
+            Action::Reply { to: Recipient::Worker(process), call, outcome, payload, buffers } => {
+                let lent = self.lend(process, buffers.as_ref());
+                let reply = ToWorker::Reply { call, outcome, buffers: lent.as_ref().map(|(lease, _)| *lease) };
+                self.write_with(process, &reply, &payload, lent.map(|(_, fd)| fd));
             }
-            Action::Reply { to: Recipient::Outside(client), call, outcome, payload } => {
+            Action::Cancel { process, seq } => {
+                self.write(process, &ToWorker::Cancel { seq }, &Bytes::new());
+                self.want_attention(process, page::LOOK);
+            }
+            Action::Reply { to: Recipient::Outside(client), call, outcome, payload, .. } => {
                 let waiting = self.outside.get_mut(&client).and_then(|calls| calls.remove(&call));
                 if let Some(waiting) = waiting {
                     let _ = waiting.send((outcome, payload));
@@ -429,25 +459,23 @@ impl Engine {
                 }
             }
             Action::DumpStacks(process) => self.dump_stacks(process),
-            Action::Gate { process, to, open } => {
-                self.write(process, &ToWorker::Gate { to, open }, &Bytes::new());
+            Action::Gate { process, to, gate } => {
+                self.write(process, &ToWorker::Gate { to, gate }, &Bytes::new());
                 self.want_attention(process, page::LOOK);
             }
             Action::Answer { to: Requester::Worker(process, request), answer, payload } => {
                 self.write(process, &ToWorker::Answer { request, answer }, &payload);
             }
-            Action::Answer { to: Requester::Outside(asker), answer, .. } => {
+            Action::Answer { to: Requester::Outside(asker), answer, payload } => {
                 if let Some(waiting) = self.requests.remove(&asker) {
-                    let _ = waiting.send(answer);
+                    let _ = waiting.send((answer, payload));
                 }
             }
+            Action::Answer { to: Requester::Nobody, .. } => {}
             Action::Launch(launch) => self.launch(launch),
             Action::Kill(process) => self.kill(process),
             Action::Report(certificate) => self.printer.crash(&certificate),
-            Action::DeadLetter(letter) => {
-                self.dead_letters += 1;
-                self.printer.dead_letter(&letter);
-            }
+            Action::DeadLetter(letter) => self.say_dead_letter(&letter),
             Action::NodeUp => {
                 self.is_up = true;
                 self.printer.up(self.core.alive().len(), self.started.elapsed());
@@ -461,6 +489,24 @@ impl Engine {
         }
     }
 
+    fn say_dead_letter(&mut self, letter: &DeadLetter) {
+        let now = self.now();
+        let count = &mut self.dead_letters;
+        count.all += 1;
+        if now.saturating_sub(count.since) >= Duration::from_secs(1) {
+            if count.unsaid > 0 {
+                self.printer.warn(&format!("{} more dead letters: see `rebeam dead list`", count.unsaid));
+            }
+            (count.since, count.said, count.unsaid) = (now, 0, 0);
+        }
+        if count.said < SAID_PER_SECOND {
+            count.said += 1;
+            self.printer.dead_letter(letter);
+        } else {
+            count.unsaid += 1;
+        }
+    }
+
     fn end(&mut self, ended: Ended) {
         self.ended = Some(ended);
         self.on_end.notify_one();
@@ -469,8 +515,24 @@ impl Engine {
     // ---- writing -----------------------------------------------------------------------------------------------
 
     fn write(&mut self, process: ProcessId, message: &ToWorker, payload: &Bytes) {
+        self.write_with(process, message, payload, None);
+    }
+
+    fn write_with(
+        &mut self,
+        process: ProcessId,
+        message: &ToWorker,
+        payload: &Bytes,
+        descriptor: Option<Arc<OwnedFd>>,
+    ) {
         let Some(worker) = self.workers.get_mut(&process) else { return };
-        if worker.out.push(message, payload, MAX_FRAME).is_err() {
+        // What a worker may send is bounded where it is read; on its way on it may get a longer head.
+        let limit = self.setup.max_frame + frame::HEAD_ROOM;
+        let pushed = match descriptor {
+            None => worker.out.push(message, payload, limit),
+            Some(descriptor) => worker.out.push_with(message, payload, limit, descriptor),
+        };
+        if pushed.is_err() {
             return;
         }
         if worker.launch.is_some() {
@@ -479,6 +541,20 @@ impl Engine {
         if !worker.is_dirty && !worker.is_blocked {
             worker.is_dirty = true;
             self.dirty.push(process);
+        }
+    }
+
+    /// Hands large buffers to a worker.
+    fn lend(&mut self, process: ProcessId, ticket: Option<&Ticket>) -> Option<(Lease, Arc<OwnedFd>)> {
+        self.workers.get_mut(&process)?.memories.lend(ticket?)
+    }
+
+    /// Tells the makers of arenas which of them nobody holds any more.
+    fn give_arenas_back(&mut self) {
+        let freed = std::mem::take(&mut *self.freed.lock().unwrap_or_else(PoisonError::into_inner));
+        for (process, arena) in freed {
+            self.write(process, &ToWorker::ArenaFree { arena }, &Bytes::new());
+            self.want_attention(process, page::LOOK);
         }
     }
 
@@ -558,8 +634,33 @@ impl Engine {
             return Ok(());
         }
         let event = match message {
-            ToSupervisor::Send(envelope) => Event::Sent { process, envelope, payload },
-            ToSupervisor::Reply(reply) => Event::Replied { process, reply, payload },
+            ToSupervisor::Send(envelope) => {
+                let ticket = |buffers| worker.memories.ticket(buffers, &self.freed);
+                let buffers = envelope.buffers.map(ticket).transpose()?;
+                Event::Sent { process, envelope, payload, buffers }
+            }
+            ToSupervisor::Reply(reply) => {
+                let ticket = |buffers| worker.memories.ticket(buffers, &self.freed);
+                let buffers = reply.buffers.map(ticket).transpose()?;
+                Event::Replied { process, reply, payload, buffers }
+            }
+            ToSupervisor::Arena { arena, size } => {
+                let descriptor = worker.decoder.take_descriptor();
+                return worker.memories.add(process, arena, size, descriptor);
+            }
+            ToSupervisor::ArenaGone { arena } => {
+                worker.memories.remove(arena);
+                return Ok(());
+            }
+            ToSupervisor::Released { leases } => {
+                worker.memories.release(&leases);
+                return Ok(());
+            }
+            ToSupervisor::Cancel { call } => Event::Cancelled { caller: Caller::Actor(process.pid), call },
+            ToSupervisor::Await { call, waits } => Event::Awaited { process, call, waits },
+            ToSupervisor::AwaitRoom { call, to, method, waits } => {
+                Event::AwaitsRoom { process, call, to, method, waits }
+            }
             ToSupervisor::Ack { done } => Event::Acked { process, done },
             ToSupervisor::Started(started) => Event::Started { process, started, info: payload },
             ToSupervisor::WantMore { more } => Event::WantsMore { process, more },

@@ -60,7 +60,7 @@ impl Node {
     }
 
     /// Asks the core for a client; the answer comes through the receiver.
-    pub(crate) fn ask(&self, request: Request) -> oneshot::Receiver<Answer> {
+    pub(crate) fn ask(&self, request: Request) -> oneshot::Receiver<(Answer, Bytes)> {
         let (sender, receiver) = oneshot::channel();
         self.with(|engine| {
             engine.next_outside += 1;
@@ -109,7 +109,7 @@ impl Node {
     }
 
     pub(crate) fn dead_letters(&self) -> u64 {
-        self.0.borrow().dead_letters
+        self.0.borrow().dead_letters.all
     }
 }
 

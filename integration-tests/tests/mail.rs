@@ -1,0 +1,46 @@
+//! Messages: what a crash costs, who waits for whom, what can be sent, kinds of actors. Each scenario of
+//! `fixtures/mail.py` in a node of its own.
+
+use harness::scenarios;
+
+scenarios! {
+    in "fixtures/mail.py";
+    two_that_call_each_other_get_an_error_and_an_answer,
+    a_ring_of_five_is_named_and_the_others_get_their_answers,
+    calling_oneself_is_an_immediate_error,
+    no_alarm_where_somebody_else_may_answer,
+    an_init_that_waits_for_its_own_starter_fails_at_once,
+    a_ring_through_a_full_mailbox,
+    a_deadline_is_inherited_unless_one_is_set,
+    a_timeout_says_what_the_callee_was_doing,
+    what_is_for_the_process_does_not_wait_behind_ten_thousand_casts,
+    a_message_that_may_come_again_does_so,
+    a_poisonous_message_is_quarantined_and_its_deaths_count_once,
+    at_most_once_is_the_default_and_nothing_is_lost_in_silence,
+    a_mailbox_that_drops_makes_dead_letters_of_a_crash,
+    calls_fail_while_it_restarts_if_it_says_so,
+    a_full_mailbox_does_as_it_is_told,
+    a_request_is_waited_for_later_or_taken_back,
+    async_handlers_overlap_and_plain_ones_do_not,
+    no_more_handlers_overlap_than_may_and_cancelling_is_for_real,
+    a_cancelled_caller_cancels,
+    an_async_handler_that_fails_ends_the_actor_with_its_exception,
+    callbacks_of_a_server_may_be_asynchronous,
+    a_generator_is_streamed_and_ends_when_it_is_left,
+    a_generator_runs_no_further_than_its_values_are_wanted,
+    a_stream_ends_with_either_side,
+    what_cannot_be_pickled_is_named_before_anything_is_sent,
+    an_exception_that_cannot_come_comes_as_text,
+    large_buffers_are_shared_and_not_copied,
+    an_arena_is_used_again_once_nobody_looks_into_it,
+    a_numpy_array_arrives_read_only,
+    a_message_that_is_too_large_names_the_limit,
+    a_function_takes_its_own_mail,
+    what_was_spawned_goes_with_its_owner,
+    selective_receive_is_not_slowed_down_by_what_does_not_fit,
+    scripts_and_modules_are_actors,
+    tsk_001_a_task_is_linked_and_awaited_by_its_owner,
+    tsk_002_an_unlinked_task_leaves_its_owner_alive,
+    tsk_003_tasks_stand_under_a_supervisor_and_are_not_restarted,
+    an_executor_survives_the_death_of_its_workers,
+}

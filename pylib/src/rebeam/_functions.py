@@ -1,0 +1,148 @@
+"""Functions, modules and scripts as actors. They take their mail themselves, with `rebeam.receive`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+from rebeam import _rebeam, _spec
+from rebeam._actor import Actor
+from rebeam._errors import SpecError, Stop
+from rebeam._ref import ActorRef
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+P = ParamSpec("P")
+
+
+class FunctionActor(Actor):
+    """What runs a function instead of handling messages. Its methods cannot be called.
+
+    A stop that its supervisor orders is an exit signal: it raises `ActorExit` wherever the function is, as a process of
+    Erlang that does not trap exits would end. `rebeam.stop` and, with `trap_exits`, every stop raise `Stop` in the next
+    `receive`.
+    """
+
+    def init(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._work = (function, args, kwargs)
+
+    def _run(self) -> None:
+        _rebeam.take_own_mail()
+        function, args, kwargs = self._work
+        result = function(*args, **kwargs)
+        import inspect
+
+        if inspect.iscoroutine(result):
+            from rebeam import _loop
+
+            _loop.run(result)
+
+
+def function(
+    function: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs
+) -> _spec.ChildSpec[FunctionActor]:
+    """A function as a child of a supervisor. The actor ends when it returns; by default it is `transient`.
+
+    Options of `child` are added with `rebeam.child_options(spec, …)`.
+    """
+    if not callable(function):
+        raise SpecError(f"{function!r} is no function")
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    module = getattr(function, "__module__", None) or "?"
+    return _named(function, args, kwargs, name.rpartition(".")[2] or name, f"{module}.{name}", {})
+
+
+def module(name: str, **options: Any) -> _spec.ChildSpec[FunctionActor]:
+    """A module as a child of a supervisor: it is run as `python -m` would, and the actor ends with it.
+
+    Args:
+        name: the module's name.
+        options: as for `child`.
+    """
+    return _named(_run_module, (name,), {}, name.rpartition(".")[2], name, options)
+
+
+def script(path: str, **options: Any) -> _spec.ChildSpec[FunctionActor]:
+    """A file as a child of a supervisor: it is run as `python FILE` would, and the actor ends with it.
+
+    Args:
+        path: the file, relative to the project's directory.
+        options: as for `child`.
+    """
+    name = os.path.splitext(os.path.basename(path))[0]
+    return _named(_run_script, (path,), {}, name, path, options)
+
+
+def child_options(spec: _spec.ChildSpec[FunctionActor], **options: Any) -> _spec.ChildSpec[FunctionActor]:
+    """The same function as a child with options of `child`, such as `name` and `restart`."""
+    _, args, _ = spec.start
+    function, arguments, kwargs = args
+    return _named(function, arguments, kwargs, spec.id, spec.class_name, options)
+
+
+def _named(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    id: str,
+    label: str,
+    options: dict[str, Any],
+) -> _spec.ChildSpec[FunctionActor]:
+    defaults = {"restart": "transient", "terminate_on_shutdown": False, "id": options.get("name") or id}
+    spec = _spec.child(FunctionActor, function, args, kwargs, **{**defaults, **options})  # type: ignore[typeddict-item]
+    return replace(spec, class_name=label)
+
+
+def spawn(what: Any, /, *args: Any, link: bool = False, **options: Any) -> ActorRef[Any]:
+    """Starts an actor at run time, under the node's own supervisor; returns when it runs.
+
+    It belongs to the actor that starts it: when that ends, it is stopped, too. By default it is `temporary`.
+
+    Args:
+        what: a function; or an actor's class, or what `child`, `script` and the like give.
+        args: arguments of the function, or of the class's `init`.
+        link: links it to this actor: the abnormal end of one ends the other.
+        options: as for `child`; `kwargs` are the function's keyword arguments.
+
+    Raises:
+        ChildError: `start_failed`, with the reason, if its `init` fails.
+        SpecError: an option that makes no sense, or something that cannot be an actor.
+    """
+    options = {"restart": "temporary", **options}
+    if isinstance(what, _spec.ChildSpec):
+        if args or len(options) > 1:
+            raise SpecError("a spec has its arguments and options already")
+        spec: _spec.ChildSpec[Any] = what
+    elif isinstance(what, type) and issubclass(what, Actor):
+        spec = _spec.child(what, *args, **options)  # type: ignore[typeddict-item]
+    elif callable(what):
+        kwargs = options.pop("kwargs", None) or {}
+        plain = function(what, *args, **kwargs)
+        spec = _named(what, args, kwargs, plain.id, plain.class_name, options)
+    else:
+        raise SpecError(f"{what!r} is neither a function nor an actor")
+    number, _, _ = _rebeam.spawn(spec, link)
+    return ActorRef(spec.name or number)
+
+
+def _run_module(name: str) -> None:
+    import runpy
+
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+def _run_script(path: str) -> None:
+    import runpy
+    import sys
+
+    sys.argv = [path]
+    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
+    runpy.run_path(path, run_name="__main__")
+
+
+def stop(kind: str, text: str) -> Stop:
+    """Made by `_rebeam`: what `receive` raises when a stop was ordered."""
+    return Stop(kind if kind in ("normal", "shutdown") else text, detail=text if kind == "shutdown" else "")
+

@@ -1,0 +1,111 @@
+//! Messages that nobody handled and nobody will: kept within bounds, to be looked at and sent again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rebeam_protocol::certificate::Certificate;
+use rebeam_protocol::control::Which;
+use rebeam_protocol::message::{Address, Cause, DeadLetter};
+
+use crate::mailbox::Message;
+
+/// How many are kept, and how many bytes of content. A single one that is larger is kept without its content.
+const MOST: usize = 1000;
+const MOST_BYTES: usize = 16 * 1024 * 1024;
+
+#[derive(Debug, Default)]
+pub(crate) struct DeadLetters {
+    kept: VecDeque<Kept>,
+    bytes: usize,
+    /// How many there were.
+    count: u64,
+    forgotten: u64,
+}
+
+#[derive(Debug)]
+struct Kept {
+    letter: DeadLetter,
+    certificates: Vec<Arc<Certificate>>,
+    to: Address,
+    /// Its content, unless it is too large.
+    message: Option<Message>,
+}
+
+impl DeadLetters {
+    /// Keeps one; gives what is to be said of it.
+    pub(crate) fn add(
+        &mut self,
+        message: Message,
+        to: Address,
+        label: String,
+        sender: String,
+        cause: Cause,
+        certificates: Vec<Arc<Certificate>>,
+        now: Duration,
+    ) -> DeadLetter {
+        self.count += 1;
+        let bytes = message.size();
+        let is_kept = bytes <= MOST_BYTES;
+        let letter = DeadLetter {
+            id: self.count,
+            to: label,
+            sender,
+            method: message.method.to_string(),
+            cause,
+            at_ms: now.as_millis() as u64,
+            deliveries: message.deliveries,
+            bytes: bytes as u64,
+            is_kept,
+            certificates: Vec::new(),
+        };
+        self.bytes += if is_kept { bytes } else { 0 };
+        let kept = Kept { letter: letter.clone(), certificates, to, message: is_kept.then_some(message) };
+        self.kept.push_back(kept);
+        while self.kept.len() > MOST || self.bytes > MOST_BYTES {
+            self.forgotten += 1;
+            self.remove(0);
+        }
+        letter
+    }
+
+    fn remove(&mut self, place: usize) -> Option<Kept> {
+        let kept = self.kept.remove(place)?;
+        self.bytes -= kept.message.as_ref().map_or(0, Message::size);
+        Some(kept)
+    }
+
+    /// All that are kept, oldest first, without certificates; and how many are kept no more.
+    pub(crate) fn list(&self) -> (Vec<DeadLetter>, u64) {
+        (self.kept.iter().map(|kept| kept.letter.clone()).collect(), self.forgotten)
+    }
+
+    /// One, with its certificates and its content.
+    pub(crate) fn show(&self, id: u64) -> Option<(DeadLetter, Bytes)> {
+        let kept = self.kept.iter().find(|kept| kept.letter.id == id)?;
+        let certificates = kept.certificates.iter().map(|certificate| (**certificate).clone()).collect();
+        let content = kept.message.as_ref().map(|message| message.payload.clone()).unwrap_or_default();
+        Some((DeadLetter { certificates, ..kept.letter.clone() }, content))
+    }
+
+    /// Takes out those that are meant and that `wanted` accepts by their address; gives what is kept of their content.
+    pub(crate) fn take(&mut self, which: &Which, wanted: impl Fn(&Address, bool) -> bool) -> Vec<(Address, Option<Message>)> {
+        let is_meant = |letter: &DeadLetter| match which {
+            Which::All => true,
+            Which::Ids(ids) => ids.contains(&letter.id),
+            Which::To(label) => letter.to == *label,
+        };
+        let places: Vec<usize> = (0..self.kept.len())
+            .filter(|place| is_meant(&self.kept[*place].letter) && wanted(&self.kept[*place].to, self.kept[*place].letter.is_kept))
+            .collect();
+        let mut taken: Vec<Kept> = places.into_iter().rev().filter_map(|place| self.remove(place)).collect();
+        taken.reverse();
+        taken.into_iter().map(|kept| (kept.to, kept.message)).collect()
+    }
+
+    /// For whom those were that are kept.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = &Address> {
+        self.kept.iter().map(|kept| &kept.to)
+    }
+}

@@ -1,0 +1,201 @@
+//! What a death costs: at-least-once delivery, poison, mailboxes that keep nothing, dead letters.
+
+use std::time::Duration;
+
+use crate::world::{World, actor, actor_with, call, died_of, envelope, name, supervisor};
+use bytes::Bytes;
+use rebeam_core::Event;
+use rebeam_protocol::control::{Answer, DeadLetters, Request, Which};
+use rebeam_protocol::exit::ExitReason;
+use rebeam_protocol::id::CallId;
+use rebeam_protocol::message::{Address, CallFailure, Caller, Cause, DeadLetter, Kind, Outcome};
+use rebeam_protocol::process::ProcessRequest;
+use rebeam_protocol::spec::{ActorSpec, MailboxOptions, Overflow, Strategy};
+
+fn with_b(change: impl FnOnce(&mut ActorSpec)) -> World {
+    World::up(supervisor(Strategy::OneForOne, vec![actor("a"), actor_with("b", change)]))
+}
+
+fn with_mailbox(mailbox: MailboxOptions) -> World {
+    with_b(|spec| spec.mailbox = mailbox)
+}
+
+fn letters(world: &mut World) -> Vec<DeadLetter> {
+    world.requests(Request::DeadLetters(DeadLetters::List));
+    match world.answers.pop() {
+        Some(Answer::DeadLetters { letters, .. }) => letters,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_message_that_may_come_again_does_so_first_and_is_quarantined_in_the_end() {
+    let mut world = with_b(|spec| spec.redelivered = vec![("work".into(), 3)]);
+    world.sends("a", name("b"), Kind::Cast, "work");
+    world.sends("a", name("b"), Kind::Cast, "other");
+    for _ in 0..3 {
+        world.begins("b");
+        world.is_shot("b");
+    }
+    assert_eq!(world.delivered("b"), ["other"]);
+    let letters = letters(&mut world);
+    assert_eq!(letters.len(), 1);
+    assert_eq!((letters[0].cause, letters[0].deliveries), (Cause::Poison, 3));
+    world.requests(Request::DeadLetters(DeadLetters::Show(letters[0].id)));
+    let Some(Answer::DeadLetters { letters, .. }) = world.answers.pop() else { panic!("no letter") };
+    assert_eq!(letters[0].certificates.len(), 3, "one for each death");
+}
+
+#[test]
+fn deaths_by_one_message_use_up_one_restart() {
+    let mut tree = supervisor(Strategy::OneForOne, vec![actor("a"), actor_with("b", |spec| {
+        spec.redelivered = vec![("work".into(), 5)];
+    })]);
+    tree.max_restarts = 1;
+    let mut world = World::up(tree);
+    world.sends("a", name("b"), Kind::Cast, "work");
+    for _ in 0..5 {
+        world.begins("b");
+        world.is_shot("b");
+    }
+    assert!(world.is_running("b"));
+    assert_eq!(letters(&mut world)[0].cause, Cause::Poison);
+    world.is_shot("b");
+    assert!(!world.is_running("b"), "the second restart that counts");
+}
+
+#[test]
+fn an_ordered_death_is_not_the_message_s_fault() {
+    let mut world = with_b(|spec| spec.redelivered = vec![("work".into(), 2)]);
+    world.stubborn = vec!["b".into()];
+    world.sends("a", name("b"), Kind::Cast, "work");
+    for _ in 0..4 {
+        world.begins("b");
+        world.requests(Request::RestartChild { name: "b".into() });
+        world.pass(Duration::from_millis(5000));
+        assert_eq!(world.delivered("b"), ["work"]);
+    }
+    assert!(letters(&mut world).is_empty());
+}
+
+#[test]
+fn a_call_that_may_come_again_is_answered_by_the_next_incarnation() {
+    let mut world = with_b(|spec| spec.redelivered = vec![("work".into(), 2)]);
+    world.sends("a", name("b"), call(1), "work");
+    world.begins("b");
+    world.is_shot("b");
+    assert!(world.replies.is_empty());
+    let (seq, to) = world.begins("b");
+    world.replies("b", to.expect("a call"), Some(seq));
+    assert!(matches!(world.replies[0], (_, CallId(1), Outcome::Returned(_))));
+    // Sent to the pid it dies with the pid.
+    let pid = world.process("b").pid;
+    world.sends("a", Address::Pid(pid), call(2), "work");
+    world.begins("b");
+    world.is_shot("b");
+    assert!(died_of(&world.replies[1].2).is_some());
+}
+
+#[test]
+fn a_mailbox_that_keeps_nothing_makes_dead_letters_of_a_crash() {
+    let mut world = with_mailbox(MailboxOptions { is_kept: false, ..MailboxOptions::default() });
+    world.sends("a", name("b"), Kind::Cast, "waits");
+    world.sends("a", name("b"), call(1), "asks");
+    world.is_shot("b");
+    assert!(world.delivered("b").is_empty());
+    assert!(died_of(&world.replies[0].2).is_some());
+    assert_eq!(letters(&mut world)[0].cause, Cause::NotKept);
+}
+
+#[test]
+fn calls_fail_while_it_restarts_if_it_says_so() {
+    let mut world = with_mailbox(MailboxOptions { fails_while_restarting: true, ..MailboxOptions::default() });
+    world.sends("a", name("b"), call(1), "waits");
+    world.sends("a", name("b"), Kind::Cast, "kept");
+    world.slow = vec!["b".into()];
+    world.is_shot("b");
+    assert!(died_of(&world.replies[0].2).is_some());
+    world.sends("a", name("b"), call(2), "too_early");
+    assert!(matches!(&world.replies[1].2, Outcome::Failed(CallFailure::Restarting { target }) if target == "b"));
+    world.starts("b");
+    assert_eq!(world.delivered("b"), ["kept"]);
+}
+
+#[test]
+fn a_full_mailbox_drops_the_oldest_or_the_newest_or_fails() {
+    let full = |overflow| {
+        let mut world = with_mailbox(MailboxOptions { messages: Some(2), overflow, ..MailboxOptions::default() });
+        world.slow = vec!["b".into()];
+        world.is_shot("b");
+        for number in 1..=3 {
+            world.sends("a", name("b"), Kind::Cast, &format!("m{number}"));
+        }
+        world.sends("a", name("b"), call(1), "m4");
+        world
+    };
+    let mut world = full(Overflow::DropOldest);
+    assert_eq!(letters(&mut world).iter().map(|letter| &letter.method).collect::<Vec<_>>(), ["m1", "m2"]);
+    world.starts("b");
+    assert_eq!(world.delivered("b"), ["m3", "m4"]);
+    let mut world = full(Overflow::DropNew);
+    assert_eq!(letters(&mut world).iter().map(|letter| &letter.method).collect::<Vec<_>>(), ["m3"]);
+    assert!(matches!(&world.replies[0].2, Outcome::Failed(CallFailure::MailboxFull { .. })));
+    let mut world = full(Overflow::Fail);
+    assert!(world.take_trace().contains(&"gate Name(\"b\") Refused".to_owned()));
+    assert!(matches!(&world.replies[0].2, Outcome::Failed(CallFailure::MailboxFull { waiting: 3, .. })));
+}
+
+#[test]
+fn dead_letters_are_told_to_who_asked_and_sent_again() {
+    let mut world = with_b(|_| {});
+    world.asks("a", ProcessRequest::WatchDeadLetters(true));
+    world.sends("a", name("nobody"), Kind::Cast, "lost");
+    world.sends("a", name("b"), Kind::Cast, "in_hand");
+    world.begins("b");
+    world.is_shot("b");
+    assert_eq!(world.signals("a"), ["DEAD lost Nobody", "DEAD in_hand OutcomeUnknown"]);
+    world.requests(Request::DeadLetters(DeadLetters::Replay(Which::All)));
+    assert_eq!(world.answers.pop(), Some(Answer::Count(1)), "there still is no `nobody`");
+    assert_eq!(world.delivered("b"), ["in_hand"]);
+    world.requests(Request::DeadLetters(DeadLetters::Drop(Which::To("nobody".into()))));
+    assert_eq!(world.answers.pop(), Some(Answer::Count(1)));
+    assert!(letters(&mut world).is_empty());
+}
+
+#[test]
+fn dead_letters_are_bounded() {
+    let mut world = with_b(|_| {});
+    let process = world.process("a");
+    for _ in 0..20 {
+        let envelope = envelope(name("nobody"), Kind::Cast, "big");
+        let payload = Bytes::from(vec![0; 1024 * 1024]);
+        world.tell(Event::Sent { process, envelope, payload, buffers: None });
+    }
+    assert_eq!(letters(&mut world).len(), 16);
+    for _ in 0..2000 {
+        world.sends("a", name("nobody"), Kind::Cast, "small");
+    }
+    assert_eq!(letters(&mut world).len(), 1000);
+}
+
+#[test]
+fn a_cancelled_call_is_dropped_or_its_handler_told() {
+    let mut world = with_b(|_| {});
+    world.sends("a", name("b"), call(1), "begun");
+    world.begins("b");
+    let caller = Caller::Actor(world.process("a").pid);
+    world.tell(Event::Cancelled { caller, call: CallId(1) });
+    assert!(world.take_trace().contains(&"cancel b".to_owned()));
+    world.slow = vec!["b".into()];
+    world.is_shot("b");
+    world.sends("a", name("b"), call(2), "waits");
+    world.tell(Event::Cancelled { caller, call: CallId(2) });
+    world.starts("b");
+    assert!(world.delivered("b").is_empty());
+    // So with the calls of a caller that has died.
+    world.sends("a", name("b"), call(3), "of_the_dead");
+    world.take_trace();
+    world.is_shot("a");
+    assert!(world.take_trace().contains(&"cancel b".to_owned()));
+    assert!(world.replies.iter().all(|(_, _, outcome)| died_of(outcome) != Some(&ExitReason::Normal)));
+}

@@ -1,0 +1,127 @@
+//! `rebeam dead`: messages that nobody handled.
+
+use std::time::Duration;
+
+use rebeam_protocol::control::{Answer, DeadLetters, Request, Which};
+use rebeam_protocol::message::DeadLetter;
+use serde_json::json;
+
+use crate::cli::args::{Dead, DeadCommand, Selection};
+use crate::cli::client::Client;
+use crate::cli::failure::Failure;
+use crate::cli::list::certificate_json;
+use crate::cli::render::{self, bytes, duration, table};
+use crate::printer::crash_block;
+
+/// Does what `rebeam dead` says.
+pub(crate) fn run(client: &mut Client, dead: &Dead) -> Result<(), Failure> {
+    match &dead.command {
+        DeadCommand::List(output) => list(client, output.json),
+        DeadCommand::Show { id, json } => show(client, *id, *json),
+        DeadCommand::Replay(selection) => {
+            let count = count(client, DeadLetters::Replay(which(selection)?))?;
+            render::data(&format!("{count} sent again"));
+            Ok(())
+        }
+        DeadCommand::Drop(selection) => {
+            let count = count(client, DeadLetters::Drop(which(selection)?))?;
+            render::data(&format!("{count} forgotten"));
+            Ok(())
+        }
+    }
+}
+
+fn which(selection: &Selection) -> Result<Which, Failure> {
+    match (&selection.ids[..], &selection.to, selection.all) {
+        (ids @ [_, ..], None, false) => Ok(Which::Ids(ids.to_vec())),
+        ([], Some(actor), false) => Ok(Which::To(actor.clone())),
+        ([], None, true) => Ok(Which::All),
+        _ => Err(Failure::usage("which dead letters?").hint("give their numbers, or `--to ACTOR`, or `--all`")),
+    }
+}
+
+fn count(client: &mut Client, request: DeadLetters) -> Result<u64, Failure> {
+    match client.expect(&Request::DeadLetters(request))? {
+        Answer::Count(0) => Err(Failure::request("no dead letter was touched")
+            .hint("`rebeam dead list` shows what is kept; only what has somebody to go to can be sent again")),
+        Answer::Count(count) => Ok(count),
+        other => Err(Failure::request(format!("an answer that does not fit: {other:?}"))),
+    }
+}
+
+fn letters(client: &mut Client, request: DeadLetters) -> Result<(Vec<DeadLetter>, u64), Failure> {
+    match client.expect(&Request::DeadLetters(request))? {
+        Answer::DeadLetters { letters, forgotten } => Ok((letters, forgotten)),
+        other => Err(Failure::request(format!("an answer that does not fit: {other:?}"))),
+    }
+}
+
+fn list(client: &mut Client, is_json: bool) -> Result<(), Failure> {
+    let (letters, forgotten) = letters(client, DeadLetters::List)?;
+    if is_json {
+        let all: Vec<_> = letters.iter().map(as_json).collect();
+        render::data(&json!({ "dead_letters": all, "forgotten": forgotten }).to_string());
+        return Ok(());
+    }
+    let row = |letter: &DeadLetter| {
+        vec![
+            letter.id.to_string(),
+            letter.to.clone(),
+            letter.method.clone(),
+            letter.sender.clone(),
+            letter.cause.word().to_owned(),
+            letter.deliveries.to_string(),
+            bytes(letter.bytes),
+        ]
+    };
+    let rows: Vec<_> = letters.iter().map(row).collect();
+    render::data(&table(&["ID", "TO", "METHOD", "FROM", "CAUSE", "DELIVERIES", "SIZE"], &rows));
+    if forgotten > 0 {
+        render::note(&format!("{forgotten} older ones were forgotten for want of room"));
+    }
+    Ok(())
+}
+
+fn show(client: &mut Client, id: u64, is_json: bool) -> Result<(), Failure> {
+    let (letters, _) = letters(client, DeadLetters::Show(id))?;
+    let Some(letter) = letters.first() else { return Err(Failure::request(format!("there is no dead letter {id}"))) };
+    if is_json {
+        render::data(&as_json(letter).to_string());
+        return Ok(());
+    }
+    let at = duration(Duration::from_millis(letter.at_ms));
+    let mut text = format!(
+        "dead letter {}: `{}` from {} to {}, {}\n{}; handed over {} times; {at} after the start of the node",
+        letter.id,
+        letter.method,
+        letter.sender,
+        letter.to,
+        bytes(letter.bytes),
+        letter.cause.words(),
+        letter.deliveries,
+    );
+    if !letter.is_kept {
+        text += "\nits content was too large to be kept: it cannot be sent again";
+    }
+    for certificate in &letter.certificates {
+        text += "\n\n";
+        text += &crash_block(certificate, |_, text| text.to_owned());
+    }
+    render::data(&text);
+    Ok(())
+}
+
+fn as_json(letter: &DeadLetter) -> serde_json::Value {
+    json!({
+        "id": letter.id,
+        "to": letter.to,
+        "method": letter.method,
+        "from": letter.sender,
+        "cause": letter.cause.word(),
+        "at_s": letter.at_ms as f64 / 1000.0,
+        "deliveries": letter.deliveries,
+        "bytes": letter.bytes,
+        "is_kept": letter.is_kept,
+        "certificates": letter.certificates.iter().map(certificate_json).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,383 @@
+//! Memory in which large buffers go from one worker to another without being copied by the supervisor or the receiver.
+//!
+//! The sender copies a message's buffers into an arena, a memfd that the supervisor knows (once per arena), and may
+//! write to it again when the supervisor says that nobody has it any more: fresh memory is slow, used memory is not. The
+//! receiver maps what is lent to it, read-only; the mapping lives as long as any object that looks into it. What lies
+//! in an arena already, one's own or a lent one, is passed on as it is. It must not know pickles: see [`crate::codec`].
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pyo3::exceptions::{PyBufferError, PyOSError};
+use pyo3::ffi;
+use pyo3::prelude::*;
+use rebeam_protocol::message::{Buffers, Lease, Memory, ToSupervisor};
+
+use crate::channel::Channel;
+use crate::session::send_with;
+
+/// Buffers from this size on go out of band.
+pub(crate) const LARGE: usize = 64 * 1024;
+
+/// Each buffer begins at a multiple of this, for the sake of vector instructions.
+const ALIGNED: usize = 64;
+
+/// Arenas are made in multiples of this, so that they fit the next message, too.
+const GRAIN: usize = 1024 * 1024;
+
+/// How much memory may lie idle in arenas, and in how many.
+const IDLE_BYTES: usize = 256 * 1024 * 1024;
+const IDLE: usize = 16;
+
+/// Copies above this leave the interpreter to other threads.
+const LONG_COPY: usize = 1024 * 1024;
+
+/// Memory that was lent to this process: told back when nothing looks into it any more.
+pub(crate) struct Leased {
+    fd: OwnedFd,
+    lease: Lease,
+}
+
+impl Leased {
+    pub(crate) fn new(fd: OwnedFd, lease: Lease) -> Self {
+        Leased { fd, lease }
+    }
+}
+
+impl Drop for Leased {
+    fn drop(&mut self) {
+        state().released.push(self.lease.lease);
+        HAS_NEWS.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A mapping of memory that messages were, or may be, made of.
+struct Mapping {
+    base: usize,
+    size: usize,
+    source: Source,
+    /// Whether others see what is written here.
+    is_private: bool,
+}
+
+/// Whose memory a mapping shows.
+#[derive(Clone)]
+enum Source {
+    Leased(Arc<Leased>),
+    /// A view on an arena of our own, held as long as it lives.
+    Own(Arc<OwnView>),
+}
+
+struct OwnView {
+    arena: u64,
+}
+
+impl Drop for OwnView {
+    fn drop(&mut self) {
+        state().give_back(self.arena);
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if !self.is_private {
+            state().mapped.remove(&self.base);
+        }
+        // SAFETY: the mapping was made by us with this size, and nothing looks into it any more.
+        unsafe { libc::munmap(self.base as *mut libc::c_void, self.size) };
+    }
+}
+
+/// An arena of our own.
+struct Arena {
+    fd: Arc<OwnedFd>,
+    base: usize,
+    size: usize,
+    /// Messages and views that have it.
+    holds: usize,
+}
+
+#[derive(Default)]
+struct State {
+    arenas: BTreeMap<u64, Arena>,
+    next: u64,
+    released: Vec<u64>,
+    /// Arenas given up, to be told.
+    gone: Vec<u64>,
+    /// What is mapped read-only, by where it begins: its end, and what it is.
+    mapped: BTreeMap<usize, (usize, Memory)>,
+}
+
+static STATE: Mutex<State> = Mutex::new(State {
+    arenas: BTreeMap::new(),
+    next: 0,
+    released: Vec::new(),
+    gone: Vec::new(),
+    mapped: BTreeMap::new(),
+});
+
+/// Whether there is something to tell.
+static HAS_NEWS: AtomicBool = AtomicBool::new(false);
+
+fn state() -> MutexGuard<'static, State> {
+    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    fn give_back(&mut self, number: u64) {
+        if let Some(arena) = self.arenas.get_mut(&number) {
+            arena.holds = arena.holds.saturating_sub(1);
+        }
+        // What is idle beyond the bound goes, the largest first.
+        loop {
+            let idle = || self.arenas.iter().filter(|(_, arena)| arena.holds == 0);
+            if idle().count() <= IDLE && idle().map(|(_, arena)| arena.size).sum::<usize>() <= IDLE_BYTES {
+                return;
+            }
+            let Some(number) = idle().max_by_key(|(_, arena)| arena.size).map(|(number, _)| *number) else { return };
+            self.give_up(number);
+        }
+    }
+
+    fn give_up(&mut self, number: u64) {
+        if let Some(arena) = self.arenas.remove(&number) {
+            // SAFETY: the mapping was made by us with this size, and nobody has the arena any more.
+            unsafe { libc::munmap(arena.base as *mut libc::c_void, arena.size) };
+            self.gone.push(number);
+            HAS_NEWS.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Nobody has an arena of ours any more.
+pub(crate) fn is_free(arena: u64) {
+    state().give_back(arena);
+}
+
+/// Gives idle arenas back to the system.
+pub(crate) fn trim() {
+    let mut state = state();
+    let idle: Vec<u64> = state.arenas.iter().filter(|(_, arena)| arena.holds == 0).map(|(number, _)| *number).collect();
+    idle.into_iter().for_each(|number| state.give_up(number));
+}
+
+/// What the supervisor is to be told: leases that nothing looks into any more, and arenas that are gone.
+pub(crate) fn news() -> Vec<ToSupervisor> {
+    if !HAS_NEWS.swap(false, Ordering::Relaxed) {
+        return Vec::new();
+    }
+    let mut state = state();
+    let gone = std::mem::take(&mut state.gone).into_iter().map(|arena| ToSupervisor::ArenaGone { arena });
+    let mut news: Vec<ToSupervisor> = gone.collect();
+    if !state.released.is_empty() {
+        news.push(ToSupervisor::Released { leases: std::mem::take(&mut state.released) });
+    }
+    news
+}
+
+/// Bytes of another object, as [`place`] gets them.
+#[derive(Clone, Copy)]
+pub(crate) struct Slice {
+    pub(crate) start: usize,
+    pub(crate) length: usize,
+}
+
+/// Places buffers where a receiver can map them, copying them unless they lie in such memory already. Gives where that
+/// is, and the place of each in it. The arena is held until the supervisor says that nobody has it.
+pub(crate) fn place(py: Python<'_>, channel: &Channel, slices: &[Slice]) -> PyResult<(Buffers, Vec<(u64, u64)>)> {
+    if let Some((from, places)) = lies_in(slices) {
+        if let Memory::Arena(number) = from
+            && let Some(arena) = state().arenas.get_mut(&number)
+        {
+            arena.holds += 1;
+        }
+        let bytes = slices.iter().map(|slice| slice.length as u64).sum();
+        return Ok((Buffers { from, bytes }, places));
+    }
+    let mut places = Vec::with_capacity(slices.len());
+    let mut end = 0usize;
+    for slice in slices {
+        places.push((end as u64, slice.length as u64));
+        end = (end + slice.length).next_multiple_of(ALIGNED);
+    }
+    let (number, base) = take_arena(py, channel, end.max(1))?;
+    let copy = || {
+        for (slice, (offset, _)) in slices.iter().zip(&places) {
+            // SAFETY: the caller holds the source buffer; the arena is ours alone until it is sent, and large enough.
+            unsafe {
+                let to = (base + *offset as usize) as *mut u8;
+                std::ptr::copy_nonoverlapping(slice.start as *const u8, to, slice.length);
+            }
+        }
+    };
+    if end > LONG_COPY { py.detach(copy) } else { copy() }
+    Ok((Buffers { from: Memory::Arena(number), bytes: end as u64 }, places))
+}
+
+/// Takes a placed arena back whose message was not sent.
+pub(crate) fn take_back(buffers: Buffers) {
+    if let Memory::Arena(number) = buffers.from {
+        state().give_back(number);
+    }
+}
+
+/// The memory that all of these lie in, if it is one that can be passed on.
+fn lies_in(slices: &[Slice]) -> Option<(Memory, Vec<(u64, u64)>)> {
+    let state = state();
+    let first = slices.first()?;
+    let (base, (end, memory)) = state.mapped.range(..=first.start).next_back()?;
+    let place = |slice: &Slice| {
+        let is_inside = slice.start >= *base && slice.start + slice.length <= *end;
+        is_inside.then(|| ((slice.start - base) as u64, slice.length as u64))
+    };
+    Some((*memory, slices.iter().map(place).collect::<Option<_>>()?))
+}
+
+/// An idle arena that is large enough, or a new one; held once.
+fn take_arena(py: Python<'_>, channel: &Channel, size: usize) -> PyResult<(u64, usize)> {
+    {
+        let mut state = state();
+        let fits = |arena: &Arena| arena.holds == 0 && arena.size >= size && arena.size / 4 <= size.max(GRAIN);
+        let found = state.arenas.iter_mut().filter(|(_, arena)| fits(arena)).min_by_key(|(_, arena)| arena.size);
+        if let Some((number, arena)) = found {
+            arena.holds = 1;
+            return Ok((*number, arena.base));
+        }
+    }
+    let size = size.next_multiple_of(GRAIN);
+    let failed = |what: &str, error: io::Error| PyOSError::new_err(format!("{what} of {size} bytes: {error}"));
+    let fd = memory_file(size).map_err(|error| failed("no memory for buffers", error))?;
+    let base = map(&fd, size, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED)
+        .map_err(|error| failed("no room for buffers", error))?;
+    let fd = Arc::new(fd);
+    let number = {
+        let mut state = state();
+        state.next += 1;
+        let number = state.next;
+        state.arenas.insert(number, Arena { fd: fd.clone(), base, size, holds: 1 });
+        number
+    };
+    let message = ToSupervisor::Arena { arena: number, size: size as u64 };
+    send_with(py, channel, &message, &[], Some(fd.as_raw_fd()))?;
+    Ok((number, base))
+}
+
+/// A file in memory that cannot change its size any more.
+fn memory_file(size: usize) -> io::Result<OwnedFd> {
+    // SAFETY: a C string and flags; a descriptor that is given is ours.
+    let fd = unsafe {
+        let fd = libc::memfd_create(c"rebeam-buffers".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        OwnedFd::from_raw_fd(fd)
+    };
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: calls on a descriptor that we own.
+    let is_made = unsafe {
+        libc::ftruncate(fd.as_raw_fd(), size as libc::off_t) == 0
+            && libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) == 0
+    };
+    if is_made { Ok(fd) } else { Err(io::Error::last_os_error()) }
+}
+
+fn map(fd: &OwnedFd, size: usize, protection: libc::c_int, flags: libc::c_int) -> io::Result<usize> {
+    // SAFETY: a new mapping at an address of the kernel's choice; the file cannot shrink.
+    let base = unsafe { libc::mmap(std::ptr::null_mut(), size, protection, flags, fd.as_raw_fd(), 0) };
+    if base == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(base as usize) }
+}
+
+/// Bytes in such memory, as Python sees them.
+#[pyclass(frozen, module = "rebeam._rebeam")]
+pub(crate) struct Buffer {
+    mapping: Arc<Mapping>,
+    offset: usize,
+    length: usize,
+}
+
+#[pymethods]
+impl Buffer {
+    /// # Safety
+    /// Called by the interpreter, with a view to be filled.
+    unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: std::ffi::c_int) -> PyResult<()> {
+        let buffer = slf.get();
+        let start = (buffer.mapping.base + buffer.offset) as *mut std::ffi::c_void;
+        let is_read_only = std::ffi::c_int::from(!buffer.mapping.is_private);
+        // SAFETY: the mapping lives as long as this object, to which the view holds a reference.
+        let result = unsafe {
+            ffi::PyBuffer_FillInfo(view, slf.as_ptr(), start, buffer.length as isize, is_read_only, flags)
+        };
+        if result == 0 { Ok(()) } else { Err(PyErr::take(slf.py()).unwrap_or_else(|| PyBufferError::new_err("no view"))) }
+    }
+}
+
+/// Views on memory that was lent to this process.
+pub(crate) fn views(leased: Leased, places: &[(u64, u64)]) -> PyResult<Vec<Buffer>> {
+    let (size, lease) = (leased.lease.size as usize, leased.lease.lease);
+    let base = map(&leased.fd, size, libc::PROT_READ, libc::MAP_SHARED)
+        .map_err(|error| PyOSError::new_err(format!("buffers of {size} bytes cannot be mapped: {error}")))?;
+    state().mapped.insert(base, (base + size, Memory::Lease(lease)));
+    let mapping = Mapping { base, size, source: Source::Leased(Arc::new(leased)), is_private: false };
+    cut(mapping, places)
+}
+
+/// Views on an arena of our own that [`place`] has just filled; they take over its hold.
+pub(crate) fn own_views(buffers: Buffers, places: &[(u64, u64)]) -> PyResult<Option<Vec<Buffer>>> {
+    let Memory::Arena(arena) = buffers.from else { return Ok(None) };
+    let found = state().arenas.get(&arena).map(|arena| (arena.fd.clone(), arena.size));
+    let Some((fd, size)) = found else { return Ok(None) };
+    let source = Source::Own(Arc::new(OwnView { arena }));
+    let base = map(&fd, size, libc::PROT_READ, libc::MAP_SHARED)?;
+    state().mapped.insert(base, (base + size, Memory::Arena(arena)));
+    cut(Mapping { base, size, source, is_private: false }, places).map(Some)
+}
+
+/// Copy-on-write views on the same memory as these bytes lie in; `None` if that is no memory of this sort.
+pub(crate) fn private_view(buffer: &Bound<'_, PyAny>, slice: Slice) -> PyResult<Option<Buffer>> {
+    let Some(mapping) = mapping_behind(buffer, slice) else { return Ok(None) };
+    let fd = match &mapping.source {
+        Source::Leased(leased) => leased.fd.try_clone()?,
+        Source::Own(view) => match state().arenas.get(&view.arena) {
+            Some(arena) => arena.fd.try_clone()?,
+            None => return Ok(None),
+        },
+    };
+    let base = map(&fd, mapping.size, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE)?;
+    let offset = slice.start - mapping.base;
+    let private = Mapping { base, size: mapping.size, source: mapping.source.clone(), is_private: true };
+    Ok(Some(Buffer { mapping: Arc::new(private), offset, length: slice.length }))
+}
+
+/// The mapping that a buffer of another object looks into: that object's memory views end in one of ours.
+fn mapping_behind(buffer: &Bound<'_, PyAny>, slice: Slice) -> Option<Arc<Mapping>> {
+    let is_known = {
+        let state = state();
+        let found = state.mapped.range(..=slice.start).next_back();
+        found.is_some_and(|(_, (end, _))| slice.start + slice.length <= *end)
+    };
+    if !is_known {
+        return None;
+    }
+    // An object that looks into our memory holds ours as the base of its own, some steps down.
+    let mut object = buffer.clone();
+    for _ in 0..16 {
+        if let Ok(own) = object.cast::<Buffer>() {
+            return Some(own.get().mapping.clone());
+        }
+        object = ["obj", "base"].iter().find_map(|name| object.getattr(*name).ok().filter(|it| !it.is_none()))?;
+    }
+    None
+}
+
+fn cut(mapping: Mapping, places: &[(u64, u64)]) -> PyResult<Vec<Buffer>> {
+    let mapping = Arc::new(mapping);
+    let one = |(offset, length): &(u64, u64)| {
+        let end = offset.checked_add(*length).filter(|end| *end <= mapping.size as u64);
+        end.ok_or_else(|| PyBufferError::new_err("a buffer beyond its memory"))?;
+        Ok(Buffer { mapping: mapping.clone(), offset: *offset as usize, length: *length as usize })
+    };
+    places.iter().map(one).collect()
+}

@@ -1,0 +1,155 @@
+//! What a handler knows of the message it has in hand: for answers, deadlines, and those who look for deadlocks.
+//!
+//! Where handlers do not overlap it is kept per thread. On an event loop it is a variable of Python's contexts, so that
+//! the tasks that a handler starts know it, too.
+
+use std::cell::RefCell;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use pyo3::prelude::*;
+use rebeam_protocol::id::Seq;
+use rebeam_protocol::message::{Caller, Codec, Delivery, Form, ReplyTo, Waits};
+
+use crate::convert;
+use crate::session::is_main_thread;
+
+/// The message in hand.
+#[pyclass(frozen, module = "rebeam._rebeam")]
+pub(crate) struct Message {
+    pub(crate) seq: Seq,
+    pub(crate) reply_to: Option<ReplyTo>,
+    pub(crate) codec: Codec,
+    pub(crate) deadline: Option<Instant>,
+    /// The method asked for.
+    #[pyo3(get)]
+    pub(crate) method: String,
+    /// Whether that is a method of the actor's class, rather than a callback for messages of free form.
+    pub(crate) is_method: bool,
+    /// Bytes of its content.
+    pub(crate) size: usize,
+    /// The label of the sender.
+    #[pyo3(get)]
+    pub(crate) sender: String,
+    /// Which delivery of this message it is, from 1.
+    #[pyo3(get)]
+    delivery: u32,
+    /// Whether its handler has said that the answer comes later.
+    is_deferred: AtomicBool,
+}
+
+#[pymethods]
+impl Message {
+    /// Whether somebody waits for an answer.
+    #[getter]
+    fn is_call(&self) -> bool {
+        self.reply_to.is_some()
+    }
+
+    /// Its number in this process.
+    #[getter]
+    fn number(&self) -> u64 {
+        self.seq.0
+    }
+
+    /// Seconds until nobody waits for the answer any more.
+    #[getter]
+    fn time_left(&self) -> Option<f64> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()).as_secs_f64())
+    }
+}
+
+impl Message {
+    pub(crate) fn new(delivery: &Delivery, size: usize) -> Self {
+        let after = |ms| Instant::now().checked_add(Duration::from_millis(ms));
+        Message {
+            seq: delivery.seq,
+            reply_to: delivery.reply_to,
+            codec: delivery.codec,
+            deadline: delivery.deadline_ms.and_then(after),
+            method: delivery.method.clone(),
+            is_method: delivery.form == Form::Arguments,
+            size,
+            sender: delivery.sender.clone(),
+            delivery: delivery.delivery,
+            is_deferred: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn is_deferred(&self) -> bool {
+        self.is_deferred.load(Ordering::Relaxed)
+    }
+}
+
+thread_local! {
+    static IN_HAND: RefCell<Option<Py<Message>>> = const { RefCell::new(None) };
+}
+
+/// The variable of Python's contexts, once there is an event loop.
+static VARIABLE: OnceLock<Py<PyAny>> = OnceLock::new();
+
+/// From now on the message in hand is a variable of Python's contexts.
+#[pyfunction]
+pub(crate) fn set_context_variable(variable: Py<PyAny>) {
+    let _ = VARIABLE.set(variable);
+}
+
+/// Notes what this thread has in hand.
+pub(crate) fn set(py: Python<'_>, message: Option<Py<Message>>) -> PyResult<()> {
+    match VARIABLE.get() {
+        Some(variable) => variable.call_method1(py, "set", (message,)).map(drop),
+        None => {
+            let before = IN_HAND.replace(message);
+            drop(before);
+            Ok(())
+        }
+    }
+}
+
+/// The message in hand.
+#[pyfunction]
+pub(crate) fn current(py: Python<'_>) -> Option<Py<Message>> {
+    match VARIABLE.get() {
+        Some(variable) => variable.call_method1(py, "get", (py.None(),)).ok()?.extract(py).ok()?,
+        None => IN_HAND.with_borrow(|message| message.as_ref().map(|message| message.clone_ref(py))),
+    }
+}
+
+/// Who waits if this thread waits now; `is_task` if it is only the task that it runs.
+pub(crate) fn waits(py: Python<'_>, is_task: bool) -> Waits {
+    if !is_main_thread() {
+        return Waits::Nobody;
+    }
+    let message = current(py).map(|message| (message.get().seq, message.get().is_deferred()));
+    match (message, is_task) {
+        (Some((message, is_deferred)), true) => Waits::Handler { message, is_deferred },
+        (None, true) => Waits::Nobody,
+        (Some((message, is_deferred)), false) => Waits::Actor { message: Some(message), is_deferred },
+        (None, false) => Waits::Actor { message: None, is_deferred: false },
+    }
+}
+
+/// Who waits for the answer of the message in hand, as `rebeam.Caller` keeps it.
+pub(crate) type PyCaller = (Option<(u32, u32, u64)>, u64, u64, bool);
+
+/// The caller of the message in hand, if it is a call.
+#[pyfunction]
+pub(crate) fn caller(py: Python<'_>) -> Option<PyCaller> {
+    let message = current(py)?;
+    let message = message.get();
+    let ReplyTo { caller, call } = message.reply_to?;
+    let is_data = message.codec == Codec::Data;
+    Some(match caller {
+        Caller::Actor(pid) => (Some(convert::pid_numbers(pid)), 0, call.0, is_data),
+        Caller::Outside(client) => (None, client, call.0, is_data),
+    })
+}
+
+/// Says that the answer to the message in hand comes later.
+#[pyfunction]
+pub(crate) fn defer(py: Python<'_>) {
+    if let Some(message) = current(py) {
+        message.get().is_deferred.store(true, Ordering::Relaxed);
+    }
+}
