@@ -106,6 +106,13 @@ impl Project {
         self.runtime.path()
     }
 
+    /// The control socket of its node.
+    pub fn socket(&self) -> PathBuf {
+        let entries = std::fs::read_dir(self.runtime()).expect("it is there").filter_map(Result::ok);
+        let mut sockets = entries.map(|entry| entry.path().join("control.sock"));
+        sockets.find(|socket| socket.exists()).expect("a node runs")
+    }
+
     /// A `rebeam` command in this project, its environment scrubbed.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(rebeam());

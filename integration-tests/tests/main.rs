@@ -2,6 +2,7 @@
 
 mod chaos;
 mod cli;
+mod delivery;
 mod leftovers;
 mod limits;
 mod mail;

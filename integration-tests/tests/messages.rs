@@ -202,7 +202,9 @@ fn gen_005_gen_007_calls_that_cannot_be_answered_say_why() {
     assert!(text.as_str().is_some_and(|it| it.contains("in `sleep`")), "{text}");
     let text = node.call("customer", "no_such", &[]);
     assert_eq!(text, json!("there is no actor `shoq`; did you mean `shop`?"));
-    assert!(node.call("customer", "myself", &[]).as_str().is_some_and(|it| it.contains("customer.call(Customer.no_such)")));
+    assert!(
+        node.call("customer", "myself", &[]).as_str().is_some_and(|it| it.contains("customer.call(Customer.no_such)"))
+    );
     assert_eq!(node.call("customer", "cast_to_nobody", &[]), Value::Null, "GEN-008: a cast is always fine");
     // The callee dies with the call in hand: the caller learns it at once, long before the deadline.
     let error = node.call("customer", "error_of", &["exit"]);

@@ -24,6 +24,17 @@ pub(crate) struct DeadLetters {
     forgotten: u64,
 }
 
+/// Why a message ends here.
+#[derive(Debug)]
+pub(crate) struct End {
+    /// Where it would go if it were sent again.
+    pub(crate) to: Address,
+    /// The same, for people.
+    pub(crate) label: String,
+    pub(crate) cause: Cause,
+    pub(crate) certificates: Vec<Arc<Certificate>>,
+}
+
 #[derive(Debug)]
 struct Kept {
     letter: DeadLetter,
@@ -35,16 +46,8 @@ struct Kept {
 
 impl DeadLetters {
     /// Keeps one; gives what is to be said of it.
-    pub(crate) fn add(
-        &mut self,
-        message: Message,
-        to: Address,
-        label: String,
-        sender: String,
-        cause: Cause,
-        certificates: Vec<Arc<Certificate>>,
-        now: Duration,
-    ) -> DeadLetter {
+    pub(crate) fn add(&mut self, message: Message, sender: String, end: End, now: Duration) -> DeadLetter {
+        let End { to, label, cause, certificates } = end;
         self.count += 1;
         let bytes = message.size();
         let is_kept = bytes <= MOST_BYTES;
@@ -90,14 +93,20 @@ impl DeadLetters {
     }
 
     /// Takes out those that are meant and that `wanted` accepts by their address; gives what is kept of their content.
-    pub(crate) fn take(&mut self, which: &Which, wanted: impl Fn(&Address, bool) -> bool) -> Vec<(Address, Option<Message>)> {
+    pub(crate) fn take(
+        &mut self,
+        which: &Which,
+        wanted: impl Fn(&Address, bool) -> bool,
+    ) -> Vec<(Address, Option<Message>)> {
         let is_meant = |letter: &DeadLetter| match which {
             Which::All => true,
             Which::Ids(ids) => ids.contains(&letter.id),
             Which::To(label) => letter.to == *label,
         };
         let places: Vec<usize> = (0..self.kept.len())
-            .filter(|place| is_meant(&self.kept[*place].letter) && wanted(&self.kept[*place].to, self.kept[*place].letter.is_kept))
+            .filter(|place| {
+                is_meant(&self.kept[*place].letter) && wanted(&self.kept[*place].to, self.kept[*place].letter.is_kept)
+            })
             .collect();
         let mut taken: Vec<Kept> = places.into_iter().rev().filter_map(|place| self.remove(place)).collect();
         taken.reverse();

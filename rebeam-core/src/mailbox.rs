@@ -387,7 +387,8 @@ mod tests {
 
     #[test]
     fn map_13_an_empty_mailbox_takes_one_message_of_any_size() {
-        let mut mailbox = Mailbox::new(MailboxOptions { messages: Some(10), bytes: Some(4), ..MailboxOptions::default() }, 1);
+        let mut mailbox =
+            Mailbox::new(MailboxOptions { messages: Some(10), bytes: Some(4), ..MailboxOptions::default() }, 1);
         assert!(!mailbox.is_full());
         mailbox.push(message(1, Lane::Normal, false));
         assert!(mailbox.is_full());

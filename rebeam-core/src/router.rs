@@ -105,7 +105,8 @@ impl Router {
     /// There is room in the mailbox of an actor, for one who waited for it.
     pub(crate) fn close_rooms(&mut self, waiting: Pid, of: ActorId) {
         let is_it = |open: &Open| matches!(open.on, On::Room(actor, _) if actor == of);
-        let rooms: Vec<ReplyTo> = self.waits_of(waiting).filter(|(_, open)| is_it(open)).map(|(wait, _)| wait).collect();
+        let rooms: Vec<ReplyTo> =
+            self.waits_of(waiting).filter(|(_, open)| is_it(open)).map(|(wait, _)| wait).collect();
         for room in rooms {
             self.close(room);
         }

@@ -865,7 +865,16 @@ impl Machine {
 
 impl Child {
     fn new(traits: Traits) -> Self {
-        Child { traits, state: ChildState::Stopped, since: Duration::ZERO, purpose: Purpose::Final, attempt: 0, counts: true, request: None, window: None }
+        Child {
+            traits,
+            state: ChildState::Stopped,
+            since: Duration::ZERO,
+            purpose: Purpose::Final,
+            attempt: 0,
+            counts: true,
+            request: None,
+            window: None,
+        }
     }
 
     /// The pause before the next restart.

@@ -390,13 +390,7 @@ impl Handlers {
     }
 
     /// Does what is asked of the process. Nothing of it can harm the actor.
-    fn handle_system(
-        &self,
-        py: Python<'_>,
-        channel: &Channel,
-        delivery: &Delivery,
-        payload: &Payload,
-    ) -> PyResult<()> {
+    fn handle_system(&self, py: Python<'_>, channel: &Channel, delivery: &Delivery, payload: &Payload) -> PyResult<()> {
         let Some(to) = delivery.reply_to else { return Ok(()) };
         let result = (|| {
             match delivery.method.as_str() {
@@ -659,10 +653,11 @@ fn encode(channel: &Channel, result: &Bound<'_, PyAny>, message: &Message) -> Re
         Codec::Data => codec::dump_value(result).map(|bytes| Answer { bytes, buffers: None }),
     };
     let py = result.py();
-    let encoded = encoded.and_then(|answer| match answer.bytes.len() + ANSWER_HEAD > channel.welcome.max_frame as usize {
-        true => Err(too_large(py, answer.bytes.len(), channel.welcome.max_frame as usize)),
-        false => Ok(answer),
-    });
+    let encoded =
+        encoded.and_then(|answer| match answer.bytes.len() + ANSWER_HEAD > channel.welcome.max_frame as usize {
+            true => Err(too_large(py, answer.bytes.len(), channel.welcome.max_frame as usize)),
+            false => Ok(answer),
+        });
     encoded.map_err(|error| {
         let explain = || -> PyResult<String> {
             let module = py.import("rebeam._pickling")?;

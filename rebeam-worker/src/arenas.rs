@@ -213,7 +213,11 @@ pub(crate) fn place(py: Python<'_>, channel: &Channel, slices: &[Slice]) -> PyRe
             }
         }
     };
-    if end > LONG_COPY { py.detach(copy) } else { copy() }
+    if end > LONG_COPY {
+        py.detach(copy);
+    } else {
+        copy();
+    }
     Ok((Buffers { from: Memory::Arena(number), bytes: end as u64 }, places))
 }
 
@@ -302,15 +306,19 @@ pub(crate) struct Buffer {
 impl Buffer {
     /// # Safety
     /// Called by the interpreter, with a view to be filled.
+    #[expect(clippy::needless_pass_by_value, reason = "pyo3 asks for it so")]
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: std::ffi::c_int) -> PyResult<()> {
         let buffer = slf.get();
         let start = (buffer.mapping.base + buffer.offset) as *mut std::ffi::c_void;
         let is_read_only = std::ffi::c_int::from(!buffer.mapping.is_private);
         // SAFETY: the mapping lives as long as this object, to which the view holds a reference.
-        let result = unsafe {
-            ffi::PyBuffer_FillInfo(view, slf.as_ptr(), start, buffer.length as isize, is_read_only, flags)
-        };
-        if result == 0 { Ok(()) } else { Err(PyErr::take(slf.py()).unwrap_or_else(|| PyBufferError::new_err("no view"))) }
+        let result =
+            unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), start, buffer.length as isize, is_read_only, flags) };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(PyErr::take(slf.py()).unwrap_or_else(|| PyBufferError::new_err("no view")))
+        }
     }
 }
 

@@ -57,7 +57,8 @@ fn dumps_apart<'py>(object: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>
     let dumps = DUMPS.import(py, "_pickle", "dumps")?;
     let keys = KEYS.get_or_try_init(py, || {
         let keys = PyDict::new(py);
-        let callback = LARGE_BUFFER.get_or_try_init(py, || wrap_pyfunction!(keep_in_band, py).map(|it| it.into_any().unbind()))?;
+        let callback =
+            LARGE_BUFFER.get_or_try_init(py, || wrap_pyfunction!(keep_in_band, py).map(|it| it.into_any().unbind()))?;
         keys.set_item("buffer_callback", callback)?;
         Ok::<_, PyErr>(keys.unbind())
     })?;
@@ -95,7 +96,8 @@ pub(crate) fn load_content<'py>(py: Python<'py>, payload: &mut Payload) -> PyRes
     let count = u32::from_le_bytes(*count) as usize;
     let (numbers, pickle) = rest.split_at_checked(count.saturating_mul(16)).ok_or_else(cut_off)?;
     let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap_or_default());
-    let places: Vec<(u64, u64)> = numbers.chunks_exact(16).map(|pair| (number(&pair[..8]), number(&pair[8..]))).collect();
+    let places: Vec<(u64, u64)> =
+        numbers.chunks_exact(16).map(|pair| (number(&pair[..8]), number(&pair[8..]))).collect();
     loads_with(py, pickle, arenas::views(leased, &places)?)
 }
 

@@ -9,8 +9,8 @@ use rebeam_protocol::id::{ActorId, NodeStart, Pid};
 use rebeam_protocol::message::{Address, CallFailure, DeadLetter};
 use rebeam_protocol::process::ChildAddress;
 use rebeam_protocol::spec::{
-    ActorSpec, AutoShutdown, Backoff, ChildKind, ChildSpec, Limits, MAX_DEPTH, MailboxOptions, OnGiveup, Overflow, ProcessOptions,
-    Restart, Shutdown, Strategy, SupervisorKind, SupervisorSpec,
+    ActorSpec, AutoShutdown, Backoff, ChildKind, ChildSpec, Limits, MAX_DEPTH, MailboxOptions, OnGiveup, Overflow,
+    ProcessOptions, Restart, Shutdown, Strategy, SupervisorKind, SupervisorSpec,
 };
 
 use crate::codec;
@@ -121,15 +121,8 @@ pub(crate) fn certificate<'py>(py: Python<'py>, certificate: &Certificate) -> Py
 
 /// A dead letter, made by `rebeam._dead_letters`.
 pub(crate) fn dead_letter<'py>(py: Python<'py>, letter: &DeadLetter) -> PyResult<Bound<'py, PyAny>> {
-    let fields = (
-        letter.id,
-        &letter.to,
-        &letter.sender,
-        &letter.method,
-        letter.cause.word(),
-        letter.deliveries,
-        letter.bytes,
-    );
+    let fields =
+        (letter.id, &letter.to, &letter.sender, &letter.method, letter.cause.word(), letter.deliveries, letter.bytes);
     py.import("rebeam._server")?.call_method1("dead_letter", fields)
 }
 

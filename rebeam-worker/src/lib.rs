@@ -6,6 +6,7 @@
 mod actor_loop;
 mod arenas;
 mod channel;
+mod client;
 mod codec;
 mod context;
 mod convert;
@@ -28,6 +29,8 @@ mod _rebeam {
         take_own_mail, trim_memory,
     };
     #[pymodule_export]
+    use crate::client::{Client, node_directory};
+    #[pymodule_export]
     use crate::codec::{private_view, share};
     #[pymodule_export]
     use crate::context::{Message, caller, current, defer, set_context_variable};
@@ -38,8 +41,8 @@ mod _rebeam {
     };
     #[pymodule_export]
     use crate::requests::{
-        cancel_timer, demonitor, exit_signal, kill, link, log, monitor, request_down, resolve, send_after, stop,
-        spawn, supervisor, trap_exits, unlink, watch_dead_letters, whereis,
+        cancel_timer, demonitor, exit_signal, kill, link, log, monitor, request_down, resolve, send_after, spawn, stop,
+        supervisor, trap_exits, unlink, watch_dead_letters, whereis,
     };
     #[pymodule_export]
     use crate::session::{attach, attach_forked, detach_after_fork, exit_ordered, is_attached};

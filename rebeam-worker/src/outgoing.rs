@@ -84,8 +84,7 @@ impl Outgoing<'_, '_> {
         let (to, method) = (self.to.clone(), self.method.to_owned());
         let waiting = ToSupervisor::AwaitRoom { call, to, method, waits: context::waits(py, false) };
         let (to, until) = (&self.to, self.until);
-        let result =
-            send(py, channel, &waiting, &[]).and_then(|()| wait(py, || channel.wait_open(to, call, until)));
+        let result = send(py, channel, &waiting, &[]).and_then(|()| wait(py, || channel.wait_open(to, call, until)));
         channel.forget_reply(call);
         match result? {
             Some(None) => Ok(()),
@@ -280,7 +279,7 @@ pub(crate) fn send_message(
 }
 
 /// Calls without waiting; gives the call's number, and the seconds until its deadline. `message` is a method's
-/// arguments, or, without `is_method`, of free form. Of an `is_task` it is known that the handler waits at once.
+/// arguments, or, without `is_method`, of free form; `target` the timeout and whether it is urgent. Of an `is_task` it is known that the handler waits at once.
 #[pyfunction]
 pub(crate) fn request(
     py: Python<'_>,
@@ -288,12 +287,12 @@ pub(crate) fn request(
     method: &str,
     message: &Bound<'_, PyAny>,
     is_method: bool,
-    timeout: &Bound<'_, PyAny>,
-    is_high: bool,
+    target: (Bound<'_, PyAny>, bool),
     is_task: bool,
 ) -> PyResult<(u64, Option<f64>)> {
     let channel = channel(py)?;
-    let (to, until) = (convert::address(to)?, deadline(timeout)?);
+    let (timeout, is_high) = target;
+    let (to, until) = (convert::address(to)?, deadline(&timeout)?);
     let (form, content) = match is_method {
         true => {
             let (args, kwargs): (Bound<'_, PyTuple>, Bound<'_, PyDict>) = message.extract()?;

@@ -239,11 +239,7 @@ pub(crate) fn supervisor<'py>(
 
 /// Starts a child under the node's own dynamic supervisor.
 #[pyfunction]
-pub(crate) fn spawn<'py>(
-    py: Python<'py>,
-    child: &Bound<'py, PyAny>,
-    is_linked: bool,
-) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn spawn<'py>(py: Python<'py>, child: &Bound<'py, PyAny>, is_linked: bool) -> PyResult<Bound<'py, PyAny>> {
     let (child, waits) = (Box::new(convert::child_spec(child)?), context::waits(py, false));
     let request = Request::Process(ProcessRequest::Spawn { child, is_linked, waits });
     match ask(py, request, &[], None)? {

@@ -156,7 +156,7 @@ impl Reader {
             let mut part = libc::CMSG_FIRSTHDR(message);
             while let Some(header) = part.as_ref() {
                 if header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SCM_RIGHTS {
-                    let bytes = header.cmsg_len as usize - libc::CMSG_LEN(0) as usize;
+                    let bytes = header.cmsg_len - libc::CMSG_LEN(0) as usize;
                     let data: *const libc::c_int = libc::CMSG_DATA(part).cast();
                     for place in 0..bytes / size_of::<libc::c_int>() {
                         // The kernel has just made this descriptor for us.

@@ -97,6 +97,7 @@ from rebeam._supervisors import Child, Counts, Started, SupervisorRef, superviso
 
 if TYPE_CHECKING:
     from rebeam._buffers import writable
+    from rebeam._client import ActorInfo, Node, connect
     from rebeam._tasks import Executor, Outcome, Task, task
 
 __all__ = [
@@ -104,6 +105,7 @@ __all__ = [
     "Actor",
     "ActorDied",
     "ActorExit",
+    "ActorInfo",
     "ActorRef",
     "Backoff",
     "BadCall",
@@ -135,6 +137,7 @@ __all__ = [
     "MessageTooLarge",
     "NoProc",
     "NoReply",
+    "Node",
     "NotAnActor",
     "Outcome",
     "PartitionSupervisor",
@@ -164,6 +167,7 @@ __all__ = [
     "cast_every",
     "child",
     "child_options",
+    "connect",
     "continue_with",
     "current_message",
     "deadline",
@@ -204,7 +208,16 @@ __all__ = [
     "writable",
 ]
 
-_LATER = {"Executor": "_tasks", "Outcome": "_tasks", "Task": "_tasks", "task": "_tasks", "writable": "_buffers"}
+_LATER = {
+    "ActorInfo": "_client",
+    "Executor": "_tasks",
+    "Node": "_client",
+    "Outcome": "_tasks",
+    "Task": "_tasks",
+    "connect": "_client",
+    "task": "_tasks",
+    "writable": "_buffers",
+}
 """What few need, and its module, which is imported when it is asked for."""
 
 

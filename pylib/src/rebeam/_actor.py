@@ -42,7 +42,8 @@ class Actor:
     to be an answer. A call whose arguments do not fit the method harms nobody but its caller.
 
     `async def` methods overlap: up to `concurrency` of them (see `child`) are in hand at once, on one event loop. A
-    plain method never overlaps with anything. A method that is a generator answers `ActorRef.stream`.
+    plain method never overlaps with anything. A method that is a generator answers `ActorRef.stream`. The callbacks may
+    be `async def`, too; what they are said to return is then what they give when awaited.
 
     The options of `child` may be given with the class, as `class Worker(Actor, restart="transient")`.
     """
@@ -77,7 +78,7 @@ class Actor:
     def checkpoint(self) -> Any:
         """What the next process of this incarnation needs when this one is recycled; it gets it by `restore`."""
 
-    def restore(self, state: Any) -> None:
+    def restore(self, state: Any) -> Any:
         """Takes over from the process before this one, after `init`. Not run after a crash.
 
         Args:
@@ -95,7 +96,7 @@ class Actor:
 
         return cast("ActorRef[Self]", _runtime.me().ref)
 
-    def terminate(self, reason: ExitReason) -> None:
+    def terminate(self, reason: ExitReason) -> Any:
         """Cleans up before the process ends. Not run after a failed `init`, a kill, or a death by signal.
 
         Args:

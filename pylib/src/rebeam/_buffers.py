@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import io
 import pickle
-from typing import TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from rebeam import _rebeam
 
 T = TypeVar("T")
 
 
-class _Pickler(pickle._Pickler):
+_PythonPickler: Any = pickle._Pickler
+"""The one that is written in Python, and can be changed."""
+
+
+class _Pickler(_PythonPickler):  # type: ignore[misc]
     """Leaves all buffers out of band, and none of them read-only."""
 
-    dispatch = pickle._Pickler.dispatch.copy()
+    dispatch: ClassVar[dict[type, Any]] = dict(_PythonPickler.dispatch)
 
     def save_picklebuffer(self, buffer: pickle.PickleBuffer) -> None:
         self._buffer_callback(buffer)
@@ -26,7 +30,8 @@ class _Pickler(pickle._Pickler):
 def writable(object: T, /) -> T:
     """A copy of an object that can be written to.
 
-    Memory that came from another actor, or from `share`, is copied page by page, as it is written; other memory at once.
+    Memory that came from another actor, or from `share`, is copied page by page, as it is written; other memory at
+    once.
     """
     buffers: list[pickle.PickleBuffer] = []
     file = io.BytesIO()

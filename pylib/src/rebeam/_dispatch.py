@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _OWN = frozenset((*vars(Actor), *vars(GenServer)))
 
+
 def public_methods(actor: type[Actor]) -> list[str]:
     """The methods that answer calls and casts."""
     return sorted(

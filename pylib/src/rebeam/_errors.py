@@ -116,8 +116,15 @@ class RemoteError(RebeamError):
     """
 
     def __init__(
-        self, kind: str, message: str, remote_traceback: str, notes: list[str] = [], chain: list[str] = []  # noqa: B006
+        self,
+        kind: str,
+        message: str,
+        remote_traceback: str,
+        notes: list[str] | None = None,
+        chain: list[str] = [],  # noqa: B006
     ) -> None:
+        if notes is None:
+            notes = []
         super().__init__(f"{kind}: {message}" if message else kind)
         self.kind = kind
         self.message = message

@@ -50,8 +50,8 @@ def _drop_own_frames(summary: traceback.TracebackException, seen: set[int]) -> N
 
 
 def describe(error: BaseException) -> tuple[str, str, str, bytes]:
-    """Class, message and traceback of an exception, and for its receiver the rest (`_errors.remote`): its own pickle, if
-    it has one that can be read back, its notes, and what led to it."""
+    """Class, message and traceback of an exception, and the rest for its receiver (`_errors.remote`): its own pickle,
+    if it has one that can be read back, its notes, and what led to it."""
     pickled: bytes | None = None
     try:
         pickled = pickle.dumps(error, 5)

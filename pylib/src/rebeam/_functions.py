@@ -40,9 +40,7 @@ class FunctionActor(Actor):
             _loop.run(result)
 
 
-def function(
-    function: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs
-) -> _spec.ChildSpec[FunctionActor]:
+def function(function: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> _spec.ChildSpec[FunctionActor]:
     """A function as a child of a supervisor. The actor ends when it returns; by default it is `transient`.
 
     Options of `child` are added with `rebeam.child_options(spec, …)`.
@@ -91,7 +89,7 @@ def _named(
     options: dict[str, Any],
 ) -> _spec.ChildSpec[FunctionActor]:
     defaults = {"restart": "transient", "terminate_on_shutdown": False, "id": options.get("name") or id}
-    spec = _spec.child(FunctionActor, function, args, kwargs, **{**defaults, **options})  # type: ignore[typeddict-item]
+    spec = _spec.child(FunctionActor, function, args, kwargs, **{**defaults, **options})
     return replace(spec, class_name=label)
 
 
@@ -116,7 +114,7 @@ def spawn(what: Any, /, *args: Any, link: bool = False, **options: Any) -> Actor
             raise SpecError("a spec has its arguments and options already")
         spec: _spec.ChildSpec[Any] = what
     elif isinstance(what, type) and issubclass(what, Actor):
-        spec = _spec.child(what, *args, **options)  # type: ignore[typeddict-item]
+        spec = _spec.child(what, *args, **options)
     elif callable(what):
         kwargs = options.pop("kwargs", None) or {}
         plain = function(what, *args, **kwargs)
@@ -145,4 +143,3 @@ def _run_script(path: str) -> None:
 def stop(kind: str, text: str) -> Stop:
     """Made by `_rebeam`: what `receive` raises when a stop was ordered."""
     return Stop(kind if kind in ("normal", "shutdown") else text, detail=text if kind == "shutdown" else "")
-

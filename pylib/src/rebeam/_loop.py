@@ -80,7 +80,7 @@ class _Serving:
     def _take_mail(self) -> None:
         for _ in range(_AT_ONCE):
             if self._over.done() or self._is_stopping:
-                return
+                return None
             # A plain method is no part of this loop: it may run one of its own.
             asyncio._set_running_loop(None)
             try:
@@ -89,7 +89,7 @@ class _Serving:
                 asyncio._set_running_loop(self._loop)
             if taken is None:
                 _rebeam.settle()
-                return
+                return None
             if taken is not True and len(taken) == 3:
                 self._is_stopping = True
                 self.reason = taken
@@ -98,6 +98,7 @@ class _Serving:
             if taken is not True:
                 self._begin(*taken)
         self._loop.call_soon(self._look)
+        return None
 
     def _begin(self, message: _rebeam.Message, coroutine: Coroutine[Any, Any, Any]) -> None:
         context = contextvars.copy_context()
@@ -109,7 +110,7 @@ class _Serving:
     def _end(self, message: _rebeam.Message, task: asyncio.Task[Any]) -> None:
         del self._tasks[message.number]
         if self._over.done():
-            return
+            return None
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         try:
             self._handlers.finish(message, None if error else task.result(), error)
@@ -119,6 +120,7 @@ class _Serving:
             self._end_if_idle()
         else:
             self._look()
+        return None
 
     def _wait_idly(self, seconds: float | None) -> None:
         if self._idle is not None:
@@ -135,6 +137,7 @@ class _Serving:
             task.add_done_callback(self._on_idle_end)
         else:
             self._look()
+        return None
 
     def _on_idle_end(self, task: asyncio.Task[Any]) -> None:
         error = None if task.cancelled() else task.exception()

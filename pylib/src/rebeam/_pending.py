@@ -87,9 +87,13 @@ class Pending(Generic[R]):
         loop = asyncio.get_running_loop()
         answered = loop.create_future()
 
-        def arrived(_: int) -> None:
+        def settle() -> None:
             if not answered.done():
-                loop.call_soon_threadsafe(lambda: answered.done() or answered.set_result(None))
+                answered.set_result(None)
+
+        def arrived(_: int) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(settle)
 
         _callbacks[self._call] = arrived
         timer = None
@@ -97,7 +101,7 @@ class Pending(Generic[R]):
             left = max(0.0, self._deadline - time.monotonic())
             timer = loop.call_later(left, _rebeam.abandon, self._call)
         try:
-            with _watched_by(loop):
+            with _Watched(loop):
                 if not _rebeam.has_answer(self._call):
                     if not self._is_awaited:
                         _rebeam.await_answer(self._call)
@@ -142,7 +146,7 @@ def request(
     is_task: bool = False,
 ) -> Pending[Any]:
     """Calls without waiting. `content` is a method's arguments, or a message of free form."""
-    call, left = _rebeam.request(address, method, content, is_method, timeout, is_high, is_task)
+    call, left = _rebeam.request(address, method, content, is_method, (timeout, is_high), is_task)
     return Pending(call, left, is_task)
 
 
@@ -165,7 +169,7 @@ _watching: dict[asyncio.AbstractEventLoop, int] = {}
 """Event loops that look for answers, and how many tasks of each wait for one."""
 
 
-class _watched_by:
+class _Watched:
     """Has an event loop look for answers as long as a task of it waits for one."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar, overload
 
-from rebeam import _runtime
+from rebeam import _rebeam
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -18,9 +18,9 @@ A = TypeVar("A", bound="Actor")
 R = TypeVar("R")
 P = ParamSpec("P")
 
-Timeout: TypeAlias = "float | None | EllipsisType"
-"""How long a call waits for its answer, and a cast for room: seconds; None: for ever; `...`: as long as the call in hand
-still has, and 5 s, as OTP, if none is in hand."""
+Timeout: TypeAlias = "float | EllipsisType | None"
+"""How long a call waits for its answer, and a cast for room: seconds; None: for ever; `...`: as long as the call in
+hand still has, and 5 s, as OTP, if none is in hand."""
 
 
 class Pid(NamedTuple):
@@ -66,7 +66,7 @@ class _Call(Generic[A]):
     def __call__(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         ref = self._ref
         timeout, is_high = ref._target
-        return _runtime.call(ref._address, method.__name__, args, kwargs, timeout, is_high)
+        return ref._via.call(ref._address, method.__name__, args, kwargs, timeout, is_high)
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         if method.startswith("_"):
@@ -75,7 +75,7 @@ class _Call(Generic[A]):
         timeout, is_high = ref._target
 
         def short(*args: Any, **kwargs: Any) -> Any:
-            return _runtime.call(ref._address, method, args, kwargs, timeout, is_high)
+            return ref._via.call(ref._address, method, args, kwargs, timeout, is_high)
 
         return short
 
@@ -91,7 +91,7 @@ class _Cast(Generic[A]):
     def __call__(self, method: Callable[Concatenate[A, P], Any], *args: P.args, **kwargs: P.kwargs) -> None:
         ref = self._ref
         timeout, is_high = ref._target
-        _runtime.cast(ref._address, method.__name__, args, kwargs, timeout, is_high)
+        ref._via.cast(ref._address, method.__name__, args, kwargs, timeout, is_high)
 
     def __getattr__(self, method: str) -> Callable[..., None]:
         if method.startswith("_"):
@@ -100,7 +100,7 @@ class _Cast(Generic[A]):
         timeout, is_high = ref._target
 
         def short(*args: Any, **kwargs: Any) -> None:
-            _runtime.cast(ref._address, method, args, kwargs, timeout, is_high)
+            ref._via.cast(ref._address, method, args, kwargs, timeout, is_high)
 
         return short
 
@@ -135,6 +135,10 @@ class _ACall(Generic[A]):
 
 
 async def _acall(ref: ActorRef[Any], method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if ref._via is not _rebeam:
+        import asyncio
+
+        return await asyncio.to_thread(ref._via.call, ref._address, method, args, kwargs, *ref._target)
     from rebeam._pending import request
 
     return await request(ref._address, method, (args, kwargs), True, *ref._target, is_task=True)
@@ -223,6 +227,9 @@ class ActorRef(Generic[A]):
 
     __slots__ = ("_address", "_target", "call", "cast")
 
+    _via: Any = _rebeam
+    """Who sends: this process's own channel."""
+
     call: _Call[A]
     cast: _Cast[A]
 
@@ -277,8 +284,6 @@ def partition(actor: type[A], supervisor: str, key: object) -> ActorRef[A]:
         supervisor: its supervisor's name.
         key: plain data. A whole number falls to the copy of that number, modulo how many there are.
     """
-    from rebeam import _rebeam
-
     return ActorRef((supervisor, _rebeam.key_number(key)))
 
 

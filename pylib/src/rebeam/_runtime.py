@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 
     from rebeam._ref import ActorRef, Pid
 
-call = _rebeam.call
-cast = _rebeam.cast
-
 _after_fork: list[Callable[[], object]] = []
 
 
@@ -96,8 +93,8 @@ def shutdown() -> None:
 def current_message() -> _rebeam.Message | None:
     """The message that the calling handler has in hand, or None outside a handler.
 
-    It has `method`, `sender` (a name or path), `delivery` (which delivery of this message it is, from 1), `is_call`, and
-    `time_left` (seconds until nobody waits for the answer any more, or None).
+    It has `method`, `sender` (a name or path), `delivery` (which delivery of this message it is, from 1), `is_call`,
+    and `time_left` (seconds until nobody waits for the answer any more, or None).
     """
     return _rebeam.current()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import os
 import threading
 from collections import deque
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 from rebeam import _errors, _failure, _functions, _pending, _process, _rebeam
 from rebeam._actor import Actor
-from rebeam._ref import ActorRef
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from rebeam._ref import ActorRef
 
 R = TypeVar("R")
 P = ParamSpec("P")
@@ -173,9 +175,7 @@ class Executor(concurrent.futures.Executor):
         self._is_shut = False
         self._all_done = threading.Condition(self._lock)
 
-    def submit(
-        self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> concurrent.futures.Future[R]:
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> concurrent.futures.Future[R]:
         """Has a function run. Raises `Unpicklable` at once if it cannot be sent."""
         future: concurrent.futures.Future[R] = concurrent.futures.Future()
         _answers.start()
@@ -227,16 +227,18 @@ class Executor(concurrent.futures.Executor):
                 raise
             with self._lock:
                 self._running[future] = pending
-            _pending.on_answer(pending._call, lambda _, it=(future, worker, pending): self._end(*it))
+            _pending.on_answer(pending._call, functools.partial(self._end, future, worker, pending))
 
     def _end(
         self,
         future: concurrent.futures.Future[Any],
         worker: ActorRef[_Worker],
         pending: _pending.Pending[_Result],
+        _: int,
     ) -> None:
         left: ActorRef[_Worker] | None = worker
-        value, error = None, None
+        value: Any = None
+        error: BaseException | None = None
         try:
             value = pending.result().get()
         except (_errors.ActorDied, _errors.NoProc) as died:

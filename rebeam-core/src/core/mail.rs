@@ -18,6 +18,7 @@ use rebeam_protocol::spec::Overflow;
 
 use super::Core;
 use crate::actor::{Actor, Life, Stage};
+use crate::dead_letters::End;
 use crate::event::{Action, Recipient, Ticket};
 use crate::mailbox::{Message, Sender};
 use crate::router::{On, Open, Router};
@@ -72,7 +73,7 @@ impl Core {
             }
         }
         if message.lane == Lane::System {
-            return self.send_to_process(id, message);
+            return self.send_to_process(id, &message);
         }
         if waits != Waits::Nobody
             && let Some(call) = reply_to
@@ -119,7 +120,10 @@ impl Core {
                 let failure = mailbox_full(actor);
                 self.fail_call(call, failure);
             }
-            None => self.lay_out(message, address_of(actor), actor.label.clone(), Cause::Overflow, Vec::new()),
+            None => {
+                let end = end_at(actor, Cause::Overflow);
+                self.lay_out(message, end);
+            }
         }
     }
 
@@ -133,7 +137,7 @@ impl Core {
             return self.reply_failure(call, failure);
         }
         let label = address_label(&to);
-        self.lay_out(message, to, label, Cause::Nobody, Vec::new());
+        self.lay_out(message, End { to, label, cause: Cause::Nobody, certificates: Vec::new() });
     }
 
     /// Somebody waits from now on for a call that nobody waited for.
@@ -191,7 +195,7 @@ impl Core {
     }
 
     /// What is asked of an actor's process goes past its mailbox, and is owed from the moment it is handed over.
-    fn send_to_process(&mut self, id: ActorId, message: Message) {
+    fn send_to_process(&mut self, id: ActorId, message: &Message) {
         let sender = self.sender_label(message.sender);
         let label = self.actors.get(&id).map(|actor| actor.label.clone()).unwrap_or_default();
         let Some(call) = message.reply_to else { return };
@@ -201,7 +205,7 @@ impl Core {
         incarnation.owed.push(call);
         let process = incarnation.process;
         let (payload, buffers) = (message.payload.clone(), message.buffers.clone());
-        let delivery = delivery(&message, sender, None);
+        let delivery = delivery(message, sender, None);
         self.actions.push_back(Action::Deliver { process, delivery, payload, buffers });
     }
 
@@ -313,7 +317,8 @@ impl Core {
                 }
                 (None, None) => {
                     let Some(actor) = self.actors.get(&id) else { continue };
-                    self.lay_out(message, address_of(actor), actor.label.clone(), Cause::ReceiverGone, Vec::new());
+                    let end = end_at(actor, Cause::ReceiverGone);
+                    self.lay_out(message, end);
                 }
             }
         }
@@ -332,24 +337,17 @@ impl Core {
             Some(actor) => address_of(actor),
             None => Address::Name(certificate.actor.clone()),
         };
-        self.lay_out(message, to, certificate.actor.clone(), cause, certificates);
+        self.lay_out(message, End { to, label: certificate.actor.clone(), cause, certificates });
     }
 
     /// Keeps a message as a dead letter, and says so.
-    fn lay_out(
-        &mut self,
-        message: Message,
-        to: Address,
-        label: String,
-        cause: Cause,
-        certificates: Vec<Arc<Certificate>>,
-    ) {
+    fn lay_out(&mut self, message: Message, end: End) {
         // A notice of an end, or a clock's tick, is about the incarnation that is gone: nobody misses it.
         if matches!(message.form, Form::Signal(_)) {
             return;
         }
         let sender = self.sender_label(message.sender);
-        let letter = self.dead_letters.add(message, to, label, sender, cause, certificates, self.now);
+        let letter = self.dead_letters.add(message, sender, end, self.now);
         for mourner in self.mourners.clone() {
             let mailbox = self.living.get(&mourner).and_then(|id| self.actors.get(id)).map(|actor| &actor.mailbox);
             if mailbox.is_some_and(|mailbox| !mailbox.is_full()) {
@@ -401,13 +399,7 @@ impl Core {
         self.reply(call, Outcome::Failed(failure), Bytes::new(), None);
     }
 
-    fn reply(
-        &mut self,
-        ReplyTo { caller, call }: ReplyTo,
-        outcome: Outcome,
-        payload: Bytes,
-        buffers: Option<Ticket>,
-    ) {
+    fn reply(&mut self, ReplyTo { caller, call }: ReplyTo, outcome: Outcome, payload: Bytes, buffers: Option<Ticket>) {
         let to = match caller {
             Caller::Outside(client) => Recipient::Outside(client),
             Caller::Actor(pid) => {
@@ -471,6 +463,11 @@ fn address_of(actor: &Actor) -> Address {
         Some(name) => Address::Name(name.clone()),
         None => Address::Actor(actor.id),
     }
+}
+
+/// The end of a message that is not anybody's fault.
+fn end_at(actor: &Actor, cause: Cause) -> End {
+    End { to: address_of(actor), label: actor.label.clone(), cause, certificates: Vec::new() }
 }
 
 /// Lets senders go on who waited for room, if there is some.

@@ -616,9 +616,9 @@ impl Core {
 
     /// Whether a supervisor holds its children by pid rather than by id.
     pub(super) fn is_dynamic(&self, id: ActorId) -> bool {
-        self.supervisors.get(&id).is_some_and(|node| {
-            matches!(node.spec.kind, SupervisorKind::Dynamic { .. } | SupervisorKind::Spawned)
-        })
+        self.supervisors
+            .get(&id)
+            .is_some_and(|node| matches!(node.spec.kind, SupervisorKind::Dynamic { .. } | SupervisorKind::Spawned))
     }
 }
 

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use rebeam_protocol::certificate::Certificate;
 use rebeam_protocol::id::{ActorId, Pid};
 use rebeam_protocol::message::Address;
-use rebeam_protocol::spec::{
-    AutoShutdown, ChildKind, ChildSpec, Shutdown, Strategy, SupervisorKind, SupervisorSpec,
-};
+use rebeam_protocol::spec::{AutoShutdown, ChildKind, ChildSpec, Shutdown, Strategy, SupervisorKind, SupervisorSpec};
 
 use super::{Core, ROOT};
 use crate::actor::{Actor, Life};

@@ -48,9 +48,15 @@ fn a_message_that_may_come_again_does_so_first_and_is_quarantined_in_the_end() {
 
 #[test]
 fn deaths_by_one_message_use_up_one_restart() {
-    let mut tree = supervisor(Strategy::OneForOne, vec![actor("a"), actor_with("b", |spec| {
-        spec.redelivered = vec![("work".into(), 5)];
-    })]);
+    let mut tree = supervisor(
+        Strategy::OneForOne,
+        vec![
+            actor("a"),
+            actor_with("b", |spec| {
+                spec.redelivered = vec![("work".into(), 5)];
+            }),
+        ],
+    );
     tree.max_restarts = 1;
     let mut world = World::up(tree);
     world.sends("a", name("b"), Kind::Cast, "work");

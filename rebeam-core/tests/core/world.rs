@@ -11,8 +11,7 @@ use rebeam_protocol::control::{Answer, Request};
 use rebeam_protocol::exit::{ExitReason, Raised};
 use rebeam_protocol::id::{CallId, NodeStart, ProcessId, RequestId, Seq};
 use rebeam_protocol::message::{
-    Address, CallFailure, Codec, Delivery, Envelope, Form, Kind, Lane, Outcome, Reply, ReplyTo, Signal,
-    Started, Waits,
+    Address, CallFailure, Codec, Delivery, Envelope, Form, Kind, Lane, Outcome, Reply, ReplyTo, Signal, Started, Waits,
 };
 use rebeam_protocol::page::{Snapshot, Stage};
 use rebeam_protocol::process::{ProcessAnswer, ProcessRequest, SupervisorRequest};

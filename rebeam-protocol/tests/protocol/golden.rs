@@ -41,7 +41,11 @@ fn of_version_3() {
         concurrency: 1,
         max_frame: 1024,
     };
-    check(&ToWorker::Welcome(welcome), b"start", "1e00000000cd8a899205030000ac0205000201610101050100000180087374617274");
+    check(
+        &ToWorker::Welcome(welcome),
+        b"start",
+        "1e00000000cd8a899205030000ac0205000201610101050100000180087374617274",
+    );
     let envelope = Envelope {
         to: Address::Name("b".into()),
         kind: Kind::Call { call: CallId(7), waits: Waits::Actor { message: Some(Seq(9)), is_deferred: false } },

@@ -168,7 +168,10 @@ mod tests {
     #[test]
     fn sizes_are_bytes_or_have_a_unit() {
         let size = |text| parse_size("max_message", text).ok();
-        assert_eq!([size("2000000"), size("64MB"), size("1.5 MiB")], [Some(2_000_000), Some(64_000_000), Some(1_572_864)]);
+        assert_eq!(
+            [size("2000000"), size("64MB"), size("1.5 MiB")],
+            [Some(2_000_000), Some(64_000_000), Some(1_572_864)]
+        );
         assert_eq!([size("12"), size("1TB"), size("many"), size("9GB")], [None; 4]);
     }
 

@@ -94,7 +94,7 @@ impl Decoder {
             let mut part = libc::CMSG_FIRSTHDR(message);
             while let Some(header) = part.as_ref() {
                 if header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SCM_RIGHTS {
-                    let bytes = header.cmsg_len as usize - libc::CMSG_LEN(0) as usize;
+                    let bytes = header.cmsg_len - libc::CMSG_LEN(0) as usize;
                     let data: *const libc::c_int = libc::CMSG_DATA(part).cast();
                     for place in 0..bytes / size_of::<libc::c_int>() {
                         // The kernel has just made this descriptor for us.
@@ -191,7 +191,8 @@ impl WriteQueue {
                 // A descriptor goes with the first byte of a write.
                 let first = self.segments.front().and_then(|segment| segment.descriptor.as_ref());
                 let descriptor = first.map(|descriptor| [descriptor.as_raw_fd()]);
-                let control: Vec<ControlMessage<'_>> = descriptor.iter().map(|it| ControlMessage::ScmRights(it)).collect();
+                let control: Vec<ControlMessage<'_>> =
+                    descriptor.iter().map(|it| ControlMessage::ScmRights(it)).collect();
                 let is_plain = |(place, segment): &(usize, &Segment)| *place == 0 || segment.descriptor.is_none();
                 let batch = self.segments.iter().take(16).enumerate().take_while(is_plain);
                 let parts: Vec<IoSlice<'_>> = batch.map(|(_, segment)| IoSlice::new(&segment.bytes)).collect();

@@ -1,0 +1,255 @@
+//! What a crash costs, counted from outside with kills for real; dead letters on the command line; what outsiders can and
+//! cannot send.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use harness::{Node, Project, fixture, kill};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::project;
+
+const KILLS: u64 = 50;
+
+/// How often each message of each sender was done: by sender and number.
+type Done = BTreeMap<(String, u64), u64>;
+
+fn read_log(project: &Project) -> (Done, bool) {
+    let log = std::fs::read_to_string(project.path().join("log")).expect("a log");
+    let mut done = Done::new();
+    let mut last = BTreeMap::new();
+    let mut is_in_order = true;
+    for line in log.lines() {
+        let (sender, number) = line.split_once(' ').expect("a sender and a number");
+        let number: u64 = number.parse().expect("a number");
+        is_in_order &= last.insert(sender.to_owned(), number).is_none_or(|before| before < number);
+        *done.entry((sender.to_owned(), number)).or_default() += 1;
+    }
+    (done, is_in_order)
+}
+
+/// Kills actors of a node in turn, each as soon as it is up again, after so many steps of a pause of its own.
+fn kill_again_and_again(node: &Node<'_>, victims: &[&str], seed: u64) {
+    let mut chance = seed;
+    for round in 0..KILLS {
+        let victim = victims[round as usize % victims.len()];
+        node.eventually("all are up", |node| {
+            let is_up = |name: &&str| node.ps(name)["state"] == "running";
+            victims.iter().all(is_up).then_some(())
+        });
+        chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        // So the kill comes at some moment of the work, not always at its start.
+        (0..chance >> 59).for_each(|_| drop(node.ps(victim)));
+        kill(node.os_pid_of(victim), Signal::SIGKILL);
+    }
+}
+
+fn every_message_is_accounted_for(strategy: &str, victims: &[&str]) {
+    let seed = u64::from(std::process::id());
+    println!("seed {seed}");
+    let project = Project::new(&fixture("fixtures/counts.py").replace("\"one_for_one\"", &format!("\"{strategy}\"")));
+    let node = project.up();
+    for sender in 0..4 {
+        node.run(&["cast", &format!("s{sender}"), "go"]);
+    }
+    kill_again_and_again(&node, victims, seed);
+    node.eventually("all is sent", |node| {
+        (0..4).all(|sender| node.ps(&format!("s{sender}"))["busy"].is_null()).then_some(())
+    });
+    assert_eq!(node.call("sink", "ready", &[]), json!(true));
+    let (done, is_in_order) = read_log(&project);
+    assert!(is_in_order, "the order of each sender is kept");
+    assert!(done.values().all(|times| *times == 1), "each is done at most once");
+    let mut answered = 0;
+    let mut died = 0;
+    for sender in 0..4 {
+        let tally = node.call(&format!("s{sender}"), "tally", &[]);
+        let numbers = |place: usize| -> Vec<u64> {
+            tally[place].as_array().expect("a list").iter().filter_map(Value::as_u64).collect()
+        };
+        for number in numbers(0) {
+            assert!(done.contains_key(&(format!("s{sender}"), number)), "answered, so done");
+        }
+        answered += numbers(0).len();
+        died += numbers(1).len();
+    }
+    assert_eq!(answered + died, 1000, "every call is answered or fails with ActorDied");
+    let dead = node.run(&["dead", "list", "--json"]).json();
+    let letters = dead["dead_letters"].as_array().expect("a list");
+    assert!(letters.iter().all(|letter| letter["cause"] == "outcome_unknown" && letter["method"] == "note"), "{dead}");
+    assert_eq!(dead["forgotten"], json!(0));
+    let casts = |done: &Done| {
+        (0..4)
+            .flat_map(|sender| (0..2750u64).map(move |number| (format!("s{sender}"), number)))
+            .filter(|(_, number)| number % 11 != 10)
+            .map(|key| done.get(&key).copied().unwrap_or(0))
+            .collect::<Vec<u64>>()
+    };
+    let missing = casts(&done).iter().filter(|times| **times == 0).count();
+    assert!(missing <= letters.len(), "{missing} missing, {} dead letters", letters.len());
+    // Sent again, each dead letter is one cast: what was missing is there, and nothing else has come twice.
+    if !letters.is_empty() {
+        let ran = node.run(&["dead", "replay", "--all"]);
+        assert_eq!(ran.stdout.trim(), format!("{} sent again", letters.len()));
+        assert_eq!(node.call("sink", "ready", &[]), json!(true));
+        let after = casts(&read_log(&project).0);
+        assert!(after.iter().all(|times| (1..=2).contains(times)));
+        let twice = after.iter().filter(|times| **times == 2).count();
+        assert_eq!(twice, letters.len() - missing, "those whose outcome was unknown, and that had been done");
+    }
+    println!("{answered} answered, {died} died, {missing} missing, {} dead letters", letters.len());
+    node.down();
+}
+
+#[test]
+fn every_message_is_accounted_for_under_one_for_one() {
+    every_message_is_accounted_for("one_for_one", &["sink"]);
+}
+
+#[test]
+fn every_message_is_accounted_for_under_one_for_all() {
+    every_message_is_accounted_for("one_for_all", &["sink", "sibling"]);
+}
+
+#[test]
+fn dead_letters_are_listed_shown_sent_again_and_dropped() {
+    let project = project("child(Child, name='a')");
+    let node = project.up();
+    node.run(&["cast", "a", "exit", "9"]);
+    node.eventually("it is back", |node| (node.ps("a")["restarts"] == 1).then_some(()));
+    let list = node.run(&["dead", "list"]);
+    let line = list.stdout.lines().nth(1).expect("one letter");
+    assert!(line.starts_with("1   a   exit    outside"), "{}", list.stdout);
+    let letter = node.run(&["dead", "show", "1", "--json"]).json();
+    assert_eq!((&letter["to"], &letter["method"], &letter["deliveries"]), (&json!("a"), &json!("exit"), &json!(1)));
+    assert_eq!(letter["certificates"][0]["in_hand"][0]["method"], json!("exit"));
+    assert!(node.run(&["dead", "show", "1"]).stdout.contains("exit_code(9)"));
+    let missing = node.run(&["dead", "show", "7"]);
+    assert_eq!(missing.code, Some(1));
+    assert!(missing.stderr.contains("dead letter 7"), "{}", missing.stderr);
+    let ran = node.run(&["dead", "replay"]);
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert_eq!(node.run(&["dead", "replay", "1"]).code, Some(0));
+    node.eventually("it has killed again", |node| (node.ps("a")["restarts"] == 2).then_some(()));
+    assert_eq!(node.run(&["dead", "drop", "--to", "a"]).stdout.trim(), "1 forgotten");
+    let nothing = node.run(&["dead", "drop", "--all"]);
+    assert_eq!(nothing.code, Some(1), "{nothing:?}");
+    node.down();
+}
+
+/// A connection that says what it likes.
+fn attack(node: &Node<'_>, bytes: &[u8]) -> Vec<u8> {
+    let socket = node.project.socket();
+    let mut stream = UnixStream::connect(socket).expect("it is there");
+    stream.set_read_timeout(Some(std::time::Duration::from_millis(500))).expect("a socket");
+    // The other side may have closed at the first of these bytes.
+    let _ = stream.write_all(bytes);
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    answer
+}
+
+#[test]
+fn nothing_from_outside_is_ever_unpickled() {
+    use rebeam_protocol::control::Request;
+    use rebeam_protocol::frame::{self, MAX_FRAME};
+    use rebeam_protocol::message::{Address, Waits};
+    use rebeam_protocol::process::ProcessRequest;
+
+    let project = project("child(Child, name='a')");
+    let node = project.up();
+    let before = node.call("a", "pid", &[]);
+    // A pickle that makes a file where it is loaded.
+    let canary = project.path().join("owned");
+    let pickle = format!("cos\nsystem\n(S'touch {}'\ntR.", canary.display()).into_bytes();
+    let encoded = |request: &Request| {
+        let mut bytes = Vec::new();
+        frame::encode(request, &pickle, MAX_FRAME, &mut bytes).expect("below the limit");
+        bytes
+    };
+    let requests = [
+        Request::Call { name: "a".into(), method: "take".into(), timeout_ms: 2000 },
+        Request::Cast { name: "a".into(), method: "take".into() },
+        Request::Process(ProcessRequest::SendAfter {
+            timer: 1,
+            to: Address::Name("a".into()),
+            after_ms: 0,
+            every_ms: None,
+            method: "take".into(),
+            is_method: true,
+        }),
+        Request::Process(ProcessRequest::Supervisor {
+            supervisor: Address::Name("root".into()),
+            request: rebeam_protocol::process::SupervisorRequest::Which,
+            waits: Waits::Nobody,
+        }),
+        Request::Process(ProcessRequest::Kill(Address::Name("a".into()))),
+    ];
+    for request in &requests {
+        attack(&node, &encoded(request));
+    }
+    // Bytes that are nothing at all: too long, too short, a length that lies, a nesting without end.
+    let deep = [&[0, 0, 1, 0][..], &[6; 65536]].concat();
+    for bytes in [&[0xff; 64][..], &[3, 0, 0, 0, 1], &[1, 0, 0, 0, 0xff], &deep, &[]] {
+        attack(&node, bytes);
+    }
+    assert_eq!(node.call("a", "pid", &[]), before, "nobody was harmed");
+    assert_eq!(node.call("a", "taken", &[]), json!([]));
+    assert!(!canary.exists(), "a pickle from outside was loaded");
+    node.down();
+}
+
+/// Runs a Python program outside the tree.
+fn outside(project: &Project, program: &str) -> String {
+    let mut command = std::process::Command::new(harness::python());
+    command.args(["-c", program]).current_dir(project.path());
+    command.env("REBEAM_RUNTIME_DIR", project.runtime()).env("REBEAM_PROJECT", project.path());
+    let output = command.output().expect("python runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+#[test]
+fn an_ordinary_python_process_connects_with_plain_data() {
+    let project = project("child(Child, name='a')");
+    let node = project.up();
+    let answer = outside(
+        &project,
+        r#"
+import asyncio, rebeam, threading
+from actors import Child
+with rebeam.connect() as node:
+    a = node.ref(Child, "a")
+    a.call(Child.take, {"list": [1, 2.5, None, b"x"], "set": {1}})
+    a.cast(Child.take, "cast")
+    assert a.call.taken() == [{"list": [1, 2.5, None, b"x"], "set": {1}}, "cast"], a.call.taken()
+    async def both():
+        return await asyncio.gather(*(a.acall(Child.taken) for _ in range(20)))
+    assert len(asyncio.run(both())) == 20
+    for wrong, kind in [
+        (lambda: a.call(Child.take, object()), TypeError),
+        (lambda: node.ref(Child, "b").call(Child.taken), rebeam.NoProc),
+        (lambda: a.call.no_such(), rebeam.BadCall),
+        (lambda: a.call(Child.exit, 3), rebeam.ActorDied),
+        (lambda: a.options(timeout=0.1).call(Child.sleep, 0.5), rebeam.CallTimeout),
+        (lambda: a.request(Child.taken), rebeam.NotAnActor),
+    ]:
+        try:
+            wrong()
+        except kind as error:
+            print(type(error).__name__, error)
+        else:
+            raise AssertionError(kind)
+    assert [one.name for one in node.actors()] == ["recorder", "a"]
+try:
+    rebeam.connect("/tmp")
+except ConnectionError as error:
+    assert "nothing is running in `/tmp`" in str(error), error
+"#,
+    );
+    assert!(answer.contains("`object` is not plain data"), "{answer}");
+    node.down();
+}

@@ -1,0 +1,162 @@
+"""From an ordinary Python process or a notebook to a running node: plain data in and out, never a pickle."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from rebeam import _rebeam
+from rebeam._ref import ActorRef, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rebeam._actor import Actor
+    from rebeam._ref import Timeout
+
+A = TypeVar("A", bound="Actor")
+
+_DEFAULT_TIMEOUT = 5.0
+
+
+class ActorInfo(NamedTuple):
+    """One actor of a node.
+
+    Attributes:
+        path: its path in the tree.
+        name: its registered name, or None.
+        state: `starting`, `running`, `stopping`, `restarting`, `recycling`, `parked` or `stopped`.
+        class_name: module and class.
+        restarts: how often it was started again.
+        waiting: messages that wait for it.
+    """
+
+    path: str
+    name: str | None
+    state: str
+    class_name: str
+    restarts: int
+    waiting: int
+
+
+class Node:
+    """A connection to a running node, made by `connect`. Threads and tasks may share it."""
+
+    def __init__(self, socket: str) -> None:
+        self._socket = socket
+        self._lock = threading.Lock()
+        self._idle: list[_rebeam.Client] = [_rebeam.Client(socket)]
+
+    def ref(self, actor: type[A], name: str) -> ActorRef[A]:
+        """A handle on the actor with this name or path: `call`, `acall` and `cast` work as within a tree.
+
+        Arguments and results are plain data: None, bool, int, float, str, bytes, list, tuple, dict and set. An
+        exception comes as `RemoteError`.
+        """
+        return OutsideRef(self, name)
+
+    def actors(self) -> list[ActorInfo]:
+        """The actors of the node, in tree order."""
+        with self._client() as client:
+            return [ActorInfo(*fields) for fields in client.actors()]
+
+    def close(self) -> None:
+        """Closes what is not in use."""
+        with self._lock:
+            self._idle.clear()
+
+    def __enter__(self) -> Node:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Node at {self._socket}>"
+
+    @contextmanager
+    def _client(self) -> Iterator[_rebeam.Client]:
+        """A connection of one's own for the time of a request; one that has failed is not used again."""
+        with self._lock:
+            client = self._idle.pop() if self._idle else None
+        client = client or _rebeam.Client(self._socket)
+        try:
+            yield client
+        except ConnectionError:
+            raise
+        except BaseException:
+            self._put_back(client)
+            raise
+        self._put_back(client)
+
+    def _put_back(self, client: _rebeam.Client) -> None:
+        with self._lock:
+            self._idle.append(client)
+
+    def call(
+        self, to: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: Timeout, _: bool
+    ) -> Any:
+        """What a reference of this node does for `call`."""
+        seconds = _DEFAULT_TIMEOUT if timeout is ... else timeout
+        with self._client() as client:
+            return client.call(to, method, args, kwargs, seconds)
+
+    def cast(
+        self, to: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: Timeout, _: bool
+    ) -> None:
+        """What a reference of this node does for `cast`."""
+        with self._client() as client:
+            client.cast(to, method, args, kwargs)
+
+
+class OutsideRef(ActorRef[A]):
+    """A handle on an actor of another process's node."""
+
+    __slots__ = ("_via",)
+
+    def __init__(self, node: Node, name: str, target: Target = Target()) -> None:  # noqa: B008
+        super().__init__(name, target)
+        self._via = node
+
+    def options(self, *, timeout: Timeout = ..., priority: str = "normal") -> ActorRef[A]:
+        """The same actor, used differently; all mail from outside has normal priority."""
+        if priority != "normal":
+            raise ValueError("mail from outside has normal priority")
+        return OutsideRef(self._via, str(self._address), Target(timeout))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a handle from `rebeam.connect` belongs to its process")
+
+
+def connect(project: str | os.PathLike[str] | None = None, *, runtime_dir: str | None = None) -> Node:
+    """Connects to the node that `rebeam up` runs for a project.
+
+    Args:
+        project: its directory. Default: `$REBEAM_PROJECT`, else the nearest one upwards with `rebeam.toml` or
+            `pyproject.toml`, else this one.
+        runtime_dir: where the control sockets of nodes are kept. Default: as for the command line.
+
+    Raises:
+        ConnectionError: nothing is running there.
+    """
+    directory = Path(project or os.environ.get("REBEAM_PROJECT") or _nearest(Path.cwd())).resolve()
+    base = runtime_dir or os.environ.get("REBEAM_RUNTIME_DIR")
+    if not base:
+        shared = os.environ.get("XDG_RUNTIME_DIR")
+        base = os.path.join(shared, "rebeam") if shared else f"{tempfile.gettempdir()}/rebeam-{os.getuid()}"
+    socket = os.path.join(base, _rebeam.node_directory(os.fsencode(directory)), "control.sock")
+    try:
+        return Node(socket)
+    except ConnectionError as error:
+        raise ConnectionError(f"nothing is running in `{directory}`; start it with `rebeam up`") from error
+
+
+def _nearest(start: Path) -> Path:
+    for directory in (start, *start.parents):
+        if any((directory / name).is_file() for name in ("rebeam.toml", "pyproject.toml")):
+            return directory
+    return start

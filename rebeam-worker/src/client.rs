@@ -1,0 +1,162 @@
+//! A connection to a running node from outside the tree: plain data in and out, never a pickle.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use pyo3::exceptions::{PyConnectionError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+use rebeam_protocol::control::{Answer, Request};
+use rebeam_protocol::frame::{self, HEAD_ROOM, MAX_FRAME, PREFIX};
+use rebeam_protocol::hash::fnv1a;
+use rebeam_protocol::message::Outcome;
+use rebeam_protocol::value::{self, Value};
+
+use crate::codec;
+use crate::convert;
+
+/// How long a node may take beyond a call's own timeout.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The fields of `rebeam.ActorInfo`.
+type ActorFields = (String, Option<String>, String, String, u32, u64);
+
+/// One connection. Threads take turns.
+#[pyclass(frozen, module = "rebeam._rebeam")]
+pub(crate) struct Client {
+    stream: Mutex<UnixStream>,
+}
+
+#[pymethods]
+impl Client {
+    #[new]
+    fn new(path: &str) -> PyResult<Self> {
+        let stream = UnixStream::connect(path).map_err(|error| PyConnectionError::new_err(error.to_string()))?;
+        Ok(Client { stream: Mutex::new(stream) })
+    }
+
+    /// Calls a method of an actor by its name or path.
+    fn call<'py>(
+        &self,
+        py: Python<'py>,
+        name: String,
+        method: String,
+        args: &Bound<'py, PyTuple>,
+        kwargs: &Bound<'py, PyDict>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let payload = plain(py, &method, args, kwargs)?;
+        let timeout_ms = timeout.map_or(u64::MAX, |seconds| (seconds.max(0.0) * 1000.0) as u64);
+        let patience = timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        let patience = patience.and_then(|patience| patience.checked_add(PATIENCE));
+        let (answer, content) = self.ask(py, &Request::Call { name, method, timeout_ms }, &payload, patience)?;
+        match answer {
+            Answer::Outcome(Outcome::Returned(_)) => codec::load_value(py, &content),
+            Answer::Outcome(Outcome::Raised(raised)) => {
+                let errors = py.import("rebeam._errors")?;
+                let fields = (&raised.kind, &raised.message, &raised.traceback, pyo3::types::PyBytes::new(py, &[]));
+                Err(PyErr::from_value(errors.call_method1("remote", fields)?))
+            }
+            other => Err(refusal(py, other)?),
+        }
+    }
+
+    /// Casts to a method of an actor by its name or path.
+    fn cast(
+        &self,
+        py: Python<'_>,
+        name: String,
+        method: String,
+        args: &Bound<'_, PyTuple>,
+        kwargs: &Bound<'_, PyDict>,
+    ) -> PyResult<()> {
+        let payload = plain(py, &method, args, kwargs)?;
+        match self.ask(py, &Request::Cast { name, method }, &payload, Some(PATIENCE))?.0 {
+            Answer::Ok => Ok(()),
+            other => Err(refusal(py, other)?),
+        }
+    }
+
+    /// The actors of the node: path, name, state, class, restarts and messages that wait.
+    fn actors(&self, py: Python<'_>) -> PyResult<Vec<ActorFields>> {
+        match self.ask(py, &Request::List, &[], Some(PATIENCE))?.0 {
+            Answer::List(children) => Ok(children
+                .into_iter()
+                .filter(|child| !child.supervisor)
+                .map(|child| (child.id, child.name, child.state, child.class, child.restarts, child.waiting))
+                .collect()),
+            other => Err(refusal(py, other)?),
+        }
+    }
+}
+
+impl Client {
+    fn ask(
+        &self,
+        py: Python<'_>,
+        request: &Request,
+        payload: &[u8],
+        patience: Option<Duration>,
+    ) -> PyResult<(Answer, Vec<u8>)> {
+        let exchanged = py.detach(|| {
+            let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+            exchange(&mut stream, request, payload, patience)
+        });
+        exchanged.map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => PyConnectionError::new_err("the node does not answer"),
+            _ => PyConnectionError::new_err(format!("the connection to the node was lost: {error}")),
+        })
+    }
+}
+
+fn exchange(
+    stream: &mut UnixStream,
+    request: &Request,
+    payload: &[u8],
+    patience: Option<Duration>,
+) -> io::Result<(Answer, Vec<u8>)> {
+    stream.set_read_timeout(patience)?;
+    let mut bytes = Vec::new();
+    frame::encode(request, payload, MAX_FRAME, &mut bytes).map_err(io::Error::other)?;
+    stream.write_all(&bytes)?;
+    let mut prefix = [0; PREFIX];
+    stream.read_exact(&mut prefix)?;
+    let length = frame::length(&prefix, u32::MAX as usize - HEAD_ROOM).map_err(io::Error::other)?;
+    let mut body = vec![0; length.unwrap_or_default()];
+    stream.read_exact(&mut body)?;
+    let (answer, offset) = frame::decode(&body).map_err(io::Error::other)?;
+    Ok((answer, body.split_off(offset)))
+}
+
+/// The payload of a message from outside: arguments that are plain data.
+fn plain(py: Python<'_>, method: &str, args: &Bound<'_, PyTuple>, kwargs: &Bound<'_, PyDict>) -> PyResult<Vec<u8>> {
+    let values = (|| {
+        let args = args.iter().map(|arg| codec::to_value(&arg)).collect::<PyResult<Vec<Value>>>()?;
+        Ok(Value::Tuple(vec![Value::List(args), codec::to_value(kwargs)?]))
+    })();
+    let values = values.map_err(|error: PyErr| {
+        PyTypeError::new_err(format!("`{method}` cannot be sent from outside the tree: {}", error.value(py)))
+    })?;
+    Ok(value::encode(&values))
+}
+
+/// The error for an answer that means no.
+fn refusal(py: Python<'_>, answer: Answer) -> PyResult<PyErr> {
+    Ok(match answer {
+        Answer::Outcome(Outcome::Failed(failure)) => convert::failure(py, &failure),
+        Answer::NotFound { name, similar } => {
+            let errors = py.import("rebeam._errors")?;
+            PyErr::from_value(errors.call_method1("no_proc", (name, similar, false))?)
+        }
+        Answer::Refused(text) => PyConnectionError::new_err(text),
+        other => PyConnectionError::new_err(format!("an answer that does not fit: {other:?}")),
+    })
+}
+
+/// The name of the directory in which the node of a project has its socket.
+#[pyfunction]
+pub(crate) fn node_directory(project: &[u8]) -> String {
+    format!("{:016x}", fnv1a(project))
+}
