@@ -48,7 +48,6 @@ fn kill_again_and_again(node: &Node<'_>, victims: &[&str], seed: u64) {
 
 fn every_message_is_accounted_for(strategy: &str, victims: &[&str]) {
     let seed = u64::from(std::process::id());
-    println!("seed {seed}");
     let project = Project::new(&fixture("fixtures/counts.py").replace("\"one_for_one\"", &format!("\"{strategy}\"")));
     let node = project.up();
     for sender in 0..4 {
@@ -99,7 +98,6 @@ fn every_message_is_accounted_for(strategy: &str, victims: &[&str]) {
         let twice = after.iter().filter(|times| **times == 2).count();
         assert_eq!(twice, letters.len() - missing, "those whose outcome was unknown, and that had been done");
     }
-    println!("{answered} answered, {died} died, {missing} missing, {} dead letters", letters.len());
     node.down();
 }
 

@@ -44,6 +44,8 @@ pub enum ToWorker {
         /// Which message.
         seq: Seq,
     },
+    /// Nothing: virtual time has moved on.
+    Wake,
     /// Nobody has this arena any more: it may be written to again.
     ArenaFree {
         /// Which.

@@ -24,6 +24,12 @@ pub const ATTENTION: usize = 0;
 /// Byte offset of `condition`, a `u32` of the worker's: bit 0 says that it is suspended.
 pub const CONDITION: usize = 4;
 
+/// Byte offset of a `u64` of the worker's: how many frames it has read. Looked at by tests only.
+pub const FILED: usize = 8;
+
+/// Byte offset of a `u64` of the worker's: 1 while it waits for its supervisor. Written in virtual time only.
+pub const WAITING: usize = 16;
+
 /// Bits of `attention`: read the channel.
 pub const LOOK: u32 = 1;
 

@@ -1,8 +1,7 @@
 //! An actor's loop: taking messages, calling what handles them, saying what came of it.
 
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PySystemExit, PyTypeError};
@@ -17,6 +16,7 @@ use rebeam_protocol::message::{
 
 use crate::arenas;
 use crate::channel::{Channel, Letter, Place};
+use crate::clock;
 use crate::codec;
 use crate::context::{self, Message};
 use crate::convert;
@@ -24,23 +24,25 @@ use crate::outgoing::until;
 use crate::session::{channel, is_helper, send, tell_news, too_large, wait};
 use crate::wire::Payload;
 
-/// What is to be run right after the message in hand, before any other.
-static AFTER: Mutex<Option<Py<PyAny>>> = Mutex::new(None);
-
-/// How long to wait for the next message before the actor is told that none came.
-static IDLE: Mutex<Option<Duration>> = Mutex::new(None);
+thread_local! {
+    /// What is to be run right after the message in hand, before any other.
+    static AFTER: Cell<Option<Py<PyAny>>> = const { Cell::new(None) };
+    /// How long to wait for the next message before the actor is told that none came.
+    static IDLE: Cell<Option<Duration>> = const { Cell::new(None) };
+    static SEEN: RefCell<Seen> = RefCell::default();
+    /// Whether this actor is a function, which takes its own mail and so learns of a stop there.
+    static IS_PLAIN: Cell<bool> = const { Cell::new(false) };
+    /// How many messages the supervisor hands over beyond what it does by itself.
+    static WIDENED: Cell<usize> = const { Cell::new(0) };
+}
 
 /// The exit reason of a worker that hands its state over, as `rebeam._boot` knows it.
 const RECYCLE: &str = "recycle";
 
-fn take<T>(of: &Mutex<Option<T>>) -> Option<T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner).take()
-}
-
 /// Has something run right after the message in hand; the last one counts.
 #[pyfunction]
 pub(crate) fn set_after(function: Py<PyAny>) {
-    *AFTER.lock().unwrap_or_else(PoisonError::into_inner) = Some(function);
+    AFTER.set(Some(function));
 }
 
 /// Has the actor told, by `Timeout`, if no message comes for so many seconds.
@@ -48,7 +50,7 @@ pub(crate) fn set_after(function: Py<PyAny>) {
 pub(crate) fn set_idle(seconds: f64) -> PyResult<()> {
     let idle = Duration::try_from_secs_f64(seconds)
         .map_err(|_| pyo3::exceptions::PyValueError::new_err(format!("an idle time of {seconds} seconds")))?;
-    *IDLE.lock().unwrap_or_else(PoisonError::into_inner) = Some(idle);
+    IDLE.set(Some(idle));
     Ok(())
 }
 
@@ -155,8 +157,8 @@ pub(crate) fn serve(
     let mut idle_until = None;
     loop {
         run_after(py)?;
-        if let Some(idle) = take(&IDLE) {
-            idle_until = Some(Instant::now() + idle);
+        if let Some(idle) = IDLE.take() {
+            idle_until = Some(clock::now() + idle);
         }
         let Some(letter) = next_letter(py, channel, idle_until)? else {
             idle_until = None;
@@ -186,7 +188,7 @@ pub(crate) fn serve(
 /// Seconds to wait for a message until the actor is told that none came, if somebody has asked for that.
 #[pyfunction]
 pub(crate) fn take_idle() -> Option<f64> {
-    take(&IDLE).map(|idle| idle.as_secs_f64())
+    IDLE.take().map(|idle| idle.as_secs_f64())
 }
 
 /// Tells what is done before there is nothing to do: nothing is handed over beyond what is not settled.
@@ -220,23 +222,15 @@ struct Seen {
     refused: Option<(Py<PyAny>, Place)>,
 }
 
-static SEEN: Mutex<Option<Seen>> = Mutex::new(None);
-
 fn with_seen<T>(use_it: impl FnOnce(&mut Seen) -> T) -> T {
-    use_it(SEEN.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default())
+    SEEN.with_borrow_mut(use_it)
 }
-
-/// Whether this actor is a function, which takes its own mail and so learns of a stop there.
-static IS_PLAIN: AtomicBool = AtomicBool::new(false);
 
 /// From now on a stop that waits ends the next [`receive`].
 #[pyfunction]
 pub(crate) fn take_own_mail() {
-    IS_PLAIN.store(true, Ordering::Relaxed);
+    IS_PLAIN.set(true);
 }
-
-/// How many messages the supervisor hands over beyond what it does by itself.
-static WIDENED: AtomicUsize = AtomicUsize::new(0);
 
 /// Messages that are handed over in any case.
 const WINDOW: usize = 64;
@@ -257,12 +251,13 @@ pub(crate) fn receive<'py>(
         _ => 0,
     });
     loop {
-        if IS_PLAIN.load(Ordering::Relaxed)
+        if IS_PLAIN.get()
             && let Some(reason) = channel.take_stop()
         {
             let (kind, text, _) = convert::reason_fields(&reason);
             return Err(PyErr::from_value(py.import("rebeam._functions")?.call_method1("stop", (kind, text))?));
         }
+        let known = channel.last_place();
         while let Some(place) = channel.next_plain(behind) {
             let message = message_at(py, channel, place);
             let is_it = match (&message, fits) {
@@ -289,13 +284,13 @@ pub(crate) fn receive<'py>(
         settle_done(py, channel)?;
         // Half of what may be handed over is looked at and stays: more is wanted. The one in hand counts, too.
         let waiting = channel.waiting() + 1;
-        let widened = WIDENED.load(Ordering::Relaxed);
+        let widened = WIDENED.get();
         if waiting * 2 > WINDOW + widened {
-            WIDENED.fetch_add(WINDOW + widened, Ordering::Relaxed);
+            WIDENED.set(2 * widened + WINDOW);
             send(py, channel, &ToSupervisor::WantMore { more: (WINDOW + widened) as u64 }, &[])?;
         }
-        let is_plain = IS_PLAIN.load(Ordering::Relaxed);
-        if wait(py, || channel.wait_behind(behind, is_plain, until))?.is_none() {
+        let is_plain = IS_PLAIN.get();
+        if wait(py, || channel.wait_behind(known, is_plain, until))?.is_none() {
             remember_refused(fits, behind);
             return Ok(None);
         }
@@ -327,7 +322,7 @@ fn message_at<'py>(py: Python<'py>, channel: &Channel, place: Place) -> PyResult
 }
 
 fn run_after(py: Python<'_>) -> PyResult<()> {
-    while let Some(function) = take(&AFTER) {
+    while let Some(function) = AFTER.take() {
         function.call0(py)?;
     }
     Ok(())

@@ -270,7 +270,7 @@ fn take_arena(py: Python<'_>, channel: &Channel, size: usize) -> PyResult<(u64, 
 }
 
 /// A file in memory that cannot change its size any more.
-fn memory_file(size: usize) -> io::Result<OwnedFd> {
+pub(crate) fn memory_file(size: usize) -> io::Result<OwnedFd> {
     // SAFETY: a C string and flags; a descriptor that is given is ours.
     let fd = unsafe {
         let fd = libc::memfd_create(c"rebeam-buffers".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);

@@ -20,6 +20,7 @@ use rebeam_protocol::message::{Address, Delivery, Form, Gate, Lane, Lease, Outco
 use rebeam_protocol::page::SIZE;
 
 use crate::arenas::{self, Leased};
+use crate::clock;
 use crate::status_page::StatusPage;
 use crate::wire::{NoRead, NoWrite, Payload, Reader, Wait, Writer};
 
@@ -60,7 +61,7 @@ pub(crate) struct Channel {
     pub(crate) page: StatusPage,
     /// Where the fault handler writes stacks: the room behind the page, by a descriptor with a place of its own.
     pub(crate) stacks: Option<OwnedFd>,
-    lifeline: OwnedFd,
+    lifeline: Option<OwnedFd>,
     socket: OwnedFd,
     /// `None` while a thread writes.
     writer: Mutex<Option<Writer>>,
@@ -115,10 +116,10 @@ struct State {
 
 impl Channel {
     /// Shakes hands; gives the channel and the start payload.
-    pub(crate) fn open(socket: OwnedFd, page: &OwnedFd, lifeline: OwnedFd) -> io::Result<(Self, Payload)> {
-        crate::lifeline::tie(&lifeline)?;
+    pub(crate) fn open(socket: OwnedFd, page: &OwnedFd, lifeline: Option<OwnedFd>) -> io::Result<(Self, Payload)> {
+        lifeline.as_ref().map_or(Ok(()), crate::lifeline::tie)?;
         // Without /proc there are no stacks of faults; everything else works.
-        let stacks = open_stacks(page).ok();
+        let stacks = lifeline.as_ref().and_then(|_| open_stacks(page).ok());
         let page = StatusPage::map(page)?;
         let mut reader = Reader::new(&socket, WELCOME_LIMIT);
         let frame = loop {
@@ -142,6 +143,8 @@ impl Channel {
             writer: Mutex::new(Some(Writer::new(&socket, welcome.max_frame as usize))),
             writer_free: Condvar::new(),
             socket,
+            // Many actors may share a process: their calls must not share numbers.
+            next_id: AtomicU64::new(if clock::is_virtual() { welcome.process.pid.serial << 32 } else { 1 }),
             welcome,
             state: Mutex::new(State {
                 reader: Some(reader),
@@ -161,7 +164,6 @@ impl Channel {
                 done_bytes: 0,
             }),
             wake: Condvar::new(),
-            next_id: AtomicU64::new(1),
             nudge: OnceLock::new(),
         };
         let hello = Hello { magic: MAGIC, version: VERSION, features: Features::default(), os_pid: std::process::id() };
@@ -281,6 +283,9 @@ impl Channel {
 
     /// The look of an event loop: takes away what has woken it, and reads what is there.
     pub(crate) fn look_as_loop(&self) {
+        if clock::is_virtual() {
+            self.page.set_waiting(false);
+        }
         if let Some(nudge) = self.nudge.get() {
             let mut count = 0u64;
             // SAFETY: eight bytes, as an eventfd gives them.
@@ -297,7 +302,8 @@ impl Channel {
             if matches!(reader.read_now(), Err(NoRead::Closed(_))) {
                 state.is_closed = true;
             }
-            state.file(&mut reader);
+            let filed = state.file(&mut reader);
+            self.page.count_filed(filed);
             state.reader = Some(reader);
             self.wake.notify_all();
         }
@@ -376,15 +382,20 @@ impl Channel {
         }
     }
 
+    /// The place of the last letter that has come.
+    pub(crate) fn last_place(&self) -> Place {
+        self.state().last_place
+    }
+
     /// How many letters lie here in turn.
     pub(crate) fn waiting(&self) -> usize {
         self.state().normal.len()
     }
 
-    /// Waits until a letter lies behind this place, or, if that matters, one that is taken before all others.
+    /// Waits until a letter has come behind this place, or, if that matters, one that is taken before all others.
     pub(crate) fn wait_behind(&self, place: Place, or_system: bool, until: Option<Instant>) -> Result<(), Unmet> {
         self.wait(until, |state| {
-            let is_behind = state.normal.back().is_some_and(|(last, _)| *last > place);
+            let is_behind = state.last_place > place;
             (is_behind || (or_system && !state.system.is_empty())).then_some(())
         })
     }
@@ -471,7 +482,7 @@ impl Channel {
 
     /// Closes the descriptors of this process, whose channel is its parent's.
     pub(crate) fn close_descriptors(&self) {
-        for fd in [&self.socket, &self.lifeline].into_iter().chain(self.nudge.get()) {
+        for fd in [&self.socket].into_iter().chain(&self.lifeline).chain(self.nudge.get()) {
             // SAFETY: nothing in this process uses them again: every way to them asks first whether it is a helper.
             unsafe { libc::close(fd.as_raw_fd()) };
         }
@@ -491,23 +502,24 @@ impl Channel {
             if state.is_closed {
                 return Err(Unmet::Closed);
             }
-            if until.is_some_and(|until| Instant::now() >= until) {
+            if until.is_some_and(|until| clock::now() >= until) {
                 return Err(Unmet::TimedOut);
             }
             let Some(mut reader) = state.reader.take() else {
                 state = match until {
                     None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
                     Some(until) => {
-                        let left = until.saturating_duration_since(Instant::now());
+                        let left = until.saturating_duration_since(clock::now());
                         self.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
                     }
                 };
                 continue;
             };
             drop(state);
-            let result = reader.read(until);
+            let result = self.read(&mut reader, until);
             state = self.state();
-            state.file(&mut reader);
+            let filed = state.file(&mut reader);
+            self.page.count_filed(filed);
             state.reader = Some(reader);
             if matches!(result, Err(NoRead::Closed(_))) {
                 state.is_closed = true;
@@ -519,6 +531,19 @@ impl Channel {
                 return Err(Unmet::Interrupted);
             }
         }
+    }
+}
+
+impl Channel {
+    /// Reads what comes. Virtual time does not pass meanwhile: whoever moves it on says something, too.
+    fn read(&self, reader: &mut Reader, until: Option<Instant>) -> Result<(), NoRead> {
+        if !clock::is_virtual() {
+            return reader.read(until);
+        }
+        self.page.set_waiting(true);
+        let result = reader.read(None);
+        self.page.set_waiting(false);
+        result
     }
 }
 
@@ -576,12 +601,14 @@ impl State {
         self.done.push(seq);
     }
 
-    /// Files every whole frame that was read.
-    fn file(&mut self, reader: &mut Reader) {
+    /// Files every whole frame that was read; says how many.
+    fn file(&mut self, reader: &mut Reader) -> u64 {
+        let mut count = 0;
         loop {
             match reader.next_frame::<ToWorker>() {
-                Ok(None) => return,
+                Ok(None) => return count,
                 Ok(Some(frame)) => {
+                    count += 1;
                     let mut payload = frame.payload;
                     if let Some(lease) = lease_of(&frame.header) {
                         payload.memory = reader.take_descriptor().map(|fd| Leased::new(fd, lease));
@@ -590,7 +617,7 @@ impl State {
                 }
                 Err(_) => {
                     self.is_closed = true;
-                    return;
+                    return count;
                 }
             }
         }
@@ -625,6 +652,7 @@ impl State {
             ToWorker::Stop { reason, urgent: false } => self.push_in_turn(Letter::Stop(reason)),
             ToWorker::Exit => self.system.push_front(Letter::Exit),
             ToWorker::Recycle => self.system.push_back(Letter::Recycle),
+            ToWorker::Wake => {}
             ToWorker::Cancel { seq } => self.cancel(seq),
             ToWorker::ArenaFree { arena } => arenas::is_free(arena),
             ToWorker::Gate { to, gate: Gate::Open } => {

@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use rebeam_protocol::id::Seq;
 use rebeam_protocol::message::{Caller, Codec, Delivery, Form, ReplyTo, Waits};
 
+use crate::clock;
 use crate::convert;
 use crate::session::is_main_thread;
 
@@ -56,13 +57,13 @@ impl Message {
     /// Seconds until nobody waits for the answer any more.
     #[getter]
     fn time_left(&self) -> Option<f64> {
-        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()).as_secs_f64())
+        self.deadline.map(|deadline| deadline.saturating_duration_since(clock::now()).as_secs_f64())
     }
 }
 
 impl Message {
     pub(crate) fn new(delivery: &Delivery, size: usize) -> Self {
-        let after = |ms| Instant::now().checked_add(Duration::from_millis(ms));
+        let after = |ms| clock::now().checked_add(Duration::from_millis(ms));
         Message {
             seq: delivery.seq,
             reply_to: delivery.reply_to,

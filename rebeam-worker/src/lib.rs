@@ -7,10 +7,12 @@ mod actor_loop;
 mod arenas;
 mod channel;
 mod client;
+mod clock;
 mod codec;
 mod context;
 mod convert;
 mod fork;
+mod in_process;
 mod lifeline;
 mod outgoing;
 mod requests;
@@ -31,13 +33,17 @@ mod _rebeam {
     #[pymodule_export]
     use crate::client::{Client, node_directory};
     #[pymodule_export]
+    use crate::clock::clock;
+    #[pymodule_export]
     use crate::codec::{private_view, share};
     #[pymodule_export]
     use crate::context::{Message, caller, current, defer, set_context_variable};
     #[pymodule_export]
+    use crate::in_process::{Node, is_virtual};
+    #[pymodule_export]
     use crate::outgoing::{
         abandon, await_answer, call, call_message, cancel_call, cast, has_answer, key_number, look, reply, request,
-        send_message, take_answer, wait_answer, wait_ready, watched,
+        rest, send_message, take_answer, wait_answer, wait_ready, watched,
     };
     #[pymodule_export]
     use crate::requests::{
@@ -45,7 +51,9 @@ mod _rebeam {
         supervisor, trap_exits, unlink, watch_dead_letters, whereis,
     };
     #[pymodule_export]
-    use crate::session::{attach, attach_forked, detach_after_fork, exit_ordered, is_attached};
+    use crate::session::{
+        attach, attach_forked, attach_in_process, detach_after_fork, detach_in_process, exit_ordered, is_attached,
+    };
 
     use super::*;
 

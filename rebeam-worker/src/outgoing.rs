@@ -14,10 +14,11 @@ use rebeam_protocol::message::{
 
 use crate::arenas;
 use crate::channel::{Blocked, Channel};
+use crate::clock;
 use crate::codec::{self, Content};
 use crate::context::{self, PyCaller};
 use crate::convert;
-use crate::session::{channel, send, wait};
+use crate::session::{channel, closed, send, wait};
 use crate::wire::Payload;
 
 /// After a call's own deadline, how long to wait for the supervisor's word on what the callee does.
@@ -51,7 +52,7 @@ impl Outgoing<'_, '_> {
         if self.lane != Lane::System {
             self.wait_for_room(py, channel)?;
         }
-        let left = |until: Instant| until.saturating_duration_since(Instant::now()).as_millis() as u64;
+        let left = |until: Instant| until.saturating_duration_since(clock::now()).as_millis() as u64;
         let envelope = Envelope {
             to: self.to,
             kind: self.kind,
@@ -119,7 +120,7 @@ fn answer_to<'py>(
     }
     // Settles the race with a reply under way, and brings word of what the callee does.
     send(py, channel, &ToSupervisor::Abandon { call }, &[])?;
-    let last = Instant::now() + LAST_WORD;
+    let last = clock::now() + LAST_WORD;
     match wait(py, || channel.wait_reply(call, Some(last)))? {
         Some((outcome, payload)) => unpack(py, outcome, payload),
         None => Err(PyOSError::new_err("the supervisor does not answer")),
@@ -190,7 +191,7 @@ pub(crate) fn until(timeout: Option<f64>) -> PyResult<Option<Instant>> {
     match timeout {
         None => Ok(None),
         Some(seconds) => match Duration::try_from_secs_f64(seconds) {
-            Ok(timeout) => Ok(Instant::now().checked_add(timeout)),
+            Ok(timeout) => Ok(clock::now().checked_add(timeout)),
             Err(_) => Err(PyValueError::new_err(format!("a timeout of {seconds} seconds"))),
         },
     }
@@ -203,7 +204,7 @@ fn deadline(timeout: &Bound<'_, PyAny>) -> PyResult<Option<Instant>> {
         return until(timeout.extract()?);
     }
     let inherited = context::current(timeout.py()).and_then(|message| message.get().deadline);
-    Ok(inherited.or_else(|| Instant::now().checked_add(DEFAULT_TIMEOUT)))
+    Ok(inherited.or_else(|| clock::now().checked_add(DEFAULT_TIMEOUT)))
 }
 
 /// Calls a method and waits for its answer.
@@ -308,7 +309,7 @@ pub(crate) fn request(
         channel.forget_reply(call);
         return Err(error);
     }
-    Ok((call.0, until.map(|until| until.saturating_duration_since(Instant::now()).as_secs_f64())))
+    Ok((call.0, until.map(|until| until.saturating_duration_since(clock::now()).as_secs_f64())))
 }
 
 /// Whether the answer to such a call is there.
@@ -388,11 +389,16 @@ pub(crate) fn look(py: Python<'_>) -> PyResult<Vec<u64>> {
     let channel = channel(py)?;
     channel.look_as_loop();
     if channel.is_closed() {
-        // Nobody is left to work for, and the lifeline is about to say so.
-        // SAFETY: ends the process without running anything of it.
-        unsafe { libc::_exit(1) }
+        return Err(closed(py)?);
     }
     Ok(channel.take_ready().into_iter().map(|call| call.0).collect())
+}
+
+/// Says, where that matters, that an event loop has nothing to do.
+#[pyfunction]
+pub(crate) fn rest(py: Python<'_>) -> PyResult<()> {
+    channel(py)?.page.set_waiting(true);
+    Ok(())
 }
 
 /// The descriptors that an event loop has to watch.

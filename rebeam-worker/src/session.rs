@@ -1,5 +1,6 @@
 //! The one connection of this process, and how everything here waits and sends on it.
 
+use std::cell::Cell;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -21,12 +22,17 @@ use crate::zygote;
 
 static CHANNEL: OnceLock<Channel> = OnceLock::new();
 
+thread_local! {
+    /// The channel of the actor that this thread is, where many share a process.
+    static OWN: Cell<Option<&'static Channel>> = const { Cell::new(None) };
+}
+
 /// The thread that handles messages.
 static MAIN_THREAD: OnceLock<ThreadId> = OnceLock::new();
 
 /// Whether this is the thread that handles messages.
 pub(crate) fn is_main_thread() -> bool {
-    MAIN_THREAD.get() == Some(&std::thread::current().id())
+    OWN.get().is_some() || MAIN_THREAD.get() == Some(&std::thread::current().id())
 }
 
 /// Set in a process that an actor forked: the channel is its parent's.
@@ -40,7 +46,7 @@ pub(crate) fn attach_forked<'py>(
     lifeline: RawFd,
 ) -> PyResult<Option<Bound<'py, PyDict>>> {
     match zygote::serve(py, owned(control), owned(lifeline))? {
-        Some(birth) => open(py, birth.channel, &birth.page, birth.lifeline).map(Some),
+        Some(birth) => become_actor(py, birth.channel, &birth.page, birth.lifeline).map(Some),
         None => Ok(None),
     }
 }
@@ -53,7 +59,24 @@ pub(crate) fn attach<'py>(
     page: RawFd,
     lifeline: RawFd,
 ) -> PyResult<Bound<'py, PyDict>> {
-    open(py, owned(channel), &owned(page), owned(lifeline))
+    become_actor(py, owned(channel), &owned(page), owned(lifeline))
+}
+
+/// Shakes hands as one of many actors of this process: the calling thread is the actor from now on.
+#[pyfunction]
+pub(crate) fn attach_in_process(py: Python<'_>, channel: RawFd, page: RawFd) -> PyResult<Bound<'_, PyDict>> {
+    let (channel, start) = open(py, owned(channel), &owned(page), None)?;
+    // It lives as long as the process: a test has few of them, and nothing refers to one that may be gone.
+    OWN.set(Some(Box::leak(Box::new(channel))));
+    Ok(start)
+}
+
+/// The actor of this thread is no more.
+#[pyfunction]
+pub(crate) fn detach_in_process() {
+    if let Some(channel) = OWN.take() {
+        channel.close_descriptors();
+    }
 }
 
 fn owned(fd: RawFd) -> OwnedFd {
@@ -65,9 +88,14 @@ fn owned(fd: RawFd) -> OwnedFd {
     fd
 }
 
-/// The keys are those of `rebeam._boot.Start`.
-fn open<'py>(py: Python<'py>, socket: OwnedFd, page: &OwnedFd, lifeline: OwnedFd) -> PyResult<Bound<'py, PyDict>> {
-    let (channel, payload) = py.detach(|| Channel::open(socket, page, lifeline))?;
+/// Makes this process an actor.
+fn become_actor<'py>(
+    py: Python<'py>,
+    socket: OwnedFd,
+    page: &OwnedFd,
+    lifeline: OwnedFd,
+) -> PyResult<Bound<'py, PyDict>> {
+    let (channel, start) = open(py, socket, page, Some(lifeline))?;
     let welcome = &channel.welcome;
     // What `ps` and `top` show: the start of the actor's name.
     let name: Vec<u8> = welcome.label.bytes().take(15).filter(|byte| *byte != 0).chain([0]).collect();
@@ -78,6 +106,22 @@ fn open<'py>(py: Python<'py>, socket: OwnedFd, page: &OwnedFd, lifeline: OwnedFd
         // SAFETY: there is one thread, and both are C strings that are copied.
         unsafe { libc::setenv(c"REBEAM_ACTOR".as_ptr(), os_pid.as_ptr(), 1) };
     }
+    let _ = MAIN_THREAD.set(std::thread::current().id());
+    if CHANNEL.set(channel).is_err() {
+        return Err(PyOSError::new_err("this process is an actor already"));
+    }
+    Ok(start)
+}
+
+/// The keys are those of `rebeam._boot.Start`.
+fn open<'py>(
+    py: Python<'py>,
+    socket: OwnedFd,
+    page: &OwnedFd,
+    lifeline: Option<OwnedFd>,
+) -> PyResult<(Channel, Bound<'py, PyDict>)> {
+    let (channel, payload) = py.detach(|| Channel::open(socket, page, lifeline))?;
+    let welcome = &channel.welcome;
     let bytes = payload.as_slice();
     let (start, state) = bytes.split_at((welcome.start_length as usize).min(bytes.len()));
     let dict = PyDict::new(py);
@@ -92,17 +136,13 @@ fn open<'py>(py: Python<'py>, socket: OwnedFd, page: &OwnedFd, lifeline: OwnedFd
     dict.set_item("nice", welcome.nice)?;
     dict.set_item("concurrency", welcome.concurrency)?;
     dict.set_item("stacks", channel.stacks.as_ref().map(AsRawFd::as_raw_fd))?;
-    let _ = MAIN_THREAD.set(std::thread::current().id());
-    if CHANNEL.set(channel).is_err() {
-        return Err(PyOSError::new_err("this process is an actor already"));
-    }
-    Ok(dict)
+    Ok((channel, dict))
 }
 
 /// Whether this process is an actor (and not a helper that one forked).
 #[pyfunction]
 pub(crate) fn is_attached() -> bool {
-    CHANNEL.get().is_some() && !is_helper()
+    OWN.get().is_some() || (CHANNEL.get().is_some() && !is_helper())
 }
 
 /// In a process that an actor forked: lets go of the actor's channel, so that nothing here speaks on it.
@@ -119,7 +159,8 @@ pub(crate) fn detach_after_fork() {
 /// Whether an exit signal came that this actor does not trap.
 #[pyfunction]
 pub(crate) fn exit_ordered() -> bool {
-    !is_helper() && CHANNEL.get().is_some_and(|channel| channel.page.is_exit_ordered())
+    let channel = OWN.get().or_else(|| CHANNEL.get().filter(|_| !is_helper()));
+    channel.is_some_and(|channel| channel.page.is_exit_ordered())
 }
 
 /// Whether this process was forked by an actor.
@@ -129,6 +170,9 @@ pub(crate) fn is_helper() -> bool {
 
 /// This actor's channel.
 pub(crate) fn channel(py: Python<'_>) -> PyResult<&'static Channel> {
+    if let Some(own) = OWN.get() {
+        return Ok(own);
+    }
     match CHANNEL.get() {
         Some(channel) if !is_helper() => Ok(channel),
         _ => Err(PyErr::from_value(py.import("rebeam._errors")?.call_method1("not_an_actor", (is_helper(),))?)),
@@ -178,11 +222,17 @@ pub(crate) fn wait<T: Send>(
             Ok(found) => return Ok(Some(found)),
             Err(Unmet::TimedOut) => return Ok(None),
             Err(Unmet::Interrupted) => py.check_signals()?,
-            Err(Unmet::Closed) => {
-                // Nobody is left to work for, and the lifeline is about to say so.
-                // SAFETY: ends the process without running anything of it.
-                unsafe { libc::_exit(1) }
-            }
+            Err(Unmet::Closed) => return Err(closed(py)?),
         }
     }
+}
+
+/// Nobody is left to work for: ends the process, or the actor that this thread is.
+pub(crate) fn closed(py: Python<'_>) -> PyResult<PyErr> {
+    if OWN.get().is_none() {
+        // The lifeline is about to say so, too.
+        // SAFETY: ends the process without running anything of it.
+        unsafe { libc::_exit(1) }
+    }
+    Ok(PyErr::from_value(py.import("rebeam._errors")?.getattr("ActorExit")?.call0()?))
 }

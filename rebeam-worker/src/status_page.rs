@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rebeam_protocol::id::Seq;
-use rebeam_protocol::page::{ATTENTION, CONDITION, EXIT, LOOK, MARKS, SIZE, Stage, mark_offset, state_word};
+use rebeam_protocol::page::{
+    ATTENTION, CONDITION, EXIT, FILED, LOOK, MARKS, SIZE, Snapshot, Stage, WAITING, mark_offset, state_word,
+};
 
 /// A mapping of the page, there until the process ends.
 pub(crate) struct StatusPage {
@@ -88,6 +90,32 @@ impl StatusPage {
         self.half_word(ATTENTION).load(Ordering::Acquire) & EXIT != 0
     }
 
+    /// Counts frames that were read, for who tests many actors in one process.
+    pub(crate) fn count_filed(&self, count: u64) {
+        self.word(FILED).fetch_add(count, Ordering::Release);
+    }
+
+    /// Notes whether the actor waits for its supervisor, for the same.
+    pub(crate) fn set_waiting(&self, is_waiting: bool) {
+        self.word(WAITING).store(u64::from(is_waiting), Ordering::Release);
+    }
+
+    /// How many frames were read, and whether the actor waits for more.
+    pub(crate) fn progress(&self) -> (u64, bool) {
+        let is_waiting = self.word(WAITING).load(Ordering::Acquire) == 1;
+        (self.word(FILED).load(Ordering::Acquire), is_waiting)
+    }
+
+    /// The marks as they are.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        Snapshot::read(|offset| self.word(offset).load(Ordering::Acquire))
+    }
+
+    /// Has the worker look at its channel, or, with [`EXIT`], end.
+    pub(crate) fn ask_for_attention(&self, bits: u32) {
+        self.half_word(ATTENTION).fetch_or(bits, Ordering::Release);
+    }
+
     /// Notes whether this actor was told to handle no message for now.
     pub(crate) fn set_suspended(&self, is_suspended: bool) {
         self.half_word(CONDITION).store(u32::from(is_suspended), Ordering::Release);
@@ -104,7 +132,7 @@ impl StatusPage {
     }
 }
 
-fn clock_ns() -> u64 {
+pub(crate) fn clock_ns() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel writes one timespec.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };

@@ -88,14 +88,28 @@ class Start(TypedDict):
 
 
 def _run(start: Start) -> NoReturn:
-    import pickle
+    """The life of an actor in a process of its own."""
+    from rebeam import _logging
 
-    from rebeam import _actor, _logging, _ref, _server
+    _runtime.become(identity(start))
+    _logging.install()
+    live(start)
+
+
+def identity(start: Start) -> _runtime.Identity:
+    """Who the handshake says that this is."""
+    from rebeam import _ref
 
     me: _ref.ActorRef[Actor] = _ref.ActorRef(start["label"] if start["named"] else start["number"])
-    pid = _ref.Pid(*start["pid"])
-    _runtime.become(_runtime.Identity(pid, me, start["label"], start["named"], start["restarts"]))
-    _logging.install()
+    return _runtime.Identity(_ref.Pid(*start["pid"]), me, start["label"], start["named"], start["restarts"])
+
+
+def live(start: Start) -> NoReturn:
+    """From `init` to the last report."""
+    import pickle
+
+    from rebeam import _actor, _server
+
     try:
         _settle_in(start)
         cls, args, kwargs = pickle.loads(start["start"])
@@ -120,12 +134,15 @@ def _run(start: Start) -> NoReturn:
         _end(("normal", "", None))
     try:
         reason = _work(actor, concurrency)
-        if reason[0] == "recycle":
-            _hand_over(actor)
+        state = pickle.dumps(_awaited(actor.checkpoint()), 5) if reason[0] == "recycle" else None
     except ActorExit:
         _leave()
     except BaseException as error:
-        reason = _reason_of(error)
+        reason, state = _reason_of(error), None
+    if state is not None:
+        _rebeam.hand_over(state)
+        _run_exit_hooks()
+        _leave()
     _end(_terminate(actor, reason))
 
 
@@ -159,6 +176,8 @@ def _awaited(result: object) -> object:
 
 def _settle_in(start: Start) -> None:
     """Makes this process the actor's own: its CPUs, its niceness, where stacks are written."""
+    if _rebeam.is_virtual():
+        return
     if start["cpus"]:
         os.sched_setaffinity(0, start["cpus"])
     if start["nice"] is not None:
@@ -174,18 +193,15 @@ def _on_exit_signal(number: int, frame: object) -> None:
 
 
 def _leave() -> NoReturn:
-    """Ends after an exit signal: the supervisor knows the reason."""
+    """Ends this process; or this thread, where actors share a process (`rebeam.testing`)."""
+    if _rebeam.is_virtual():
+        raise EndOfActor
     _flush()
     os._exit(0)
 
 
-def _hand_over(actor: Actor) -> NoReturn:
-    """Ends to go on in a new process."""
-    import pickle
-
-    _rebeam.hand_over(pickle.dumps(_awaited(actor.checkpoint()), 5))
-    _run_exit_hooks()
-    _leave()
+class EndOfActor(BaseException):
+    """The life of an actor that is a thread is over."""
 
 
 def _terminate(actor: Actor, reason: _Reason) -> _Reason:
@@ -226,12 +242,18 @@ def _end(reason: _Reason) -> NoReturn:
     """Makes the final report, runs exit hooks, and ends the process without waiting for threads."""
     _flush()
     # First the reason: a hook that crashes or hangs is not to hide it.
-    _rebeam.report(*reason)
+    try:
+        _rebeam.report(*reason)
+    except (ActorExit, OSError):
+        # Nobody is left to be told.
+        _leave()
     _run_exit_hooks()
     _leave()
 
 
 def _run_exit_hooks() -> None:
+    if _rebeam.is_virtual():
+        return
     import atexit
 
     try:

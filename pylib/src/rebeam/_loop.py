@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import threading
 from typing import TYPE_CHECKING, Any
 
 from rebeam import _pending, _rebeam
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 _in_hand: contextvars.ContextVar[Any] = contextvars.ContextVar("rebeam_message", default=None)
 
-_runner: asyncio.Runner | None = None
+_own = threading.local()
+"""The event loop of this actor: of its process's main thread, or, in tests, of its thread."""
 
 _AT_ONCE = 64
 """Messages that are taken before other tasks of the loop get their turn."""
@@ -24,10 +26,16 @@ _AT_ONCE = 64
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Runs a coroutine to its end, on the one event loop of this actor."""
-    global _runner
-    if _runner is None:
-        _runner = asyncio.Runner()
-    return _runner.run(coroutine)
+    if not hasattr(_own, "runner"):
+        _own.runner = asyncio.Runner()
+    return _own.runner.run(coroutine)
+
+
+def close() -> None:
+    """Closes the loop of an actor that is a thread."""
+    if hasattr(_own, "runner"):
+        _own.runner.close()
+        del _own.runner
 
 
 def serve(
@@ -50,6 +58,7 @@ class _Serving:
         self._tasks: dict[int, asyncio.Task[Any]] = {}
         self._idle: asyncio.TimerHandle | None = None
         self._is_stopping = False
+        self._comes_to_rest = False
         self.reason: tuple[str, str, str | None] = ("normal", "", None)
         self.error: BaseException | None = None
 
@@ -76,6 +85,19 @@ class _Serving:
             self._take_mail()
         except BaseException as error:
             self._fail(error)
+        if _rebeam.is_virtual() and not self._comes_to_rest:
+            self._comes_to_rest = True
+            self._loop.call_soon(self._rest)
+
+    def _rest(self) -> None:
+        """Says that nothing is left to do, once that is so: for tests, which wait for it."""
+        ready: Any = getattr(self._loop, "_ready", ())
+        if ready:
+            self._loop.call_soon(self._rest)
+            return
+        self._comes_to_rest = False
+        if not self._over.done():
+            _rebeam.rest()
 
     def _take_mail(self) -> None:
         for _ in range(_AT_ONCE):

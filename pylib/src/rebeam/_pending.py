@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from rebeam import _rebeam
@@ -27,7 +26,7 @@ class Pending(Generic[R]):
 
     def __init__(self, call: int, left: float | None, is_awaited: bool = False) -> None:
         self._call = call
-        self._deadline = None if left is None else time.monotonic() + left
+        self._deadline = None if left is None else _rebeam.clock() + left
         self._is_awaited = is_awaited
         self._value: Any = None
         self._error: BaseException | None = None
@@ -52,7 +51,7 @@ class Pending(Generic[R]):
             TimeoutError: there was no answer within `timeout`; the call goes on.
         """
         if not self._is_over:
-            left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+            left = None if self._deadline is None else max(0.0, self._deadline - _rebeam.clock())
             is_last = timeout is None or (left is not None and timeout >= left)
             try:
                 found = _rebeam.wait_answer(self._call, left if is_last else timeout, is_last)
@@ -97,8 +96,9 @@ class Pending(Generic[R]):
 
         _callbacks[self._call] = arrived
         timer = None
-        if self._deadline is not None:
-            left = max(0.0, self._deadline - time.monotonic())
+        # In virtual time the node itself knows when the time is over.
+        if self._deadline is not None and not _rebeam.is_virtual():
+            left = max(0.0, self._deadline - _rebeam.clock())
             timer = loop.call_later(left, _rebeam.abandon, self._call)
         try:
             with _Watched(loop):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 from rebeam import _rebeam
@@ -37,6 +38,9 @@ class Identity:
 
 _identity: Identity | None = None
 
+identities: dict[int, Identity] = {}
+"""Who a thread is, by its number, where actors are threads (`rebeam.testing`)."""
+
 
 def become(identity: Identity) -> None:
     """Makes this process an actor, and its own forked helpers not."""
@@ -62,11 +66,12 @@ def me() -> Identity:
     Raises:
         NotAnActor: outside an actor.
     """
-    if _identity is None or not _rebeam.is_attached():
+    own = identities.get(threading.get_ident()) if identities else _identity
+    if own is None or not _rebeam.is_attached():
         from rebeam import _errors
 
         raise _errors.not_an_actor(_identity is not None)
-    return _identity
+    return own
 
 
 def whereis(name: str) -> Pid | None:

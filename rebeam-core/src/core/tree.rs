@@ -205,6 +205,11 @@ impl Core {
         }
     }
 
+    /// The name or path of the actor behind an address.
+    pub fn label_of(&self, to: &Address) -> Option<String> {
+        Some(self.actors.get(&self.member(to)?)?.label.clone())
+    }
+
     /// A member by its name or path, for people.
     pub(crate) fn find(&self, name: &str) -> Option<ActorId> {
         let by_path = || {

@@ -1,0 +1,373 @@
+"""Tools for testing actors: a tree in a test, with a clock that the test moves on, and with crashes on order.
+
+    from rebeam.testing import running
+
+    def test_a_counter_comes_back():
+        with running(Supervisor([child(Counter, 10, name="counter")])) as node:
+            counter = rebeam.ref(Counter, "counter")
+            assert counter.call(Counter.incr) == 11
+            node.crash("counter")
+            assert counter.call(Counter.incr) == 11
+
+The test itself is an actor, named `test`: everything that works in an actor works in it. `running` has all actors in
+the process of the test, each in a thread; the supervisor is the real one, and messages are pickled as they always are.
+A handler that ends the whole process (`os._exit`, a fault in C) ends the test, too: use `crash`, or `processes`, which
+runs a node as `rebeam up` does and looks at it from outside.
+
+With pytest, the fixtures `rebeam_running` and `rebeam_processes` do the same, and end what they started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import ctypes
+import json
+import os
+import shutil
+import signal as signals
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from rebeam import _boot, _errors, _exit, _rebeam, _runtime, _spec
+from rebeam._actor import Actor
+from rebeam._client import Node as _Outside
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rebeam._client import ActorInfo
+    from rebeam._ref import ActorRef
+    from rebeam._server import DeadLetter
+
+__all__ = ["Node", "ProcessNode", "TreeFailedError", "processes", "running"]
+
+NAME = "test"
+"""The name of the actor that the test is."""
+
+_PATIENCE = 10.0
+
+
+class TreeFailedError(Exception):
+    """The tree did not come up; the text says which child failed, and why."""
+
+
+class _Test(Actor):
+    """Stands in the tree for the test itself."""
+
+
+class Node:
+    """A node in the process of the test, made by `running`. Its time stands still unless `advance` moves it on.
+
+    Timers, call deadlines, `receive`, idle times, backoff, restart windows and stop limits follow that time. `time` and
+    `asyncio.sleep` of handlers do not.
+    """
+
+    def __init__(self, tree: _spec.Supervisor) -> None:
+        own = _spec.child(_Test, name=NAME, restart="temporary", shutdown="brutal_kill")
+        under = _copy_of(tree)
+        root = _spec.Supervisor([own], max_restarts=1_000_000)
+        root.children.append(under)
+        self._node = _rebeam.Node(root)
+        self._threads: dict[int, threading.Thread] = {}
+        self._living: set[int] = set()
+        self._own = 0
+        self._is_attached = threading.Event()
+        self._driver = threading.Thread(target=self._drive, name="rebeam-node", daemon=True)
+
+    def advance(self, seconds: float) -> None:
+        """Moves time on: whatever becomes due happens in order, each with what follows from it."""
+        left = seconds
+        while left > 0:
+            self._come_to_rest()
+            step = self._node.advance(left)
+            left -= max(step, 0.0)
+            if step == 0 and left > 0:
+                # Something was due at this very moment.
+                continue
+            if left < 1e-9:
+                break
+        self._come_to_rest()
+
+    def _come_to_rest(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._node.idle(0.5, NAME)
+
+    def now(self) -> float:
+        """Seconds since the node was started, of its own time."""
+        return self._node.now()
+
+    def idle(self, timeout: float = _PATIENCE) -> None:
+        """Waits until every actor waits for something that only time or the test can bring.
+
+        Args:
+            timeout: seconds of real time.
+
+        Raises:
+            RuntimeError: it did not come to that; the text says who is busy.
+        """
+        self._node.idle(timeout, NAME)
+
+    def crash(self, actor: ActorRef[Any] | str, signal: int = signals.SIGKILL) -> None:
+        """Ends an actor as a signal would, at once and without `terminate`.
+
+        Raises:
+            NoProc: there is no such actor that lives.
+        """
+        label = actor if isinstance(actor, str) else str(actor._address)
+        if not self._node.crash(label, int(signal)):
+            raise _errors.NoProc(f"there is no living actor `{label}`")
+
+    def drop_next(self, actor: ActorRef[Any] | str, count: int = 1) -> None:
+        """Has the next messages to an actor get lost on their way, calls and casts alike."""
+        self._node.drop_next(actor if isinstance(actor, str) else str(actor._address), count)
+
+    @property
+    def deaths(self) -> list[_exit.Certificate]:
+        """The certificates of all ends that nobody ordered, oldest first."""
+        return [_exit.certificate(fields) for fields in self._node.deaths()]
+
+    @property
+    def dead_letters(self) -> list[DeadLetter]:
+        """The messages that nobody handled, oldest first."""
+        return self._node.dead_letters()
+
+    def _start(self) -> None:
+        self._driver.start()
+        self._node.boot()
+        self._attach()
+        how = self._node.wait_up(60.0)
+        if how is not None:
+            self._close()
+            raise TreeFailedError(how)
+
+    def _attach(self) -> None:
+        """Makes the calling thread the actor `test`."""
+        if not self._is_attached.wait(_PATIENCE):
+            raise TreeFailedError("the node does not start")
+        start = _rebeam.attach_in_process(*self._descriptors)
+        _runtime.identities[threading.get_ident()] = _boot.identity(start)
+        _rebeam.take_own_mail()
+        _rebeam.started(False, None)
+
+    def _close(self) -> None:
+        self._node.stop(False)
+        deadline = time.monotonic() + 2.0
+        while time.monotonic() < deadline:
+            try:
+                self._node.wait_ended(0.02)
+                break
+            except RuntimeError:
+                # A stop may take as long as it is allowed to: in its own time.
+                self._node.advance(60.0)
+        else:
+            self._node.stop(True)
+            self._node.wait_ended(_PATIENCE)
+        _rebeam.detach_in_process()
+        _runtime.identities.pop(threading.get_ident(), None)
+        self._driver.join(_PATIENCE)
+        for thread in self._threads.values():
+            thread.join(_PATIENCE)
+        left = [thread.name for thread in self._threads.values() if thread.is_alive()]
+        if left:
+            raise RuntimeError(f"these actors did not end: {', '.join(left)}; do their handlers wait for something?")
+
+    def _drive(self) -> None:
+        is_over = False
+        while not is_over:
+            for what, process, channel, page, label in self._node.step():
+                if what == "over":
+                    is_over = True
+                elif what == "exit":
+                    self._unwind(process)
+                elif label == NAME and not self._is_attached.is_set():
+                    self._own = process
+                    self._descriptors = (channel, page)
+                    self._is_attached.set()
+                else:
+                    # With the context of nobody: what the test has set is not the actor's.
+                    run = contextvars.Context().run
+                    thread = threading.Thread(
+                        target=run, args=(self._live, process, channel, page), name=label, daemon=True
+                    )
+                    self._threads[process] = thread
+                    thread.start()
+
+    def _live(self, process: int, channel: int, page: int) -> None:
+        self._living.add(process)
+        try:
+            start = _rebeam.attach_in_process(channel, page)
+            _runtime.identities[threading.get_ident()] = _boot.identity(start)
+            _boot.live(start)
+        except (_boot.EndOfActor, _errors.ActorExit, OSError):
+            pass
+        finally:
+            self._living.discard(process)
+            loop = sys.modules.get("rebeam._loop")
+            if loop is not None:
+                # A crash may have hit the loop itself.
+                with contextlib.suppress(Exception, _errors.ActorExit):
+                    loop.close()
+            _runtime.identities.pop(threading.get_ident(), None)
+            _rebeam.detach_in_process()
+            self._node.ended(process)
+
+    def _unwind(self, process: int) -> None:
+        """Raises `ActorExit` in the thread of an actor, wherever that is."""
+        if process == self._own:
+            self._node.ended(process)
+        thread = self._threads.get(process)
+        if thread is not None and thread.ident is not None and process in self._living:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(thread.ident), ctypes.py_object(_errors.ActorExit)
+            )
+
+
+def _copy_of(tree: _spec.Supervisor) -> _spec.Supervisor:
+    """The tree as a child that is not started again: that it gave up is to be seen."""
+    import copy
+
+    under = copy.copy(tree)
+    under.restart, under.id = "temporary", tree.name or "tree"
+    return under
+
+
+@contextlib.contextmanager
+def running(tree: _spec.Supervisor) -> Iterator[Node]:
+    """Runs a tree in the process of the test; the calling thread is the actor `test` meanwhile.
+
+    Args:
+        tree: what `rebeam up` would be pointed at. Its path in the node is `tree`, if it has no name.
+
+    Raises:
+        TreeFailedError: it did not come up.
+        SpecError: it makes no sense.
+    """
+    if _runtime.identities:
+        raise RuntimeError("a node runs in this process already")
+    from rebeam import _loop
+
+    _rebeam.set_context_variable(_loop._in_hand)
+    node = Node(tree)
+    node._start()
+    try:
+        yield node
+    finally:
+        node._close()
+
+
+class ProcessNode:
+    """A node as `rebeam up` runs it, seen from outside; made by `processes`. Its time is real."""
+
+    def __init__(self, target: str, directory: str) -> None:
+        self._directory = directory
+        self._runtime = tempfile.mkdtemp(prefix="rb-")
+        self._command = [_rebeam_command(), "--project", directory, "--runtime-dir", self._runtime]
+        self._process = subprocess.Popen(
+            [*self._command, "up", target],
+            cwd=directory,
+            env={**os.environ, "REBEAM_PYTHON": sys.executable},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.output: list[str] = []
+        """What the node has printed."""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._is_up = threading.Event()
+        self._reader.start()
+
+    def ref(self, actor: type[Any], name: str) -> ActorRef[Any]:
+        """A handle on an actor, as of `rebeam.connect`: plain data in and out."""
+        return self._outside.ref(actor, name)
+
+    def actors(self) -> list[ActorInfo]:
+        """The actors of the node."""
+        return self._outside.actors()
+
+    def idle(self, timeout: float = _PATIENCE) -> None:
+        """Waits until all actors run, and none has mail or a message in hand."""
+        deadline = time.monotonic() + timeout
+        while True:
+            actors = json.loads(self._run("ps", "--json"))
+            busy = [one["id"] for one in actors if one["state"] != "running" or one["waiting"] or one["busy"]]
+            if not busy:
+                return
+            if time.monotonic() >= deadline:
+                raise RuntimeError(f"the node did not come to rest within {timeout} s: busy: {', '.join(busy)}")
+            time.sleep(0.005)
+
+    def crash(self, actor: str, signal: int = signals.SIGKILL) -> None:
+        """Sends a signal to the process of an actor, and waits until its end is noticed."""
+        before = self._entry(actor)
+        os.kill(before["os_pid"], signal)
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline:
+            now = self._entry(actor)
+            if now["os_pid"] != before["os_pid"]:
+                return
+            time.sleep(0.002)
+        raise RuntimeError(f"`{actor}` lives on")
+
+    def _entry(self, actor: str) -> dict[str, Any]:
+        for one in json.loads(self._run("ps", "--json")):
+            if actor in (one["name"], one["id"]):
+                return dict(one)
+        raise _errors.NoProc(f"there is no actor `{actor}`")
+
+    def _run(self, *args: str) -> str:
+        return subprocess.run([*self._command, *args], check=True, capture_output=True, text=True).stdout
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.output.append(line.rstrip("\n"))
+            if " up with " in line:
+                self._is_up.set()
+        self._is_up.set()
+
+    def _start(self) -> None:
+        self._is_up.wait(60.0)
+        if self._process.poll() is not None or not any(" up with " in line for line in self.output):
+            self._close()
+            raise TreeFailedError("\n".join(self.output))
+        node = _rebeam.node_directory(os.fsencode(os.path.realpath(self._directory)))
+        self._outside = _Outside(os.path.join(self._runtime, node, "control.sock"))
+
+    def _close(self) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+        try:
+            self._process.wait(30.0)
+        finally:
+            self._process.kill()
+            self._process.wait()
+            self._reader.join(_PATIENCE)
+            shutil.rmtree(self._runtime, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def processes(target: str, directory: str | os.PathLike[str] = ".") -> Iterator[ProcessNode]:
+    """Runs a node with processes, as `rebeam up TARGET` in a directory would.
+
+    Raises:
+        TreeFailedError: it did not come up; the text is what it printed.
+    """
+    node = ProcessNode(target, os.fspath(directory))
+    node._start()
+    try:
+        yield node
+    finally:
+        node._close()
+
+
+def _rebeam_command() -> str:
+    beside = os.path.join(os.path.dirname(sys.executable), "rebeam")
+    found = beside if os.path.exists(beside) else shutil.which("rebeam")
+    if found is None:
+        raise FileNotFoundError("there is no `rebeam` beside this Python, nor on the path")
+    return found

@@ -1,0 +1,262 @@
+"""The tools for tests, tested: real supervision in one process and in virtual time, and with processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import rebeam
+from rebeam import Actor, Backoff, DynamicSupervisor, Supervisor, child
+from rebeam.testing import TreeFailedError, running
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from rebeam.testing import Node, ProcessNode
+
+pytest_plugins = ["rebeam._pytest"]
+
+
+class Counter(Actor):
+    def init(self, start: int = 0) -> None:
+        self.n = start
+        self.seen: list[Any] = []
+
+    def incr(self, by: int = 1) -> int:
+        self.n += by
+        return self.n
+
+    def same(self, value: list[int]) -> list[int]:
+        value.append(1)
+        return value
+
+    def note(self, value: Any) -> None:
+        self.seen.append(value)
+
+    def take(self) -> list[Any]:
+        return self.seen
+
+    def handle_info(self, message: Any) -> None:
+        self.seen.append(message)
+
+    def fail(self) -> None:
+        raise ValueError("told to fail")
+
+    def ask(self, name: str) -> int:
+        return rebeam.ref(Counter, name).call(Counter.incr)
+
+    def ask_back(self, name: str) -> int:
+        return rebeam.ref(Counter, name).call(Counter.ask, rebeam.me().name or "")
+
+    def block(self) -> None:
+        rebeam.receive(lambda message: message == "go")
+
+    async def arrive(self, name: str) -> int:
+        return await rebeam.ref(Counter, name).acall(Counter.incr)
+
+
+def counters(*names: str, **options: Any) -> Supervisor:
+    return Supervisor([child(Counter, name=name, **options) for name in names])
+
+
+def test_calls_are_real_and_messages_are_copies() -> None:
+    with running(counters("a", "b")) as node:
+        a = rebeam.ref(Counter, "a")
+        assert [a.call(Counter.incr), a.call(Counter.incr, 5)] == [1, 6]
+        value = [0]
+        assert a.call(Counter.same, value) == [0, 1]
+        assert value == [0], "it was pickled"
+        assert a.call(Counter.ask, "b") == 1
+        assert a.call(Counter.arrive, "b") == 2
+        a.cast(Counter.note, "x")
+        node.idle()
+        assert a.call(Counter.take) == ["x"]
+        with pytest.raises(rebeam.Unpicklable):
+            a.call(Counter.note, threading.Lock())
+        with pytest.raises(rebeam.NoProc):
+            rebeam.ref(Counter, "c").call(Counter.incr)
+        with pytest.raises(rebeam.DeadlockError) as error:
+            a.call(Counter.ask_back, "b")
+        assert error.value.cycle[0] == "b.call(Counter.incr)"
+    assert threading.active_count() == 1
+
+
+def test_a_tree_takes_less_than_a_tenth_of_a_second_each() -> None:
+    # Not a limit on one: a machine may be busy. A hundred of them would take ten seconds.
+    for number in range(100):
+        with running(counters("a", "b", "c")):
+            assert rebeam.ref(Counter, "c").call(Counter.incr, number) == number
+    assert threading.active_count() == 1
+    assert len(os.listdir("/proc/self/fd")) < 60
+
+
+def test_a_crash_is_one_and_mail_survives_it() -> None:
+    with running(counters("a")) as node:
+        a = rebeam.ref(Counter, "a")
+        a.call(Counter.incr)
+        monitor = rebeam.monitor(a)
+        node.crash(a, signal.SIGSEGV)
+        down = rebeam.receive(rebeam.Down)
+        assert (down.monitor, str(down.reason)) == (monitor, "signal(SIGSEGV)")
+        assert a.call(Counter.incr) == 1
+        assert [str(death.reason) for death in node.deaths] == ["signal(SIGSEGV)"]
+        pending = a.request(Counter.block)
+        a.cast(Counter.note, "waits")
+        node.idle()
+        node.crash("a")
+        with pytest.raises(rebeam.ActorDied) as error:
+            pending.result()
+        assert error.value.certificate.in_hand[0].method == "block"
+        assert a.call(Counter.take) == ["waits"]
+        with pytest.raises(ValueError, match="told to fail"):
+            a.call(Counter.fail)
+        assert a.call(Counter.incr) == 1
+        with pytest.raises(rebeam.NoProc):
+            node.crash("nobody")
+
+
+def test_time_passes_when_it_is_told_to() -> None:
+    with running(counters("a", "b")) as node:
+        a = rebeam.ref(Counter, "a")
+        rebeam.send_after(60.0, a, "later")
+        rebeam.send_every(25.0, a, "tick")
+        began = time.monotonic()
+        node.advance(59.9)
+        assert a.call(Counter.take) == ["tick", "tick"]
+        node.advance(0.2)
+        assert a.call(Counter.take) == ["tick", "tick", "later"]
+        assert round(node.now(), 3) == 60.1
+        # A call's deadline is of that time, too, and says what the callee does.
+        a.cast(Counter.block)
+        pending = a.options(timeout=3600).request(Counter.incr)
+        node.advance(3599)
+        assert not pending.done()
+        node.advance(2)
+        with pytest.raises(rebeam.CallTimeout, match=r"busy .* in `block`"):
+            pending.result()
+        assert time.monotonic() - began < 30
+
+
+def test_backoff_and_restart_limits_follow_that_time() -> None:
+    backoff = Backoff(initial=10.0, factor=2.0, cap=100.0, jitter=0.0)
+    tree = Supervisor([child(Counter, name="a", backoff=backoff)], max_restarts=3, max_seconds=1000)
+    with running(tree) as node:
+        for pause in (10.0, 20.0, 40.0):
+            node.crash("a")
+            node.advance(pause - 0.1)
+            assert rebeam.whereis("a") is None
+            node.advance(0.2)
+            assert rebeam.whereis("a") is not None
+        monitor = rebeam.monitor("a")
+        node.crash("a")
+        assert rebeam.receive(rebeam.Down).monitor == monitor
+        node.advance(1000)
+        assert rebeam.whereis("a") is None, "its supervisor gave up"
+
+
+def test_a_message_can_get_lost() -> None:
+    with running(counters("a")) as node:
+        a = rebeam.ref(Counter, "a")
+        node.drop_next("a", 2)
+        for number in range(4):
+            a.cast(Counter.note, number)
+        assert a.call(Counter.take) == [2, 3]
+        node.drop_next(a)
+        pending = a.options(timeout=5).request(Counter.incr)
+        node.advance(6)
+        with pytest.raises(rebeam.CallTimeout):
+            pending.result()
+
+
+def test_dead_letters_links_and_spawned_actors() -> None:
+    with running(Supervisor([DynamicSupervisor(name="dyn"), child(Counter, name="a")])) as node:
+        rebeam.ref(Counter, "nobody").cast(Counter.note, 1)
+        node.idle()
+        assert [(letter.to, letter.cause) for letter in node.dead_letters] == [("nobody", "nobody")]
+        started = rebeam.supervisor("dyn").start_child(child(Counter, 7))
+        assert started.ref.call(Counter.incr) == 8
+        ref = rebeam.spawn(Counter, 3)
+        assert ref.call(Counter.incr) == 4
+        rebeam.trap_exits()
+        rebeam.link(ref)
+        rebeam.exit(ref, "enough")
+        assert str(rebeam.receive(rebeam.Exit).reason) == "enough"
+
+
+def test_a_tree_that_does_not_come_up_says_why() -> None:
+    class Broken(Actor):
+        pass
+
+    with pytest.raises(rebeam.SpecError), running(Supervisor([child(Broken), child(Broken)])):
+        pass
+    with (
+        pytest.raises(TreeFailedError, match=r"`bad` did not start: ValueError: no"),
+        running(Supervisor([child(Bad, name="bad")])),
+    ):
+        pass
+    assert threading.active_count() == 1
+
+
+class Bad(Actor):
+    def init(self) -> None:
+        raise ValueError("no")
+
+
+def test_an_actor_that_does_not_end_is_ended(rebeam_running: Callable[[Supervisor], Node]) -> None:
+    node = rebeam_running(counters("a"))
+    rebeam.ref(Counter, "a").cast(Counter.block)
+    node.idle()
+
+
+APP = """
+import os
+import rebeam
+from rebeam import Actor, Supervisor, child
+
+class Echo(Actor):
+    def echo(self, value):
+        return value
+    def segfault(self):
+        import ctypes
+        ctypes.string_at(0)
+
+tree = Supervisor([child(Echo, name="echo")])
+"""
+
+
+def test_a_node_with_processes(rebeam_processes: Callable[..., ProcessNode], tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    node = rebeam_processes("app:tree", tmp_path)
+    echo = node.ref(Actor, "echo")
+    assert echo.call.echo([1, {"a": 2}]) == [1, {"a": 2}]
+    node.crash("echo", signal.SIGSEGV)
+    assert echo.call.echo("back") == "back"
+    node.idle()
+    assert [one.restarts for one in node.actors()] == [1]
+    assert any("signal(SIGSEGV)" in line for line in node.output)
+    assert len(_processes_in(tmp_path)) >= 3, "the supervisor, the zygote, the actor"
+    node._close()
+    assert _processes_in(tmp_path) == [], "no process is left"
+
+
+def _processes_in(directory: Path) -> list[str]:
+    found = []
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/{process}/cwd") == str(directory):
+                found.append(process)
+    return found
+
+
+def test_a_node_with_processes_that_does_not_start_says_why(
+    rebeam_processes: Callable[..., ProcessNode], tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text("tree = 7\n")
+    with pytest.raises(TreeFailedError, match=r"not a `rebeam.Supervisor`"):
+        rebeam_processes("app:tree", tmp_path)

@@ -1,0 +1,42 @@
+//! The time as this process has it: the system's, or, where many actors share a process to be tested, one that a test
+//! moves on.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use pyo3::prelude::*;
+
+/// When virtual time began, and how far it has come, in nanoseconds.
+static VIRTUAL: OnceLock<Instant> = OnceLock::new();
+static OFFSET: AtomicU64 = AtomicU64::new(0);
+
+/// The time.
+pub(crate) fn now() -> Instant {
+    match VIRTUAL.get() {
+        None => Instant::now(),
+        Some(start) => *start + Duration::from_nanos(OFFSET.load(Ordering::Acquire)),
+    }
+}
+
+/// Seconds of the time since some moment.
+#[pyfunction]
+pub(crate) fn clock() -> f64 {
+    static FIRST: OnceLock<Instant> = OnceLock::new();
+    now().saturating_duration_since(*FIRST.get_or_init(now)).as_secs_f64()
+}
+
+/// Whether time stands still unless a test moves it on.
+pub(crate) fn is_virtual() -> bool {
+    VIRTUAL.get().is_some()
+}
+
+/// From now on time is virtual.
+pub(crate) fn stop() {
+    VIRTUAL.get_or_init(Instant::now);
+}
+
+/// Moves virtual time on.
+pub(crate) fn advance(by: Duration) {
+    OFFSET.fetch_add(by.as_nanos() as u64, Ordering::AcqRel);
+}

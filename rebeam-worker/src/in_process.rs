@@ -1,0 +1,618 @@
+//! A whole node in one process, for tests: the real core in virtual time, and a thread per actor instead of a process.
+//!
+//! It is what `rebeam-supervisor/src/shell` is for processes, cut down: frames go over socketpairs as they do there, so
+//! that all of the worker's side is the real one, pickles included. A thread of Python's drives it ([`Node::step`]) and
+//! starts the actors' threads; the test is an actor itself. Time passes only when the test says so. It must not decide
+//! anything that the core decides.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use rebeam_core::event::{Death, Launch, NodeEnd, Recipient, Requester, Status};
+use rebeam_core::{Action, Core, Event};
+use rebeam_protocol::certificate::Certificate;
+use rebeam_protocol::frame::MAX_FRAME;
+use rebeam_protocol::handshake::{Features, MAGIC, VERSION, Welcome};
+use rebeam_protocol::id::{CallId, NodeStart, Pid, ProcessId};
+use rebeam_protocol::message::{
+    Address, CallFailure, Callee, Caller, DeadLetter, Kind, Lane, Outcome, ToSupervisor, ToWorker,
+};
+use rebeam_protocol::page;
+
+use crate::clock;
+use crate::convert;
+use crate::status_page::StatusPage;
+use crate::wire::{NoRead, Reader, Writer};
+
+/// What the thread that drives a node is to do.
+type Command = (&'static str, u64, RawFd, RawFd, String);
+
+/// A node whose actors are threads.
+#[pyclass(frozen, module = "rebeam._rebeam")]
+pub(crate) struct Node {
+    shell: Mutex<Shell>,
+    changed: Condvar,
+    /// Wakes [`Node::step`] from its poll.
+    wake: OwnedFd,
+}
+
+struct Shell {
+    core: Core,
+    now: Duration,
+    workers: BTreeMap<ProcessId, Worker>,
+    commands: VecDeque<Command>,
+    /// Calls, by when their time is over; with the process and the callee of those that got lost.
+    deadlines: BTreeMap<(Duration, Pid, CallId), Option<(ProcessId, String)>>,
+    /// How many of the next messages to an actor get lost, by its name or path.
+    drops: HashMap<String, u32>,
+    deaths: Vec<Certificate>,
+    dead_letters: Vec<DeadLetter>,
+    is_up: bool,
+    /// How it ended, once it has.
+    ended: Option<String>,
+}
+
+struct Worker {
+    label: String,
+    socket: OwnedFd,
+    reader: Reader,
+    writer: Writer,
+    page: StatusPage,
+    /// Frames written to it.
+    written: u64,
+    /// Frames that its socket did not take yet.
+    waiting: VecDeque<(ToWorker, Bytes)>,
+    is_over: bool,
+}
+
+#[pymethods]
+impl Node {
+    /// A node with this tree, which `rebeam._spec` describes. Nothing is started yet.
+    #[new]
+    fn new(tree: &Bound<'_, PyAny>) -> PyResult<Self> {
+        clock::stop();
+        let spec = convert::supervisor_spec(tree, "root".into())?;
+        let core = Core::new(spec, NodeStart::default())
+            .map_err(|error| PyValueError::new_err(format!("{error}; hint: {}", error.hint())))?;
+        let shell = Shell {
+            core,
+            now: Duration::ZERO,
+            workers: BTreeMap::new(),
+            commands: VecDeque::new(),
+            deadlines: BTreeMap::new(),
+            drops: HashMap::new(),
+            deaths: Vec::new(),
+            dead_letters: Vec::new(),
+            is_up: false,
+            ended: None,
+        };
+        // SAFETY: flags only; a descriptor that is given is ours.
+        let wake = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if wake < 0 {
+            return Err(io::Error::last_os_error().into());
+        }
+        // SAFETY: just made.
+        let wake = unsafe { OwnedFd::from_raw_fd(wake) };
+        Ok(Node { shell: Mutex::new(shell), changed: Condvar::new(), wake })
+    }
+
+    /// Starts the tree.
+    fn boot(&self) {
+        self.tell(Event::Boot);
+    }
+
+    /// Waits for actors to say something, does what follows, and gives what only Python can do: `("launch", process,
+    /// channel, page, label)`, `("exit", process, …)` for an exit signal or a kill, `("over", …)` when all is over.
+    fn step(&self, py: Python<'_>) -> Vec<Command> {
+        py.detach(|| {
+            self.poll();
+            let mut shell = self.shell();
+            shell.read_all();
+            shell.carry_out();
+            let commands = shell.commands.drain(..).collect();
+            drop(shell);
+            self.changed.notify_all();
+            commands
+        })
+    }
+
+    /// The thread of an actor has ended.
+    fn ended(&self, process: u64) {
+        let mut shell = self.shell();
+        shell.thread_ended(process);
+        drop(shell);
+        self.wake();
+    }
+
+    /// Waits until the tree is up, or has ended; `None`, or how it ended.
+    fn wait_up(&self, py: Python<'_>, seconds: f64) -> PyResult<Option<String>> {
+        self.wait(py, seconds, "the tree did not come up", |shell| shell.is_up || shell.ended.is_some())?;
+        Ok(self.shell().ended.clone())
+    }
+
+    /// Waits until every actor waits for something that only time or the test can bring.
+    fn idle(&self, py: Python<'_>, seconds: f64, but: &str) -> PyResult<()> {
+        self.wait(py, seconds, "the node did not come to rest", |shell| shell.is_settled(but))
+    }
+
+    /// Moves time on to the next moment at which something is due, at most by so many seconds; says how far.
+    fn advance(&self, seconds: f64) -> PyResult<f64> {
+        let most = Duration::try_from_secs_f64(seconds)
+            .map_err(|_| PyValueError::new_err(format!("time cannot move on by {seconds} seconds")))?;
+        let mut shell = self.shell();
+        let target = shell.now + most;
+        let next = shell.core.poll_timeout().into_iter().chain(shell.deadlines.keys().next().map(|key| key.0)).min();
+        let now = next.map_or(target, |next| next.clamp(shell.now, target));
+        let step = now - shell.now;
+        clock::advance(step);
+        shell.now = now;
+        shell.core.handle_timeout(now);
+        shell.expire();
+        shell.carry_out();
+        shell.wake_all();
+        drop(shell);
+        self.wake();
+        Ok(step.as_secs_f64())
+    }
+
+    /// Seconds of virtual time since the node's start.
+    fn now(&self) -> f64 {
+        self.shell().now.as_secs_f64()
+    }
+
+    /// Ends an actor as a signal would; false if it does not live.
+    fn crash(&self, label: &str, signal: i32) -> bool {
+        let mut shell = self.shell();
+        let Some(process) = shell.alive(label) else { return false };
+        shell.dies(process, Status::Signalled(signal));
+        shell.carry_out();
+        drop(shell);
+        self.wake();
+        true
+    }
+
+    /// Loses the next messages to an actor.
+    fn drop_next(&self, label: String, count: u32) {
+        *self.shell().drops.entry(label).or_default() += count;
+    }
+
+    /// The ends that nobody ordered, oldest first.
+    fn deaths<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let deaths = self.shell().deaths.clone();
+        deaths.iter().map(|certificate| convert::certificate(py, certificate)).collect()
+    }
+
+    /// The dead letters, oldest first.
+    fn dead_letters<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let letters = self.shell().dead_letters.clone();
+        letters.iter().map(|letter| convert::dead_letter(py, letter)).collect()
+    }
+
+    /// Orders the end of the node, in order, or at once.
+    fn stop(&self, is_kill: bool) {
+        self.tell(if is_kill { Event::KillAll } else { Event::StopNode });
+    }
+
+    /// Waits until the node has ended.
+    fn wait_ended(&self, py: Python<'_>, seconds: f64) -> PyResult<()> {
+        self.wait(py, seconds, "the node did not end", |shell| shell.ended.is_some())
+    }
+}
+
+impl Node {
+    fn shell(&self) -> MutexGuard<'_, Shell> {
+        self.shell.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        let one = 1u64;
+        // SAFETY: eight bytes, as an eventfd takes them.
+        unsafe { libc::write(self.wake.as_raw_fd(), (&raw const one).cast(), 8) };
+        self.changed.notify_all();
+    }
+
+    fn tell(&self, event: Event) {
+        let mut shell = self.shell();
+        let now = shell.now;
+        shell.core.handle_event(now, event);
+        shell.carry_out();
+        drop(shell);
+        self.wake();
+    }
+
+    /// Waits, in real time, until something holds.
+    fn wait(&self, py: Python<'_>, seconds: f64, failure: &str, holds: impl Fn(&Shell) -> bool + Sync) -> PyResult<()> {
+        let until = Instant::now() + Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX / 4);
+        loop {
+            let is_done = py.detach(|| {
+                let shell = self.shell();
+                // What actors write to their pages tells nobody: it is looked at now and then.
+                let slice = Duration::from_millis(2);
+                let (shell, _) = self
+                    .changed
+                    .wait_timeout_while(shell, slice, |shell| !holds(shell))
+                    .unwrap_or_else(PoisonError::into_inner);
+                holds(&shell)
+            });
+            if is_done {
+                return Ok(());
+            }
+            py.check_signals()?;
+            if Instant::now() >= until {
+                let busy = self.shell().unsettled();
+                return Err(PyRuntimeError::new_err(format!("{failure} within {seconds} s: {busy}")));
+            }
+        }
+    }
+
+    fn poll(&self) {
+        let mut descriptors: Vec<libc::pollfd> = {
+            let shell = self.shell();
+            let alive = shell.workers.values().filter(|worker| !worker.is_over);
+            let events = |worker: &Worker| libc::POLLIN | if worker.waiting.is_empty() { 0 } else { libc::POLLOUT };
+            alive
+                .map(|worker| libc::pollfd { fd: worker.socket.as_raw_fd(), events: events(worker), revents: 0 })
+                .collect()
+        };
+        descriptors.push(libc::pollfd { fd: self.wake.as_raw_fd(), events: libc::POLLIN, revents: 0 });
+        let mut count = 0u64;
+        // SAFETY: the array and its length belong together; then eight bytes, as an eventfd gives them.
+        unsafe {
+            libc::poll(descriptors.as_mut_ptr(), descriptors.len() as libc::nfds_t, 1000);
+            libc::read(self.wake.as_raw_fd(), (&raw mut count).cast(), 8);
+        }
+    }
+}
+
+impl Shell {
+    fn tell(&mut self, event: Event) {
+        self.core.handle_event(self.now, event);
+    }
+
+    fn alive(&self, label: &str) -> Option<ProcessId> {
+        let found = self.workers.iter().find(|(_, worker)| worker.label == label && !worker.is_over);
+        found.map(|(process, _)| *process)
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(action) = self.core.poll_action() {
+            self.act(action);
+        }
+        self.flush();
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Launch(launch) => {
+                let process = launch.process;
+                if let Err(error) = self.launch(launch) {
+                    self.tell(Event::LaunchFailed { process, error: error.to_string() });
+                }
+            }
+            Action::Kill(process) => self.dies(process, Status::Signalled(libc::SIGKILL)),
+            Action::Exit(process) => {
+                self.write(process, ToWorker::Exit, Bytes::new());
+                self.attend(process, page::LOOK | page::EXIT);
+                self.command("exit", process);
+            }
+            Action::Deliver { process, delivery, payload, .. } => {
+                let is_urgent = delivery.lane != Lane::Normal;
+                self.write(process, ToWorker::Deliver(delivery), payload);
+                if is_urgent {
+                    self.attend(process, page::LOOK);
+                }
+            }
+            Action::Reply { to: Recipient::Worker(process), call, outcome, payload, .. } => {
+                self.write(process, ToWorker::Reply { call, outcome, buffers: None }, payload);
+            }
+            Action::Stop { process, reason, urgent } => {
+                self.write(process, ToWorker::Stop { reason, urgent }, Bytes::new());
+                if urgent {
+                    self.attend(process, page::LOOK);
+                }
+            }
+            Action::Recycle(process) => {
+                self.write(process, ToWorker::Recycle, Bytes::new());
+                self.attend(process, page::LOOK);
+            }
+            Action::Cancel { process, seq } => {
+                self.write(process, ToWorker::Cancel { seq }, Bytes::new());
+                self.attend(process, page::LOOK);
+            }
+            Action::Gate { process, to, gate } => {
+                self.write(process, ToWorker::Gate { to, gate }, Bytes::new());
+                self.attend(process, page::LOOK);
+            }
+            Action::Answer { to: Requester::Worker(process, request), answer, payload } => {
+                self.write(process, ToWorker::Answer { request, answer }, payload);
+            }
+            Action::Look(process) => {
+                if let Some(worker) = self.workers.get(&process) {
+                    let (page, clock_ns) = (worker.page.snapshot(), crate::status_page::clock_ns());
+                    self.tell(Event::Looked { process, page, clock_ns });
+                }
+            }
+            Action::Report(certificate) => self.deaths.push(*certificate),
+            Action::DeadLetter(letter) => self.dead_letters.push(letter),
+            Action::NodeUp => self.is_up = true,
+            Action::NodeFailed { child, reason, .. } => self.end(format!("`{child}` did not start: {reason}")),
+            Action::NodeEnded(NodeEnd::Clean) => self.end("stopped".into()),
+            Action::NodeEnded(NodeEnd::GaveUp { .. }) => self.end("gave up".into()),
+            Action::Reply { .. } | Action::Answer { .. } | Action::DumpStacks(_) | Action::NodeStopping => {}
+        }
+    }
+
+    fn end(&mut self, how: String) {
+        self.ended.get_or_insert(how);
+        self.commands.push_back(("over", 0, -1, -1, String::new()));
+    }
+
+    fn command(&mut self, what: &'static str, process: ProcessId) {
+        let number = number_of(process);
+        self.commands.push_back((what, number, -1, -1, String::new()));
+    }
+
+    fn launch(&mut self, launch: Launch) -> io::Result<()> {
+        let (ours, theirs) = socketpair()?;
+        let page = crate::arenas::memory_file(page::SIZE + page::STACKS)?;
+        let mapped = StatusPage::map(&page)?;
+        let process = launch.process;
+        let welcome = Welcome {
+            magic: MAGIC,
+            version: VERSION,
+            features: Features::default(),
+            process,
+            actor: launch.actor,
+            label: launch.label.clone(),
+            named: launch.named,
+            restarts: launch.restarts,
+            start_length: launch.spec.start.len() as u64,
+            cpus: Vec::new(),
+            nice: None,
+            concurrency: launch.spec.concurrency,
+            max_frame: MAX_FRAME as u64,
+        };
+        let state = launch.state.as_deref().unwrap_or_default();
+        let start = Bytes::from([&launch.spec.start, state].concat());
+        let worker = Worker {
+            label: launch.label.clone(),
+            reader: Reader::new(&ours, MAX_FRAME),
+            writer: Writer::new(&ours, u32::MAX as usize),
+            socket: ours,
+            page: mapped,
+            written: 0,
+            waiting: VecDeque::new(),
+            is_over: false,
+        };
+        self.workers.insert(process, worker);
+        self.write(process, ToWorker::Welcome(welcome), start);
+        // The handshake is read before anybody counts.
+        if let Some(worker) = self.workers.get_mut(&process) {
+            worker.written = 0;
+        }
+        let (channel, page) = (theirs.into_raw_fd(), page.into_raw_fd());
+        self.commands.push_back(("launch", number_of(process), channel, page, launch.label));
+        Ok(())
+    }
+
+    fn write(&mut self, process: ProcessId, message: ToWorker, payload: Bytes) {
+        if let Some(worker) = self.workers.get_mut(&process)
+            && !worker.is_over
+        {
+            worker.written += 1;
+            worker.waiting.push_back((message, payload));
+        }
+    }
+
+    /// Writes what sockets take, and waits for none: an actor that does not read has its frames kept here.
+    fn flush(&mut self) {
+        for worker in self.workers.values_mut().filter(|worker| !worker.is_over) {
+            while let Some((message, payload)) = worker.waiting.front() {
+                // A frame is written whole or not at all: there is room as long as the actor reads now and then.
+                if !has_room(&worker.socket) {
+                    break;
+                }
+                let is_written = worker.writer.write(message, payload, None, &|wait| wait()).is_ok();
+                worker.waiting.pop_front();
+                if !is_written {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn attend(&mut self, process: ProcessId, bits: u32) {
+        self.flush();
+        if let Some(worker) = self.workers.get(&process) {
+            worker.page.ask_for_attention(bits);
+        }
+    }
+
+    fn wake_all(&mut self) {
+        let alive: Vec<ProcessId> = self.workers.keys().copied().collect();
+        for process in alive {
+            self.write(process, ToWorker::Wake, Bytes::new());
+        }
+        self.flush();
+    }
+
+    /// Whether every actor but one waits for something that only time or the test can bring.
+    fn is_settled(&self, but: &str) -> bool {
+        self.workers.values().filter(|worker| worker.label != but && !worker.is_over).all(Worker::is_settled)
+            && self.commands.is_empty()
+            && self.workers.values().all(|worker| worker.is_over || !has_input(&worker.socket))
+    }
+
+    fn unsettled(&self) -> String {
+        let busy = self.workers.values().filter(|worker| !worker.is_over && !worker.is_settled());
+        let labels: Vec<&str> = busy.map(|worker| worker.label.as_str()).collect();
+        if labels.is_empty() { "nobody is busy".into() } else { format!("busy: {}", labels.join(", ")) }
+    }
+
+    fn expire(&mut self) {
+        while self.deadlines.first_key_value().is_some_and(|((at, ..), _)| *at <= self.now) {
+            let Some(((_, pid, call), lost)) = self.deadlines.pop_first() else { return };
+            if let Some((process, target)) = lost {
+                let callee = Callee { target, state: "running".into(), busy: None, waiting: 0 };
+                let outcome = Outcome::Failed(CallFailure::TimedOut(callee));
+                self.write(process, ToWorker::Reply { call, outcome, buffers: None }, Bytes::new());
+                continue;
+            }
+            let caller = Caller::Actor(pid);
+            let callee = self.core.callee_of(caller, call).and_then(|process| self.workers.get(&process));
+            let page = callee.map(|worker| (worker.page.snapshot(), crate::status_page::clock_ns()));
+            self.tell(Event::Abandoned { caller, call, page });
+        }
+    }
+
+    fn read_all(&mut self) {
+        let alive: Vec<ProcessId> = self.workers.keys().copied().collect();
+        for process in alive {
+            self.read(process);
+            self.carry_out();
+        }
+    }
+
+    fn read(&mut self, process: ProcessId) {
+        loop {
+            let Some(worker) = self.workers.get_mut(&process).filter(|worker| !worker.is_over) else { return };
+            match worker.reader.next_frame::<ToSupervisor>() {
+                Ok(Some(frame)) => {
+                    let payload = Bytes::copy_from_slice(frame.payload.as_slice());
+                    self.handle(process, frame.header, payload);
+                }
+                Ok(None) => match worker.reader.read_now() {
+                    Ok(()) => {}
+                    // Its end is told by its thread.
+                    Err(NoRead::TimedOut | NoRead::Interrupted | NoRead::Closed(_)) => return,
+                },
+                Err(error) => return self.tell(Event::Misbehaved { process, complaint: error.to_string() }),
+            }
+        }
+    }
+
+    fn handle(&mut self, process: ProcessId, message: ToSupervisor, payload: Bytes) {
+        let caller = Caller::Actor(process.pid);
+        let event = match message {
+            ToSupervisor::Send(envelope) => {
+                let lost = self.is_lost(&envelope.to).map(|label| (process, label));
+                let is_lost = lost.is_some();
+                if let (Kind::Call { call, .. }, Some(ms)) = (envelope.kind, envelope.deadline_ms) {
+                    let at = self.now + Duration::from_millis(ms);
+                    self.deadlines.insert((at, process.pid, call), lost);
+                }
+                if is_lost {
+                    return;
+                }
+                Event::Sent { process, envelope, payload, buffers: None }
+            }
+            ToSupervisor::Reply(reply) => Event::Replied { process, reply, payload, buffers: None },
+            ToSupervisor::Ack { done } => Event::Acked { process, done },
+            ToSupervisor::Started(started) => Event::Started { process, started, info: payload },
+            ToSupervisor::WantMore { more } => Event::WantsMore { process, more },
+            ToSupervisor::HandOver => Event::HandedOver { process, state: payload },
+            ToSupervisor::Exit(reason) => Event::Reported { process, reason },
+            ToSupervisor::Abandon { call } => Event::Abandoned { caller, call, page: None },
+            ToSupervisor::Cancel { call } => Event::Cancelled { caller, call },
+            ToSupervisor::Await { call, waits } => Event::Awaited { process, call, waits },
+            ToSupervisor::AwaitRoom { call, to, method, waits } => {
+                Event::AwaitsRoom { process, call, to, method, waits }
+            }
+            ToSupervisor::Request { request, body } => {
+                Event::Requested { from: Requester::Worker(process, request), request: body, payload }
+            }
+            ToSupervisor::Hello(_)
+            | ToSupervisor::Log(_)
+            | ToSupervisor::Arena { .. }
+            | ToSupervisor::ArenaGone { .. }
+            | ToSupervisor::Released { .. } => return,
+        };
+        self.tell(event);
+    }
+
+    /// The name behind this address, if a test wants its next message to get lost.
+    fn is_lost(&mut self, to: &Address) -> Option<String> {
+        let label = match to {
+            Address::Name(name) => Some(name.clone()),
+            Address::Actor(_) | Address::Pid(_) | Address::Partition { .. } => self.core.label_of(to),
+        };
+        let label = label?;
+        let left = self.drops.get_mut(&label).filter(|left| **left > 0)?;
+        *left -= 1;
+        Some(label)
+    }
+
+    fn thread_ended(&mut self, number: u64) {
+        let found = self.workers.iter().find(|(process, worker)| number_of(**process) == number && !worker.is_over);
+        if let Some(process) = found.map(|(process, _)| *process) {
+            self.dies(process, Status::Exited(0));
+            self.carry_out();
+        }
+    }
+
+    fn dies(&mut self, process: ProcessId, status: Status) {
+        self.read(process);
+        let Some(worker) = self.workers.get_mut(&process).filter(|worker| !worker.is_over) else { return };
+        worker.is_over = true;
+        // Whatever the thread still says is said to nobody.
+        // SAFETY: an open socket of ours.
+        unsafe { libc::shutdown(worker.socket.as_raw_fd(), libc::SHUT_RDWR) };
+        let page = worker.page.snapshot();
+        self.workers.remove(&process);
+        if matches!(status, Status::Signalled(_)) {
+            self.command("exit", process);
+        }
+        let clock_ns = crate::status_page::clock_ns();
+        self.tell(Event::Died(Box::new(Death { page, clock_ns, ..Death::without_trace(process, status) })));
+    }
+}
+
+impl Worker {
+    fn is_settled(&self) -> bool {
+        let (filed, is_waiting) = self.page.progress();
+        is_waiting && filed >= self.written && self.waiting.is_empty()
+    }
+}
+
+/// One number for a process of an incarnation.
+fn number_of(process: ProcessId) -> u64 {
+    (process.pid.serial << 16) | u64::from(process.generation.0 as u16)
+}
+
+fn has_input(socket: &OwnedFd) -> bool {
+    is_ready(socket, libc::POLLIN)
+}
+
+fn has_room(socket: &OwnedFd) -> bool {
+    is_ready(socket, libc::POLLOUT)
+}
+
+fn is_ready(socket: &OwnedFd, events: libc::c_short) -> bool {
+    let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events, revents: 0 };
+    // SAFETY: one pollfd, no waiting.
+    unsafe { libc::poll(&raw mut poll, 1, 0) == 1 && poll.revents & events != 0 }
+}
+
+fn socketpair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut pair = [0; 2];
+    // SAFETY: room for two descriptors, which are ours if they are given.
+    unsafe {
+        if libc::socketpair(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0, pair.as_mut_ptr()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok((OwnedFd::from_raw_fd(pair[0]), OwnedFd::from_raw_fd(pair[1])))
+    }
+}
+
+/// Whether time is virtual.
+#[pyfunction]
+pub(crate) fn is_virtual() -> bool {
+    clock::is_virtual()
+}
