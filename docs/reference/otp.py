@@ -175,6 +175,11 @@ SECTIONS: dict[str, dict[str, str]] = {
         "MAP-16": "Clashes of global names.",
         "MAP-17": "Upgrades go by a second process.",
     },
+    "Tasks": {
+        "TSK-001": "A task is linked to its caller, who awaits its value once; a late one is dropped.",
+        "TSK-002": "Unlinked, its failure is the caller's to look at; poll, and shutdown that still gives a value.",
+        "TSK-003": "Tasks are temporary and stand under a supervisor that stops them with the tree.",
+    },
 }
 
 DIFFERS = {

@@ -27,7 +27,7 @@ class Counter(Actor):
 
 def test_everything_public_is_exported_and_documented() -> None:
     public = {name for name in vars(rebeam) if not name.startswith("_")} | set(rebeam._LATER) - {"testing"}
-    assert set(rebeam.__all__) == public - {"exit"}, "`import *` must not hide Python's own"
+    assert set(rebeam.__all__) == public - {"exit", "testing"}, "`import *` must not hide Python's own"
     undocumented = [name for name in rebeam.__all__ if not getattr(rebeam, name).__doc__]
     assert not undocumented
 
@@ -101,14 +101,19 @@ def test_errors_survive_the_way_to_another_actor() -> None:
 
 
 def test_a_remote_exception_is_of_its_own_class_where_that_can_be_had() -> None:
-    error = _errors.remote("KeyError", "'x'", "the traceback", pickle.dumps(KeyError("x")))
+    error = _errors.remote("KeyError", "'x'", "the traceback", _rest(KeyError("x")))
     assert isinstance(error, KeyError)
     assert isinstance(error.__cause__, rebeam.RemoteTraceback)
     assert "the traceback" in str(error.__cause__)
-    for useless in (b"", b"rubbish", pickle.dumps("no exception"), pickle.dumps(SystemExit(3))):
+    for useless in (b"", b"rubbish", _rest("no exception"), _rest(SystemExit(3))):
         error = _errors.remote("m.E", "text", "the traceback", useless)
         assert isinstance(error, rebeam.RemoteError)
         assert str(error) == "m.E: text"
+
+
+def _rest(error: object) -> bytes:
+    """What comes with a remote exception: its pickle, its notes, what led to it."""
+    return pickle.dumps((pickle.dumps(error), ["a note"], ["OSError: first"]))
 
 
 def test_what_cannot_be_pickled_is_found_by_its_path() -> None:
@@ -132,19 +137,23 @@ def test_failures_are_described_in_words_whatever_they_are() -> None:
         def __str__(self) -> str:
             raise RuntimeError("no")
 
-    kind, message, traceback, pickled = _failure.describe(NastyError())
+    kind, message, traceback, rest = _failure.describe(NastyError())
     assert kind.endswith("NastyError")
     assert message == "<its __str__ raised RuntimeError>"
     assert traceback
-    assert pickled is None
+    assert pickle.loads(rest) == (None, [], [])
     try:
         try:
             raise KeyError("inner")
         except KeyError as inner:
             inner.add_note("a note")
-            raise ValueError("outer") from inner
+            error = ValueError("outer")
+            error.add_note("another")
+            raise error from inner
     except ValueError as outer:
-        _, _, traceback, pickled = _failure.describe(outer)
+        _, _, traceback, rest = _failure.describe(outer)
     assert "a note" in traceback
     assert "direct cause" in traceback
-    assert pickled is not None
+    pickled, notes, chain = pickle.loads(rest)
+    assert str(pickle.loads(pickled)) == "outer"
+    assert (notes, chain) == (["another"], ["KeyError: 'inner'"])

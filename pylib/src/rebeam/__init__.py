@@ -17,7 +17,7 @@ An application is a tree, run by `rebeam up app:tree`:
 Inside an actor, `rebeam.ref(Counter, "counter").call(Counter.incr, 2)` asks another one.
 """
 
-from typing import TYPE_CHECKING, Any
+import typing as _typing
 
 from rebeam._actor import Actor, Ignore, Info, deadline, delivery, raises
 from rebeam._errors import (
@@ -95,7 +95,7 @@ from rebeam._spec import Backoff, ChildSpec, DynamicSupervisor, PartitionSupervi
 from rebeam._stream import Stream
 from rebeam._supervisors import Child, Counts, Started, SupervisorRef, supervisor
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from rebeam._buffers import writable
     from rebeam._client import ActorInfo, Node, connect
     from rebeam._tasks import Executor, Outcome, Task, task
@@ -221,7 +221,7 @@ _LATER = {
 """What few need, and its module, which is imported when it is asked for."""
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _typing.Any:
     if name not in _LATER:
         raise AttributeError(f"module `rebeam` has no attribute `{name}`")
     from importlib import import_module

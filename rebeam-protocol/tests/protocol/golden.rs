@@ -76,7 +76,7 @@ fn of_version_3() {
     let reply = Reply { to: reply_to, outcome: Outcome::Returned(Codec::Pickle), done: Some(Seq(1)), buffers: None };
     check(&ToSupervisor::Reply(reply), b"r", "0d000000030000ac020507000001010072");
     check(&ToSupervisor::Exit(ExitReason::ExitCode(3)), &[], "030000000e0306");
-    check(&ToWorker::Answer { request: RequestId(1), answer: Answer::Whereis(None) }, &[], "0400000008010400");
+    check(&ToWorker::Answer { request: RequestId(1), answer: Answer::Whereis(None) }, &[], "0400000009010400");
     check(&Request::RestartChild { name: "a".into() }, &[], "03000000050161");
     check(&ToZygote::Fork { request: 3 }, &[], "020000000103");
     check(
