@@ -195,7 +195,7 @@ DIFFERS = {
 }
 
 FUNCTION = re.compile(r"^\s*(?:pub )?(?:fn|def) (\w+)\(", re.M)
-ID = re.compile(r"(sup|gen|lnk|mon|tmr|msg|map)_(\d{2,3})(?:_to_(?:sup|gen|lnk|mon|tmr|msg|map)_(\d{2,3}))?")
+ID = re.compile(r"(sup|gen|lnk|mon|tmr|msg|map|tsk)_(\d{2,3})(?:_to_(?:sup|gen|lnk|mon|tmr|msg|map|tsk)_(\d{2,3}))?")
 
 
 def rows_of(name: str) -> set[str]:
