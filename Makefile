@@ -50,13 +50,14 @@ test-wheel: wheel
 docs: ## docs/reference/otp.md, from the names of the tests
 	$(PYTHON) docs/reference/otp.py
 
-lint: setup build deny ## formatting, clippy, ruff, mypy
+lint: setup build deny ## formatting, clippy, ruff, mypy, pyright
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(BIN)/ruff format --check pylib examples docs
 	$(BIN)/ruff check pylib examples docs
 	$(BIN)/mypy
 	MYPYPATH=examples/census:pylib/src $(BIN)/mypy examples/census
+	$(BIN)/basedpyright --level error
 	$(PYTHON) docs/reference/otp.py --check
 
 fmt: setup ## put everything into shape

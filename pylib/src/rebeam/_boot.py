@@ -258,8 +258,8 @@ def _run_exit_hooks() -> None:
 
     try:
         atexit._run_exitfuncs()
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
 
 
 def _flush() -> None:

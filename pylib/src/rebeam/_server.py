@@ -269,7 +269,7 @@ def _call(server: GenServer, message: Any) -> Any:
     fields = _rebeam.caller()
     if fields is None:
         raise BadCall("a call without a caller")
-    result = server.handle_call(message, _caller(fields))
+    result: Any = server.handle_call(message, _caller(fields))
     if not isinstance(result, CoroutineType):
         return _answer(server, result)
 
