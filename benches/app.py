@@ -1,6 +1,9 @@
 """What `make bench` runs: an echo, somebody who measures it, and as many idle actors as asked for."""
 
+from __future__ import annotations
+
 import os
+import pickle
 import signal
 import time
 
@@ -29,6 +32,33 @@ class Echo(Actor):
         return os.getpid()
 
 
+class Big:
+    """Bytes that pickle leaves out of band."""
+
+    def __init__(self, data: object) -> None:
+        self.data = data
+
+    def __reduce_ex__(self, protocol: object) -> tuple[type[Big], tuple[pickle.PickleBuffer]]:
+        return Big, (pickle.PickleBuffer(self.data),)  # type: ignore[arg-type]
+
+
+class Slow(Actor):
+    """Takes a millisecond for each message."""
+
+    def note(self, message: object) -> None:
+        time.sleep(0.001)
+
+
+class Flooder(Actor):
+    """Sends to the slow one as fast as it is let."""
+
+    def flood(self, seconds: float) -> None:
+        slow = rebeam.ref(Slow, "slow").options(timeout=None)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            slow.cast(Slow.note, MESSAGE)
+
+
 class Bench(Actor):
     """Measures from inside an actor."""
 
@@ -51,6 +81,31 @@ class Bench(Actor):
         self.echo.call(Echo.noted)
         return count / (time.perf_counter() - started)
 
+    def buffers(self, size: int) -> tuple[float, float]:
+        """Bytes per ns that a cast of so many takes its sender, and a copy of them in memory that was used before."""
+        data, copy = bytearray(size), bytearray(size)
+        sent, copied = [], []
+        for _ in range(8):
+            started = time.perf_counter_ns()
+            self.echo.cast(Echo.note, Big(data))
+            sent.append(time.perf_counter_ns() - started)
+            # The arena comes back once nobody looks into it.
+            self.echo.call(Echo.noted)
+            started = time.perf_counter_ns()
+            memoryview(copy)[:] = data
+            copied.append(time.perf_counter_ns() - started)
+        return size / sorted(sent[2:])[3], size / sorted(copied[2:])[3]
+
+    def shared(self, size: int) -> float:
+        """The median round trip of a buffer that lies in shared memory already, in µs."""
+        big = rebeam.share(Big(bytearray(size)))
+        times = []
+        for _ in range(200):
+            started = time.perf_counter_ns()
+            self.echo.call(Echo.note, big)
+            times.append(time.perf_counter_ns() - started)
+        return sorted(times)[100] / 1000
+
     def killed_to_answer(self) -> float:
         os_pid = self.echo.call(Echo.os_pid)
         started = time.perf_counter()
@@ -64,4 +119,13 @@ class Bench(Actor):
 
 
 idle = [child(Echo, id=f"idle-{n}") for n in range(int(os.environ.get("IDLE", "0")))]
-tree = Supervisor([child(Echo, name="echo"), child(Bench, name="bench"), *idle], max_restarts=1000)
+tree = Supervisor(
+    [
+        child(Echo, name="echo"),
+        child(Bench, name="bench"),
+        child(Slow, name="slow"),
+        child(Flooder, name="flooder"),
+        *idle,
+    ],
+    max_restarts=1000,
+)

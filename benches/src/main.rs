@@ -36,6 +36,24 @@ fn main() {
             table.row("casts, one to one", "/s", &casts, &pipe);
             let back = runs(|| node.killed_to_answer());
             table.row("killed to answering by name", "ms", &back, &[]);
+            let big = (64 << 20).to_string();
+            let buffers: Vec<[f64; 2]> = (0..RUNS).map(|_| pair(&node.call("bench", "buffers", &[&big]))).collect();
+            let copies: Vec<f64> = buffers.iter().map(|it| it[1]).collect();
+            table.row(
+                "64 MiB to an actor, its sender",
+                "GB/s",
+                &buffers.iter().map(|it| it[0]).collect::<Vec<_>>(),
+                &copies,
+            );
+            let shared = |size: &str| number(&node.call("bench", "shared", &[size]).to_string());
+            let small = runs(|| shared("65536"));
+            table.row("call with 64 MiB shared before", "µs", &runs(|| shared(&big)), &small);
+            let calm: Vec<f64> = calls.iter().map(|it| it[0]).collect();
+            let (before, _, _) = node.memory();
+            node.command(&["cast", "flooder", "flood", "20"]).status().unwrap();
+            let beside: Vec<f64> = (0..RUNS).map(|_| pair(&node.call("bench", "calls", &["20000"]))[0]).collect();
+            table.row("call p50 beside a flood of casts", "µs", &beside, &calm);
+            table.row("PSS of the supervisor in the flood", "MiB", &[node.memory().0], &[before]);
         }
         node.down();
     }
@@ -61,7 +79,7 @@ fn main() {
     for count in [100, 1000] {
         let each = runs(|| {
             let node = Node::up(&rebeam, here, None, count);
-            let took = node.took_ms / (count + 2) as f64;
+            let took = node.took_ms / (count + 4) as f64;
             node.down();
             took
         });

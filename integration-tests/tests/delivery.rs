@@ -236,7 +236,7 @@ with rebeam.connect() as node:
         (lambda: a.call.no_such(), rebeam.BadCall),
         (lambda: a.call(Child.exit, 3), rebeam.ActorDied),
         (lambda: a.options(timeout=0.1).call(Child.sleep, 0.5), rebeam.CallTimeout),
-        (lambda: a.request(Child.taken), rebeam.NotAnActor),
+        (lambda: a.request(Child.taken), TypeError),
     ]:
         try:
             wrong()

@@ -19,6 +19,9 @@ use crate::event::Ticket;
 /// Messages handed over and not settled, beyond those that are handled at once.
 const WINDOW: u64 = 64;
 
+/// Messages handed over at most, whatever a worker asks for.
+const MOST_HANDED: u64 = 1 << 32;
+
 /// So many more may be handed over on the high lane, so that it does not wait for a full window to drain.
 const HIGH_WINDOW: u64 = 16;
 
@@ -89,12 +92,16 @@ pub(crate) struct Mailbox {
     sealed_after: Option<usize>,
     /// Senders that were told to wait.
     shut_out: Vec<(ProcessId, Address)>,
+    /// A message that was in hand at a death is handed over again: alone, so that the next death has one cause.
+    has_suspect: bool,
 }
 
 impl Mailbox {
     /// Of an actor that handles so many messages at once.
     pub(crate) fn new(options: MailboxOptions, concurrency: u32) -> Self {
-        let window = WINDOW + u64::from(concurrency) - 1;
+        // No more is handed over ahead than may wait at all.
+        let ahead = options.messages.map_or(WINDOW, |most| most.clamp(1, WINDOW));
+        let window = ahead + u64::from(concurrency).max(1) - 1;
         Mailbox {
             options,
             high: VecDeque::new(),
@@ -107,7 +114,13 @@ impl Mailbox {
             window,
             sealed_after: None,
             shut_out: Vec::new(),
+            has_suspect: false,
         }
+    }
+
+    /// Messages that count towards the bound: all that wait, here or handed over, but for the one in hand.
+    fn used(&self) -> usize {
+        self.len() + self.handed.len().saturating_sub(1)
     }
 
     /// Messages that wait here, not counting those handed over.
@@ -139,22 +152,26 @@ impl Mailbox {
     /// Whether the next sender should wait. An empty mailbox takes one message of any size (rule 6).
     pub(crate) fn is_full(&self) -> bool {
         let over = |limit: Option<u64>, used: usize| limit.is_some_and(|limit| used as u64 >= limit);
-        self.len() > 0 && (over(self.options.messages, self.len()) || over(self.options.bytes, self.bytes))
+        self.len() > 0 && (over(self.options.messages, self.used()) || over(self.options.bytes, self.bytes))
     }
 
     /// Whether senders who wait may go on: at half of the bound, so that gates do not flutter.
     fn has_room_again(&self) -> bool {
         let under = |limit: Option<u64>, used: usize| limit.is_none_or(|limit| used as u64 * 2 <= limit);
-        self.len() == 0 || (under(self.options.messages, self.len()) && under(self.options.bytes, self.bytes))
+        let is_roomy = under(self.options.messages, self.used()) && under(self.options.bytes, self.bytes);
+        is_roomy || (self.len() == 0 && self.handed.len() < 2)
     }
 
     /// Takes the oldest normal message out, if more waits than may. The newest stays in any case.
     pub(crate) fn take_surplus(&mut self) -> Option<Message> {
         let over = |limit: Option<u64>, used: usize| limit.is_some_and(|limit| used as u64 > limit);
-        if self.len() < 2 || !(over(self.options.messages, self.len()) || over(self.options.bytes, self.bytes)) {
+        if self.len() < 2 || !(over(self.options.messages, self.used()) || over(self.options.bytes, self.bytes)) {
             return None;
         }
-        let message = self.normal.pop_front().or_else(|| self.high.pop_front())?;
+        // Notices are not mail that somebody sent: they stay.
+        let is_mail = |message: &Message| !matches!(message.form, Form::Signal(_));
+        let place = self.normal.iter().position(is_mail)?;
+        let message = self.normal.remove(place)?;
         self.bytes -= message.size();
         if let Some(left) = &mut self.sealed_after {
             *left = left.saturating_sub(1);
@@ -212,7 +229,11 @@ impl Mailbox {
     pub(crate) fn next(&mut self) -> Option<Message> {
         let is_light = self.handed.is_empty() || self.handed_bytes < WINDOW_BYTES || self.window > self.first_window;
         let has_room = |window: u64| is_light && (self.handed.len() as u64) < window;
-        if self.sealed_after == Some(0) {
+        if self.sealed_after == Some(0) || self.has_suspect {
+            return None;
+        }
+        let is_suspect = |message: &Message| !message.deaths.is_empty();
+        if !self.handed.is_empty() && self.high.front().or(self.normal.front()).is_some_and(is_suspect) {
             return None;
         }
         let message = match (has_room(self.window + HIGH_WINDOW), has_room(self.window)) {
@@ -229,12 +250,13 @@ impl Mailbox {
 
     /// Lets more be handed over until the process ends: it looks for one message among many.
     pub(crate) fn widen(&mut self, more: u64) {
-        self.window = self.window.saturating_add(more);
+        self.window = self.window.saturating_add(more).min(MOST_HANDED);
     }
 
     /// Keeps a message that is being handed over until it is settled; gives its number.
     pub(crate) fn hand_over(&mut self, message: Message) -> Seq {
         self.next_seq += 1;
+        self.has_suspect |= !message.deaths.is_empty();
         self.handed_bytes += message.size();
         self.handed.push_back((Seq(self.next_seq), message));
         Seq(self.next_seq)
@@ -244,6 +266,7 @@ impl Mailbox {
     pub(crate) fn settle(&mut self, seq: Seq) -> Option<Message> {
         let place = self.handed.binary_search_by_key(&seq, |(seq, _)| *seq).ok()?;
         let (_, message) = self.handed.remove(place)?;
+        self.has_suspect &= message.deaths.is_empty();
         self.handed_bytes -= message.size();
         Some(message)
     }
@@ -260,6 +283,7 @@ impl Mailbox {
     fn begin_anew(&mut self) {
         self.handed_bytes = 0;
         self.next_seq = 0;
+        self.has_suspect = false;
         self.window = self.first_window;
     }
 

@@ -209,7 +209,9 @@ struct Child {
     /// Whether its last end counts towards the restart limit.
     counts: bool,
     /// Who waits for its start or its end, where the supervisor itself does not ([`SupervisorKind::Spawned`]).
-    request: Option<u64>,
+    requests: Vec<u64>,
+    /// Whether it is to be started again when it has ended, as it was asked to.
+    comes_back: bool,
     /// A restart limit of its own, where it has one.
     window: Option<RestartWindow>,
 }
@@ -285,14 +287,10 @@ impl Machine {
     pub fn child_started(&mut self, child: ActorId, now: Duration) {
         if self.state(child) == Some(&ChildState::Starting) {
             self.set(child, ChildState::Running);
-            let mut request = None;
             if let Some(child) = self.children.get_mut(&child) {
                 child.since = now;
-                request = child.request.take();
             }
-            if let Some(request) = request {
-                self.answer(request, Ok(Done::Child(child)));
-            }
+            self.answer_all(child, &Ok(Done::Child(child)));
             self.advance(now);
         }
     }
@@ -300,16 +298,19 @@ impl Machine {
     /// A child's `init` asked to be passed over (SUP-013).
     pub fn child_ignored(&mut self, child: ActorId, now: Duration) {
         if self.state(child) == Some(&ChildState::Starting) {
-            if let Some(request) = self.take_request(child) {
-                self.answer(request, Ok(Done::Child(child)));
-            }
+            self.answer_all(child, &Ok(Done::Child(child)));
             self.leave_down(child);
             self.advance(now);
         }
     }
 
-    fn take_request(&mut self, child: ActorId) -> Option<u64> {
-        self.children.get_mut(&child)?.request.take()
+    /// Answers those who wait for this child alone; says whether there was one.
+    fn answer_all(&mut self, child: ActorId, result: &Result<Done, RequestError>) -> bool {
+        let requests = self.children.get_mut(&child).map(|child| std::mem::take(&mut child.requests));
+        let requests = requests.unwrap_or_default();
+        let is_any = !requests.is_empty();
+        requests.into_iter().for_each(|request| self.answer(request, result.clone()));
+        is_any
     }
 
     /// The end of a child that is told next does not count towards the restart limit.
@@ -330,9 +331,14 @@ impl Machine {
                     let verdict = self.children[&child].purpose.verdict();
                     self.commands.push_back(Command::Verdict { child, reason, verdict });
                 }
-                if let Some(request) = self.take_request(child) {
-                    self.leave_down(child);
-                    self.answer(request, Ok(Done::Child(child)));
+                if self.kind == SupervisorKind::Spawned && !matches!(self.phase, Phase::Ending { .. }) {
+                    let comes_back = self.children.get_mut(&child).is_some_and(|it| std::mem::take(&mut it.comes_back));
+                    if comes_back {
+                        self.start(child);
+                    } else {
+                        self.answer_all(child, &Ok(Done::Child(child)));
+                        self.leave_down(child);
+                    }
                 }
                 self.advance(now);
             }
@@ -476,17 +482,13 @@ impl Machine {
                 self.advance(now);
             }
             Phase::Running if self.kind == SupervisorKind::Spawned => {
-                match self.take_request(child) {
-                    Some(request) => {
-                        self.set(child, ChildState::Stopped);
-                        self.children.remove(&child);
-                        self.answer(request, Err(RequestError::StartFailed(reason)));
-                        self.commands.push_back(Command::Removed(child));
-                    }
-                    None => {
-                        self.set(child, ChildState::Restarting);
-                        self.inbox.push_back(Item::TryAgain(child, reason));
-                    }
+                if self.answer_all(child, &Err(RequestError::StartFailed(reason.clone()))) {
+                    self.set(child, ChildState::Stopped);
+                    self.children.remove(&child);
+                    self.commands.push_back(Command::Removed(child));
+                } else {
+                    self.set(child, ChildState::Restarting);
+                    self.inbox.push_back(Item::TryAgain(child, reason));
                 }
                 self.advance(now);
             }
@@ -587,6 +589,10 @@ impl Machine {
             return true;
         }
         if let Phase::Ending { end, .. } = std::mem::replace(&mut self.phase, Phase::Ended) {
+            let waiting: Vec<ActorId> = self.children.keys().copied().collect();
+            for child in waiting {
+                self.answer_all(child, &Err(RequestError::Ending));
+            }
             for item in std::mem::take(&mut self.inbox) {
                 if let Item::Request { request, verb } = item {
                     self.refuse(request, &verb);
@@ -639,16 +645,7 @@ impl Machine {
                 Some(_) if self.is_dynamic() && matches!(of, ChildRef::Id(_)) => {
                     self.answer(request, Err(RequestError::Unsupported));
                 }
-                Some(child) if self.kind == SupervisorKind::Spawned => {
-                    self.stop_child(child, Purpose::Final);
-                    match self.children.get_mut(&child) {
-                        Some(found) if found.state == ChildState::Stopping => found.request = Some(request),
-                        _ => {
-                            self.leave_down(child);
-                            self.answer(request, Ok(Done::Child(child)));
-                        }
-                    }
-                }
+                Some(child) if self.kind == SupervisorKind::Spawned => self.stop_beside(request, child, false),
                 Some(child) => {
                     self.stop_child(child, Purpose::Final);
                     self.phase = Phase::Serving { request, work: Work::Stop, child };
@@ -659,6 +656,7 @@ impl Machine {
                 self.answer(request, Err(RequestError::Unsupported));
             }
             Verb::Cycle(of) => match self.find(&of) {
+                Some(child) if self.kind == SupervisorKind::Spawned => self.stop_beside(request, child, true),
                 Some(child) => {
                     self.stop_child(child, Purpose::Restart);
                     self.phase = Phase::Serving { request, work: Work::Cycle, child };
@@ -694,6 +692,28 @@ impl Machine {
         }
     }
 
+    /// Stops a child while others start and stop; starts it again then if it is to come back.
+    fn stop_beside(&mut self, request: u64, child: ActorId, comes_back: bool) {
+        // Whoever waits for its start waits in vain.
+        if self.state(child) == Some(&ChildState::Starting) {
+            self.answer_all(child, &Err(RequestError::Ending));
+        }
+        self.stop_child(child, if comes_back { Purpose::Restart } else { Purpose::Final });
+        let Some(found) = self.children.get_mut(&child) else { return };
+        found.requests.push(request);
+        found.comes_back = comes_back;
+        if found.state == ChildState::Stopping {
+            return;
+        }
+        if comes_back {
+            found.comes_back = false;
+            self.start(child);
+        } else {
+            self.answer_all(child, &Ok(Done::Child(child)));
+            self.leave_down(child);
+        }
+    }
+
     fn start_new(&mut self, request: u64, child: ActorId, traits: Traits) {
         let error = match self.kind {
             SupervisorKind::Dynamic { max_children: Some(most) } if self.children.len() as u64 >= most => {
@@ -716,7 +736,7 @@ impl Machine {
         }
         let mut new = Child::new(traits);
         if self.kind == SupervisorKind::Spawned {
-            new.request = Some(request);
+            new.requests.push(request);
             new.window = Some(self.window.clone());
         } else {
             self.phase = Phase::Serving { request, work: Work::StartNew, child };
@@ -872,7 +892,8 @@ impl Child {
             purpose: Purpose::Final,
             attempt: 0,
             counts: true,
-            request: None,
+            requests: Vec::new(),
+            comes_back: false,
             window: None,
         }
     }

@@ -14,7 +14,7 @@ use rebeam_protocol::message::{
     Buffers, CallFailure, Codec, Delivery, Form, Lane, Outcome, Reply, Signal, Started, ToSupervisor,
 };
 
-use crate::arenas;
+use crate::arenas::{self, Held};
 use crate::channel::{Channel, Letter, Place};
 use crate::clock;
 use crate::codec;
@@ -166,7 +166,7 @@ pub(crate) fn serve(
             handlers.receive.call1(py, ("handle_info", timeout))?;
             continue;
         };
-        if matches!(&letter, Letter::Message(delivery, _) if delivery.lane != Lane::System) {
+        if matches!(&letter, Letter::Message(delivery, ..) if delivery.lane != Lane::System) {
             idle_until = None;
         }
         match handlers.take(py, channel, letter)? {
@@ -257,6 +257,9 @@ pub(crate) fn receive<'py>(
             let (kind, text, _) = convert::reason_fields(&reason);
             return Err(PyErr::from_value(py.import("rebeam._functions")?.call_method1("stop", (kind, text))?));
         }
+        if IS_PLAIN.get() {
+            refuse_calls(py, channel)?;
+        }
         let known = channel.last_place();
         while let Some(place) = channel.next_plain(behind) {
             let message = message_at(py, channel, place);
@@ -295,6 +298,25 @@ pub(crate) fn receive<'py>(
             return Ok(None);
         }
     }
+}
+
+/// A function has no methods: whoever calls one learns it at once.
+fn refuse_calls(py: Python<'_>, channel: &Channel) -> PyResult<()> {
+    while let Some(delivery) = channel.take_call() {
+        let text = format!("`{}` is a function: `rebeam.send` to it", channel.welcome.label);
+        match delivery.reply_to {
+            Some(to) => {
+                let outcome = Outcome::Failed(CallFailure::BadCall(text));
+                let reply = Reply { to, outcome, done: Some(delivery.seq), buffers: None };
+                send(py, channel, &ToSupervisor::Reply(reply), &[])?;
+            }
+            None => {
+                py.import("rebeam._logging")?.call_method1("warn_bad_cast", (text, &delivery.sender))?;
+                send(py, channel, &ToSupervisor::Ack { done: vec![delivery.seq] }, &[])?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn remember_refused(fits: Option<&Bound<'_, PyAny>>, behind: Place) {
@@ -354,15 +376,19 @@ impl Handlers {
             Letter::Recycle => Ok(Taken::End(RECYCLE, String::new(), None)),
             Letter::Exit => Err(PyErr::from_value(class(py, "ActorExit")?.call0()?)),
             Letter::Lent => Ok(Taken::Done),
-            Letter::Message(delivery, payload) if delivery.lane == Lane::System => {
+            Letter::Message(delivery, payload, _) if delivery.lane == Lane::System => {
                 self.handle_system(py, channel, &delivery, &payload)?;
                 Ok(Taken::Done)
             }
-            Letter::Message(delivery, mut payload) => {
+            Letter::Message(delivery, mut payload, place) => {
                 let message = Bound::new(py, Message::new(&delivery, payload.as_slice().len()))?;
                 channel.page.begin(delivery.seq);
                 context::set(py, Some(message.clone().unbind()))?;
-                let result = self.handle(py, &delivery, &mut payload);
+                // What `receive` has looked at and left is decoded already.
+                let result = match with_seen(|seen| seen.decoded.remove(&place)) {
+                    Some(known) => Work::Message(known.into_bound(py)).run(py, &delivery, self),
+                    None => self.handle(py, &delivery, &mut payload),
+                };
                 let is_begun = matches!(&result, Ok(result) if is_coroutine(py, result)?);
                 let taken = match result {
                     Ok(coroutine) if is_begun => Taken::Begun(message.unbind(), coroutine),
@@ -426,6 +452,7 @@ impl Handlers {
         message: &Message,
         result: Result<Bound<'_, PyAny>, Refusal>,
     ) -> PyResult<()> {
+        message.end();
         let (outcome, content, error) = match result {
             Ok(_) if message.reply_to.is_none() || message.is_deferred() => {
                 return acknowledge(py, channel, message, false);
@@ -443,8 +470,12 @@ impl Handlers {
                 (Outcome::Failed(failure), Answer::default(), None)
             }
             Err(Refusal::Raised(error)) => match end_of(py, &error)? {
-                // Nobody waits for an answer.
-                End::Cancelled => return acknowledge(py, channel, message, true),
+                // Whoever cancelled the call has no answer coming; who did not, and still waits, is told.
+                End::Cancelled if message.reply_to.is_none() => return acknowledge(py, channel, message, true),
+                End::Cancelled => {
+                    let (outcome, bytes) = raised(py, &error, message.codec)?;
+                    (outcome, Answer { bytes, buffers: None, _held: None }, None)
+                }
                 // It is done with the message, and ends. A caller learns the reason with its end, by a message in hand.
                 End::InGoodOrder => {
                     if let (Some(to), Some(answer)) = (message.reply_to, last_answer(py, &error)?) {
@@ -468,7 +499,7 @@ impl Handlers {
                         && failure
                             .call_method1("is_answer", (&message.method, error.value(py), &self.resolve))?
                             .is_truthy()?;
-                    (outcome, Answer { bytes, buffers: None }, (!is_answer).then_some(error))
+                    (outcome, Answer { bytes, buffers: None, _held: None }, (!is_answer).then_some(error))
                 }
             },
         };
@@ -611,7 +642,11 @@ impl<'py> Work<'py> {
                 let result = handlers.receive.bind(py).call1((&delivery.method, message));
                 return result.map_err(|error| match class(py, "BadCall") {
                     // The actor is of a sort that takes no such message.
-                    Ok(bad) if error.is_instance(py, &bad) && error.traceback(py).as_ref().is_none_or(is_own) => {
+                    Ok(bad)
+                        if error.is_instance(py, &bad)
+                            && (error.traceback(py).as_ref().is_none_or(is_own)
+                                || delivery.method == "stream_open") =>
+                    {
                         Refusal::Bad(CallFailure::BadCall(error.value(py).to_string()))
                     }
                     _ => Refusal::Raised(error),
@@ -638,14 +673,19 @@ fn is_own(traceback: &Bound<'_, pyo3::types::PyTraceback>) -> bool {
 struct Answer {
     bytes: Vec<u8>,
     buffers: Option<Buffers>,
+    /// What the buffers lie in, until they are sent.
+    _held: Option<Held>,
 }
 
 /// Encodes a result as its caller wants it.
 fn encode(channel: &Channel, result: &Bound<'_, PyAny>, message: &Message) -> Result<Answer, CallFailure> {
     let encoded = match message.codec {
-        Codec::Pickle => codec::dump_content(channel, result)
-            .map(|content| Answer { bytes: content.as_bytes().to_vec(), buffers: content.buffers }),
-        Codec::Data => codec::dump_value(result).map(|bytes| Answer { bytes, buffers: None }),
+        Codec::Pickle => codec::dump_content(channel, result).map(|it| Answer {
+            bytes: it.as_bytes().to_vec(),
+            buffers: it.buffers,
+            _held: it.held,
+        }),
+        Codec::Data => codec::dump_value(result).map(|bytes| Answer { bytes, buffers: None, _held: None }),
     };
     let py = result.py();
     let encoded =

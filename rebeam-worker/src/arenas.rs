@@ -5,11 +5,11 @@
 //! receiver maps what is lent to it, read-only; the mapping lives as long as any object that looks into it. What lies
 //! in an arena already, one's own or a lent one, is passed on as it is. It must not know pickles: see [`crate::codec`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use pyo3::exceptions::{PyBufferError, PyOSError};
 use pyo3::ffi;
@@ -17,7 +17,7 @@ use pyo3::prelude::*;
 use rebeam_protocol::message::{Buffers, Lease, Memory, ToSupervisor};
 
 use crate::channel::Channel;
-use crate::session::send_with;
+use crate::session::{is_helper, send_with};
 
 /// Buffers from this size on go out of band.
 pub(crate) const LARGE: usize = 64 * 1024;
@@ -29,8 +29,11 @@ const ALIGNED: usize = 64;
 const GRAIN: usize = 1024 * 1024;
 
 /// How much memory may lie idle in arenas, and in how many.
-const IDLE_BYTES: usize = 256 * 1024 * 1024;
+const IDLE_BYTES: usize = 128 * 1024 * 1024;
 const IDLE: usize = 16;
+
+/// How many arenas there may be, in use or not; more large buffers travel within their pickle.
+const MOST: usize = 500;
 
 /// Copies above this leave the interpreter to other threads.
 const LONG_COPY: usize = 1024 * 1024;
@@ -49,7 +52,14 @@ impl Leased {
 
 impl Drop for Leased {
     fn drop(&mut self) {
-        state().released.push(self.lease.lease);
+        if is_helper() {
+            return;
+        }
+        let mut state = state();
+        if state.pinned.contains(&self.lease.lease) {
+            return;
+        }
+        state.released.push(self.lease.lease);
         HAS_NEWS.store(true, Ordering::Relaxed);
     }
 }
@@ -77,12 +87,17 @@ struct OwnView {
 
 impl Drop for OwnView {
     fn drop(&mut self) {
-        state().give_back(self.arena);
+        if !is_helper() {
+            state().give_back(self.arena);
+        }
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        if is_helper() {
+            return;
+        }
         if !self.is_private {
             state().mapped.remove(&self.base);
         }
@@ -107,8 +122,10 @@ struct State {
     released: Vec<u64>,
     /// Arenas given up, to be told.
     gone: Vec<u64>,
-    /// What is mapped read-only, by where it begins: its end, and what it is.
-    mapped: BTreeMap<usize, (usize, Memory)>,
+    /// What is mapped read-only, by where it begins: its end, what it is, and the mapping.
+    mapped: BTreeMap<usize, (usize, Memory, Weak<Mapping>)>,
+    /// Leases that a forked helper may look into, and that are never given back.
+    pinned: BTreeSet<u64>,
 }
 
 static STATE: Mutex<State> = Mutex::new(State {
@@ -117,6 +134,7 @@ static STATE: Mutex<State> = Mutex::new(State {
     released: Vec::new(),
     gone: Vec::new(),
     mapped: BTreeMap::new(),
+    pinned: BTreeSet::new(),
 });
 
 /// Whether there is something to tell.
@@ -153,8 +171,27 @@ impl State {
 }
 
 /// Nobody has an arena of ours any more.
-pub(crate) fn is_free(arena: u64) {
+pub(crate) fn freed(arena: u64) {
     state().give_back(arena);
+}
+
+/// A helper is about to be forked, and may look into all that is mapped: none of it is given back any more.
+#[pyfunction]
+pub(crate) fn pin_memory() {
+    let mut state = state();
+    let memories: Vec<Memory> = state.mapped.values().map(|(_, memory, _)| *memory).collect();
+    for memory in memories {
+        match memory {
+            Memory::Lease(lease) => {
+                state.pinned.insert(lease);
+            }
+            Memory::Arena(number) => {
+                if let Some(arena) = state.arenas.get_mut(&number) {
+                    arena.holds += 1;
+                }
+            }
+        }
+    }
 }
 
 /// Gives idle arenas back to the system.
@@ -185,17 +222,30 @@ pub(crate) struct Slice {
     pub(crate) length: usize,
 }
 
-/// Places buffers where a receiver can map them, copying them unless they lie in such memory already. Gives where that
-/// is, and the place of each in it. The arena is held until the supervisor says that nobody has it.
-pub(crate) fn place(py: Python<'_>, channel: &Channel, slices: &[Slice]) -> PyResult<(Buffers, Vec<(u64, u64)>)> {
-    if let Some((from, places)) = lies_in(slices) {
-        if let Memory::Arena(number) = from
+/// Buffers that a receiver can map.
+pub(crate) struct Placed {
+    pub(crate) buffers: Buffers,
+    /// Where each of them is: offset and length.
+    pub(crate) places: Vec<(u64, u64)>,
+    /// What they lie in, if that was handed to us: to be kept until the message is sent.
+    pub(crate) held: Option<Held>,
+}
+
+/// Keeps a mapping.
+pub(crate) struct Held {
+    _mapping: Arc<Mapping>,
+}
+
+/// Places buffers where a receiver can map them, copying them unless they lie in such memory already. The arena is held
+/// until the supervisor says that nobody has it. `None` if there are so many arenas in use that there may be no more.
+pub(crate) fn place(py: Python<'_>, channel: &Channel, slices: &[Slice]) -> PyResult<Option<Placed>> {
+    if let Some(placed) = lies_in(slices) {
+        if let Memory::Arena(number) = placed.buffers.from
             && let Some(arena) = state().arenas.get_mut(&number)
         {
             arena.holds += 1;
         }
-        let bytes = slices.iter().map(|slice| slice.length as u64).sum();
-        return Ok((Buffers { from, bytes }, places));
+        return Ok(Some(placed));
     }
     let mut places = Vec::with_capacity(slices.len());
     let mut end = 0usize;
@@ -203,7 +253,7 @@ pub(crate) fn place(py: Python<'_>, channel: &Channel, slices: &[Slice]) -> PyRe
         places.push((end as u64, slice.length as u64));
         end = (end + slice.length).next_multiple_of(ALIGNED);
     }
-    let (number, base) = take_arena(py, channel, end.max(1))?;
+    let Some((number, base)) = take_arena(py, channel, end.max(1))? else { return Ok(None) };
     let copy = || {
         for (slice, (offset, _)) in slices.iter().zip(&places) {
             // SAFETY: the caller holds the source buffer; the arena is ours alone until it is sent, and large enough.
@@ -218,7 +268,7 @@ pub(crate) fn place(py: Python<'_>, channel: &Channel, slices: &[Slice]) -> PyRe
     } else {
         copy();
     }
-    Ok((Buffers { from: Memory::Arena(number), bytes: end as u64 }, places))
+    Ok(Some(Placed { buffers: Buffers { from: Memory::Arena(number), bytes: end as u64 }, places, held: None }))
 }
 
 /// Takes a placed arena back whose message was not sent.
@@ -229,26 +279,32 @@ pub(crate) fn take_back(buffers: Buffers) {
 }
 
 /// The memory that all of these lie in, if it is one that can be passed on.
-fn lies_in(slices: &[Slice]) -> Option<(Memory, Vec<(u64, u64)>)> {
+fn lies_in(slices: &[Slice]) -> Option<Placed> {
     let state = state();
     let first = slices.first()?;
-    let (base, (end, memory)) = state.mapped.range(..=first.start).next_back()?;
+    let (base, (end, memory, mapping)) = state.mapped.range(..=first.start).next_back()?;
     let place = |slice: &Slice| {
         let is_inside = slice.start >= *base && slice.start + slice.length <= *end;
         is_inside.then(|| ((slice.start - base) as u64, slice.length as u64))
     };
-    Some((*memory, slices.iter().map(place).collect::<Option<_>>()?))
+    let bytes = slices.iter().map(|slice| slice.length as u64).sum();
+    let places = slices.iter().map(place).collect::<Option<_>>()?;
+    let held = Some(Held { _mapping: mapping.upgrade()? });
+    Some(Placed { buffers: Buffers { from: *memory, bytes }, places, held })
 }
 
 /// An idle arena that is large enough, or a new one; held once.
-fn take_arena(py: Python<'_>, channel: &Channel, size: usize) -> PyResult<(u64, usize)> {
+fn take_arena(py: Python<'_>, channel: &Channel, size: usize) -> PyResult<Option<(u64, usize)>> {
     {
         let mut state = state();
         let fits = |arena: &Arena| arena.holds == 0 && arena.size >= size && arena.size / 4 <= size.max(GRAIN);
         let found = state.arenas.iter_mut().filter(|(_, arena)| fits(arena)).min_by_key(|(_, arena)| arena.size);
         if let Some((number, arena)) = found {
             arena.holds = 1;
-            return Ok((*number, arena.base));
+            return Ok(Some((*number, arena.base)));
+        }
+        if state.arenas.len() >= MOST {
+            return Ok(None);
         }
     }
     let size = size.next_multiple_of(GRAIN);
@@ -266,7 +322,7 @@ fn take_arena(py: Python<'_>, channel: &Channel, size: usize) -> PyResult<(u64, 
     };
     let message = ToSupervisor::Arena { arena: number, size: size as u64 };
     send_with(py, channel, &message, &[], Some(fd.as_raw_fd()))?;
-    Ok((number, base))
+    Ok(Some((number, base)))
 }
 
 /// A file in memory that cannot change its size any more.
@@ -327,9 +383,8 @@ pub(crate) fn views(leased: Leased, places: &[(u64, u64)]) -> PyResult<Vec<Buffe
     let (size, lease) = (leased.lease.size as usize, leased.lease.lease);
     let base = map(&leased.fd, size, libc::PROT_READ, libc::MAP_SHARED)
         .map_err(|error| PyOSError::new_err(format!("buffers of {size} bytes cannot be mapped: {error}")))?;
-    state().mapped.insert(base, (base + size, Memory::Lease(lease)));
     let mapping = Mapping { base, size, source: Source::Leased(Arc::new(leased)), is_private: false };
-    cut(mapping, places)
+    cut(mapping, Memory::Lease(lease), places)
 }
 
 /// Views on an arena of our own that [`place`] has just filled; they take over its hold.
@@ -339,8 +394,7 @@ pub(crate) fn own_views(buffers: Buffers, places: &[(u64, u64)]) -> PyResult<Opt
     let Some((fd, size)) = found else { return Ok(None) };
     let source = Source::Own(Arc::new(OwnView { arena }));
     let base = map(&fd, size, libc::PROT_READ, libc::MAP_SHARED)?;
-    state().mapped.insert(base, (base + size, Memory::Arena(arena)));
-    cut(Mapping { base, size, source, is_private: false }, places).map(Some)
+    cut(Mapping { base, size, source, is_private: false }, Memory::Arena(arena), places).map(Some)
 }
 
 /// Copy-on-write views on the same memory as these bytes lie in; `None` if that is no memory of this sort.
@@ -364,7 +418,7 @@ fn mapping_behind(buffer: &Bound<'_, PyAny>, slice: Slice) -> Option<Arc<Mapping
     let is_known = {
         let state = state();
         let found = state.mapped.range(..=slice.start).next_back();
-        found.is_some_and(|(_, (end, _))| slice.start + slice.length <= *end)
+        found.is_some_and(|(_, (end, ..))| slice.start + slice.length <= *end)
     };
     if !is_known {
         return None;
@@ -380,8 +434,9 @@ fn mapping_behind(buffer: &Bound<'_, PyAny>, slice: Slice) -> Option<Arc<Mapping
     None
 }
 
-fn cut(mapping: Mapping, places: &[(u64, u64)]) -> PyResult<Vec<Buffer>> {
+fn cut(mapping: Mapping, memory: Memory, places: &[(u64, u64)]) -> PyResult<Vec<Buffer>> {
     let mapping = Arc::new(mapping);
+    state().mapped.insert(mapping.base, (mapping.base + mapping.size, memory, Arc::downgrade(&mapping)));
     let one = |(offset, length): &(u64, u64)| {
         let end = offset.checked_add(*length).filter(|end| *end <= mapping.size as u64);
         end.ok_or_else(|| PyBufferError::new_err("a buffer beyond its memory"))?;

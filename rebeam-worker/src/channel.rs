@@ -10,7 +10,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rebeam_protocol::control::Answer;
 use rebeam_protocol::exit::ExitReason;
@@ -21,6 +21,7 @@ use rebeam_protocol::page::SIZE;
 
 use crate::arenas::{self, Leased};
 use crate::clock;
+use crate::session::is_main_thread;
 use crate::status_page::StatusPage;
 use crate::wire::{NoRead, NoWrite, Payload, Reader, Wait, Writer};
 
@@ -28,12 +29,16 @@ use crate::wire::{NoRead, NoWrite, Payload, Reader, Wait, Writer};
 const ACK_AFTER: usize = 16;
 const ACK_BYTES: usize = 128 * 1024;
 
+/// How long the main thread waits at most for another thread that reads, before it lets Python handle signals.
+const SLICE: Duration = Duration::from_millis(50);
+
 /// The first frame's bound, before the supervisor has said its own.
 const WELCOME_LIMIT: usize = 256 * 1024 * 1024;
 
 /// What an actor's main loop takes next.
 pub(crate) enum Letter {
-    Message(Box<Delivery>, Payload),
+    /// With its place, if it lay among those that are taken in turn.
+    Message(Box<Delivery>, Payload, Place),
     Stop(ExitReason),
     /// An exit signal that is not trapped.
     Exit,
@@ -143,8 +148,7 @@ impl Channel {
             writer: Mutex::new(Some(Writer::new(&socket, welcome.max_frame as usize))),
             writer_free: Condvar::new(),
             socket,
-            // Many actors may share a process: their calls must not share numbers.
-            next_id: AtomicU64::new(if clock::is_virtual() { welcome.process.pid.serial << 32 } else { 1 }),
+            next_id: AtomicU64::new(first_id(&welcome)),
             welcome,
             state: Mutex::new(State {
                 reader: Some(reader),
@@ -207,9 +211,16 @@ impl Channel {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The answer to this call is kept when it comes; as an event, if nobody waits for it alone.
-    pub(crate) fn expect_reply(&self, call: CallId, is_event: bool) {
-        self.state().replies.insert(call, Slot { reply: None, is_event });
+    /// The answer to this call is kept when it comes.
+    pub(crate) fn expect_reply(&self, call: CallId) {
+        self.state().replies.insert(call, Slot::default());
+    }
+
+    /// That it has come is noted as an event: nobody waits for it alone.
+    pub(crate) fn note_reply(&self, call: CallId) {
+        if let Some(slot) = self.state().replies.get_mut(&call) {
+            slot.is_event = true;
+        }
     }
 
     pub(crate) fn expect_answer(&self, request: RequestId) {
@@ -346,7 +357,7 @@ impl Channel {
         let state = self.state();
         let from = state.normal.partition_point(|(place, _)| *place <= behind);
         let is_plain = |letter: &Letter| match letter {
-            Letter::Message(delivery, _) => delivery.method == "handle_info" && delivery.form != Form::Arguments,
+            Letter::Message(delivery, ..) => delivery.method == "handle_info" && delivery.form != Form::Arguments,
             _ => false,
         };
         state.normal.range(from..).find(|(_, letter)| is_plain(letter)).map(|(place, _)| *place)
@@ -357,7 +368,7 @@ impl Channel {
         let mut state = self.state();
         let index = state.normal.binary_search_by_key(&place, |(place, _)| *place).ok()?;
         match std::mem::replace(&mut state.normal[index].1, Letter::Lent) {
-            Letter::Message(delivery, payload) => Some((delivery, payload)),
+            Letter::Message(delivery, payload, _) => Some((delivery, payload)),
             other => {
                 state.normal[index].1 = other;
                 None
@@ -368,7 +379,7 @@ impl Channel {
     pub(crate) fn put_back(&self, place: Place, delivery: Box<Delivery>, payload: Payload) {
         let mut state = self.state();
         if let Ok(index) = state.normal.binary_search_by_key(&place, |(place, _)| *place) {
-            state.normal[index].1 = Letter::Message(delivery, payload);
+            state.normal[index].1 = Letter::Message(delivery, payload, place);
         }
     }
 
@@ -377,7 +388,7 @@ impl Channel {
         let mut state = self.state();
         let index = state.normal.binary_search_by_key(&place, |(place, _)| *place).ok()?;
         match state.normal.remove(index)? {
-            (_, Letter::Message(delivery, _)) => Some(delivery.seq),
+            (_, Letter::Message(delivery, ..)) => Some(delivery.seq),
             _ => None,
         }
     }
@@ -385,6 +396,26 @@ impl Channel {
     /// The place of the last letter that has come.
     pub(crate) fn last_place(&self) -> Place {
         self.state().last_place
+    }
+
+    /// Takes a call or cast out that no `receive` will ever take.
+    pub(crate) fn take_call(&self) -> Option<Box<Delivery>> {
+        let mut state = self.state();
+        let is_call = |letter: &Letter| match letter {
+            Letter::Message(delivery, ..) => delivery.method != "handle_info" || delivery.form == Form::Arguments,
+            _ => false,
+        };
+        let taken = match state.high.pop_front() {
+            Some(letter) => Some(letter),
+            None => {
+                let place = state.normal.iter().position(|(_, letter)| is_call(letter))?;
+                state.normal.remove(place).map(|(_, letter)| letter)
+            }
+        };
+        match taken? {
+            Letter::Message(delivery, ..) => Some(delivery),
+            _ => None,
+        }
     }
 
     /// How many letters lie here in turn.
@@ -419,7 +450,7 @@ impl Channel {
     pub(crate) fn take_back_down(&self, of: u64) -> Vec<Seq> {
         let mut taken = Vec::new();
         self.state().normal.retain(|(_, letter)| {
-            let Letter::Message(delivery, _) = letter else { return true };
+            let Letter::Message(delivery, ..) = letter else { return true };
             let Form::Signal(signal) = &delivery.form else { return true };
             let is_it = matches!(**signal, Signal::Down { monitor, .. } if monitor == of);
             if is_it {
@@ -506,13 +537,17 @@ impl Channel {
                 return Err(Unmet::TimedOut);
             }
             let Some(mut reader) = state.reader.take() else {
-                state = match until {
-                    None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
-                    Some(until) => {
-                        let left = until.saturating_duration_since(clock::now());
-                        self.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
-                    }
+                // A condition variable hides signals: the main thread looks up now and then to let Python handle them.
+                let slice = if is_main_thread() { SLICE } else { Duration::from_secs(3600) };
+                let left = match until {
+                    Some(until) if !clock::is_virtual() => until.saturating_duration_since(clock::now()).min(slice),
+                    _ => slice,
                 };
+                let (woken, result) = self.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+                state = woken;
+                if result.timed_out() && is_main_thread() {
+                    return take(&mut state).ok_or(Unmet::Interrupted);
+                }
                 continue;
             };
             drop(state);
@@ -545,6 +580,13 @@ impl Channel {
         self.page.set_waiting(false);
         result
     }
+}
+
+/// The first number for calls and requests: no two processes of one incarnation, nor, where actors share a process, any
+/// two actors, may use the same.
+fn first_id(welcome: &Welcome) -> u64 {
+    let of_actor = if clock::is_virtual() { welcome.process.pid.serial << 32 } else { 0 };
+    of_actor + (u64::from(welcome.process.generation.0) << 40) + 1
 }
 
 /// The memory that comes with a frame.
@@ -587,7 +629,7 @@ impl State {
 
     /// Drops a message that was not begun, as if it were done; else notes that its handler is to be cancelled.
     fn cancel(&mut self, seq: Seq) {
-        let is_it = |letter: &Letter| matches!(letter, Letter::Message(delivery, _) if delivery.seq == seq);
+        let is_it = |letter: &Letter| matches!(letter, Letter::Message(delivery, ..) if delivery.seq == seq);
         if let Some(place) = self.high.iter().position(is_it) {
             self.high.remove(place);
         } else if let Some(place) = self.normal.iter().position(|(_, letter)| is_it(letter)) {
@@ -627,7 +669,8 @@ impl State {
         match message {
             ToWorker::Deliver(delivery) => {
                 let lane = delivery.lane;
-                let letter = Letter::Message(Box::new(delivery), payload);
+                let place = if lane == Lane::Normal { self.last_place + 1 } else { 0 };
+                let letter = Letter::Message(Box::new(delivery), payload, place);
                 match lane {
                     Lane::System => self.system.push_back(letter),
                     Lane::High => self.high.push_back(letter),
@@ -654,7 +697,7 @@ impl State {
             ToWorker::Recycle => self.system.push_back(Letter::Recycle),
             ToWorker::Wake => {}
             ToWorker::Cancel { seq } => self.cancel(seq),
-            ToWorker::ArenaFree { arena } => arenas::is_free(arena),
+            ToWorker::ArenaFree { arena } => arenas::freed(arena),
             ToWorker::Gate { to, gate: Gate::Open } => {
                 self.shut.remove(&to);
             }

@@ -16,6 +16,10 @@ use rebeam_protocol::value::{self, Value};
 
 use crate::codec;
 use crate::convert;
+use crate::session::too_large;
+
+/// The largest request, as the node takes it.
+const MAX_REQUEST: usize = 16 * 1024 * 1024;
 
 /// How long a node may take beyond a call's own timeout.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -100,6 +104,10 @@ impl Client {
         payload: &[u8],
         patience: Option<Duration>,
     ) -> PyResult<(Answer, Vec<u8>)> {
+        let length = payload.len() + 1024;
+        if length > MAX_REQUEST {
+            return Err(too_large(py, length, MAX_REQUEST));
+        }
         let exchanged = py.detach(|| {
             let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
             exchange(&mut stream, request, payload, patience)

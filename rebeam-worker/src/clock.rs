@@ -31,6 +31,11 @@ pub(crate) fn is_virtual() -> bool {
     VIRTUAL.get().is_some()
 }
 
+/// How much virtual time has passed; `None` if time is not virtual.
+pub(crate) fn passed() -> Option<Duration> {
+    is_virtual().then(|| Duration::from_nanos(OFFSET.load(Ordering::Acquire)))
+}
+
 /// From now on time is virtual.
 pub(crate) fn stop() {
     VIRTUAL.get_or_init(Instant::now);

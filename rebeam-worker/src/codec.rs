@@ -10,12 +10,15 @@ use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, 
 use rebeam_protocol::message::Buffers;
 use rebeam_protocol::value::{self, MAX_DEPTH, Value};
 
-use crate::arenas::{self, Buffer, LARGE, Slice};
+use crate::arenas::{self, Buffer, Held, LARGE, Placed, Slice};
 use crate::channel::Channel;
 use crate::clock;
 use crate::wire::Payload;
 
 static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+/// What is used instead, if something is.
+static OWN_DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static LARGE_BUFFER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
@@ -26,6 +29,8 @@ const COPIED: usize = 4096;
 pub(crate) struct Content<'py> {
     pub(crate) bytes: Bound<'py, PyBytes>,
     pub(crate) buffers: Option<Buffers>,
+    /// What the buffers lie in, until they are sent.
+    pub(crate) held: Option<Held>,
 }
 
 impl<'py> Content<'py> {
@@ -56,7 +61,10 @@ fn keep_in_band(buffer: &Bound<'_, PyAny>) -> PyResult<bool> {
 fn dumps_apart<'py>(object: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>, Vec<PyBuffer<u8>>)> {
     let py = object.py();
     static KEYS: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
-    let dumps = DUMPS.import(py, "_pickle", "dumps")?;
+    let dumps = match OWN_DUMPS.get(py) {
+        Some(own) => own.bind(py),
+        None => DUMPS.import(py, "_pickle", "dumps")?,
+    };
     let keys = KEYS.get_or_try_init(py, || {
         let keys = PyDict::new(py);
         let callback =
@@ -75,14 +83,16 @@ fn dumps_apart<'py>(object: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>
 pub(crate) fn dump_content<'py>(channel: &Channel, object: &Bound<'py, PyAny>) -> PyResult<Content<'py>> {
     let (bytes, collected) = dumps_apart(object)?;
     if collected.is_empty() {
-        return Ok(Content { bytes, buffers: None });
+        return Ok(Content { bytes, buffers: None, held: None });
     }
     let py = object.py();
-    let (buffers, places) = arenas::place(py, channel, &slices(&collected))?;
+    let Some(Placed { buffers, places, held }) = arenas::place(py, channel, &slices(&collected))? else {
+        return Ok(Content { bytes: dumps(object)?, buffers: None, held: None });
+    };
     let head = (places.len() as u32).to_le_bytes();
     let numbers = places.iter().flat_map(|(offset, length)| [offset.to_le_bytes(), length.to_le_bytes()]).flatten();
     let whole: Vec<u8> = head.into_iter().chain(numbers).chain(bytes.as_bytes().iter().copied()).collect();
-    Ok(Content { bytes: PyBytes::new(py, &whole), buffers: Some(buffers) })
+    Ok(Content { bytes: PyBytes::new(py, &whole), buffers: Some(buffers), held })
 }
 
 fn slices(buffers: &[PyBuffer<u8>]) -> Vec<Slice> {
@@ -118,7 +128,9 @@ pub(crate) fn share<'py>(py: Python<'py>, object: &Bound<'py, PyAny>) -> PyResul
     if collected.is_empty() {
         return loads(py, bytes.as_bytes());
     }
-    let (buffers, places) = arenas::place(py, channel, &slices(&collected))?;
+    let Some(Placed { buffers, places, .. }) = arenas::place(py, channel, &slices(&collected))? else {
+        return Ok(object.clone());
+    };
     match arenas::own_views(buffers, &places)? {
         Some(views) => loads_with(py, bytes.as_bytes(), views),
         // It lies in memory of this sort already.
@@ -132,6 +144,12 @@ pub(crate) fn private_view(buffer: &Bound<'_, PyAny>) -> PyResult<Option<Buffer>
     let bytes = PyBuffer::<u8>::get(buffer)?;
     let slice = Slice { start: bytes.buf_ptr() as usize, length: bytes.len_bytes() };
     arenas::private_view(buffer, slice)
+}
+
+/// Pickles with this function from now on, which is used as `_pickle.dumps` is.
+#[pyfunction]
+pub(crate) fn set_dumps(py: Python<'_>, dumps: Py<PyAny>) -> PyResult<()> {
+    OWN_DUMPS.set(py, dumps).map_err(|_| PyTypeError::new_err("there is such a function already"))
 }
 
 /// Pickles an object with protocol 5.

@@ -38,6 +38,8 @@ pub(crate) struct Message {
     delivery: u32,
     /// Whether its handler has said that the answer comes later.
     is_deferred: AtomicBool,
+    /// Whether it is done with: what its handler has left behind has no message in hand.
+    is_over: AtomicBool,
 }
 
 #[pymethods]
@@ -75,7 +77,12 @@ impl Message {
             sender: delivery.sender.clone(),
             delivery: delivery.delivery,
             is_deferred: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
         }
+    }
+
+    pub(crate) fn end(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn is_deferred(&self) -> bool {
@@ -111,10 +118,11 @@ pub(crate) fn set(py: Python<'_>, message: Option<Py<Message>>) -> PyResult<()> 
 /// The message in hand.
 #[pyfunction]
 pub(crate) fn current(py: Python<'_>) -> Option<Py<Message>> {
-    match VARIABLE.get() {
+    let message: Option<Py<Message>> = match VARIABLE.get() {
         Some(variable) => variable.call_method1(py, "get", (py.None(),)).ok()?.extract(py).ok()?,
         None => IN_HAND.with_borrow(|message| message.as_ref().map(|message| message.clone_ref(py))),
-    }
+    };
+    message.filter(|message| !message.get().is_over.load(Ordering::Relaxed))
 }
 
 /// Who waits if this thread waits now; `is_task` if it is only the task that it runs.

@@ -162,6 +162,12 @@ impl Node {
         Ok(step.as_secs_f64())
     }
 
+    /// Whether everybody waits, the test too: only time can bring something.
+    fn is_stuck(&self) -> bool {
+        let shell = self.shell();
+        shell.is_up && shell.ended.is_none() && shell.is_settled("")
+    }
+
     /// Seconds of virtual time since the node's start.
     fn now(&self) -> f64 {
         self.shell().now.as_secs_f64()
@@ -265,7 +271,7 @@ impl Node {
         let mut count = 0u64;
         // SAFETY: the array and its length belong together; then eight bytes, as an eventfd gives them.
         unsafe {
-            libc::poll(descriptors.as_mut_ptr(), descriptors.len() as libc::nfds_t, 1000);
+            libc::poll(descriptors.as_mut_ptr(), descriptors.len() as libc::nfds_t, 100);
             libc::read(self.wake.as_raw_fd(), (&raw mut count).cast(), 8);
         }
     }

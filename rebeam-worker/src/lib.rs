@@ -31,19 +31,21 @@ mod _rebeam {
         take_own_mail, trim_memory,
     };
     #[pymodule_export]
+    use crate::arenas::pin_memory;
+    #[pymodule_export]
     use crate::client::{Client, node_directory};
     #[pymodule_export]
     use crate::clock::clock;
     #[pymodule_export]
-    use crate::codec::{private_view, share};
+    use crate::codec::{private_view, set_dumps, share};
     #[pymodule_export]
     use crate::context::{Message, caller, current, defer, set_context_variable};
     #[pymodule_export]
     use crate::in_process::{Node, is_virtual};
     #[pymodule_export]
     use crate::outgoing::{
-        abandon, await_answer, call, call_message, cancel_call, cast, has_answer, key_number, look, reply, request,
-        rest, send_message, take_answer, wait_answer, wait_ready, watched,
+        abandon, await_answer, call, call_message, cancel_call, cast, forget_call, has_answer, key_number, look,
+        note_answer, reply, request, rest, send_message, take_answer, wait_answer, wait_ready, watched,
     };
     #[pymodule_export]
     use crate::requests::{

@@ -81,12 +81,15 @@ impl Outgoing<'_, '_> {
             Some(Blocked::Full) => {}
         }
         let call = CallId(channel.next_id());
-        channel.expect_reply(call, false);
+        channel.expect_reply(call);
         let (to, method) = (self.to.clone(), self.method.to_owned());
         let waiting = ToSupervisor::AwaitRoom { call, to, method, waits: context::waits(py, false) };
         let (to, until) = (&self.to, self.until);
         let result = send(py, channel, &waiting, &[]).and_then(|()| wait(py, || channel.wait_open(to, call, until)));
         channel.forget_reply(call);
+        if result.is_err() {
+            send(py, channel, &ToSupervisor::Cancel { call }, &[])?;
+        }
         match result? {
             Some(None) => Ok(()),
             Some(Some(Outcome::Failed(failure))) => Err(convert::failure(py, &failure)),
@@ -101,7 +104,7 @@ impl Outgoing<'_, '_> {
     /// Sends a call and waits for its answer.
     fn call<'py>(self, py: Python<'py>, channel: &Channel, call: CallId) -> PyResult<Bound<'py, PyAny>> {
         let until = self.until;
-        channel.expect_reply(call, false);
+        channel.expect_reply(call);
         let result = self.send(py, channel).and_then(|()| answer_to(py, channel, call, until));
         channel.forget_reply(call);
         result
@@ -115,8 +118,14 @@ fn answer_to<'py>(
     call: CallId,
     until: Option<Instant>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    if let Some((outcome, payload)) = wait(py, || channel.wait_reply(call, until))? {
-        return unpack(py, outcome, payload);
+    match wait(py, || channel.wait_reply(call, until)) {
+        Ok(Some((outcome, payload))) => return unpack(py, outcome, payload),
+        Ok(None) => {}
+        // A signal handler has raised: nobody waits any more.
+        Err(error) => {
+            send(py, channel, &ToSupervisor::Cancel { call }, &[])?;
+            return Err(error);
+        }
     }
     // Settles the race with a reply under way, and brings word of what the callee does.
     send(py, channel, &ToSupervisor::Abandon { call }, &[])?;
@@ -258,7 +267,9 @@ pub(crate) fn call_message<'py>(
     let (to, until) = (convert::address(to)?, deadline(timeout)?);
     let content = message_content(channel, message)?;
     let call = CallId(channel.next_id());
-    let kind = Kind::Call { call, waits: context::waits(py, false) };
+    // What is for the process is answered past the mail: it is no wait of that sort.
+    let waits = if is_system { Waits::Nobody } else { context::waits(py, false) };
+    let kind = Kind::Call { call, waits };
     let lane = if is_system { Lane::System } else { Lane::Normal };
     Outgoing { to, kind, form: Form::Message, method, content, lane, until }.call(py, channel, call)
 }
@@ -303,7 +314,7 @@ pub(crate) fn request(
     };
     let call = CallId(channel.next_id());
     let waits = if is_task { context::waits(py, true) } else { Waits::Nobody };
-    channel.expect_reply(call, true);
+    channel.expect_reply(call);
     let outgoing = Outgoing { to, kind: Kind::Call { call, waits }, form, method, content, lane: lane(is_high), until };
     if let Err(error) = outgoing.send(py, channel) {
         channel.forget_reply(call);
@@ -318,6 +329,21 @@ pub(crate) fn has_answer(py: Python<'_>, call: u64) -> PyResult<bool> {
     Ok(channel(py)?.has_reply(CallId(call)))
 }
 
+/// Has such a call noted as ready when its answer comes.
+#[pyfunction]
+pub(crate) fn note_answer(py: Python<'_>, call: u64) -> PyResult<()> {
+    channel(py)?.note_reply(CallId(call));
+    Ok(())
+}
+
+/// Nobody will ask for the answer to such a call.
+#[pyfunction]
+pub(crate) fn forget_call(py: Python<'_>, call: u64) {
+    if let Ok(channel) = channel(py) {
+        channel.forget_reply(CallId(call));
+    }
+}
+
 /// Waits for the answer to such a call for so many seconds, and then, with `is_last`, gives up on it; else `None` says
 /// that there is none yet, a tuple with the result that there is.
 #[pyfunction]
@@ -329,13 +355,20 @@ pub(crate) fn wait_answer<'py>(
 ) -> PyResult<Option<Bound<'py, PyTuple>>> {
     let (channel, call, until) = (channel(py)?, CallId(call), until(seconds)?);
     if !channel.has_reply(call) {
+        // Who only looks does not wait.
+        if seconds == Some(0.0) && !is_last {
+            return Ok(None);
+        }
         send(py, channel, &ToSupervisor::Await { call, waits: context::waits(py, false) }, &[])?;
     }
     let result = match is_last {
         true => answer_to(py, channel, call, until),
-        false => match wait(py, || channel.wait_reply(call, until))? {
-            Some((outcome, payload)) => unpack(py, outcome, payload),
-            None => return Ok(None),
+        false => match wait(py, || channel.wait_reply(call, until)) {
+            Ok(Some((outcome, payload))) => unpack(py, outcome, payload),
+            not_yet => {
+                send(py, channel, &ToSupervisor::Await { call, waits: Waits::Nobody }, &[])?;
+                return not_yet.map(|_| None);
+            }
         },
     };
     channel.forget_reply(call);
@@ -419,7 +452,7 @@ pub(crate) fn reply(py: Python<'_>, caller: PyCaller, value: &Bound<'_, PyAny>) 
     let codec = if is_data { Codec::Data } else { Codec::Pickle };
     let content = match codec {
         Codec::Pickle => message_content(channel, value)?,
-        Codec::Data => Content { bytes: PyBytes::new(py, &codec::dump_value(value)?), buffers: None },
+        Codec::Data => Content { bytes: PyBytes::new(py, &codec::dump_value(value)?), buffers: None, held: None },
     };
     let to = ReplyTo { caller, call: CallId(call) };
     let reply = Reply { to, outcome: Outcome::Returned(codec), done: None, buffers: content.buffers };

@@ -231,6 +231,10 @@ def __getattr__(name: str) -> _typing.Any:
     return value
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
+
+
 # `exit` is there, too, and not listed: `from rebeam import *` must not hide Python's own.
 
 # A traceback shows the name that a user imports.

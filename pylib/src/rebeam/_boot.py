@@ -30,7 +30,17 @@ def main() -> NoReturn:
     if role == "zygote":
         gc.disable()
         # What every worker needs, once and shared.
-        from rebeam import _dispatch, _failure, _functions, _logging, _ref, _server, _spec, _stream  # noqa: F401
+        from rebeam import (  # noqa: F401
+            _dispatch,
+            _failure,
+            _functions,
+            _logging,
+            _main,
+            _ref,
+            _server,
+            _spec,
+            _stream,
+        )
 
         start = _rebeam.attach_forked(CONTROL, ZYGOTE_LIFELINE)
         if start is None:
@@ -89,7 +99,7 @@ class Start(TypedDict):
 
 def _run(start: Start) -> NoReturn:
     """The life of an actor in a process of its own."""
-    from rebeam import _logging
+    from rebeam import _logging, _main  # noqa: F401
 
     _runtime.become(identity(start))
     _logging.install()

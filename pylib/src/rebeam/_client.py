@@ -7,7 +7,7 @@ import tempfile
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 from rebeam import _rebeam
 from rebeam._ref import ActorRef, Target
@@ -49,6 +49,7 @@ class Node:
     def __init__(self, socket: str) -> None:
         self._socket = socket
         self._lock = threading.Lock()
+        self._is_closed = False
         self._idle: list[_rebeam.Client] = [_rebeam.Client(socket)]
 
     def ref(self, actor: type[A], name: str) -> ActorRef[A]:
@@ -65,9 +66,16 @@ class Node:
             return [ActorInfo(*fields) for fields in client.actors()]
 
     def close(self) -> None:
-        """Closes what is not in use."""
+        """Closes it. What is under way comes to its end."""
         with self._lock:
             self._idle.clear()
+            self._is_closed = True
+
+    async def __aenter__(self) -> Node:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
 
     def __enter__(self) -> Node:
         return self
@@ -82,6 +90,8 @@ class Node:
     def _client(self) -> Iterator[_rebeam.Client]:
         """A connection of one's own for the time of a request; one that has failed is not used again."""
         with self._lock:
+            if self._is_closed:
+                raise ConnectionError("this connection was closed")
             client = self._idle.pop() if self._idle else None
         client = client or _rebeam.Client(self._socket)
         try:
@@ -95,7 +105,8 @@ class Node:
 
     def _put_back(self, client: _rebeam.Client) -> None:
         with self._lock:
-            self._idle.append(client)
+            if not self._is_closed:
+                self._idle.append(client)
 
     def call(
         self, to: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: Timeout, _: bool
@@ -127,6 +138,14 @@ class OutsideRef(ActorRef[A]):
         if priority != "normal":
             raise ValueError("mail from outside has normal priority")
         return OutsideRef(self._via, str(self._address), Target(timeout))
+
+    @property
+    def request(self) -> NoReturn:
+        raise TypeError("from outside there is `call`, `acall` and `cast`, and no `request`")
+
+    @property
+    def stream(self) -> NoReturn:
+        raise TypeError("from outside there is `call`, `acall` and `cast`, and no `stream`")
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("a handle from `rebeam.connect` belongs to its process")

@@ -66,7 +66,8 @@ def script(path: str, **options: Any) -> _spec.ChildSpec[FunctionActor]:
     """A file as a child of a supervisor: it is run as `python FILE` would, and the actor ends with it.
 
     Args:
-        path: the file, relative to the project's directory.
+        path: the file, relative to the project's directory. Its classes can be sent to others, who import the file for
+            them: what must not run there stands under `if __name__ == "__main__":`.
         options: as for `child`.
     """
     name = os.path.splitext(os.path.basename(path))[0]
@@ -126,18 +127,15 @@ def spawn(what: Any, /, *args: Any, link: bool = False, **options: Any) -> Actor
 
 
 def _run_module(name: str) -> None:
-    import runpy
+    from rebeam import _main
 
-    runpy.run_module(name, run_name="__main__", alter_sys=True)
+    _main.run_module(name)
 
 
 def _run_script(path: str) -> None:
-    import runpy
-    import sys
+    from rebeam import _main
 
-    sys.argv = [path]
-    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
-    runpy.run_path(path, run_name="__main__")
+    _main.run_script(path)
 
 
 def stop(kind: str, text: str) -> Stop:

@@ -127,10 +127,12 @@ class _Serving:
         context.run(_in_hand.set, message)
         task = self._loop.create_task(coroutine, context=context)
         self._tasks[message.number] = task
+        _pending.set_handler(message.number, task)
         task.add_done_callback(functools.partial(self._end, message))
 
     def _end(self, message: _rebeam.Message, task: asyncio.Task[Any]) -> None:
         del self._tasks[message.number]
+        _pending.set_handler(message.number, None)
         if self._over.done():
             return None
         error = asyncio.CancelledError() if task.cancelled() else task.exception()

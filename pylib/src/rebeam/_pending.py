@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from rebeam import _rebeam
@@ -95,6 +96,7 @@ class Pending(Generic[R]):
                 loop.call_soon_threadsafe(settle)
 
         _callbacks[self._call] = arrived
+        _rebeam.note_answer(self._call)
         timer = None
         # In virtual time the node itself knows when the time is over.
         if self._deadline is not None and not _rebeam.is_virtual():
@@ -103,7 +105,7 @@ class Pending(Generic[R]):
         try:
             with _Watched(loop):
                 if not _rebeam.has_answer(self._call):
-                    if not self._is_awaited:
+                    if not self._is_awaited and _is_own_task():
                         _rebeam.await_answer(self._call)
                     await answered
         except asyncio.CancelledError:
@@ -118,6 +120,10 @@ class Pending(Generic[R]):
                 self._settle(_rebeam.take_answer(self._call), None)
             except Exception as error:
                 self._settle(None, error)
+
+    def __del__(self) -> None:
+        if not self._is_over:
+            _rebeam.forget_call(self._call)
 
     def _settle(self, value: Any, error: BaseException | None) -> None:
         self._value, self._error, self._is_over = value, error, True
@@ -146,13 +152,42 @@ def request(
     is_task: bool = False,
 ) -> Pending[Any]:
     """Calls without waiting. `content` is a method's arguments, or a message of free form."""
-    call, left = _rebeam.request(address, method, content, is_method, (timeout, is_high), is_task)
-    return Pending(call, left, is_task)
+    # A task that a handler has started is not what the handler waits for, as far as anybody knows.
+    is_own = is_task and _is_own_task()
+    call, left = _rebeam.request(address, method, content, is_method, (timeout, is_high), is_own)
+    return Pending(call, left, is_own)
+
+
+def _is_own_task() -> bool:
+    """Whether the task that runs is the one that handles the message in hand."""
+    import asyncio
+
+    message = _rebeam.current()
+    return message is not None and _handlers.tasks.get(message.number) is asyncio.current_task()
+
+
+class _Handlers(threading.local):
+    """The tasks that handle messages, by the message's number, of this thread's event loop."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[int, asyncio.Task[Any]] = {}
+
+
+_handlers = _Handlers()
+
+
+def set_handler(message: int, task: asyncio.Task[Any] | None) -> None:
+    """Notes which task handles a message, or that none does any more."""
+    if task is None:
+        _handlers.tasks.pop(message, None)
+    else:
+        _handlers.tasks[message] = task
 
 
 def on_answer(call: int, callback: Callable[[int], None]) -> None:
     """Has a callback run, in whichever thread reads, when the answer to a call has come."""
     _callbacks[call] = callback
+    _rebeam.note_answer(call)
     if _rebeam.has_answer(call) and _callbacks.pop(call, None) is not None:
         callback(call)
 

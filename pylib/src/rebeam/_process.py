@@ -84,6 +84,8 @@ def receive(
     Raises:
         TimeoutError: none came in time. Where nobody catches it, it ends the actor as any exception.
     """
+    if match is not None and not (isinstance(match, (type, tuple)) or callable(match)):
+        raise TypeError(f"match={match!r}: it is a type, a tuple of types or a function")
     found = _rebeam.receive(match, timeout)
     if found is None:
         raise TimeoutError(f"no message came within {timeout} s")

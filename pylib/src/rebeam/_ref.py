@@ -49,6 +49,13 @@ class Target(NamedTuple):
     is_high: bool = False
 
 
+def _name(method: Callable[..., Any]) -> str:
+    try:
+        return method.__name__
+    except AttributeError:
+        raise TypeError(f"{method!r} is no method: `ref.call(Class.method, …)`, or `ref.call.method(…)`") from None
+
+
 class _Call(Generic[A]):
     """`ref.call(Class.method, …)`, typed exactly, or `ref.call.method(…)`, short."""
 
@@ -66,7 +73,7 @@ class _Call(Generic[A]):
     def __call__(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         ref = self._ref
         timeout, is_high = ref._target
-        return ref._via.call(ref._address, method.__name__, args, kwargs, timeout, is_high)
+        return ref._via.call(ref._address, _name(method), args, kwargs, timeout, is_high)
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         if method.startswith("_"):
@@ -91,7 +98,7 @@ class _Cast(Generic[A]):
     def __call__(self, method: Callable[Concatenate[A, P], Any], *args: P.args, **kwargs: P.kwargs) -> None:
         ref = self._ref
         timeout, is_high = ref._target
-        ref._via.cast(ref._address, method.__name__, args, kwargs, timeout, is_high)
+        ref._via.cast(ref._address, _name(method), args, kwargs, timeout, is_high)
 
     def __getattr__(self, method: str) -> Callable[..., None]:
         if method.startswith("_"):
@@ -122,7 +129,7 @@ class _ACall(Generic[A]):
         self, method: Callable[Concatenate[A, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> Coroutine[Any, Any, R]: ...
     def __call__(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return _acall(self._ref, method.__name__, args, kwargs)
+        return _acall(self._ref, _name(method), args, kwargs)
 
     def __getattr__(self, method: str) -> Callable[..., Coroutine[Any, Any, Any]]:
         if method.startswith("_"):
@@ -161,7 +168,7 @@ class _Request(Generic[A]):
     def __call__(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         from rebeam._pending import request
 
-        return request(self._ref._address, method.__name__, (args, kwargs), True, *self._ref._target)
+        return request(self._ref._address, _name(method), (args, kwargs), True, *self._ref._target)
 
     def __getattr__(self, method: str) -> Callable[..., Pending[Any]]:
         if method.startswith("_"):
@@ -194,7 +201,7 @@ class _Stream(Generic[A]):
     def __call__(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         from rebeam._stream import Stream
 
-        return Stream(self._ref, method.__name__, args, kwargs)
+        return Stream(self._ref, _name(method), args, kwargs)
 
     def __getattr__(self, method: str) -> Callable[..., Stream[Any]]:
         if method.startswith("_"):

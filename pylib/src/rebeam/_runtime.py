@@ -35,6 +35,9 @@ class Identity:
         self.name = path if named else None
         self.restarts = restarts
 
+    def __repr__(self) -> str:
+        return f"<{self.path} {self.pid}>"
+
 
 _identity: Identity | None = None
 
@@ -46,7 +49,7 @@ def become(identity: Identity) -> None:
     """Makes this process an actor, and its own forked helpers not."""
     global _identity
     _identity = identity
-    os.register_at_fork(after_in_child=_detach)
+    os.register_at_fork(before=_rebeam.pin_memory, after_in_child=_detach)
     for hook in _after_fork:
         hook()
 

@@ -237,8 +237,10 @@ def receiver(actor: Actor, resolve: Callable[[str], Callable[..., Any]]) -> Call
     def receive(callback: str, message: Any) -> Any:
         nonlocal streams
         if callback == "handle_info":
-            if streams is not None and isinstance(message, Down) and streams.is_end(message.monitor):
-                return None
+            if streams is not None and isinstance(message, Down):
+                stream = streams.of(message.monitor)
+                if stream is not None:
+                    return streams.close(stream)
             return _settled(actor, callback, actor.handle_info(message))
         if callback.startswith("stream_"):
             if streams is None:

@@ -7,11 +7,11 @@ import time
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from rebeam import _pending, _rebeam
-from rebeam._errors import BadCall
+from rebeam._errors import ActorDied, BadCall, NoProc
 from rebeam._ref import Pid
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 
     from rebeam._ref import ActorRef
 
@@ -42,7 +42,11 @@ class Stream(Generic[R]):
         wanted, is_over = 1, False
         try:
             while not is_over:
-                batch = _rebeam.call_message(pid, "stream_next", (number, wanted), timeout, False)
+                try:
+                    batch = _rebeam.call_message(pid, "stream_next", (number, wanted), timeout, False)
+                except (ActorDied, NoProc):
+                    is_over = True
+                    raise
                 is_over = batch.is_over
                 yield from batch.values
                 if batch.error is not None:
@@ -62,7 +66,11 @@ class Stream(Generic[R]):
         wanted, is_over = 1, False
         try:
             while not is_over:
-                batch = await ask(pid, "stream_next", (number, wanted))
+                try:
+                    batch = await ask(pid, "stream_next", (number, wanted))
+                except (ActorDied, NoProc):
+                    is_over = True
+                    raise
                 is_over = batch.is_over
                 for value in batch.values:
                     yield value
@@ -102,13 +110,13 @@ class Streams:
             return self._take(*content)
         return self._close(content)
 
-    def is_end(self, monitor: int) -> bool:
-        """Whether this is the monitor of one who iterated; its generator is closed then."""
-        for number, (_, watched, _) in self._open.items():
-            if watched == monitor:
-                self._close(number)
-                return True
-        return False
+    def of(self, monitor: int) -> int | None:
+        """The stream of one who iterated, by the monitor."""
+        return next((number for number, (_, watched, _) in self._open.items() if watched == monitor), None)
+
+    def close(self, number: int) -> Any:
+        """Closes a generator; gives a coroutine where that is asynchronous."""
+        return self._close(number)
 
     def _start(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Pid, int]:
         from rebeam import _runtime
@@ -129,7 +137,7 @@ class Streams:
 
     def _take(self, number: int, wanted: int) -> Any:
         if number not in self._open:
-            return Batch([], True)
+            return Batch([], True, BadCall("the stream is over: its actor has gone on in a new process"))
         generator, _, answers = self._open[number]
         if inspect.isasyncgen(generator):
             return self._take_async(number, generator, wanted, answers)
@@ -171,7 +179,11 @@ class Streams:
     def _close(self, number: int) -> Any:
         generator = self._forget(number)
         if inspect.isasyncgen(generator):
-            return generator.aclose()
+            return _close_async(generator)
         if generator is not None:
             generator.close()
         return None
+
+
+async def _close_async(generator: AsyncGenerator[Any, Any]) -> None:
+    await generator.aclose()

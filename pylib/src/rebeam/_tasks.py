@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar
 
-from rebeam import _errors, _failure, _functions, _pending, _process, _rebeam
+from rebeam import _errors, _failure, _functions, _pending, _process, _rebeam, _runtime
 from rebeam._actor import Actor
 
 if TYPE_CHECKING:
@@ -165,6 +165,7 @@ class Executor(concurrent.futures.Executor):
     def __init__(self, max_workers: int | None = None, **options: Any) -> None:
         if max_workers is not None and max_workers < 1:
             raise ValueError(f"max_workers={max_workers!r}: it must be 1 or more")
+        _runtime.me()
         self._most = max_workers or len(os.sched_getaffinity(0))
         self._options = options
         self._lock = threading.Lock()
@@ -176,17 +177,14 @@ class Executor(concurrent.futures.Executor):
         self._all_done = threading.Condition(self._lock)
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> concurrent.futures.Future[R]:
-        """Has a function run. Raises `Unpicklable` at once if it cannot be sent."""
+        """Has a function run. What cannot be sent is an error of the future."""
         future: concurrent.futures.Future[R] = concurrent.futures.Future()
         _answers.start()
         with self._lock:
             if self._is_shut:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._waiting.append((future, (fn, args, kwargs)))
-        try:
-            self._go_on()
-        except _errors.Unpicklable as error:
-            future.set_exception(error)
+        self._go_on()
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -219,12 +217,9 @@ class Executor(concurrent.futures.Executor):
                     worker = _functions.spawn(_Worker, **self._options)
                 pending = _pending.request(worker._address, "run", (work, {}), True, None)
             except BaseException as error:
-                self._free(future, worker)
-                if isinstance(error, _errors.Unpicklable):
-                    future.set_exception(error)
-                    continue
                 future.set_exception(error)
-                raise
+                self._free(future, worker)
+                continue
             with self._lock:
                 self._running[future] = pending
             _pending.on_answer(pending._call, functools.partial(self._end, future, worker, pending))
@@ -245,11 +240,11 @@ class Executor(concurrent.futures.Executor):
             left, error = None, died
         except BaseException as raised:
             error = raised
-        self._free(future, left)
         if error is None:
             future.set_result(value)
         else:
             future.set_exception(error)
+        self._free(future, left)
         self._go_on()
         if self._is_shut:
             self._stop_idle()

@@ -64,7 +64,7 @@ class Node:
     """A node in the process of the test, made by `running`. Its time stands still unless `advance` moves it on.
 
     Timers, call deadlines, `receive`, idle times, backoff, restart windows and stop limits follow that time. `time` and
-    `asyncio.sleep` of handlers do not.
+    `asyncio.sleep` of handlers do not. While the test itself waits and everybody else does, too, it passes by itself.
     """
 
     def __init__(self, tree: _spec.Supervisor) -> None:
@@ -81,6 +81,8 @@ class Node:
 
     def advance(self, seconds: float) -> None:
         """Moves time on: whatever becomes due happens in order, each with what follows from it."""
+        if not seconds >= 0:
+            raise ValueError(f"time cannot move on by {seconds!r} seconds")
         left = seconds
         while left > 0:
             self._come_to_rest()
@@ -119,6 +121,7 @@ class Node:
             NoProc: there is no such actor that lives.
         """
         label = actor if isinstance(actor, str) else str(actor._address)
+        signal = signals.Signals(signal)
         if not self._node.crash(label, int(signal)):
             raise _errors.NoProc(f"there is no living actor `{label}`")
 
@@ -173,12 +176,19 @@ class Node:
         for thread in self._threads.values():
             thread.join(_PATIENCE)
         left = [thread.name for thread in self._threads.values() if thread.is_alive()]
+        _runtime.identities.clear()
         if left:
             raise RuntimeError(f"these actors did not end: {', '.join(left)}; do their handlers wait for something?")
 
     def _drive(self) -> None:
         is_over = False
+        was_stuck = False
         while not is_over:
+            is_stuck = self._node.is_stuck()
+            if is_stuck and was_stuck:
+                # The test itself waits: for time, most likely.
+                self._node.advance(1.0)
+            was_stuck = is_stuck
             for what, process, channel, page, label in self._node.step():
                 if what == "over":
                     is_over = True
@@ -301,8 +311,9 @@ class ProcessNode:
                 raise RuntimeError(f"the node did not come to rest within {timeout} s: busy: {', '.join(busy)}")
             time.sleep(0.005)
 
-    def crash(self, actor: str, signal: int = signals.SIGKILL) -> None:
+    def crash(self, actor: ActorRef[Any] | str, signal: int = signals.SIGKILL) -> None:
         """Sends a signal to the process of an actor, and waits until its end is noticed."""
+        actor = actor if isinstance(actor, str) else str(actor._address)
         before = self._entry(actor)
         os.kill(before["os_pid"], signal)
         deadline = time.monotonic() + _PATIENCE

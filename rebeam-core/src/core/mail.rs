@@ -233,6 +233,11 @@ impl Core {
             let is_abandoned = message.reply_to.is_some_and(|call| !self.router.is_open(call));
             if is_abandoned || message.deadline.is_some_and(|deadline| deadline < now) {
                 actor.expired += 1;
+                if let Some(call) = message.reply_to.filter(|_| !is_abandoned) {
+                    let (target, waiting) = (actor.label.clone(), actor.mailbox.len() as u64);
+                    let callee = Callee { target, state: "running".into(), busy: None, waiting };
+                    self.fail_call(call, CallFailure::TimedOut(callee));
+                }
                 continue;
             }
             let deadline_ms = message.deadline.map(|deadline| (deadline - now).as_millis() as u64);
@@ -366,7 +371,9 @@ impl Core {
             }
             DeadLetters::Show(id) => match self.dead_letters.show(id) {
                 Some((letter, content)) => (Answer::DeadLetters { letters: vec![letter], forgotten: 0 }, content),
-                None => (Answer::NotFound { name: format!("dead letter {id}"), similar: Vec::new() }, Bytes::new()),
+                None => {
+                    (Answer::Refused(format!("there is no dead letter {id}: see `rebeam dead list`")), Bytes::new())
+                }
             },
             DeadLetters::Drop(which) => {
                 let count = self.dead_letters.take(&which, |_, _| true).len();

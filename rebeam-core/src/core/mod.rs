@@ -173,6 +173,8 @@ impl Core {
                     self.kill_below(spawner);
                 }
                 self.stop_node();
+                // Nothing that is killed is to come back meanwhile.
+                self.stop_supervisor(ROOT, ExitReason::SHUTDOWN);
             }
         }
     }

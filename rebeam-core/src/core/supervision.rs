@@ -586,6 +586,8 @@ impl Core {
         let now = self.now;
         let process =
             ProcessId { pid: incarnation.process.pid, generation: Generation(incarnation.process.generation.0 + 1) };
+        // Its open calls end with the process that made them.
+        self.forget_caller(Caller::Actor(process.pid));
         let Some(actor) = self.actors.get_mut(&id) else { return };
         actor.mailbox.process_recycled();
         incarnation.process = process;

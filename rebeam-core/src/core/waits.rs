@@ -38,7 +38,15 @@ impl Core {
             }
             cycle.push(next);
         }
-        Some(cycle.into_iter().map(|wait| self.words(wait, (wait == first).then_some(method))).collect())
+        // Handlers of one actor that wait alike are said once.
+        let mut words: Vec<String> = Vec::new();
+        for wait in cycle {
+            let said = self.words(wait, (wait == first).then_some(method));
+            if !words.contains(&said) {
+                words.push(said);
+            }
+        }
+        Some(words)
     }
 
     /// The waits that must end before this one can; none if something else may end it.

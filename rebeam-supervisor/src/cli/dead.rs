@@ -41,9 +41,13 @@ fn which(selection: &Selection) -> Result<Which, Failure> {
 }
 
 fn count(client: &mut Client, request: DeadLetters) -> Result<u64, Failure> {
+    let is_replay = matches!(request, DeadLetters::Replay(_));
     match client.expect(&Request::DeadLetters(request))? {
-        Answer::Count(0) => Err(Failure::request("no dead letter was touched")
-            .hint("`rebeam dead list` shows what is kept; only what has somebody to go to can be sent again")),
+        Answer::Count(0) => Err(Failure::request("no dead letter was touched").hint(if is_replay {
+            "only what has somebody to go to can be sent again; `rebeam dead list` shows what is kept"
+        } else {
+            "`rebeam dead list` shows what is kept"
+        })),
         Answer::Count(count) => Ok(count),
         other => Err(Failure::request(format!("an answer that does not fit: {other:?}"))),
     }
@@ -112,7 +116,7 @@ fn show(client: &mut Client, id: u64, is_json: bool) -> Result<(), Failure> {
 }
 
 fn as_json(letter: &DeadLetter) -> serde_json::Value {
-    json!({
+    let mut fields = json!({
         "id": letter.id,
         "to": letter.to,
         "method": letter.method,
@@ -122,6 +126,10 @@ fn as_json(letter: &DeadLetter) -> serde_json::Value {
         "deliveries": letter.deliveries,
         "bytes": letter.bytes,
         "is_kept": letter.is_kept,
-        "certificates": letter.certificates.iter().map(certificate_json).collect::<Vec<_>>(),
-    })
+    });
+    // A list does without them.
+    if !letter.certificates.is_empty() {
+        fields["certificates"] = letter.certificates.iter().map(certificate_json).collect();
+    }
+    fields
 }

@@ -61,6 +61,9 @@ impl Memories {
         if !seals.is_ok_and(|seals| seals.contains(SealFlag::F_SEAL_SHRINK)) {
             return Err("an arena that may shrink".into());
         }
+        if nix::sys::stat::fstat(&fd).map_or(0, |file| file.st_size) < size as i64 {
+            return Err("an arena that is smaller than it says".into());
+        }
         if self.arenas.len() >= MOST {
             return Err(format!("more than {MOST} arenas"));
         }

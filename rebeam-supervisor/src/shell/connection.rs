@@ -43,6 +43,8 @@ pub(crate) enum Read {
     Nothing,
     /// The other side is gone.
     Closed,
+    /// Descriptors were cut off, or came without a frame: from here on nothing can be trusted.
+    Broken,
 }
 
 impl Decoder {
@@ -73,7 +75,7 @@ impl Decoder {
         // A read ends behind a descriptor, whatever else is there.
         let has_descriptor = count > 0 && message.msg_controllen > 0;
         if has_descriptor && !self.take_descriptors(&message) {
-            return Read::Closed;
+            return Read::Broken;
         }
         match usize::try_from(count) {
             Ok(0) => Read::Closed,

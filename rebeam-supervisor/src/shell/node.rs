@@ -173,7 +173,7 @@ async fn load(zygote: &Zygote, setup: &Setup, printer: &Printer) -> Result<(Supe
     loop {
         let mut guard = control.readable().await.map_err(broken)?;
         match decoder.read(control.get_ref()) {
-            Read::Closed => return Err(interpreter_failure(zygote, setup, &silent, output).await),
+            Read::Closed | Read::Broken => return Err(interpreter_failure(zygote, setup, &silent, output).await),
             Read::Nothing => guard.clear_ready(),
             Read::Some { .. } => {}
         }

@@ -24,7 +24,7 @@ use rebeam_protocol::control::Answer;
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::frame::{self, MAX_FRAME};
 use rebeam_protocol::id::{CallId, ProcessId};
-use rebeam_protocol::message::{Caller, DeadLetter, Lane, Lease, Outcome, ToSupervisor, ToWorker};
+use rebeam_protocol::message::{Address, Caller, DeadLetter, Envelope, Lane, Lease, Outcome, ToSupervisor, ToWorker};
 use rebeam_protocol::page;
 use rebeam_protocol::zygote::{FromZygote, Target};
 use tokio::sync::{Notify, oneshot};
@@ -111,6 +111,9 @@ struct DeadLetterCount {
     said: u32,
     unsaid: u64,
 }
+
+/// The longest name or method that a message may be for, in bytes.
+const LONGEST_NAME: usize = 4096;
 
 /// Dead letters that are said within a second; more are only counted.
 const SAID_PER_SECOND: u32 = 20;
@@ -336,7 +339,7 @@ impl Node {
         loop {
             let Ok(mut guard) = control.readable().await else { return };
             match decoder.read(control.get_ref()) {
-                Read::Closed => return,
+                Read::Closed | Read::Broken => return,
                 Read::Nothing => guard.clear_ready(),
                 Read::Some { .. } => loop {
                     match decoder.next::<FromZygote>() {
@@ -358,7 +361,7 @@ impl Node {
                 Read::Some { is_all: false } => tokio::task::yield_now().await,
                 Read::Some { is_all: true } | Read::Nothing => guard.clear_ready(),
                 // The death itself comes from the reaper.
-                Read::Closed => return,
+                Read::Closed | Read::Broken => return,
             }
         }
     }
@@ -381,7 +384,7 @@ impl Node {
                 // An actor that writes without end is not to keep the others waiting.
                 Read::Some { .. } => tokio::task::yield_now().await,
                 Read::Nothing => guard.clear_ready(),
-                Read::Closed => return,
+                Read::Closed | Read::Broken => return,
             }
         }
     }
@@ -592,8 +595,10 @@ impl Engine {
     fn read_worker(&mut self, process: ProcessId) -> Read {
         let Some(worker) = self.workers.get_mut(&process) else { return Read::Closed };
         let result = worker.decoder.read(worker.channel.get_ref());
-        if matches!(result, Read::Some { .. }) {
-            self.handle_frames(process);
+        match result {
+            Read::Some { .. } => self.handle_frames(process),
+            Read::Broken => self.misbehaved(process, "descriptors were cut off, or too many of them sent".into()),
+            Read::Nothing | Read::Closed => {}
         }
         result
     }
@@ -635,6 +640,7 @@ impl Engine {
         }
         let event = match message {
             ToSupervisor::Send(envelope) => {
+                check_names(&envelope)?;
                 let ticket = |buffers| worker.memories.ticket(buffers, &self.freed);
                 let buffers = envelope.buffers.map(ticket).transpose()?;
                 Event::Sent { process, envelope, payload, buffers }
@@ -705,4 +711,14 @@ impl Engine {
             }
         }
     }
+}
+
+/// Names and methods are kept beside what is bounded, and so are bounded, too.
+fn check_names(envelope: &Envelope) -> Result<(), String> {
+    let name = match &envelope.to {
+        Address::Name(name) | Address::Partition { name, .. } => name.len(),
+        Address::Actor(_) | Address::Pid(_) => 0,
+    };
+    let longest = name.max(envelope.method.len());
+    if longest > LONGEST_NAME { Err(format!("a name or method of {longest} bytes")) } else { Ok(()) }
 }

@@ -1,0 +1,100 @@
+"""Classes and functions of scripts that run as actors: how others find what is `__main__` to the script itself.
+
+A script's `__main__` is the module `__main__@/its/path` to all others. They import it from its file when they are sent
+something of it: as with `multiprocessing`, what must not run again there stands under `if __name__ == "__main__":`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import io
+import operator
+import os
+import pickle
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rebeam import _rebeam
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import ModuleType
+
+_PREFIX = "__main__@"
+
+_own: str | None = None
+"""What this process's `__main__` is to others, if it is a script's."""
+
+
+def run_script(path: str) -> None:
+    """Runs a file as `python FILE` would."""
+    import runpy
+
+    path = os.path.abspath(path)
+    sys.argv = [path]
+    sys.path.insert(0, os.path.dirname(path))
+    _be(_PREFIX + path)
+    runpy.run_path(path, run_name="__main__")
+
+
+def run_module(name: str) -> None:
+    """Runs a module as `python -m NAME` would."""
+    import runpy
+
+    _be(name)
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+def _be(name: str) -> None:
+    global _own
+    _own = name
+    _rebeam.set_dumps(_dumps)
+
+
+class _Pickler(pickle.Pickler):
+    """Names what is of `__main__` so that others find it."""
+
+    def reducer_override(self, object: Any) -> Any:
+        if getattr(object, "__module__", None) == "__main__" and hasattr(object, "__qualname__"):
+            return _found, (_own, object.__qualname__)
+        return NotImplemented
+
+
+def _dumps(object: Any, protocol: int, *, buffer_callback: Callable[[Any], object] | None = None) -> bytes:
+    file = io.BytesIO()
+    _Pickler(file, protocol, buffer_callback=buffer_callback).dump(object)
+    return file.getvalue()
+
+
+def _found(module: str, name: str) -> Any:
+    """A class or function of a script, in another process or in its own."""
+    found = sys.modules["__main__"] if module == _own else importlib.import_module(module)
+    return operator.attrgetter(name)(found)
+
+
+class _OwnMain(importlib.abc.Loader):
+    """Finds a script's `__main__` in the process of that script."""
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        return sys.modules["__main__"]
+
+    def exec_module(self, module: ModuleType) -> None: ...
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Imports `__main__@/its/path` from that file."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if not fullname.startswith(_PREFIX):
+            return None
+        if fullname == _own:
+            return importlib.machinery.ModuleSpec(fullname, _OwnMain())
+        return importlib.util.spec_from_file_location(fullname, fullname.removeprefix(_PREFIX))
+
+
+sys.meta_path.append(_Finder())
