@@ -36,7 +36,8 @@ def run_script(path: str) -> None:
     path = os.path.abspath(path)
     sys.argv = [path]
     sys.path.insert(0, os.path.dirname(path))
-    _be(_PREFIX + path)
+    # A dot in it would be a package's.
+    _be(_PREFIX + path.replace("%", "%25").replace(".", "%2E"))
     runpy.run_path(path, run_name="__main__")
 
 
@@ -94,7 +95,8 @@ class _Finder(importlib.abc.MetaPathFinder):
             return None
         if fullname == _own:
             return importlib.machinery.ModuleSpec(fullname, _OwnMain())
-        return importlib.util.spec_from_file_location(fullname, fullname.removeprefix(_PREFIX))
+        file = fullname.removeprefix(_PREFIX).replace("%2E", ".").replace("%25", "%")
+        return importlib.util.spec_from_file_location(fullname, file)
 
 
 sys.meta_path.append(_Finder())
