@@ -307,7 +307,9 @@ impl Node<'_> {
             let is_keeper = line.split(|byte| *byte == 0).any(|word| word == b"keeper");
             !is_keeper && parent_of(*os_pid) == Some(self.os_pid()) && !actors.contains(&i64::from(*os_pid))
         };
-        self.project.processes().into_iter().find(is_zygote).expect("there is a zygote")
+        // What actors have left to the supervisor looks like it, but is younger; process ids tell nothing of age.
+        let candidates = self.project.processes().into_iter().filter(is_zygote);
+        candidates.min_by_key(|os_pid| started_at(*os_pid)).expect("there is a zygote")
     }
 
     /// Sends a signal to the supervisor alone.
@@ -362,6 +364,14 @@ pub fn kill(os_pid: i32, signal: nix::sys::signal::Signal) {
 pub fn parent_of(os_pid: i32) -> Option<i32> {
     let stat = std::fs::read_to_string(format!("/proc/{os_pid}/stat")).ok()?;
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// When a process was started, in ticks since the machine was.
+fn started_at(os_pid: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{os_pid}/stat")).unwrap_or_default();
+    // The name in brackets may hold anything; the 20th word behind it is the time.
+    let behind = stat.rsplit_once(')').map_or("", |(_, behind)| behind);
+    behind.split_whitespace().nth(19).and_then(|ticks| ticks.parse().ok()).unwrap_or(u64::MAX)
 }
 
 /// Runs one scenario of a fixture inside its actor `tester`, which asserts for itself, in a node of its own.
