@@ -322,9 +322,14 @@ def _concurrency(actor: type[Actor], value: object) -> int:
 
 def overlaps(actor: type[Actor]) -> bool:
     """Whether an actor has handlers that can overlap: public methods or callbacks with `async def`."""
-    methods = (getattr(actor, name, None) for name in dir(actor) if not name.startswith("_"))
-    is_async = (inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method) for method in methods)
-    return any(is_async)
+    known = vars(actor).get("__rebeam_overlaps__")
+    if known is None:
+        methods = (getattr(actor, name, None) for name in dir(actor) if not name.startswith("_"))
+        is_async = (inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method) for method in methods)
+        known = any(is_async)
+        # Looked at once, before actors are forked: it costs each of them nothing.
+        actor.__rebeam_overlaps__ = known  # type: ignore[attr-defined]
+    return bool(known)
 
 
 def _marked(actor: type[Actor], mark: str) -> list[tuple[str, Any]]:
