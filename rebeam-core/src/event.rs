@@ -7,6 +7,7 @@ use bytes::Bytes;
 use rebeam_protocol::certificate::Certificate;
 use rebeam_protocol::control::{Answer, Request};
 use rebeam_protocol::exit::ExitReason;
+use rebeam_protocol::handshake::{Features, MAGIC, VERSION, Welcome};
 use rebeam_protocol::id::{ActorId, CallId, ProcessId, RequestId, Seq};
 use rebeam_protocol::message::{Address, Caller, DeadLetter, Delivery, Envelope, Gate, Outcome, Reply, Started, Waits};
 use rebeam_protocol::page::Snapshot;
@@ -390,4 +391,28 @@ pub struct Launch {
     pub spec: Arc<ActorSpec>,
     /// The state that the last process of this incarnation handed over.
     pub state: Option<Bytes>,
+}
+
+impl Launch {
+    /// What the new process is told first, with what it starts from. Neither CPUs nor a niceness are set in it: whether
+    /// they hold is up to who makes the process.
+    pub fn welcome(&self, max_frame: usize) -> (Welcome, Bytes) {
+        let welcome = Welcome {
+            magic: MAGIC,
+            version: VERSION,
+            features: Features::default(),
+            process: self.process,
+            actor: self.actor,
+            label: self.label.clone(),
+            named: self.named,
+            restarts: self.restarts,
+            start_length: self.spec.start.len() as u64,
+            cpus: Vec::new(),
+            nice: None,
+            concurrency: self.spec.concurrency,
+            max_frame: max_frame as u64,
+        };
+        let state = self.state.as_deref().unwrap_or_default();
+        (welcome, Bytes::from([&self.spec.start, state].concat()))
+    }
 }

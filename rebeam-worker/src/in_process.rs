@@ -19,7 +19,6 @@ use rebeam_core::event::{Death, Launch, NodeEnd, Recipient, Requester, Status};
 use rebeam_core::{Action, Core, Event};
 use rebeam_protocol::certificate::Certificate;
 use rebeam_protocol::frame::MAX_FRAME;
-use rebeam_protocol::handshake::{Features, MAGIC, VERSION, Welcome};
 use rebeam_protocol::id::{CallId, NodeStart, Pid, ProcessId};
 use rebeam_protocol::message::{
     Address, CallFailure, Callee, Caller, DeadLetter, Kind, Lane, Outcome, ToSupervisor, ToWorker,
@@ -370,23 +369,7 @@ impl Shell {
         let page = crate::arenas::memory_file(page::SIZE + page::STACKS)?;
         let mapped = StatusPage::map(&page)?;
         let process = launch.process;
-        let welcome = Welcome {
-            magic: MAGIC,
-            version: VERSION,
-            features: Features::default(),
-            process,
-            actor: launch.actor,
-            label: launch.label.clone(),
-            named: launch.named,
-            restarts: launch.restarts,
-            start_length: launch.spec.start.len() as u64,
-            cpus: Vec::new(),
-            nice: None,
-            concurrency: launch.spec.concurrency,
-            max_frame: MAX_FRAME as u64,
-        };
-        let state = launch.state.as_deref().unwrap_or_default();
-        let start = Bytes::from([&launch.spec.start, state].concat());
+        let (welcome, start) = launch.welcome(MAX_FRAME);
         let worker = Worker {
             label: launch.label.clone(),
             reader: Reader::new(&ours, MAX_FRAME),

@@ -291,7 +291,8 @@ pub(crate) fn send_message(
 }
 
 /// Calls without waiting; gives the call's number, and the seconds until its deadline. `message` is a method's
-/// arguments, or, without `is_method`, of free form; `target` the timeout and whether it is urgent. Of an `is_task` it is known that the handler waits at once.
+/// arguments, or, without `is_method`, of free form; `target` the timeout and whether it is urgent. Of an `is_task` it
+/// is known that the handler waits at once.
 #[pyfunction]
 pub(crate) fn request(
     py: Python<'_>,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 A = TypeVar("A", bound="Actor")
 R = TypeVar("R")
+S = TypeVar("S")
 P = ParamSpec("P")
 
 Timeout: TypeAlias = "float | EllipsisType | None"
@@ -56,13 +57,31 @@ def _name(method: Callable[..., Any]) -> str:
         raise TypeError(f"{method!r} is no method: `ref.call(Class.method, …)`, or `ref.call.method(…)`") from None
 
 
-class _Call(Generic[A]):
-    """`ref.call(Class.method, …)`, typed exactly, or `ref.call.method(…)`, short."""
+class _Way(Generic[A, S]):
+    """A way to use a method: `way(Class.method, …)`, typed exactly, or `way.method(…)`, short. Gives an `S`."""
 
     __slots__ = ("_ref",)
 
     def __init__(self, ref: ActorRef[A]) -> None:
         self._ref = ref
+
+    def __getattr__(self, method: str) -> Callable[..., S]:
+        if method.startswith("_"):
+            raise AttributeError(method)
+
+        def short(*args: Any, **kwargs: Any) -> S:
+            return self._send(method, args, kwargs)
+
+        return short
+
+    def _send(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> S:
+        raise NotImplementedError
+
+
+class _Call(_Way[A, Any]):
+    """`ref.call(Class.method, …)`, or `ref.call.method(…)`."""
+
+    __slots__ = ()
 
     @overload
     def __call__(
@@ -71,54 +90,32 @@ class _Call(Generic[A]):
     @overload
     def __call__(self, method: Callable[Concatenate[A, P], R], *args: P.args, **kwargs: P.kwargs) -> R: ...
     def __call__(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return self._send(_name(method), args, kwargs)
+
+    def _send(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         ref = self._ref
         timeout, is_high = ref._target
-        return ref._via.call(ref._address, _name(method), args, kwargs, timeout, is_high)
-
-    def __getattr__(self, method: str) -> Callable[..., Any]:
-        if method.startswith("_"):
-            raise AttributeError(method)
-        ref = self._ref
-        timeout, is_high = ref._target
-
-        def short(*args: Any, **kwargs: Any) -> Any:
-            return ref._via.call(ref._address, method, args, kwargs, timeout, is_high)
-
-        return short
+        return ref._via.call(ref._address, method, args, kwargs, timeout, is_high)
 
 
-class _Cast(Generic[A]):
+class _Cast(_Way[A, None]):
     """`ref.cast(Class.method, …)`, or `ref.cast.method(…)`: sends and does not wait."""
 
-    __slots__ = ("_ref",)
-
-    def __init__(self, ref: ActorRef[A]) -> None:
-        self._ref = ref
+    __slots__ = ()
 
     def __call__(self, method: Callable[Concatenate[A, P], Any], *args: P.args, **kwargs: P.kwargs) -> None:
+        self._send(_name(method), args, kwargs)
+
+    def _send(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ref = self._ref
         timeout, is_high = ref._target
-        ref._via.cast(ref._address, _name(method), args, kwargs, timeout, is_high)
-
-    def __getattr__(self, method: str) -> Callable[..., None]:
-        if method.startswith("_"):
-            raise AttributeError(method)
-        ref = self._ref
-        timeout, is_high = ref._target
-
-        def short(*args: Any, **kwargs: Any) -> None:
-            ref._via.cast(ref._address, method, args, kwargs, timeout, is_high)
-
-        return short
+        ref._via.cast(ref._address, method, args, kwargs, timeout, is_high)
 
 
-class _ACall(Generic[A]):
+class _ACall(_Way[A, "Coroutine[Any, Any, Any]"]):
     """`await ref.acall(Class.method, …)`, or `await ref.acall.method(…)`."""
 
-    __slots__ = ("_ref",)
-
-    def __init__(self, ref: ActorRef[A]) -> None:
-        self._ref = ref
+    __slots__ = ()
 
     @overload
     def __call__(
@@ -129,35 +126,23 @@ class _ACall(Generic[A]):
         self, method: Callable[Concatenate[A, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> Coroutine[Any, Any, R]: ...
     def __call__(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return _acall(self._ref, _name(method), args, kwargs)
+        return self._send(_name(method), args, kwargs)
 
-    def __getattr__(self, method: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-        if method.startswith("_"):
-            raise AttributeError(method)
+    async def _send(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        ref = self._ref
+        if ref._via is not _rebeam:
+            import asyncio
 
-        def short(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-            return _acall(self._ref, method, args, kwargs)
+            return await asyncio.to_thread(ref._via.call, ref._address, method, args, kwargs, *ref._target)
+        from rebeam._pending import request
 
-        return short
-
-
-async def _acall(ref: ActorRef[Any], method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if ref._via is not _rebeam:
-        import asyncio
-
-        return await asyncio.to_thread(ref._via.call, ref._address, method, args, kwargs, *ref._target)
-    from rebeam._pending import request
-
-    return await request(ref._address, method, (args, kwargs), True, *ref._target, is_task=True)
+        return await request(ref._address, method, (args, kwargs), True, *ref._target, is_task=True)
 
 
-class _Request(Generic[A]):
+class _Request(_Way[A, "Pending[Any]"]):
     """`ref.request(Class.method, …)`, or `ref.request.method(…)`: a call that is waited for later, or not at all."""
 
-    __slots__ = ("_ref",)
-
-    def __init__(self, ref: ActorRef[A]) -> None:
-        self._ref = ref
+    __slots__ = ()
 
     @overload
     def __call__(
@@ -166,29 +151,18 @@ class _Request(Generic[A]):
     @overload
     def __call__(self, method: Callable[Concatenate[A, P], R], *args: P.args, **kwargs: P.kwargs) -> Pending[R]: ...
     def __call__(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return self._send(_name(method), args, kwargs)
+
+    def _send(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pending[Any]:
         from rebeam._pending import request
 
-        return request(self._ref._address, _name(method), (args, kwargs), True, *self._ref._target)
-
-    def __getattr__(self, method: str) -> Callable[..., Pending[Any]]:
-        if method.startswith("_"):
-            raise AttributeError(method)
-
-        def short(*args: Any, **kwargs: Any) -> Pending[Any]:
-            from rebeam._pending import request
-
-            return request(self._ref._address, method, (args, kwargs), True, *self._ref._target)
-
-        return short
+        return request(self._ref._address, method, (args, kwargs), True, *self._ref._target)
 
 
-class _Stream(Generic[A]):
+class _Stream(_Way[A, "Stream[Any]"]):
     """`ref.stream(Class.method, …)`, or `ref.stream.method(…)`: what a generator yields, as it is wanted."""
 
-    __slots__ = ("_ref",)
-
-    def __init__(self, ref: ActorRef[A]) -> None:
-        self._ref = ref
+    __slots__ = ()
 
     @overload
     def __call__(
@@ -199,20 +173,12 @@ class _Stream(Generic[A]):
         self, method: Callable[Concatenate[A, P], Iterator[R]], *args: P.args, **kwargs: P.kwargs
     ) -> Stream[R]: ...
     def __call__(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return self._send(_name(method), args, kwargs)
+
+    def _send(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Stream[Any]:
         from rebeam._stream import Stream
 
-        return Stream(self._ref, _name(method), args, kwargs)
-
-    def __getattr__(self, method: str) -> Callable[..., Stream[Any]]:
-        if method.startswith("_"):
-            raise AttributeError(method)
-
-        def short(*args: Any, **kwargs: Any) -> Stream[Any]:
-            from rebeam._stream import Stream
-
-            return Stream(self._ref, method, args, kwargs)
-
-        return short
+        return Stream(self._ref, method, args, kwargs)
 
 
 class ActorRef(Generic[A]):

@@ -108,7 +108,7 @@ class Streams:
             return self._start(*content)
         if request == "stream_next":
             return self._take(*content)
-        return self._close(content)
+        return self.close(content)
 
     def of(self, monitor: int) -> int | None:
         """The stream of one who iterated, by the monitor."""
@@ -116,7 +116,12 @@ class Streams:
 
     def close(self, number: int) -> Any:
         """Closes a generator; gives a coroutine where that is asynchronous."""
-        return self._close(number)
+        generator = self._forget(number)
+        if inspect.isasyncgen(generator):
+            return _close_async(generator)
+        if generator is not None:
+            generator.close()
+        return None
 
     def _start(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Pid, int]:
         from rebeam import _runtime
@@ -175,14 +180,6 @@ class Streams:
         if monitor:
             _rebeam.demonitor(monitor, True)
         return generator
-
-    def _close(self, number: int) -> Any:
-        generator = self._forget(number)
-        if inspect.isasyncgen(generator):
-            return _close_async(generator)
-        if generator is not None:
-            generator.close()
-        return None
 
 
 async def _close_async(generator: AsyncGenerator[Any, Any]) -> None:

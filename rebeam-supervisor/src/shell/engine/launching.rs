@@ -4,10 +4,8 @@ use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use rebeam_core::Event;
 use rebeam_core::event::{Death, Launch, Status};
-use rebeam_protocol::handshake::{Features, MAGIC, VERSION, Welcome};
 use rebeam_protocol::id::ProcessId;
 use rebeam_protocol::message::ToWorker;
 use rebeam_protocol::zygote::{FromZygote, ToZygote};
@@ -87,23 +85,9 @@ impl Engine {
             tasks: Vec::with_capacity(4),
             launch: None,
         };
-        let welcome = Welcome {
-            magic: MAGIC,
-            version: VERSION,
-            features: Features::default(),
-            process,
-            actor: launch.actor,
-            label: launch.label.clone(),
-            named: launch.named,
-            restarts: launch.restarts,
-            start_length: launch.spec.start.len() as u64,
-            cpus: launch.spec.process.cpus.clone(),
-            nice: launch.spec.process.nice,
-            concurrency: launch.spec.concurrency,
-            max_frame: self.setup.max_frame as u64,
-        };
-        let state = launch.state.as_deref().unwrap_or_default();
-        let start = Bytes::from([&launch.spec.start, state].concat());
+        let (mut welcome, start) = launch.welcome(self.setup.max_frame);
+        welcome.cpus.clone_from(&launch.spec.process.cpus);
+        welcome.nice = launch.spec.process.nice;
         worker.out.push(&ToWorker::Welcome(welcome), &start, u32::MAX as usize).map_err(std::io::Error::other)?;
         worker.tasks.extend([
             tokio::task::spawn_local(node.clone().read_worker(process, worker.channel.clone())).abort_handle(),
