@@ -18,6 +18,7 @@ scenarios! {
     a_poisonous_message_is_quarantined_and_its_deaths_count_once,
     at_most_once_is_the_default_and_nothing_is_lost_in_silence,
     one_poisonous_message_does_not_take_those_in_hand_beside_it_along,
+    an_exit_signal_is_not_taken_for_a_fault_of_the_message,
     a_mailbox_that_drops_makes_dead_letters_of_a_crash,
     calls_fail_while_it_restarts_if_it_says_so,
     a_full_mailbox_does_as_it_is_told,

@@ -270,7 +270,7 @@ pub(crate) fn receive<'py>(
                 (Ok(message), Some(fits)) => fits.call1((message,)).and_then(|result| result.is_truthy()),
                 (Ok(_), None) => Ok(true),
                 // Whatever it is, it cannot be had; it is reported when it is handled in turn.
-                (Err(_), _) => Ok(false),
+                (Err(error), _) => convert::fault(py, error.clone_ref(py)).map(|_| false),
             };
             if !is_it? {
                 behind = place;
@@ -425,7 +425,8 @@ impl Handlers {
         })();
         let (outcome, content) = match result {
             Ok(content) => (Outcome::Returned(Codec::Pickle), content),
-            Err(error) => raised(py, &error, Codec::Pickle)?,
+            Err(error) if convert::is_fault(py, &error) => raised(py, &error, Codec::Pickle)?,
+            Err(error) => return Err(error),
         };
         let reply = Reply { to, outcome, done: None, buffers: None };
         send(py, channel, &ToSupervisor::Reply(reply), &content)
@@ -440,7 +441,7 @@ impl Handlers {
     ) -> Result<Bound<'py, PyAny>, Refusal> {
         match self.prepare(py, delivery, payload) {
             Ok(work) => work.run(py, delivery, self),
-            Err(error) => Err(Refusal::Bad(CallFailure::BadCall(error.value(py).to_string()))),
+            Err(error) => Err(Refusal::bad_call(py, error)),
         }
     }
 
@@ -457,10 +458,10 @@ impl Handlers {
             Ok(_) if message.reply_to.is_none() || message.is_deferred() => {
                 return acknowledge(py, channel, message, false);
             }
-            Ok(result) => match encode(channel, &result, message) {
-                Ok(content) => (Outcome::Returned(message.codec), content, None),
-                Err(failure) => (Outcome::Failed(failure), Answer::default(), None),
-            },
+            Ok(result) => {
+                let (outcome, content) = encode(channel, &result, message)?;
+                (outcome, content, None)
+            }
             Err(Refusal::Bad(failure)) => {
                 if message.reply_to.is_none()
                     && let CallFailure::BadCall(text) = &failure
@@ -479,10 +480,7 @@ impl Handlers {
                 // It is done with the message, and ends. A caller learns the reason with its end, by a message in hand.
                 End::InGoodOrder => {
                     if let (Some(to), Some(answer)) = (message.reply_to, last_answer(py, &error)?) {
-                        let (outcome, content) = match encode(channel, &answer, message) {
-                            Ok(content) => (Outcome::Returned(message.codec), content),
-                            Err(failure) => (Outcome::Failed(failure), Answer::default()),
-                        };
+                        let (outcome, content) = encode(channel, &answer, message)?;
                         let reply = Reply { to, outcome, done: Some(message.seq), buffers: content.buffers };
                         send(py, channel, &ToSupervisor::Reply(reply), &content.bytes)?;
                     } else if message.reply_to.is_none() || message.is_deferred() {
@@ -608,8 +606,15 @@ fn end_of(py: Python<'_>, error: &PyErr) -> PyResult<End> {
 enum Refusal {
     /// The message was at fault, or its result: the actor is none the worse.
     Bad(CallFailure),
-    /// The handler raised.
+    /// The handler raised, or the process is to end.
     Raised(PyErr),
+}
+
+impl Refusal {
+    /// What could not be made out of a message is its own fault, unless the actor is told to end meanwhile.
+    fn bad_call(py: Python<'_>, error: PyErr) -> Self {
+        convert::fault(py, error).map_or_else(Refusal::Raised, |text| Refusal::Bad(CallFailure::BadCall(text)))
+    }
 }
 
 /// What a message asks for.
@@ -647,7 +652,7 @@ impl<'py> Work<'py> {
                             && (error.traceback(py).as_ref().is_none_or(is_own)
                                 || delivery.method == "stream_open") =>
                     {
-                        Refusal::Bad(CallFailure::BadCall(error.value(py).to_string()))
+                        Refusal::bad_call(py, error)
                     }
                     _ => Refusal::Raised(error),
                 });
@@ -656,7 +661,7 @@ impl<'py> Work<'py> {
         function.call(&args, Some(&kwargs)).map_err(|error| {
             // A TypeError without a traceback was raised by the call itself: the arguments do not fit.
             if error.is_instance_of::<PyTypeError>(py) && error.traceback(py).is_none() {
-                return Refusal::Bad(CallFailure::BadCall(error.value(py).to_string()));
+                return Refusal::bad_call(py, error);
             }
             Refusal::Raised(error)
         })
@@ -677,8 +682,8 @@ struct Answer {
     _held: Option<Held>,
 }
 
-/// Encodes a result as its caller wants it.
-fn encode(channel: &Channel, result: &Bound<'_, PyAny>, message: &Message) -> Result<Answer, CallFailure> {
+/// Encodes a result as its caller wants it, or says why that cannot be. An error is an order to end.
+fn encode(channel: &Channel, result: &Bound<'_, PyAny>, message: &Message) -> PyResult<(Outcome, Answer)> {
     let encoded = match message.codec {
         Codec::Pickle => codec::dump_content(channel, result).map(|it| Answer {
             bytes: it.as_bytes().to_vec(),
@@ -688,18 +693,21 @@ fn encode(channel: &Channel, result: &Bound<'_, PyAny>, message: &Message) -> Re
         Codec::Data => codec::dump_value(result).map(|bytes| Answer { bytes, buffers: None, _held: None }),
     };
     let py = result.py();
-    let encoded =
-        encoded.and_then(|answer| match answer.bytes.len() + ANSWER_HEAD > channel.welcome.max_frame as usize {
-            true => Err(too_large(py, answer.bytes.len(), channel.welcome.max_frame as usize)),
-            false => Ok(answer),
-        });
-    encoded.map_err(|error| {
-        let explain = || -> PyResult<String> {
-            let module = py.import("rebeam._pickling")?;
-            module.call_method1("explain_result", (result, &message.method, error.value(py)))?.extract()
-        };
-        CallFailure::BadResult(explain().unwrap_or_else(|_| error.value(py).to_string()))
-    })
+    let limit = channel.welcome.max_frame as usize;
+    let error = match encoded {
+        Ok(answer) if answer.bytes.len() + ANSWER_HEAD <= limit => {
+            return Ok((Outcome::Returned(message.codec), answer));
+        }
+        Ok(answer) => too_large(py, answer.bytes.len(), limit),
+        Err(error) => error,
+    };
+    let text = convert::fault(py, error.clone_ref(py))?;
+    let explain = || -> PyResult<String> {
+        let module = py.import("rebeam._pickling")?;
+        module.call_method1("explain_result", (result, &message.method, error.value(py)))?.extract()
+    };
+    let text = explain().or_else(|error| convert::fault(py, error).map(|_| text))?;
+    Ok((Outcome::Failed(CallFailure::BadResult(text)), Answer::default()))
 }
 
 /// Room for the head of an answer, whatever it says.

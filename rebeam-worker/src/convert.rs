@@ -1,6 +1,6 @@
 //! The protocol's own types to Python and back: addresses, exit reasons, certificates, failures, specs.
 
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyException, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyInt, PyString, PyTuple};
 use rebeam_protocol::certificate::{Certificate, Next};
@@ -14,6 +14,20 @@ use rebeam_protocol::spec::{
 };
 
 use crate::codec;
+
+/// Whether an error says that something is wrong with what was at hand. What is no `Exception` (an exit signal, for one)
+/// says that the actor is to end, whatever it was at, and must go on its way.
+pub(crate) fn is_fault(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PyException>(py)
+}
+
+/// What an error that is a fault says; any other is given back.
+pub(crate) fn fault(py: Python<'_>, error: PyErr) -> PyResult<String> {
+    if !is_fault(py, &error) {
+        return Err(error);
+    }
+    py.import("rebeam._failure")?.call_method1("message_of", (error.value(py),))?.extract()
+}
 
 /// An address as `rebeam._ref` writes it: a name, an actor's number, a pid's three numbers, or the name of a partition
 /// supervisor with a key's number.
@@ -209,6 +223,9 @@ fn nested_child_spec(object: &Bound<'_, PyAny>, depth: usize) -> PyResult<ChildS
     } else {
         let start = object.getattr("start")?.cast_into::<PyTuple>()?;
         let pickled = codec::dumps(&start).or_else(|error| {
+            if !is_fault(object.py(), &error) {
+                return Err(error);
+            }
             let spec = object.py().import("rebeam._spec")?;
             Err(PyErr::from_value(spec.call_method1("unpicklable", (object, error.value(object.py())))?))
         })?;

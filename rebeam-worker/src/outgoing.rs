@@ -156,6 +156,9 @@ fn explained<'py, T>(
     explain: impl FnOnce(&Bound<'py, PyModule>, &PyErr) -> PyResult<Bound<'py, PyAny>>,
 ) -> PyResult<T> {
     result.map_err(|error| {
+        if !convert::is_fault(py, &error) {
+            return error;
+        }
         let made = py.import("rebeam._pickling").and_then(|module| explain(&module, &error));
         made.map_or_else(|error| error, PyErr::from_value)
     })

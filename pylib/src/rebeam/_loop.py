@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import inspect
 import threading
 from typing import TYPE_CHECKING, Any
 
-from rebeam import _pending, _rebeam
+from rebeam import _pending, _rebeam, _runtime
 from rebeam._errors import ActorExit
 from rebeam._server import TIMEOUT
 
@@ -26,9 +27,16 @@ _AT_ONCE = 64
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Runs a coroutine to its end, on the one event loop of this actor."""
-    if not hasattr(_own, "runner"):
-        _own.runner = asyncio.Runner()
-    return _own.runner.run(coroutine)
+    try:
+        if not hasattr(_own, "runner"):
+            with _runtime.no_exit:
+                _own.runner = asyncio.Runner()
+                _own.runner.get_loop()
+        return _own.runner.run(coroutine)
+    finally:
+        # An exit may have come before it began.
+        if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+            coroutine.close()
 
 
 def close() -> None:

@@ -44,6 +44,9 @@ _identity: Identity | None = None
 identities: dict[int, Identity] = {}
 """Who a thread is, by its number, where actors are threads (`rebeam.testing`)."""
 
+no_exit = threading.Lock()
+"""Held while no exit may be raised in an actor that is a thread: half made, an event loop cannot be cleaned up."""
+
 
 def become(identity: Identity) -> None:
     """Makes this process an actor, and its own forked helpers not."""

@@ -219,6 +219,8 @@ class Executor(concurrent.futures.Executor):
             except BaseException as error:
                 future.set_exception(error)
                 self._free(future, worker)
+                if not isinstance(error, Exception):
+                    raise
                 continue
             with self._lock:
                 self._running[future] = pending

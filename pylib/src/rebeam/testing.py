@@ -232,9 +232,10 @@ class Node:
             self._node.ended(process)
         thread = self._threads.get(process)
         if thread is not None and thread.ident is not None and process in self._living:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(thread.ident), ctypes.py_object(_errors.ActorExit)
-            )
+            with _runtime.no_exit:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(thread.ident), ctypes.py_object(_errors.ActorExit)
+                )
 
 
 def _copy_of(tree: _spec.Supervisor) -> _spec.Supervisor:
