@@ -31,6 +31,9 @@ class Echo(Actor):
     def os_pid(self) -> int:
         return os.getpid()
 
+    def look(self) -> bool:
+        return rebeam.whereis("echo") is not None
+
 
 class Big:
     """Bytes that pickle leaves out of band."""
@@ -105,6 +108,42 @@ class Bench(Actor):
             self.echo.call(Echo.note, big)
             times.append(time.perf_counter_ns() - started)
         return sorted(times)[100] / 1000
+
+    def lookups(self, count: int) -> tuple[float, float]:
+        """The median of a look-up of a name, and of one in a dictionary, in ns."""
+        names = dict(rebeam.registry)
+        ours, theirs = [], []
+        for _ in range(count):
+            started = time.perf_counter_ns()
+            for _ in range(100):
+                rebeam.whereis("echo")
+            ours.append((time.perf_counter_ns() - started) / 100)
+            started = time.perf_counter_ns()
+            for _ in range(100):
+                names.get("echo")
+            theirs.append((time.perf_counter_ns() - started) / 100)
+        return sorted(ours)[count // 2], sorted(theirs)[count // 2]
+
+    def look_all(self) -> int:
+        """Has every idle actor look at the names, so that each has a replica of them."""
+        children = rebeam.supervisor("root").which_children()
+        idle = [child.ref for child in children if child.id.startswith("idle")]
+        return sum(ref.call(Echo.look) for ref in idle)
+
+    def changes(self, count: int) -> float:
+        """The median of a name that is registered, or given back, in µs."""
+        times = []
+        for _ in range(count):
+            for change in (rebeam.register, rebeam.unregister):
+                started = time.perf_counter_ns()
+                change("changing")
+                times.append(time.perf_counter_ns() - started)
+        return sorted(times)[count] / 1000
+
+    def fill(self, count: int) -> int:
+        for number in range(count):
+            rebeam.register(f"name-{number}")
+        return len(rebeam.registry)
 
     def killed_to_answer(self) -> float:
         os_pid = self.echo.call(Echo.os_pid)

@@ -67,6 +67,8 @@ fn main() {
     table.row("`rebeam version`", "ms", &runs(|| timed(&mut node.command(&["version"]))), &[]);
     node.down();
 
+    names(&mut table, &rebeam, here);
+
     let bare = runs(|| timed(Command::new(&python).args(["-c", "pass"])));
     let cold = runs(|| {
         let started = Instant::now();
@@ -88,6 +90,38 @@ fn main() {
     println!("load after: {}", std::fs::read_to_string("/proc/loadavg").unwrap().trim());
     let results = json!({ "load": load.trim(), "rows": table.rows });
     std::fs::write(here.join("results.json"), format!("{results:#}\n")).unwrap();
+}
+
+/// What names cost: a look, a change beside so many actors that have looked, and ten thousand of them.
+fn names(table: &mut Table, rebeam: &Path, here: &Path) {
+    for count in [10, 100, 1000] {
+        let node = Node::up(rebeam, here, None, count);
+        if count == 10 {
+            let looks: Vec<[f64; 2]> = (0..RUNS).map(|_| pair(&node.call("bench", "lookups", &["1000"]))).collect();
+            let dictionary: Vec<f64> = looks.iter().map(|it| it[1]).collect();
+            table.row("look-up of a name", "ns", &looks.iter().map(|it| it[0]).collect::<Vec<_>>(), &dictionary);
+        }
+        assert_eq!(node.call("bench", "look_all", &[]), json!(count));
+        let own = u64::from(node.child.id());
+        let before = cpu_ns(own);
+        let changes = runs(|| number(&node.call("bench", "changes", &["1000"]).to_string()));
+        let each = (cpu_ns(own) - before) / (RUNS * 2000) as f64 / 1000.0;
+        table.row(&format!("a name changes, {count} have looked"), "µs", &changes, &[]);
+        table.row("… in the supervisor", "µs", &[each], &[]);
+        if count == 100 {
+            let (_, _, before) = node.memory();
+            node.call("bench", "fill", &["10000"]);
+            let (supervisor, _, after) = node.memory();
+            let grown = |who: usize| (after[who] - before[who]) * 1024.0;
+            table.row("10,000 names, in one that does not look", "KiB", &[grown(after.len() - 1)], &[]);
+            node.call("bench", "look_all", &[]);
+            let (_, _, after) = node.memory();
+            let grown = |who: usize| (after[who] - before[who]) * 1024.0;
+            table.row("… in one that has looked", "KiB", &[grown(after.len() - 1)], &[]);
+            table.row("… in the supervisor, whole", "MiB", &[supervisor], &[]);
+        }
+        node.down();
+    }
 }
 
 #[derive(Default)]

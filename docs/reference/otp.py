@@ -156,6 +156,23 @@ SECTIONS: dict[str, dict[str, str]] = {
         "MSG-005": "Selective receive leaves the others where they are.",
         "MSG-006": "Mail to a pid dies with it; mail to a name waits for the next incarnation.",
     },
+    "Names and registries": {
+        "NAM-001": "A name has one holder; a second start says who, and its init is not run.",
+        "NAM-002": "A name is free as soon as its holder is dead, however it died.",
+        "NAM-003": "A failed or ignored start leaves no name behind.",
+        "NAM-004": "Whatever takes a handle takes a name, a key of a registry or a pid.",
+        "NAM-005": "A unique key has one holder; an actor may hold many.",
+        "NAM-006": "Duplicate keys have many, and are no address.",
+        "NAM-007": "A dead holder never blocks a key.",
+        "NAM-008": "dispatch runs in the caller; a value is its holder's; keys compare with their type.",
+        "NAM-009": "A plain send to a free name fails; to the dead it is lost.",
+    },
+    "Groups": {
+        "PGR-001": "A group exists while it has members; who joins thrice is listed thrice.",
+        "PGR-002": "A dead member is gone from all its groups.",
+        "PGR-003": "During a split each side lists what it can reach.",
+        "PGR-004": "A watcher gets the members, then each change, then nothing more.",
+    },
     "Where processes of the system make it differ": {
         "MAP-01": "Pids are never reused, and nothing is keyed by a process id of the system.",
         "MAP-02": "The reason of an end: its own report, else what Re:BEAM did, else what the system says.",
@@ -186,6 +203,7 @@ DIFFERS = {
     "SUP-014": "A supervisor is data, evaluated before anything starts: a setup that raises is an error on import, and "
     "none can say ignore.",
     "MON-006": "Comes with a second node.",
+    "PGR-003": "Comes with a second node.",
     "MSG-003": "No test relies on an order there.",
     "TMR-005": "The node counts time with `Instant`, which is monotonic by its type; the wall clock is not asked.",
     "MAP-10": "As said; see `rebeam ps` in the tests of the command line.",
@@ -195,7 +213,8 @@ DIFFERS = {
 }
 
 FUNCTION = re.compile(r"^\s*(?:pub )?(?:fn|def) (\w+)\(", re.M)
-ID = re.compile(r"(sup|gen|lnk|mon|tmr|msg|map|tsk)_(\d{2,3})(?:_to_(?:sup|gen|lnk|mon|tmr|msg|map|tsk)_(\d{2,3}))?")
+KINDS = "sup|gen|lnk|mon|nam|pgr|tmr|msg|map|tsk"
+ID = re.compile(rf"({KINDS})_(\d{{2,3}})(?:_to_(?:{KINDS})_(\d{{2,3}}))?")
 
 
 def rows_of(name: str) -> set[str]:

@@ -191,3 +191,29 @@ class Flooder(Actor):
 
 tree = Supervisor([child(Slow, name="slow", shutdown="brutal_kill"), child(Echo, name="echo"), child(Flooder, name="flooder")])
 "#;
+
+/// NAM-001, NAM-002, NAM-007, MON-005: eight actors register, unregister, die and look up for a minute; an observer finds
+/// no name with two holders, none that stays taken, and nobody is found whose end was seen.
+#[test]
+fn names_are_never_torn_while_actors_race_and_die() {
+    let seconds = number("REBEAM_CHAOS_SECONDS", 60);
+    let project = Project::new(&fixture("race.py"));
+    let node = project.up();
+    let timeout = (seconds + 60).to_string();
+    let ran = node.run(&["call", "--timeout", &timeout, "observer", "run", &seconds.to_string()]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let looks: u64 = ran.stdout.trim().parse().expect("a number");
+    let restarts: u64 = node
+        .run(&["ps", "--json"])
+        .json()
+        .as_array()
+        .map_or(0, |all| all.iter().filter_map(|actor| actor["restarts"].as_u64()).sum());
+    assert_eq!(node.run(&["stop", "racers"]).code, Some(0));
+    let registered = node.call("observer", "total", &[]);
+    say(&format!("{registered} times registered, {restarts} restarts, {looks} looks"));
+    assert!(registered.as_u64() > Some(0) && restarts > 0 && looks > 0, "nothing happened");
+    let violations = std::fs::read_to_string(project.path().join("violations")).unwrap_or_default();
+    assert_eq!(violations, "");
+    assert_eq!(node.call("observer", "take_all", &[]), json!(5));
+    node.down();
+}

@@ -7,6 +7,7 @@ mod leftovers;
 mod limits;
 mod mail;
 mod messages;
+mod names;
 mod otp;
 mod protocol;
 mod python;

@@ -260,3 +260,39 @@ def test_a_node_with_processes_that_does_not_start_says_why(
     (tmp_path / "app.py").write_text("tree = 7\n")
     with pytest.raises(TreeFailedError, match=r"not a `rebeam.Supervisor`"):
         rebeam_processes("app:tree", tmp_path)
+
+
+rooms = rebeam.Registry("rooms")
+
+
+def test_names_registries_and_groups_are_the_same_in_one_process() -> None:
+    tree = Supervisor([rooms, child(Counter, name="a"), DynamicSupervisor(name="dyn")])
+    for _ in range(2):
+        with running(tree) as node:
+            assert rebeam.whereis("a") == rebeam.registry["a"] == rebeam.pid_of("a")
+            rebeam.register("me")
+            assert rebeam.whereis("me") == rebeam.me().pid
+            rooms.register(("k", 1), {"value": 1})
+            assert rooms["k", 1].value == {"value": 1}
+            iterator = iter(rooms)
+            rooms.register("other")
+            with pytest.raises(RuntimeError, match="changed"):
+                next(iterator)
+            before = rebeam.whereis("a")
+            watch = rebeam.watch("a")
+            node.crash("a")
+            node.idle()
+            assert rebeam.whereis("a") not in (None, before)
+            assert rebeam.receive(rebeam.Unregistered, 1.0).watch == watch.number
+            group = rebeam.group(Counter, "g")
+            group.join("a")
+            group.broadcast(Counter.note, 1)
+            assert group.pick().call(Counter.take) == [1]
+            # Time passes by itself while everybody waits for it.
+            with pytest.raises(TimeoutError):
+                rebeam.wait_for("nobody", 20.0)
+            late = rebeam.get_or_start("late", Counter, 5)
+            assert late.call(Counter.incr) == 6
+            assert rebeam.get_or_start("late", Counter, 50).call(Counter.incr) == 7
+        with pytest.raises(rebeam.NotAnActor):
+            rebeam.me()

@@ -126,6 +126,11 @@ impl Incarnation {
 }
 
 impl Actor {
+    /// Whether it was killed, and is only not known to be dead yet.
+    pub(crate) fn is_being_killed(&self) -> bool {
+        self.incarnation().is_some_and(|incarnation| incarnation.killed_for.is_some())
+    }
+
     pub(crate) fn incarnation(&self) -> Option<&Incarnation> {
         match &self.life {
             Life::Alive(incarnation) => Some(incarnation),

@@ -13,6 +13,8 @@ use rebeam_protocol::message::{Address, Caller, DeadLetter, Delivery, Envelope, 
 use rebeam_protocol::page::Snapshot;
 use rebeam_protocol::spec::ActorSpec;
 
+use crate::registries::EntryChange;
+
 /// What happened.
 #[derive(Debug)]
 pub enum Event {
@@ -334,6 +336,8 @@ pub enum Action {
     },
     /// Report an end that nobody ordered; what follows stands in it.
     Report(Box<Certificate>),
+    /// The ledger is to say this, before anything that follows is done.
+    Entry(EntryChange),
     /// A message was not handled by anyone and never will be.
     DeadLetter(DeadLetter),
     /// Every supervisor and actor of the tree is up.

@@ -16,6 +16,7 @@ pub mod intensity;
 mod links;
 mod listing;
 mod mailbox;
+mod registries;
 mod router;
 pub mod spec;
 pub mod strategy;
@@ -24,3 +25,4 @@ mod timers;
 
 pub use crate::core::Core;
 pub use crate::event::{Action, Event};
+pub use crate::registries::EntryChange;

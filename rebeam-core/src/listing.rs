@@ -121,6 +121,7 @@ fn sort_of(spec: &SupervisorSpec) -> &'static str {
     match (spec.kind, spec.strategy) {
         (SupervisorKind::Dynamic { .. } | SupervisorKind::Spawned, _) => "Dynamic",
         (SupervisorKind::Partition, _) => "Partition",
+        (SupervisorKind::Registry { .. }, _) => "Registry",
         (SupervisorKind::Static, Strategy::OneForOne) => "OneForOne",
         (SupervisorKind::Static, Strategy::OneForAll) => "OneForAll",
         (SupervisorKind::Static, Strategy::RestForOne) => "RestForOne",

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rebeam_protocol::certificate::Certificate;
 use rebeam_protocol::id::{ActorId, ProcessId, Seq};
-use rebeam_protocol::message::{Address, Caller, Codec, Form, Lane, ReplyTo, Signal, Trace};
+use rebeam_protocol::message::{Address, Caller, Codec, Form, Lane, ReplyTo, Trace};
 use rebeam_protocol::page::{Snapshot, Stage};
 use rebeam_protocol::spec::{MailboxOptions, Overflow};
 
@@ -187,10 +187,10 @@ impl Mailbox {
         }
     }
 
-    /// Takes back a monitor's notice that waits here.
-    pub(crate) fn take_back_down(&mut self, of: u64) {
+    /// Takes back what waits here of a monitor or a watch.
+    pub(crate) fn take_back(&mut self, of: u64) {
         let is_it = |message: &Message| match &message.form {
-            Form::Signal(signal) => matches!(**signal, Signal::Down { monitor, .. } if monitor == of),
+            Form::Signal(signal) => signal.is_of(of),
             Form::Arguments | Form::Message => false,
         };
         self.normal.retain(|message| !is_it(message));

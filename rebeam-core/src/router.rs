@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use rebeam_protocol::id::{ActorId, CallId, Pid};
-use rebeam_protocol::message::{Caller, ReplyTo, Waits};
+use rebeam_protocol::message::{Address, Caller, ReplyTo, Waits};
 use rustc_hash::FxBuildHasher;
 
 /// One wait.
@@ -30,6 +30,8 @@ pub(crate) enum On {
     Room(ActorId, Box<str>),
     /// A supervisor.
     Supervisor(ActorId),
+    /// An incarnation behind an address that runs.
+    Up(Address),
 }
 
 #[derive(Debug, Default)]

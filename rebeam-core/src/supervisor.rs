@@ -720,7 +720,7 @@ impl Machine {
                 Some(RequestError::MaxChildren)
             }
             SupervisorKind::Dynamic { .. } | SupervisorKind::Spawned => None,
-            SupervisorKind::Partition => Some(RequestError::Unsupported),
+            SupervisorKind::Partition | SupervisorKind::Registry { .. } => Some(RequestError::Unsupported),
             SupervisorKind::Static => {
                 self.find(&ChildRef::Id(traits.id.clone())).map(|other| match self.state(other) {
                     Some(ChildState::Stopped | ChildState::Parked | ChildState::Restarting) => {

@@ -28,6 +28,8 @@ pub(crate) enum Due {
     Hung(ProcessId),
     /// The process is as old as it may become.
     Aged(ProcessId),
+    /// Somebody has waited long enough for an actor to come up.
+    WaitOver(u64),
 }
 
 /// A handle to cancel a timer with.

@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::certificate::Certificate;
 use crate::id::{ActorId, Pid};
+use crate::ledger::key_label;
 use crate::message::{Address, DeadLetter, Outcome};
-use crate::process::{ChildError, ProcessAnswer, ProcessRequest};
+use crate::process::{ChildError, ProcessAnswer, ProcessRequest, Registry};
 
 /// A request. On the control socket the payload behind [`Request::Call`] and [`Request::Cast`] is a plain
 /// [`crate::value::Value`]: a tuple of a list of positional and a dictionary of keyword arguments.
@@ -57,6 +58,8 @@ pub enum Request {
     Process(ProcessRequest),
     /// About messages that nobody handled.
     DeadLetters(DeadLetters),
+    /// Every entry of a registry.
+    Entries(Registry),
 }
 
 /// A request about dead letters.
@@ -125,6 +128,21 @@ pub enum Answer {
     },
     /// So many were dealt with.
     Count(u64),
+    /// Entries, by key; `None`: there is no such registry.
+    Entries(Option<Vec<EntryInfo>>),
+}
+
+/// One entry of a registry, as `rebeam names` and `rebeam groups` show it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryInfo {
+    /// Its key as it reads.
+    pub key: String,
+    /// Its holder's name or path.
+    pub holder: String,
+    /// Its holder.
+    pub pid: Pid,
+    /// Module and class; the strategy of a supervisor.
+    pub class: String,
 }
 
 /// Who holds a name.
@@ -191,5 +209,7 @@ pub fn address_label(to: &Address) -> String {
         Address::Actor(id) => format!("actor {}", id.0),
         Address::Pid(pid) => pid.to_string(),
         Address::Partition { name, .. } => name.clone(),
+        Address::Via { registry, key } => format!("{registry}[{}]", key_label(key)),
+        Address::Group(name) => format!("group {name}"),
     }
 }

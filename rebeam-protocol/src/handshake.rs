@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{ActorId, ProcessId};
 
 /// The version of everything in this crate. Both binaries and the module come in one wheel, so it must be equal.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// What starts every first frame, so that rubbish is told from another version.
 pub const MAGIC: u32 = u32::from_be_bytes(*b"RBEM");

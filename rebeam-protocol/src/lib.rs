@@ -15,6 +15,7 @@ pub mod frame;
 pub mod handshake;
 pub mod hash;
 pub mod id;
+pub mod ledger;
 pub mod message;
 pub mod page;
 pub mod process;

@@ -10,6 +10,7 @@ use crate::control::{Answer, Request};
 use crate::exit::{ExitReason, Raised};
 use crate::handshake::{Hello, Welcome};
 use crate::id::{ActorId, CallId, Pid, RequestId, Seq};
+use crate::process::Registry;
 
 /// From the supervisor to a worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -184,6 +185,15 @@ pub enum Address {
         /// A whole number that stands for the key.
         key: u64,
     },
+    /// Whoever holds a key of a registry of the tree.
+    Via {
+        /// The registry's name.
+        registry: String,
+        /// The key, an encoded [`crate::value::Value`].
+        key: Vec<u8>,
+    },
+    /// Every member of this group; for what nobody answers.
+    Group(String),
 }
 
 /// What a message is.
@@ -259,6 +269,30 @@ pub enum Signal {
     },
     /// A message became a dead letter, to an actor that subscribed to them.
     DeadLetter(DeadLetter),
+    /// An entry under a key that this actor watches.
+    Entry {
+        /// The watch's number.
+        watch: u64,
+        /// Where.
+        registry: Registry,
+        /// The key.
+        key: Vec<u8>,
+        /// Who.
+        holder: Pid,
+        /// Its value, which only workers understand, if the entry is there from now on; `None`: it is gone.
+        value: Option<Vec<u8>>,
+    },
+}
+
+impl Signal {
+    /// Whether it comes of the monitor or watch with this number.
+    pub fn is_of(&self, number: u64) -> bool {
+        match self {
+            Signal::Down { monitor, .. } => *monitor == number,
+            Signal::Entry { watch, .. } => *watch == number,
+            Signal::Exit { .. } | Signal::DeadLetter(_) => false,
+        }
+    }
 }
 
 /// Which queue of a mailbox.

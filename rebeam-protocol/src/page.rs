@@ -21,8 +21,14 @@ pub const STACKS: usize = 60 * 1024;
 /// Byte offset of `attention`, a `u32` that the supervisor sets to have the worker read its channel before it goes on.
 pub const ATTENTION: usize = 0;
 
-/// Byte offset of `condition`, a `u32` of the worker's: bit 0 says that it is suspended.
+/// Byte offset of `condition`, a `u32` of the worker's.
 pub const CONDITION: usize = 4;
+
+/// Bits of `condition`: it was told to handle no message for now.
+pub const SUSPENDED: u32 = 1;
+
+/// Bits of `condition`: it takes its mail itself, when it likes, as a function does.
+pub const OWN_MAIL: u32 = 2;
 
 /// Byte offset of a `u64` of the worker's: how many frames it has read. Looked at by tests only.
 pub const FILED: usize = 8;
@@ -74,7 +80,7 @@ pub fn state_word(seq: u64, stage: Stage) -> u64 {
 pub struct Snapshot {
     /// State word and time of every mark in use, by number of the message.
     marks: Vec<(u64, u64)>,
-    is_suspended: bool,
+    condition: u32,
 }
 
 impl Snapshot {
@@ -84,12 +90,17 @@ impl Snapshot {
         let mut marks: Vec<(u64, u64)> = (0..MARKS).map(mark).filter(|(word, _)| *word != 0).collect();
         marks.sort_unstable();
         // The condition is the upper half of the first word on a little-endian machine.
-        Snapshot { marks, is_suspended: (word_at(ATTENTION) >> 32) & 1 == 1 }
+        Snapshot { marks, condition: (word_at(ATTENTION) >> 32) as u32 }
     }
 
-    /// Whether the worker was told to handle no message for now.
-    pub fn is_suspended(&self) -> bool {
-        self.is_suspended
+    /// Whether mail that waits is nobody's fault: the worker was told to handle none, or takes it when it likes.
+    pub fn lets_mail_wait(&self) -> bool {
+        self.condition & (SUSPENDED | OWN_MAIL) != 0
+    }
+
+    /// Notes the worker's condition, as it does.
+    pub fn set_condition(&mut self, condition: u32) {
+        self.condition = condition;
     }
 
     /// Notes a stage, as the worker does.

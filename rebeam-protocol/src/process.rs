@@ -79,13 +79,125 @@ pub enum ProcessRequest {
     Spawn {
         /// What.
         child: Box<ChildSpec>,
+        /// Whether it belongs to the actor that asks, and is stopped when that ends.
+        is_owned: bool,
         /// Whether it is linked to the actor that asks before it runs.
         is_linked: bool,
         /// Who waits for the answer.
         waits: Waits,
     },
+    /// Wait until there is a running incarnation behind an address; answered with none if there will never be, or if
+    /// the time is over.
+    WaitFor {
+        /// Whom.
+        to: Address,
+        /// For so many milliseconds at most.
+        timeout_ms: Option<u64>,
+        /// Who waits for the answer.
+        waits: Waits,
+    },
+    /// Something about the entries of a registry.
+    Registry {
+        /// Which registry.
+        registry: Registry,
+        /// What.
+        request: RegistryRequest,
+    },
     /// Whether a message comes for every dead letter.
     WatchDeadLetters(bool),
+}
+
+/// Which registry.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Registry {
+    /// The names of the node.
+    Names,
+    /// Its groups.
+    Groups,
+    /// The registry of the tree with this name.
+    Named(String),
+}
+
+impl std::fmt::Display for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Registry::Names => "names",
+            Registry::Groups => "groups",
+            Registry::Named(name) => name,
+        })
+    }
+}
+
+/// A request about entries. A key is an encoded [`crate::value::Value`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RegistryRequest {
+    /// Make an entry; payload: its value.
+    Enter {
+        /// Under which key.
+        key: Vec<u8>,
+        /// For whom, if not for the actor that asks.
+        who: Option<Address>,
+    },
+    /// Give the own entry another value; payload: that.
+    Update {
+        /// Under which key.
+        key: Vec<u8>,
+    },
+    /// Take entries out: all under the key, or, in a group, the last one.
+    Leave {
+        /// Under which key.
+        key: Vec<u8>,
+        /// Whose, if not those of the actor that asks.
+        who: Option<Address>,
+    },
+    /// The entries under a key.
+    Look {
+        /// Under which key.
+        key: Vec<u8>,
+    },
+    /// The entries under a key, and a message for each change of them.
+    Watch {
+        /// Under which key.
+        key: Vec<u8>,
+    },
+    /// No more messages of that watch, nor those that wait in the mailbox.
+    Unwatch {
+        /// Its number.
+        watch: u64,
+    },
+    /// The member of a group for whom the fewest messages wait.
+    LeastBusy {
+        /// Which group.
+        key: Vec<u8>,
+    },
+}
+
+/// One entry of a registry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Who holds it.
+    pub holder: Pid,
+    /// Its value, which only workers understand.
+    pub value: Vec<u8>,
+}
+
+/// Why a registry did not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RegistryError {
+    /// There is no such registry, or it is not running.
+    NoRegistry,
+    /// The key is held, by this incarnation; `None`: by an actor that is between two lives.
+    AlreadyRegistered(Option<Pid>),
+    /// There is no such entry to leave or to change.
+    NotRegistered,
+    /// There is no such actor to be entered.
+    NoProc,
+    /// Others' entries in a registry are their own affair.
+    NotYours,
+    /// A key or a value is too large, or there are too many entries; in words.
+    TooMuch(String),
+    /// This sort of registry cannot do that.
+    Unsupported,
 }
 
 /// A request about the children of one supervisor. Carried out in order of arrival (SUP-079).
@@ -152,6 +264,17 @@ pub enum ProcessAnswer {
     Spec(Box<ChildSpec>),
     /// A supervisor says no.
     Child(ChildError),
+    /// The entries under a key, oldest first.
+    Entries(Vec<Entry>),
+    /// The same, with the number of the watch that begins with them.
+    Watching {
+        /// The number.
+        watch: u64,
+        /// What there is.
+        entries: Vec<Entry>,
+    },
+    /// A registry says no.
+    Registry(RegistryError),
 }
 
 /// One child, as its supervisor lists it.
@@ -193,9 +316,9 @@ pub enum ChildError {
     Running,
     /// The child is between two tries of a restart.
     Restarting,
-    /// A child with that id runs already.
+    /// A child with that id runs already, or somebody has its name.
     AlreadyStarted(Pid),
-    /// There is a child with that id, and it is stopped.
+    /// There is a child with that id or name, and it is stopped, or between two lives.
     AlreadyPresent,
     /// The child's start failed.
     StartFailed(ExitReason),
@@ -217,8 +340,8 @@ impl std::fmt::Display for ChildError {
             ChildError::NotFound => f.write_str("there is no such child"),
             ChildError::Running => f.write_str("it is running"),
             ChildError::Restarting => f.write_str("it is being restarted"),
-            ChildError::AlreadyStarted(pid) => write!(f, "a child with that id runs as {pid}"),
-            ChildError::AlreadyPresent => f.write_str("there is a stopped child with that id"),
+            ChildError::AlreadyStarted(pid) => write!(f, "a child with that id or name runs as {pid}"),
+            ChildError::AlreadyPresent => f.write_str("there is a stopped child with that id or name"),
             ChildError::StartFailed(reason) => write!(f, "{reason}"),
             ChildError::MaxChildren => f.write_str("there are as many children as there may be"),
             ChildError::Unsupported => f.write_str("this sort of supervisor cannot do that"),

@@ -84,6 +84,11 @@ pub enum SupervisorKind {
     Spawned,
     /// Copies of one child, among which mail is shared out by a key (Elixir's `PartitionSupervisor`).
     Partition,
+    /// A registry. It has no children; its entries go with it. (Elixir's is a supervisor, too.)
+    Registry {
+        /// Whether a key has one holder at most.
+        is_unique: bool,
+    },
 }
 
 /// Pauses before restarts: `initial`, then `factor` times the last one, up to `cap`; each shortened at random by up to
@@ -143,6 +148,8 @@ pub enum ChildKind {
 pub struct ActorSpec {
     /// The name it is registered under.
     pub name: Option<String>,
+    /// The registry and the key that it is registered under, an encoded [`crate::value::Value`].
+    pub via: Option<(String, Vec<u8>)>,
     /// Module and class, for people.
     pub class: String,
     /// Pickle of class, positional and keyword arguments; decoded only in its own process.

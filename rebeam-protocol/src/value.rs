@@ -3,6 +3,8 @@
 //! Nothing that comes from outside is ever unpickled. A value is what JSON has, and what Python has beside it that is
 //! still data: bytes, tuples, sets, keys of any hashable sort.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// A plain value. Integers beyond 128 bits are not plain.
@@ -28,6 +30,38 @@ pub enum Value {
     Dict(Vec<(Value, Value)>),
     /// A set, in no order.
     Set(Vec<Value>),
+}
+
+/// As Python would write it, text in quotes.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |f: &mut fmt::Formatter<'_>, open: &str, items: &[Value], close: &str| {
+            f.write_str(open)?;
+            for (index, item) in items.iter().enumerate() {
+                write!(f, "{}{item}", if index > 0 { ", " } else { "" })?;
+            }
+            f.write_str(close)
+        };
+        match self {
+            Value::None => f.write_str("None"),
+            Value::Bool(value) => f.write_str(if *value { "True" } else { "False" }),
+            Value::Int(value) => write!(f, "{value}"),
+            Value::Float(value) => write!(f, "{value:?}"),
+            Value::Str(text) => write!(f, "{text:?}"),
+            Value::Bytes(bytes) => write!(f, "b\"{}\"", bytes.escape_ascii()),
+            Value::List(items) => list(f, "[", items, "]"),
+            Value::Tuple(items) if items.len() == 1 => list(f, "(", items, ",)"),
+            Value::Tuple(items) => list(f, "(", items, ")"),
+            Value::Set(items) => list(f, "{", items, "}"),
+            Value::Dict(items) => {
+                f.write_str("{")?;
+                for (index, (key, value)) in items.iter().enumerate() {
+                    write!(f, "{}{key}: {value}", if index > 0 { ", " } else { "" })?;
+                }
+                f.write_str("}")
+            }
+        }
+    }
 }
 
 /// How deep a value may nest, so that no decoder's stack can be run over.

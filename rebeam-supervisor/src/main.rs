@@ -8,9 +8,12 @@ mod shell;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
+use clap_complete::env::CompleteEnv;
 
 fn main() -> ExitCode {
+    // A shell asks what may come next: `source <(COMPLETE=bash rebeam)`.
+    CompleteEnv::with_factory(cli::args::Cli::command).complete();
     match cli::run(&cli::args::Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

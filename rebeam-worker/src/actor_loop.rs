@@ -21,6 +21,7 @@ use crate::codec;
 use crate::context::{self, Message};
 use crate::convert;
 use crate::outgoing::until;
+use crate::registry;
 use crate::session::{channel, is_helper, send, tell_news, too_large, wait};
 use crate::wire::Payload;
 
@@ -228,8 +229,10 @@ fn with_seen<T>(use_it: impl FnOnce(&mut Seen) -> T) -> T {
 
 /// From now on a stop that waits ends the next [`receive`].
 #[pyfunction]
-pub(crate) fn take_own_mail() {
+pub(crate) fn take_own_mail(py: Python<'_>) -> PyResult<()> {
+    channel(py)?.page.take_own_mail();
     IS_PLAIN.set(true);
+    Ok(())
 }
 
 /// Messages that are handed over in any case.
@@ -633,6 +636,7 @@ fn signal_object<'py>(py: Python<'py>, signal: &Signal) -> PyResult<Bound<'py, P
             module.call_method1("down", (*monitor, pid, convert::reason_fields(reason), certificate))
         }
         Signal::DeadLetter(letter) => convert::dead_letter(py, letter),
+        Signal::Entry { .. } => registry::change_object(py, signal),
         Signal::Exit { pid, reason } => {
             module.call_method1("exit_message", (convert::pid_numbers(*pid), convert::reason_fields(reason)))
         }

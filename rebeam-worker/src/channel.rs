@@ -16,7 +16,7 @@ use rebeam_protocol::control::Answer;
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::handshake::{Features, Hello, MAGIC, VERSION, Welcome};
 use rebeam_protocol::id::{CallId, RequestId, Seq};
-use rebeam_protocol::message::{Address, Delivery, Form, Gate, Lane, Lease, Outcome, Signal, ToSupervisor, ToWorker};
+use rebeam_protocol::message::{Address, Delivery, Form, Gate, Lane, Lease, Outcome, ToSupervisor, ToWorker};
 use rebeam_protocol::page::SIZE;
 
 use crate::arenas::{self, Leased};
@@ -446,13 +446,13 @@ impl Channel {
         }
     }
 
-    /// Takes notices of a monitor out of what waits here; gives their numbers.
-    pub(crate) fn take_back_down(&self, of: u64) -> Vec<Seq> {
+    /// Takes what has come of a monitor or a watch out of what waits here; gives the numbers of those messages.
+    pub(crate) fn take_back(&self, of: u64) -> Vec<Seq> {
         let mut taken = Vec::new();
         self.state().normal.retain(|(_, letter)| {
             let Letter::Message(delivery, ..) = letter else { return true };
             let Form::Signal(signal) = &delivery.form else { return true };
-            let is_it = matches!(**signal, Signal::Down { monitor, .. } if monitor == of);
+            let is_it = signal.is_of(of);
             if is_it {
                 taken.push(delivery.seq);
             }

@@ -2,7 +2,7 @@
 
 use pyo3::exceptions::{PyException, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyInt, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyInt, PyString, PyTuple};
 use rebeam_protocol::certificate::{Certificate, Next};
 use rebeam_protocol::exit::{ExitReason, Raised, signal_name};
 use rebeam_protocol::id::{ActorId, NodeStart, Pid};
@@ -29,8 +29,8 @@ pub(crate) fn fault(py: Python<'_>, error: PyErr) -> PyResult<String> {
     py.import("rebeam._failure")?.call_method1("message_of", (error.value(py),))?.extract()
 }
 
-/// An address as `rebeam._ref` writes it: a name, an actor's number, a pid's three numbers, or the name of a partition
-/// supervisor with a key's number.
+/// An address as `rebeam._ref` writes it: a name, an actor's number, a pid's three numbers, the name of a partition
+/// supervisor with a key's number, the name of a registry with an encoded key, or a group's name alone in a tuple.
 pub(crate) fn address(object: &Bound<'_, PyAny>) -> PyResult<Address> {
     if object.is_instance_of::<PyString>() {
         Ok(Address::Name(object.extract()?))
@@ -38,6 +38,10 @@ pub(crate) fn address(object: &Bound<'_, PyAny>) -> PyResult<Address> {
         Ok(Address::Actor(ActorId(object.extract()?)))
     } else if let Ok((name, key)) = object.extract() {
         Ok(Address::Partition { name, key })
+    } else if let Ok((registry, key)) = object.extract::<(String, Bound<'_, PyBytes>)>() {
+        Ok(Address::Via { registry, key: key.as_bytes().to_vec() })
+    } else if let Ok((group,)) = object.extract() {
+        Ok(Address::Group(group))
     } else {
         Ok(Address::Pid(pid(object)?))
     }
@@ -55,7 +59,9 @@ pub(crate) fn child_address(object: &Bound<'_, PyAny>) -> PyResult<ChildAddress>
         Address::Name(id) => ChildAddress::Id(id),
         Address::Actor(id) => ChildAddress::Actor(id),
         Address::Pid(pid) => ChildAddress::Pid(pid),
-        Address::Partition { .. } => return Err(PyTypeError::new_err("a partition's key names no child")),
+        Address::Partition { .. } | Address::Via { .. } | Address::Group(_) => {
+            return Err(PyTypeError::new_err("a key names no child: give its handle or its `Pid`"));
+        }
     })
 }
 
@@ -192,6 +198,7 @@ fn nested_supervisor_spec(object: &Bound<'_, PyAny>, id: String, depth: usize) -
         kind: match kind.as_str() {
             "dynamic" => SupervisorKind::Dynamic { max_children: object.getattr("max_children")?.extract()? },
             "partition" => SupervisorKind::Partition,
+            "unique" | "duplicate" => SupervisorKind::Registry { is_unique: kind == "unique" },
             _ => SupervisorKind::Static,
         },
         strategy: match strategy.as_str() {
@@ -236,6 +243,7 @@ fn nested_child_spec(object: &Bound<'_, PyAny>, depth: usize) -> PyResult<ChildS
         let ms = |seconds: f64| (seconds * 1000.0).ceil() as u64;
         ChildKind::Actor(Box::new(ActorSpec {
             name: object.getattr("name")?.extract()?,
+            via: object.getattr("via")?.extract()?,
             class: object.getattr("class_name")?.extract()?,
             start: pickled.as_bytes().to_vec(),
             start_ms: start_timeout.map(|seconds| (seconds * 1000.0) as u64),

@@ -27,6 +27,7 @@ use rebeam_protocol::page;
 
 use crate::clock;
 use crate::convert;
+use crate::ledger;
 use crate::status_page::StatusPage;
 use crate::wire::{NoRead, Reader, Writer};
 
@@ -77,6 +78,7 @@ impl Node {
     #[new]
     fn new(tree: &Bound<'_, PyAny>) -> PyResult<Self> {
         clock::stop();
+        ledger::begin_told();
         let spec = convert::supervisor_spec(tree, "root".into())?;
         let core = Core::new(spec, NodeStart::default())
             .map_err(|error| PyValueError::new_err(format!("{error}; hint: {}", error.hint())))?;
@@ -346,6 +348,7 @@ impl Shell {
             }
             Action::Report(certificate) => self.deaths.push(*certificate),
             Action::DeadLetter(letter) => self.dead_letters.push(letter),
+            Action::Entry(change) => ledger::tell(&change.record()),
             Action::NodeUp => self.is_up = true,
             Action::NodeFailed { child, reason, .. } => self.end(format!("`{child}` did not start: {reason}")),
             Action::NodeEnded(NodeEnd::Clean) => self.end("stopped".into()),
@@ -530,7 +533,7 @@ impl Shell {
     fn is_lost(&mut self, to: &Address) -> Option<String> {
         let label = match to {
             Address::Name(name) => Some(name.clone()),
-            Address::Actor(_) | Address::Pid(_) | Address::Partition { .. } => self.core.label_of(to),
+            _ => self.core.label_of(to),
         };
         let label = label?;
         let left = self.drops.get_mut(&label).filter(|left| **left > 0)?;

@@ -13,8 +13,10 @@ mod context;
 mod convert;
 mod fork;
 mod in_process;
+mod ledger;
 mod lifeline;
 mod outgoing;
+mod registry;
 mod requests;
 mod session;
 mod status_page;
@@ -48,13 +50,16 @@ mod _rebeam {
         note_answer, reply, request, rest, send_message, take_answer, wait_answer, wait_ready, watched,
     };
     #[pymodule_export]
+    use crate::registry::{Keys, Registry, find, is_name_known, registry_key, registry_key_label, unwatch, wait_for};
+    #[pymodule_export]
     use crate::requests::{
         cancel_timer, demonitor, exit_signal, kill, link, log, monitor, request_down, resolve, send_after, spawn, stop,
-        supervisor, trap_exits, unlink, watch_dead_letters, whereis,
+        supervisor, trap_exits, unlink, watch_dead_letters,
     };
     #[pymodule_export]
     use crate::session::{
         attach, attach_forked, attach_in_process, detach_after_fork, detach_in_process, exit_ordered, is_attached,
+        map_ledger,
     };
 
     use super::*;

@@ -17,10 +17,7 @@ use crate::session::{channel, send, wait};
 use crate::wire::Payload;
 
 /// A pid as Python has it.
-type PyPid = (u32, u32, u64);
-
-/// An actor's number and the three numbers of its living incarnation.
-type Found = (u64, Option<PyPid>);
+pub(crate) type PyPid = (u32, u32, u64);
 
 /// The fields of `rebeam.ExitReason`.
 type PyReason = (String, String, Option<String>);
@@ -28,12 +25,17 @@ type PyReason = (String, String, Option<String>);
 /// The same on its way to Python.
 type ReasonFields = (&'static str, String, Option<String>);
 
-fn unfit<T>(answer: &impl std::fmt::Debug) -> PyResult<T> {
+pub(crate) fn unfit<T>(answer: &impl std::fmt::Debug) -> PyResult<T> {
     Err(PyOSError::new_err(format!("an answer that does not fit: {answer:?}")))
 }
 
 /// Asks and waits, for so many seconds at most; `None` if the time is over.
-fn ask(py: Python<'_>, body: Request, payload: &[u8], timeout: Option<f64>) -> PyResult<Option<(Answer, Payload)>> {
+pub(crate) fn ask(
+    py: Python<'_>,
+    body: Request,
+    payload: &[u8],
+    timeout: Option<f64>,
+) -> PyResult<Option<(Answer, Payload)>> {
     let channel = channel(py)?;
     let until = until(timeout)?;
     let request = RequestId(channel.next_id());
@@ -45,17 +47,13 @@ fn ask(py: Python<'_>, body: Request, payload: &[u8], timeout: Option<f64>) -> P
 }
 
 fn ask_process(py: Python<'_>, request: ProcessRequest) -> PyResult<ProcessAnswer> {
-    match ask(py, Request::Process(request), &[], None)? {
-        Some((Answer::Process(answer), _)) => Ok(answer),
-        other => unfit(&other.map(|(answer, _)| answer)),
-    }
+    ask_about(py, request, &[])
 }
 
-/// Who holds a name.
-#[pyfunction]
-pub(crate) fn whereis(py: Python<'_>, name: String) -> PyResult<Option<Found>> {
-    match ask(py, Request::Whereis { name }, &[], None)? {
-        Some((Answer::Whereis(found), _)) => Ok(found.map(|it| (it.actor.0, it.pid.map(convert::pid_numbers)))),
+/// Asks something that belongs to some content.
+pub(crate) fn ask_about(py: Python<'_>, request: ProcessRequest, content: &[u8]) -> PyResult<ProcessAnswer> {
+    match ask(py, Request::Process(request), content, None)? {
+        Some((Answer::Process(answer), _)) => Ok(answer),
         other => unfit(&other.map(|(answer, _)| answer)),
     }
 }
@@ -109,7 +107,7 @@ pub(crate) fn demonitor(py: Python<'_>, monitor: u64, flush: bool) -> PyResult<(
     if flush {
         let channel = channel(py)?;
         // What was handed over before the answer lies here.
-        let done = channel.take_back_down(monitor);
+        let done = channel.take_back(monitor);
         if !done.is_empty() {
             send(py, channel, &ToSupervisor::Ack { done }, &[])?;
         }
@@ -239,9 +237,14 @@ pub(crate) fn supervisor<'py>(
 
 /// Starts a child under the node's own dynamic supervisor.
 #[pyfunction]
-pub(crate) fn spawn<'py>(py: Python<'py>, child: &Bound<'py, PyAny>, is_linked: bool) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn spawn<'py>(
+    py: Python<'py>,
+    child: &Bound<'py, PyAny>,
+    is_owned: bool,
+    is_linked: bool,
+) -> PyResult<Bound<'py, PyAny>> {
     let (child, waits) = (Box::new(convert::child_spec(child)?), context::waits(py, false));
-    let request = Request::Process(ProcessRequest::Spawn { child, is_linked, waits });
+    let request = Request::Process(ProcessRequest::Spawn { child, is_owned, is_linked, waits });
     match ask(py, request, &[], None)? {
         Some((Answer::Process(ProcessAnswer::Started { actor, pid }), payload)) => {
             started_fields(py, actor, pid, &payload)

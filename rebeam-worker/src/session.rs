@@ -17,6 +17,7 @@ use rebeam_protocol::message::ToSupervisor;
 use crate::arenas;
 use crate::channel::{Channel, Unmet};
 use crate::convert;
+use crate::ledger;
 use crate::wire::{NoWrite, Wait};
 use crate::zygote;
 
@@ -49,6 +50,12 @@ pub(crate) fn attach_forked<'py>(
         Some(birth) => become_actor(py, birth.channel, &birth.page, birth.lifeline).map(Some),
         None => Ok(None),
     }
+}
+
+/// Maps the memory in which the node says who has which name.
+#[pyfunction]
+pub(crate) fn map_ledger(memory: RawFd) -> PyResult<()> {
+    Ok(ledger::map(&owned(memory))?)
 }
 
 /// Shakes hands as a worker that was not forked; gives what the handshake said.

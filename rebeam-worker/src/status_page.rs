@@ -7,7 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rebeam_protocol::id::Seq;
 use rebeam_protocol::page::{
-    ATTENTION, CONDITION, EXIT, FILED, LOOK, MARKS, SIZE, Snapshot, Stage, WAITING, mark_offset, state_word,
+    ATTENTION, CONDITION, EXIT, FILED, LOOK, MARKS, OWN_MAIL, SIZE, SUSPENDED, Snapshot, Stage, WAITING, mark_offset,
+    state_word,
 };
 
 use crate::clock;
@@ -120,7 +121,15 @@ impl StatusPage {
 
     /// Notes whether this actor was told to handle no message for now.
     pub(crate) fn set_suspended(&self, is_suspended: bool) {
-        self.half_word(CONDITION).store(u32::from(is_suspended), Ordering::Release);
+        match is_suspended {
+            true => self.half_word(CONDITION).fetch_or(SUSPENDED, Ordering::Release),
+            false => self.half_word(CONDITION).fetch_and(!SUSPENDED, Ordering::Release),
+        };
+    }
+
+    /// Notes that this actor takes its mail itself.
+    pub(crate) fn take_own_mail(&self) {
+        self.half_word(CONDITION).fetch_or(OWN_MAIL, Ordering::Release);
     }
 
     fn half_word(&self, offset: usize) -> &AtomicU32 {

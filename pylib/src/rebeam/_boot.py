@@ -15,17 +15,21 @@ from rebeam._errors import ActorExit, BadReturn, Stop
 if TYPE_CHECKING:
     from rebeam._actor import Actor
 
-CONTROL, ZYGOTE_LIFELINE = 3, 4
-"""Descriptors of a zygote."""
+LEDGER = 3
+"""The descriptor by which everybody learns who has which name."""
 
-CHANNEL, PAGE, LIFELINE = 3, 4, 5
-"""Descriptors of a worker that is not forked."""
+CONTROL, ZYGOTE_LIFELINE = 4, 5
+"""Further descriptors of a zygote."""
+
+CHANNEL, PAGE, LIFELINE = 4, 5, 6
+"""Further descriptors of a worker that is not forked."""
 
 
 def main() -> NoReturn:
     """Does what the role on the command line says: `zygote`, or `worker` with the application in the environment."""
     role = sys.argv[1]
     sys.argv = ["rebeam"]
+    _rebeam.map_ledger(LEDGER)
     _prepare()
     if role == "zygote":
         gc.disable()
@@ -37,6 +41,7 @@ def main() -> NoReturn:
             _logging,
             _main,
             _ref,
+            _registry,
             _server,
             _spec,
             _stream,

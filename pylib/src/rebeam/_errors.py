@@ -36,6 +36,25 @@ class NoProc(RebeamError, LookupError):
     """There is no such actor, or it is down for good."""
 
 
+class AlreadyRegistered(RebeamError):
+    """A name or a unique key has a holder.
+
+    Attributes:
+        pid: who; None if it is a name of the tree whose actor is between two lives, or down.
+    """
+
+    def __init__(self, text: str, pid: Pid | None = None) -> None:
+        super().__init__(text)
+        self.pid = pid
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return AlreadyRegistered, (str(self), self.pid)
+
+
+class NotRegistered(RebeamError, LookupError):
+    """There is no such entry of this actor's to change or to take out."""
+
+
 class ActorDied(RebeamError):
     """The actor ended before it answered.
 
@@ -149,7 +168,7 @@ class ChildError(RebeamError):
     Attributes:
         kind: `not_found`, `running`, `restarting`, `already_started`, `already_present`, `start_failed`,
             `max_children`, `unsupported`, `ending`, `bad_spec` or `waiting_for_you`.
-        pid: of the child that has the id already, for `already_started`.
+        pid: of whoever has the id or the name already, for `already_started`.
         reason: why the start failed, for `start_failed`.
     """
 
@@ -231,6 +250,30 @@ def no_proc(target: str, similar: list[str], is_down: bool) -> NoProc:
     if is_down:
         return NoProc(f"`{target}` is down")
     return NoProc(f"there is no actor `{target}`{_names(similar)}")
+
+
+def registry_error(kind: str, registry: str, key: str, pid: Pid | None, text: str) -> Exception:
+    place = f"`{key}`" if registry == "names" else f"group `{key}`" if registry == "groups" else f"`{registry}[{key}]`"
+    match kind:
+        case "no_registry":
+            return NoProc(f"there is no registry `{registry}`")
+        case "already_registered":
+            holder = f"is held by {pid}" if pid else "is the name of an actor of the tree"
+            return AlreadyRegistered(f"{place} {holder}", pid)
+        case "not_registered" if registry == "groups":
+            return NotRegistered(f"it has not joined {place}")
+        case "not_registered":
+            return NotRegistered(
+                f"it has no entry {place}" if registry != "names" else f"nobody is registered as {place}"
+            )
+        case "no_proc":
+            return NoProc("there is no such actor")
+        case "not_yours" if registry == "names":
+            return ValueError(f"{place} is a name of the tree: it stays with its actor")
+        case "not_yours":
+            return ValueError("an actor enters itself, and nobody else")
+        case _:
+            return ValueError(text)
 
 
 def actor_died(fields: dict[str, Any]) -> ActorDied:

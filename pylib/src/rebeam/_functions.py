@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from rebeam import _rebeam, _spec
 from rebeam._actor import Actor
-from rebeam._errors import SpecError, Stop
-from rebeam._ref import ActorRef
+from rebeam._errors import ChildError, SpecError, Stop
+from rebeam._ref import ActorRef, Via
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+A = TypeVar("A", bound=Actor)
 P = ParamSpec("P")
 
 
@@ -94,6 +95,76 @@ def _named(
     return replace(spec, class_name=label)
 
 
+@overload
+def start(what: type[A], /, *args: Any, supervisor: str | None = None, **options: Any) -> ActorRef[A]: ...  # pyright: ignore[reportOverlappingOverload]
+@overload
+def start(what: _spec.ChildSpec[A], /, *, supervisor: str | None = None) -> ActorRef[A]: ...
+@overload
+def start(
+    what: Callable[..., Any], /, *args: Any, supervisor: str | None = None, **options: Any
+) -> ActorRef[FunctionActor]: ...
+def start(what: Any, /, *args: Any, supervisor: str | None = None, **options: Any) -> ActorRef[Any]:
+    """Starts an actor at run time; returns when it runs, is registered, and is found by every other.
+
+    It belongs to nobody, and stays until it ends or is stopped. Like any child it is `permanent` by default (a function
+    `transient`).
+
+    Args:
+        what: an actor's class; a function; or what `child`, `function`, `script` and the like give.
+        args: arguments of the class's `init`, or of the function.
+        supervisor: the name of the supervisor that it is to be a child of. Default: the node's own, under which
+            children start beside each other and each has a restart limit of its own.
+        options: as for `child`, `name` among them.
+
+    Raises:
+        ChildError: `already_started`, with the `pid` of who has the name; `start_failed`, with the reason, if its
+            `init` fails.
+        SpecError: an option that makes no sense, or something that cannot be an actor.
+    """
+    spec = _spec_of(what, args, options)
+    if supervisor is None:
+        number, _, _ = _rebeam.spawn(spec, False, False)
+    else:
+        number, _, _ = _rebeam.supervisor(supervisor, "start_child", spec, None)
+    return ActorRef(spec.name or number)
+
+
+def get_or_start(
+    key: str | Via, actor: type[A], /, *args: Any, supervisor: str | None = None, **options: Any
+) -> ActorRef[A]:
+    """The actor with this name or key, which is started if there is none. Of many callers at once one starts it, and
+    all get it, once its `init` has returned.
+
+    Args:
+        key: a name, or what `via` gives.
+        actor: its class.
+        args: arguments of its `init`, if it is started.
+        supervisor, options: as for `start`.
+
+    Raises:
+        ChildError: `start_failed`, with the reason, if its `init` fails; `already_present` if it is the name of an
+            actor that is down.
+        SpecError: an option that makes no sense.
+    """
+    if _rebeam.find(key) is None or _rebeam.wait_for(key, 0.0) is None:
+        spec = _spec_of(actor, args, {**options, "name": key})
+        is_there = False
+        while not is_there:
+            try:
+                start(spec, supervisor=supervisor)
+                is_there = True
+            except ChildError as error:
+                if error.pid is not None:
+                    # Somebody else's `init` may be under way; should it fail, it is our turn.
+                    is_there = _rebeam.wait_for(error.pid, None) is not None
+                elif error.kind == "already_present":
+                    # It is between two lives, or down for good.
+                    is_there = _rebeam.wait_for(key, 5.0) is not None
+                if not is_there and error.kind != "already_started":
+                    raise
+    return ActorRef(key)
+
+
 def spawn(what: Any, /, *args: Any, link: bool = False, **options: Any) -> ActorRef[Any]:
     """Starts an actor at run time, under the node's own supervisor; returns when it runs.
 
@@ -109,21 +180,27 @@ def spawn(what: Any, /, *args: Any, link: bool = False, **options: Any) -> Actor
         ChildError: `start_failed`, with the reason, if its `init` fails.
         SpecError: an option that makes no sense, or something that cannot be an actor.
     """
-    options = {"restart": "temporary", **options}
+    if not isinstance(what, _spec.ChildSpec):
+        options = {"restart": "temporary", **options}
+    spec = _spec_of(what, args, options)
+    number, _, _ = _rebeam.spawn(spec, True, link)
+    return ActorRef(spec.name or number)
+
+
+def _spec_of(what: Any, args: tuple[Any, ...], options: dict[str, Any]) -> _spec.ChildSpec[Any]:
+    """What is to be started, as `child` would say it."""
     if isinstance(what, _spec.ChildSpec):
-        if args or len(options) > 1:
+        if args or options:
             raise SpecError("a spec has its arguments and options already")
-        spec: _spec.ChildSpec[Any] = what
-    elif isinstance(what, type) and issubclass(what, Actor):
-        spec = _spec.child(what, *args, **options)
-    elif callable(what):
+        return what
+    if isinstance(what, type) and issubclass(what, Actor):
+        return _spec.child(what, *args, **options)
+    if callable(what):
+        options = dict(options)
         kwargs = options.pop("kwargs", None) or {}
         plain = function(what, *args, **kwargs)
-        spec = _named(what, args, kwargs, plain.id, plain.class_name, options)
-    else:
-        raise SpecError(f"{what!r} is neither a function nor an actor")
-    number, _, _ = _rebeam.spawn(spec, link)
-    return ActorRef(spec.name or number)
+        return _named(what, args, kwargs, plain.id, plain.class_name, options)
+    raise SpecError(f"{what!r} is neither a function nor an actor")
 
 
 def _run_module(name: str) -> None:

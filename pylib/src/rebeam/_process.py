@@ -8,7 +8,7 @@ from rebeam import _rebeam, _runtime
 from rebeam._errors import CallTimeout, EndedOtherwise, NoProc, stopping_self
 from rebeam._exit import ExitReason, as_reason
 from rebeam._pending import Pending
-from rebeam._ref import ActorRef, Pid, Timeout
+from rebeam._ref import ActorRef, Pid, Timeout, To, address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 A = TypeVar("A", bound="Actor")
 P = ParamSpec("P")
-
-To = "ActorRef[Any] | Pid | str"
-"""How an actor is named: by a handle, an incarnation, or a name."""
 
 
 class Timer(NamedTuple):
@@ -34,38 +31,34 @@ class Timer(NamedTuple):
     number: int
 
 
-def _address(to: ActorRef[Any] | Pid | str) -> Any:
-    return to._address if isinstance(to, ActorRef) else to
+def _pid(to: To) -> Pid | None:
+    return to if isinstance(to, Pid) else pid_of(to)
 
 
-def _pid(to: ActorRef[Any] | Pid | str) -> Pid | None:
-    if isinstance(to, Pid):
-        return to
-    found = _rebeam.resolve(_address(to))
-    return Pid(*found) if found else None
-
-
-def call(to: ActorRef[Any] | Pid | str, message: Any, timeout: Timeout = ...) -> Any:
+def call(to: To, message: Any, timeout: Timeout = ...) -> Any:
     """Sends a message to a `GenServer` and waits for its answer. Errors as of `ActorRef.call`."""
-    return _rebeam.call_message(_address(to), "handle_call", message, timeout, False)
+    return _rebeam.call_message(address(to), "handle_call", message, timeout, False)
 
 
-def cast(to: ActorRef[Any] | Pid | str, message: Any, timeout: Timeout = ...) -> None:
+def cast(to: To, message: Any, timeout: Timeout = ...) -> None:
     """Sends a message to a `GenServer`, for `handle_cast`. Nothing is said if there is no such actor.
 
     Raises:
         MailboxFull: there was no room for the whole timeout.
     """
-    _rebeam.send_message(_address(to), "handle_cast", message, timeout)
+    _rebeam.send_message(address(to), "handle_cast", message, timeout)
 
 
-def send(to: ActorRef[Any] | Pid | str, message: Any, timeout: Timeout = ...) -> None:
-    """Sends a message to any actor, for `handle_info`. Nothing is said if there is no such actor.
+def send(to: To, message: Any, timeout: Timeout = ...) -> None:
+    """Sends a message to any actor, for `handle_info`. Nothing is said if the actor behind a handle is gone.
 
     Raises:
+        NoProc: nobody has that name (as Erlang's `!`; `cast` says nothing).
         MailboxFull: there was no room for the whole timeout.
     """
-    _rebeam.send_message(_address(to), "handle_info", message, timeout)
+    if isinstance(to, str) and not _rebeam.is_name_known(to):
+        raise NoProc(f"there is no actor `{to}`")
+    _rebeam.send_message(address(to), "handle_info", message, timeout)
 
 
 def receive(
@@ -92,12 +85,13 @@ def receive(
     return found[0]
 
 
-def pid_of(to: ActorRef[Any] | str) -> Pid | None:
-    """The living incarnation behind a handle or a name, or None. It may be dead by the time it is used."""
-    return _pid(to)
+def pid_of(to: To) -> Pid | None:
+    """The living incarnation behind a handle, a key or a name, or None. It may be dead by the time it is used."""
+    found = _rebeam.resolve(address(to))
+    return Pid(*found) if found else None
 
 
-def link(to: ActorRef[Any] | Pid | str) -> None:
+def link(to: To) -> None:
     """Ties this actor to an incarnation: when one ends other than normally, so does the other, unless it traps exits.
 
     Raises:
@@ -108,7 +102,7 @@ def link(to: ActorRef[Any] | Pid | str) -> None:
         raise NoProc(f"there is no actor `{to}`")
 
 
-def unlink(to: ActorRef[Any] | Pid | str) -> None:
+def unlink(to: To) -> None:
     """Takes a link back, from either side. After it has returned no new `Exit` comes from there."""
     pid = _pid(to)
     if pid is not None:
@@ -120,13 +114,13 @@ def trap_exits(traps: bool = True) -> None:
     _rebeam.trap_exits(traps)
 
 
-def monitor(to: ActorRef[Any] | Pid | str) -> int:
+def monitor(to: To) -> int:
     """Has one `Down` come to `handle_info` when the incarnation ends that is there now; at once if there is none.
 
     Returns:
         The monitor's number, for `demonitor`.
     """
-    return _rebeam.monitor(_address(to))
+    return _rebeam.monitor(address(to))
 
 
 def demonitor(monitor: int, *, flush: bool = False) -> None:
@@ -138,7 +132,7 @@ def demonitor(monitor: int, *, flush: bool = False) -> None:
     _rebeam.demonitor(monitor, flush)
 
 
-def exit(to: ActorRef[Any] | Pid | str, reason: str | ExitReason = "shutdown") -> None:
+def exit(to: To, reason: str | ExitReason = "shutdown") -> None:
     """Sends an exit signal: who traps exits gets a message, others end with the reason (not for `normal`).
 
     As in OTP, the reason `kill` cannot be trapped: it is `kill(to)`.
@@ -146,15 +140,15 @@ def exit(to: ActorRef[Any] | Pid | str, reason: str | ExitReason = "shutdown") -
     if reason == "kill":
         kill(to)
     else:
-        _rebeam.exit_signal(_address(to), as_reason(reason))
+        _rebeam.exit_signal(address(to), as_reason(reason))
 
 
-def kill(to: ActorRef[Any] | Pid | str) -> None:
+def kill(to: To) -> None:
     """Ends an incarnation at once by SIGKILL, with the reason `killed`. It cannot be trapped."""
-    _rebeam.kill(_address(to))
+    _rebeam.kill(address(to))
 
 
-def stop(to: ActorRef[Any] | Pid | str, reason: str | ExitReason = "normal", timeout: float | None = None) -> None:
+def stop(to: To, reason: str | ExitReason = "normal", timeout: float | None = None) -> None:
     """Stops an actor or a supervisor in its turn, and waits until it has ended; `terminate` runs.
 
     It is not an order of its supervisor: a permanent child is started again.
@@ -169,7 +163,7 @@ def stop(to: ActorRef[Any] | Pid | str, reason: str | ExitReason = "normal", tim
         EndedOtherwise: it ended for another reason.
         CallTimeout: it had not ended in time.
     """
-    how, other = _rebeam.stop(_address(to), as_reason(reason), timeout)
+    how, other = _rebeam.stop(address(to), as_reason(reason), timeout)
     if how == "noproc":
         raise NoProc(f"there is no actor `{to}`")
     if how == "self":
@@ -180,7 +174,7 @@ def stop(to: ActorRef[Any] | Pid | str, reason: str | ExitReason = "normal", tim
         raise EndedOtherwise(ExitReason(*other))
 
 
-def send_after(seconds: float, to: ActorRef[Any] | Pid | str, message: Any) -> Timer:
+def send_after(seconds: float, to: To, message: Any) -> Timer:
     """Sends a message after a time, for `handle_info`, to the incarnation that is there now.
 
     Args:
@@ -192,7 +186,7 @@ def send_after(seconds: float, to: ActorRef[Any] | Pid | str, message: Any) -> T
     return _set_timer(seconds, None, to, None, message)
 
 
-def send_every(seconds: float, to: ActorRef[Any] | Pid | str, message: Any) -> Timer:
+def send_every(seconds: float, to: To, message: Any) -> Timer:
     """Sends a message again and again, the first after one period. Ticks for a full mailbox are left out."""
     return _set_timer(seconds, seconds, to, None, message)
 
@@ -211,12 +205,10 @@ def cast_every(
     return _set_timer(seconds, seconds, to, method.__name__, (args, kwargs))
 
 
-def _set_timer(
-    seconds: float, every: float | None, to: ActorRef[Any] | Pid | str, method: str | None, content: Any
-) -> Timer:
+def _set_timer(seconds: float, every: float | None, to: To, method: str | None, content: Any) -> Timer:
     if not 0 <= seconds < float("inf") or every == 0:
         raise ValueError(f"a timer of {seconds!r} seconds")
-    number = _rebeam.send_after(_address(to), float(seconds), every, method, content)
+    number = _rebeam.send_after(address(to), float(seconds), every, method, content)
     return Timer(_runtime.me().pid, number)
 
 
@@ -247,14 +239,14 @@ def watch_dead_letters(watches: bool = True) -> None:
     _rebeam.watch_dead_letters(watches)
 
 
-def get_state(to: ActorRef[Any] | Pid | str, timeout: Timeout = ...) -> dict[str, Any]:
+def get_state(to: To, timeout: Timeout = ...) -> dict[str, Any]:
     """The attributes of an actor's object, between two messages; of a suspended one, too."""
-    state: dict[str, Any] = _rebeam.call_message(_address(to), "get_state", None, timeout, True)
+    state: dict[str, Any] = _rebeam.call_message(address(to), "get_state", None, timeout, True)
     return state
 
 
 def replace_state(
-    to: ActorRef[Any] | Pid | str,
+    to: To,
     function: Callable[[dict[str, Any]], dict[str, Any]],
     timeout: Timeout = ...,
 ) -> dict[str, Any]:
@@ -263,15 +255,15 @@ def replace_state(
     Args:
         function: a function at the top level of a module.
     """
-    state: dict[str, Any] = _rebeam.call_message(_address(to), "replace_state", function, timeout, True)
+    state: dict[str, Any] = _rebeam.call_message(address(to), "replace_state", function, timeout, True)
     return state
 
 
-def suspend(to: ActorRef[Any] | Pid | str, timeout: Timeout = ...) -> None:
+def suspend(to: To, timeout: Timeout = ...) -> None:
     """Has an actor handle no message until `resume`; they wait in order. It can be asked for its state meanwhile."""
-    _rebeam.call_message(_address(to), "suspend", None, timeout, True)
+    _rebeam.call_message(address(to), "suspend", None, timeout, True)
 
 
-def resume(to: ActorRef[Any] | Pid | str, timeout: Timeout = ...) -> None:
+def resume(to: To, timeout: Timeout = ...) -> None:
     """Has a suspended actor go on."""
-    _rebeam.call_message(_address(to), "resume", None, timeout, True)
+    _rebeam.call_message(address(to), "resume", None, timeout, True)

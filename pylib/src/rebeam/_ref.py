@@ -43,6 +43,30 @@ class Pid(NamedTuple):
         return f"<{self.node}.{self.serial}>"
 
 
+class Via(NamedTuple):
+    """The address of whoever has a key of a registry of the tree, made by `via`.
+
+    Attributes:
+        registry: the registry's name.
+        key: the key, encoded.
+    """
+
+    registry: str
+    key: bytes
+
+    def __str__(self) -> str:
+        return f"{self.registry}[{_rebeam.registry_key_label(self.key)}]"
+
+
+To: TypeAlias = "ActorRef[Any] | Pid | Via | str"
+"""How an actor is named: by a handle, an incarnation, a key of a registry, or a name."""
+
+
+def address(to: To) -> Any:
+    """As `_rebeam` wants it."""
+    return to._address if isinstance(to, ActorRef) else to
+
+
 class Target(NamedTuple):
     """How a reference is used: see `ActorRef.options`."""
 
@@ -218,7 +242,7 @@ class ActorRef(Generic[A]):
     def stream(self) -> _Stream[A]:
         return _Stream(self)
 
-    def __init__(self, address: str | int | Pid | tuple[str, int], target: Target = Target()) -> None:  # noqa: B008
+    def __init__(self, address: str | int | Pid | Via | tuple[str, int], target: Target = Target()) -> None:  # noqa: B008
         self._address = address
         self._target = target
         self.call = _Call(self)
@@ -260,13 +284,13 @@ def partition(actor: type[A], supervisor: str, key: object) -> ActorRef[A]:
     return ActorRef((supervisor, _rebeam.key_number(key)))
 
 
-def ref(actor: type[A], to: str | Pid) -> ActorRef[A]:
-    """A handle on the actor with this name (whichever incarnation holds it, now or later), or on one incarnation.
+def ref(actor: type[A], to: str | Via | Pid) -> ActorRef[A]:
+    """A handle on the actor with this name or key, whichever incarnation holds it, now or later; or on one incarnation.
 
     Nothing is looked up: a call to a name that nobody has raises `NoProc`.
 
     Args:
         actor: its class, for the types of its methods.
-        to: its name or a `Pid`.
+        to: its name, what `via` gives, or a `Pid`.
     """
     return ActorRef(to)

@@ -80,18 +80,6 @@ def me() -> Identity:
     return own
 
 
-def whereis(name: str) -> Pid | None:
-    """The living incarnation that has this name, or None. It may be dead by the time it is used.
-
-    Raises:
-        NotAnActor: outside an actor.
-    """
-    from rebeam._ref import Pid
-
-    found = _rebeam.whereis(name)
-    return Pid(*found[1]) if found and found[1] else None
-
-
 def shutdown() -> None:
     """Stops the whole node in good order, as Ctrl-C would; returns as soon as that has been ordered.
 

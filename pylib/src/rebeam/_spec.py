@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypedDict, TypeVar, 
 
 from rebeam._actor import Actor
 from rebeam._errors import SpecError
+from rebeam._ref import Via
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -37,7 +38,7 @@ MOST_CONCURRENCY = 200
 ON_FULL = ("block", "fail", "drop_oldest", "drop_new")
 
 
-def _one_of(what: str, value: object, allowed: tuple[str, ...]) -> str:
+def one_of(what: str, value: object, allowed: tuple[str, ...]) -> str:
     if isinstance(value, str) and value in allowed:
         return value
     near = difflib.get_close_matches(str(value), allowed, 1)
@@ -129,6 +130,7 @@ class ChildSpec(Generic[A]):
 
     id: str
     name: str | None
+    via: Via | None
     class_name: str
     start: tuple[type[A], tuple[Any, ...], dict[str, Any]]
     restart: str
@@ -150,7 +152,7 @@ class ChildOptions(TypedDict, total=False):
     """The options of `child`, and of an actor's class (`class Worker(Actor, restart="transient")`)."""
 
     kwargs: dict[str, Any]
-    name: str | None
+    name: str | Via | None
     id: str | None
     restart: str
     shutdown: float | str
@@ -194,7 +196,8 @@ def child(actor: type[A], /, *args: Any, **options: Unpack[ChildOptions]) -> Chi
         args: positional arguments of `init`, the same at every start.
         options: see below.
         kwargs: keyword arguments of `init`.
-        name: registers it; at most one actor has a name. Default: none.
+        name: registers it; at most one actor has a name. What `via` gives registers it in a registry instead, which
+            must stand before it in the tree. Default: none.
         id: unique among its siblings. Default: the name, else the class's name.
         restart: `permanent` (always started again), `transient` (after an abnormal end), `temporary` (never).
             Default: `permanent`.
@@ -242,37 +245,40 @@ def child(actor: type[A], /, *args: Any, **options: Unpack[ChildOptions]) -> Chi
         raise SpecError(f"{actor!r} is {what}")
     option = {**actor.__rebeam_options__, **given}.get
     kwargs = option("kwargs") or {}
-    name, id = option("name"), option("id")
+    called, id = option("name"), option("id")
+    via = called if isinstance(called, Via) else None
+    name: str | None = None if isinstance(called, Via) else called
     for what, text in (("name", name), ("id", id)):
-        _label(what, text)
+        check_label(what, text)
     _check_arguments(actor, args, kwargs)
     return ChildSpec(
-        id=id or name or actor.__name__,
+        id=id or name or (str(via).replace("/", "_") if via else actor.__name__),
         name=name,
+        via=via,
         class_name=f"{actor.__module__}.{actor.__qualname__}",
         start=(actor, args, kwargs),
-        restart=_one_of("restart", option("restart", "permanent"), RESTARTS),
+        restart=one_of("restart", option("restart", "permanent"), RESTARTS),
         shutdown=_shutdown(option("shutdown", DEFAULT_SHUTDOWN)),
         significant=_flag("significant", option("significant", False)),
         start_timeout=_seconds("start_timeout", option("start_timeout", DEFAULT_START_TIMEOUT)),
         mailbox=Mailbox(
             _count("max_messages_waiting", option("max_messages_waiting", DEFAULT_MAILBOX[0]), 1),
             _count("max_bytes_waiting", option("max_bytes_waiting", DEFAULT_MAILBOX[1]), 1),
-            _one_of("on_full", option("on_full", "block"), ON_FULL),
-            _one_of("mailbox", option("mailbox", "keep"), ("keep", "drop")),
-            _one_of("while_restarting", option("while_restarting", "queue"), ("queue", "fail")),
+            one_of("on_full", option("on_full", "block"), ON_FULL),
+            one_of("mailbox", option("mailbox", "keep"), ("keep", "drop")),
+            one_of("while_restarting", option("while_restarting", "queue"), ("queue", "fail")),
         ),
         concurrency=_concurrency(actor, option("concurrency")),
         redelivered=_marked(actor, "__rebeam_redelivered__"),
         backoff=_backoff(option("backoff")),
-        on_giveup=_one_of("on_giveup", option("on_giveup", "stop"), ("stop", "park")),
+        on_giveup=one_of("on_giveup", option("on_giveup", "stop"), ("stop", "park")),
         terminate_on_shutdown=_flag("terminate_on_shutdown", option("terminate_on_shutdown", True)),
         limits=_limits(actor, option),
         process=_process(option),
     )
 
 
-def _label(what: str, text: object) -> None:
+def check_label(what: str, text: object) -> None:
     if text is not None and (not isinstance(text, str) or not text or not text.isprintable() or text != text.strip()):
         raise SpecError(f"{what}={text!r}: it must be text without line breaks or surrounding spaces")
     if text is not None and "/" in text:
@@ -502,18 +508,18 @@ class Supervisor:
     ) -> None:
         _refuse_unknown(f"`{type(self).__name__}`", unknown, Supervisor.__slots__)
         for what, text in (("name", name), ("id", id)):
-            _label(what, text)
-        self.strategy = _one_of("strategy", strategy, STRATEGIES)
+            check_label(what, text)
+        self.strategy = one_of("strategy", strategy, STRATEGIES)
         if not isinstance(max_restarts, int) or isinstance(max_restarts, bool):
             raise SpecError(f"max_restarts={max_restarts!r}: it must be a whole number")
         self.max_restarts = int(_number("max_restarts", max_restarts, 0))
         self.max_seconds = _number("max_seconds", max_seconds, 0, strict=True)
-        self.auto_shutdown = _one_of("auto_shutdown", auto_shutdown, AUTO_SHUTDOWNS)
+        self.auto_shutdown = one_of("auto_shutdown", auto_shutdown, AUTO_SHUTDOWNS)
         self.name = name
         self.id = id or name or "supervisor"
         self.backoff = _backoff(backoff)
-        self.on_giveup = _one_of("on_giveup", on_giveup, ("stop", "park"))
-        self.restart = _one_of("restart", restart, RESTARTS)
+        self.on_giveup = one_of("on_giveup", on_giveup, ("stop", "park"))
+        self.restart = one_of("restart", restart, RESTARTS)
         self.shutdown = _shutdown(shutdown)
         self.significant = _flag("significant", significant)
         self.children = [as_child(one) for one in children]

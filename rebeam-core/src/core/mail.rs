@@ -44,7 +44,7 @@ impl Core {
         let deadline = envelope.deadline_ms.map(|left| self.now + Duration::from_millis(left));
         let message = Message {
             sender,
-            for_pid: matches!(to, Address::Pid(_)),
+            for_pid: matches!(to, Address::Pid(_) | Address::Group(_)),
             reply_to,
             form: envelope.form,
             codec: envelope.codec,
@@ -57,6 +57,11 @@ impl Core {
             trace: envelope.trace.map(Box::new),
             deaths: Vec::new(),
         };
+        if let Address::Group(group) = &to
+            && message.reply_to.is_none()
+        {
+            return self.sent_to_group(group, &message);
+        }
         let Some(id) = self.receiver(&to) else { return self.sent_to_nobody(message, to) };
         let Some(actor) = self.actors.get_mut(&id) else { return };
         if let Some(call) = reply_to {
@@ -85,7 +90,7 @@ impl Core {
     }
 
     /// Puts a message into a mailbox, by its policy.
-    fn deliver(&mut self, id: ActorId, message: Message, to: Address) {
+    pub(super) fn deliver(&mut self, id: ActorId, message: Message, to: Address) {
         let Some(actor) = self.actors.get_mut(&id) else { return };
         let sender = message.sender;
         let overflow = actor.mailbox.overflow();
@@ -132,7 +137,7 @@ impl Core {
             let is_supervisor = self.member(&to).is_some_and(|id| self.supervisors.contains_key(&id));
             let failure = match is_supervisor {
                 true => CallFailure::BadCall("a supervisor has neither methods nor state: see SupervisorRef".into()),
-                false => self.no_proc(&to),
+                false => self.is_no_address(&to).unwrap_or_else(|| self.no_proc(&to)),
             };
             return self.reply_failure(call, failure);
         }
@@ -423,7 +428,7 @@ impl Core {
             Address::Actor(_) | Address::Partition { .. } => {
                 self.member(to).and_then(|id| self.actors.get(&id)).map(|actor| actor.label.clone())
             }
-            Address::Name(_) | Address::Pid(_) => None,
+            Address::Name(_) | Address::Pid(_) | Address::Via { .. } | Address::Group(_) => None,
         };
         let target = target.unwrap_or_else(|| address_label(to));
         let is_down = self.member(to).is_some();

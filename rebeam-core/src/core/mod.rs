@@ -2,9 +2,10 @@
 //!
 //! This module holds what there is and where events go; what they do stands in the modules below, one per theme:
 //! [`tree`] (members and their names), [`supervision`] (starts, stops, deaths), [`process`] (links, monitors, signals,
-//! alarms), [`mail`], [`waits`] (deadlocks), [`watch`] (hangs, limits, recycling) and [`request`].
+//! alarms), [`names`] (names, registries, groups), [`mail`], [`waits`] (deadlocks), [`watch`] (hangs, limits, recycling) and [`request`].
 
 mod mail;
+mod names;
 mod process;
 mod request;
 mod supervision;
@@ -28,6 +29,7 @@ use crate::dead_letters::DeadLetters;
 use crate::event::{Action, Event, Requester};
 use crate::links::Links;
 use crate::mailbox::Sender;
+use crate::registries::Registries;
 use crate::router::{On, Router};
 use crate::spec::{self, SpecError};
 use crate::timers::{Due, Timers};
@@ -52,6 +54,12 @@ pub struct Core {
     departed: VecDeque<Certificate>,
     router: Router,
     links: Links,
+    registries: Registries,
+    /// Who waits for an actor to come up, oldest first.
+    waiting: Vec<names::Waiting>,
+    /// Who asks for a key whose holder is being killed.
+    postponed: Vec<names::Postponed>,
+    next_wait: u64,
     alarms: Alarms,
     timers: Timers,
     dead_letters: DeadLetters,
@@ -91,6 +99,10 @@ impl Core {
             departed: VecDeque::new(),
             router: Router::default(),
             links: Links::default(),
+            registries: Registries::default(),
+            waiting: Vec::new(),
+            postponed: Vec::new(),
+            next_wait: 0,
             alarms: Alarms::default(),
             timers: Timers::default(),
             dead_letters: DeadLetters::default(),
@@ -197,6 +209,7 @@ impl Core {
                     self.kill_for(process, ExitReason::HeartbeatTimeout, "it was judged hung");
                 }
                 Due::Aged(process) => self.recycle(process),
+                Due::WaitOver(wait) => self.wait_over(wait),
             }
         }
     }
@@ -215,7 +228,7 @@ impl Core {
     pub fn callee_of(&self, caller: Caller, call: CallId) -> Option<ProcessId> {
         match self.router.get(ReplyTo { caller, call })?.on {
             On::Answer(callee) => Some(self.actors.get(&callee)?.incarnation()?.process),
-            On::Room(..) | On::Supervisor(_) => None,
+            On::Room(..) | On::Supervisor(_) | On::Up(_) => None,
         }
     }
 
@@ -247,6 +260,7 @@ impl Core {
         }
         alive += self.supervisors.values().filter(|node| node.pid.is_some()).count();
         assert_eq!(self.living.len(), alive, "a dead incarnation is listed as living");
+        self.registries.check(|pid| self.living.contains_key(&pid));
         for (name, id) in &self.names {
             assert!(self.actors.contains_key(id) || self.supervisors.contains_key(id), "nobody has the name {name}");
         }
@@ -259,6 +273,8 @@ impl Core {
             + self.names.len()
             + self.living.len()
             + self.links.len()
+            + self.registries.len()
+            + self.waiting.len()
             + self.router.len()
             + self.mourners.len()
             + self.requests.len()

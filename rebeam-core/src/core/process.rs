@@ -62,7 +62,7 @@ impl Core {
             ProcessRequest::Demonitor { monitor, flush } => {
                 self.links.demonitor(pid, monitor);
                 if flush && let Some(actor) = self.actors.get_mut(&own) {
-                    actor.mailbox.take_back_down(monitor);
+                    actor.mailbox.take_back(monitor);
                 }
                 ProcessAnswer::Ok
             }
@@ -108,8 +108,13 @@ impl Core {
             ProcessRequest::Supervisor { supervisor, request, waits } => {
                 return self.supervisor_request(from, own, &supervisor, request, waits);
             }
-            ProcessRequest::Spawn { child, is_linked, waits } => {
-                return self.spawn(from, process.pid, child, is_linked, waits);
+            ProcessRequest::Spawn { child, is_owned, is_linked, waits } => {
+                let owner = is_owned.then_some(process.pid);
+                return self.spawn(from, owner, child, is_linked, waits);
+            }
+            ProcessRequest::WaitFor { to, timeout_ms, waits } => return self.wait_for(from, to, timeout_ms, waits),
+            ProcessRequest::Registry { registry, request } => {
+                return self.registry_request(from, pid, registry, request, payload);
             }
             ProcessRequest::WatchDeadLetters(watches) => {
                 if watches {

@@ -53,7 +53,7 @@ impl Core {
 
     pub(super) fn requested(&mut self, from: Requester, request: Request, payload: Bytes) {
         let answer = match request {
-            Request::Whereis { name } => Answer::Whereis(self.names.get(&name).and_then(|&id| {
+            Request::Whereis { name } => Answer::Whereis(self.member(&Address::Name(name)).and_then(|id| {
                 let is_gone = self.actors.get(&id).is_some_and(|actor| matches!(actor.life, Life::Gone));
                 (!is_gone).then(|| Whereabouts { actor: id, pid: self.pid_of(&Address::Actor(id)) })
             })),
@@ -77,6 +77,7 @@ impl Core {
                 let (answer, content) = self.about_dead_letters(request);
                 return self.answer_with(from, answer, content);
             }
+            Request::Entries(registry) => Answer::Entries(self.entry_infos(&registry)),
             Request::Process(request) => match self.process_request(from, request, payload) {
                 Some(answer) => Answer::Process(answer),
                 None => return,
@@ -176,7 +177,7 @@ impl Core {
     pub(super) fn spawn(
         &mut self,
         from: Requester,
-        owner: Pid,
+        owner: Option<Pid>,
         child: Box<ChildSpec>,
         is_linked: bool,
         waits: Waits,
@@ -191,7 +192,7 @@ impl Core {
         let traits = traits(&child);
         let id = self.add_child(*child, spawner);
         if let Some(actor) = self.actors.get_mut(&id) {
-            actor.owner = Some(owner);
+            actor.owner = owner;
             actor.is_linked = is_linked;
         }
         self.wait_for_supervisor(from, spawner, waits);
@@ -228,7 +229,9 @@ impl Core {
     fn check_new(&self, supervisor: ActorId, child: &ChildSpec) -> Result<(), ChildError> {
         let node = &self.supervisors[&supervisor];
         let depth = 2 + node.path.split('/').count();
-        spec::check_child(&node.spec, child, &node.path, depth).map_err(|error| ChildError::BadSpec(error.to_string()))
+        spec::check_child(&node.spec, child, &node.path, depth)
+            .map_err(|error| ChildError::BadSpec(error.to_string()))?;
+        self.taken(child).map_or(Ok(()), Err)
     }
 
     fn key_of(&self, supervisor: ActorId, child: &ChildAddress) -> Option<ActorId> {
@@ -354,7 +357,7 @@ impl Core {
 }
 
 /// The wait of an actor that asks a supervisor for something. Its requests and its calls are counted together.
-fn wait_of(from: Requester) -> Option<ReplyTo> {
+pub(super) fn wait_of(from: Requester) -> Option<ReplyTo> {
     match from {
         Requester::Worker(process, request) => {
             Some(ReplyTo { caller: Caller::Actor(process.pid), call: CallId(request.0) })

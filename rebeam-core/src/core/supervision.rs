@@ -111,12 +111,7 @@ impl Core {
     }
 
     fn start_child(&mut self, parent: ActorId, child: ActorId, busy: &mut VecDeque<ActorId>) {
-        if !self.claim_name(child) {
-            let name = self.actors.get(&child).map_or_else(
-                || self.supervisors.get(&child).and_then(|node| node.spec.name.clone()),
-                |actor| actor.spec.name.clone(),
-            );
-            let reason = ExitReason::NameTaken(name.unwrap_or_default());
+        if let Err(reason) = self.claim(child) {
             self.tell_parent(parent, busy, |machine, now| machine.child_ended(child, reason, now));
         } else if self.supervisors.contains_key(&child) {
             self.start_supervisor(child);
@@ -139,8 +134,10 @@ impl Core {
         node.machine.begin(now);
         self.living.insert(pid, id);
         for child in self.supervisors[&id].listed.clone() {
-            self.claim_name(child);
+            self.reserve_name(child);
         }
+        self.announce(id, pid);
+        self.look_for_those_who_wait();
     }
 
     /// A supervisor has ended, and everything below it: children that were added at run time are gone with it.
@@ -153,6 +150,7 @@ impl Core {
         added.into_iter().for_each(|child| self.remove(child));
         if let Some(pid) = pid {
             self.living.remove(&pid);
+            self.withdraw(pid);
             self.notify_end(pid, reason, None);
         }
     }
@@ -260,6 +258,7 @@ impl Core {
         let launch = launch(actor, process, None);
         actor.starts += 1;
         self.living.insert(process.pid, id);
+        self.announce(id, process.pid);
         self.actions.push_back(Action::Launch(launch));
     }
 
@@ -362,6 +361,7 @@ impl Core {
                 self.links.link(owner, process.pid);
             }
             self.command(parent, |machine, now| machine.child_started(id, now));
+            self.look_for_those_who_wait();
         }
         self.pump(id);
     }
@@ -466,6 +466,7 @@ impl Core {
         // First what it held is released, then its supervisor decides, then others are told, then the decision is
         // carried out (MAP-03, MON-005).
         self.living.remove(&pid);
+        self.withdraw(pid);
         if self.actors[&id].restart == Restart::Temporary {
             self.release_name(id);
         }
@@ -505,6 +506,7 @@ impl Core {
             actor.keep_certificate(certificate.clone());
         }
         self.forget_caller(Caller::Actor(pid));
+        self.forget_waiter(pid);
         self.mourners.remove(&pid);
         let certificate = Arc::new(certificate);
         let cause = if incarnation.report.is_some() { Cause::Failed } else { Cause::OutcomeUnknown };

@@ -53,7 +53,7 @@ impl Core {
         let own = match node.spec.kind {
             // Ids mean nothing there, and need not differ.
             SupervisorKind::Dynamic { .. } | SupervisorKind::Spawned => format!("{}.{}", child.id, id.0),
-            SupervisorKind::Static | SupervisorKind::Partition => child.id,
+            SupervisorKind::Static | SupervisorKind::Partition | SupervisorKind::Registry { .. } => child.id,
         };
         let path = if node.path.is_empty() { own } else { format!("{}/{own}", node.path) };
         match child.kind {
@@ -76,7 +76,7 @@ impl Core {
                     spec: Arc::from(spec),
                 };
                 self.actors.insert(id, actor);
-                self.claim_name(id);
+                self.reserve_name(id);
             }
         }
         id
@@ -127,7 +127,7 @@ impl Core {
             is_killing: false,
         };
         self.supervisors.insert(id, node);
-        self.claim_name(id);
+        self.reserve_name(id);
         let listed = spec.children.iter().map(|child| self.add_child(child.clone(), id)).collect();
         if let Some(node) = self.supervisors.get_mut(&id) {
             node.listed = listed;
@@ -157,18 +157,17 @@ impl Core {
         self.departed.iter().filter(|certificate| certificate.actor == label).cloned().collect()
     }
 
-    fn name_of(&self, id: ActorId) -> Option<&String> {
+    pub(super) fn name_of(&self, id: ActorId) -> Option<&String> {
         match self.actors.get(&id) {
             Some(actor) => actor.spec.name.as_ref(),
             None => self.supervisors.get(&id)?.spec.name.as_ref(),
         }
     }
 
-    /// Registers a member under its name, if it has one; false if somebody else holds it.
-    pub(super) fn claim_name(&mut self, id: ActorId) -> bool {
-        match self.name_of(id).cloned() {
-            Some(name) => *self.names.entry(name).or_insert(id) == id,
-            None => true,
+    /// Keeps a member's name for it, if it has one that is free.
+    pub(super) fn reserve_name(&mut self, id: ActorId) {
+        if let Some(name) = self.name_of(id).cloned() {
+            self.names.entry(name).or_insert(id);
         }
     }
 
@@ -184,7 +183,7 @@ impl Core {
     /// The member behind an address, alive or not.
     pub(super) fn member(&self, to: &Address) -> Option<ActorId> {
         match to {
-            Address::Name(name) => self.names.get(name).copied(),
+            Address::Name(name) => self.names.get(name).copied().or_else(|| self.registered(name)),
             Address::Actor(id) => Some(*id),
             Address::Pid(pid) => self.living.get(pid).copied(),
             Address::Partition { name, key } => {
@@ -193,6 +192,8 @@ impl Core {
                 (node.spec.kind == SupervisorKind::Partition && count > 0)
                     .then(|| node.listed[(key % count.max(1)) as usize])
             }
+            Address::Via { registry, key } => self.holder(registry, key),
+            Address::Group(_) => None,
         }
     }
 
@@ -217,7 +218,7 @@ impl Core {
             let node = || self.supervisors.iter().find(|(_, node)| node.path == name).map(|(id, _)| *id);
             actor.or_else(node).filter(|id| *id != ROOT)
         };
-        self.names.get(name).copied().or_else(by_path)
+        self.names.get(name).copied().or_else(|| self.registered(name)).or_else(by_path)
     }
 
     /// The actor that a person means by a name or a path, and whether it is down for good.

@@ -8,6 +8,7 @@
 
 use std::collections::HashSet;
 
+use rebeam_protocol::control::address_label;
 use rebeam_protocol::id::{ActorId, Seq};
 use rebeam_protocol::message::{Caller, ReplyTo, Waits};
 use rebeam_protocol::spec::SupervisorKind;
@@ -57,6 +58,11 @@ impl Core {
         }
         match &open.on {
             On::Supervisor(supervisor) => self.start_under_way(*supervisor, None),
+            On::Up(to) => match self.member(to).and_then(|id| self.actors.get(&id)) {
+                Some(actor) if !matches!(actor.life, Life::Gone) => self.stand_still(actor),
+                // Anybody may take a name that is free.
+                _ => Vec::new(),
+            },
             On::Room(callee, _) => self.actors.get(callee).map_or_else(Vec::new, |actor| self.stand_still(actor)),
             On::Answer(callee) => {
                 let Some(actor) = self.actors.get(callee) else { return Vec::new() };
@@ -156,6 +162,7 @@ impl Core {
                 let path = self.supervisors.get(supervisor).map_or("", |node| node.path.as_str());
                 format!("{who}.supervisor({})", if path.is_empty() { "root" } else { path })
             }
+            Some(On::Up(to)) => format!("{who}.wait_for({})", address_label(to)),
             None => who,
         }
     }

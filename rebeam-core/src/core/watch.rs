@@ -76,7 +76,7 @@ impl Core {
             return self.judge_hung(process);
         }
         let Some(incarnation) = self.incarnation_mut(id) else { return };
-        let is_silent = !is_busy && !page.is_suspended();
+        let is_silent = !is_busy && !page.lets_mail_wait();
         match (oldest.filter(|_| is_silent), incarnation.waited) {
             (Some(seq), Some((same, since))) if seq == same => {
                 if now.saturating_sub(since) >= TAKES_NO_MAIL {

@@ -3,6 +3,7 @@
 mod delivery;
 mod mail;
 mod model;
+mod names;
 mod process;
 mod supervision;
 mod waits;

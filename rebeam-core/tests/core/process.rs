@@ -342,6 +342,15 @@ fn map_07_who_has_mail_and_does_not_take_it_is_judged_hung_after_half_a_minute()
 }
 
 #[test]
+fn who_takes_its_mail_itself_may_let_it_lie() {
+    let mut world = world(vec![actor("a"), actor("b")]);
+    world.takes_own_mail("a");
+    world.sends("b", name("a"), Kind::Cast, "x");
+    world.pass(Duration::from_secs(3600));
+    world.check(&[]);
+}
+
+#[test]
 fn a_sleep_of_the_node_itself_is_nobodys_hang() {
     let limits = Limits { deadline_ms: Some(1000), ..Limits::default() };
     let mut world = world(vec![limited("a", limits), actor("b")]);

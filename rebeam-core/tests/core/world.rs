@@ -9,11 +9,12 @@ use rebeam_core::{Action, Core, Event};
 use rebeam_protocol::certificate::Next;
 use rebeam_protocol::control::{Answer, Request};
 use rebeam_protocol::exit::{ExitReason, Raised};
-use rebeam_protocol::id::{CallId, NodeStart, ProcessId, RequestId, Seq};
+use rebeam_protocol::id::{CallId, NodeStart, Pid, ProcessId, RequestId, Seq};
+use rebeam_protocol::ledger::{Record, RegistryId, key_label};
 use rebeam_protocol::message::{
     Address, CallFailure, Codec, Delivery, Envelope, Form, Kind, Lane, Outcome, Reply, ReplyTo, Signal, Started, Waits,
 };
-use rebeam_protocol::page::{Snapshot, Stage};
+use rebeam_protocol::page::{OWN_MAIL, Snapshot, Stage};
 use rebeam_protocol::process::{ProcessAnswer, ProcessRequest, SupervisorRequest};
 use rebeam_protocol::spec::{
     ActorSpec, AutoShutdown, ChildKind, ChildSpec, Limits, MailboxOptions, OnGiveup, ProcessOptions, Restart, Shutdown,
@@ -31,6 +32,7 @@ pub(crate) fn actor(name: &str) -> ChildSpec {
         on_giveup: OnGiveup::Stop,
         kind: ChildKind::Actor(Box::new(ActorSpec {
             name: Some(name.into()),
+            via: None,
             class: "app.A".into(),
             start: Vec::new(),
             start_ms: Some(60_000),
@@ -105,6 +107,8 @@ pub(crate) struct World {
     pub(crate) stubborn: Vec<String>,
     pub(crate) replies: Vec<(Recipient, CallId, Outcome)>,
     pub(crate) answers: Vec<Answer>,
+    /// Entries by registry and key, as the ledger says it.
+    ledger: BTreeMap<(RegistryId, String), BTreeMap<u64, Pid>>,
 }
 
 impl World {
@@ -120,6 +124,7 @@ impl World {
             stubborn: Vec::new(),
             replies: Vec::new(),
             answers: Vec::new(),
+            ledger: BTreeMap::new(),
         }
     }
 
@@ -167,6 +172,12 @@ impl World {
 
     pub(crate) fn running(&self) -> Vec<String> {
         self.processes.values().map(|process| process.label.clone()).collect()
+    }
+
+    /// From now on an actor takes its mail when it likes, as a function does.
+    pub(crate) fn takes_own_mail(&mut self, label: &str) {
+        let process = self.process(label);
+        self.processes.get_mut(&process).expect("it runs").page.set_condition(OWN_MAIL);
     }
 
     /// A process ends by itself, with a final report.
@@ -291,6 +302,9 @@ impl World {
                 Signal::Down { monitor, reason, .. } => format!("DOWN {monitor} {reason}"),
                 Signal::Exit { reason, .. } => format!("EXIT {reason}"),
                 Signal::DeadLetter(letter) => format!("DEAD {} {:?}", letter.method, letter.cause),
+                Signal::Entry { registry, key, value, .. } => {
+                    format!("{}{registry}[{}]", if value.is_some() { "+" } else { "-" }, key_label(key))
+                }
             });
             done.push(delivery.seq);
         }
@@ -305,6 +319,8 @@ impl World {
         while let Some(action) = self.core.poll_action() {
             self.act(action);
         }
+        let entries: usize = self.ledger.values().map(BTreeMap::len).sum();
+        assert_eq!(entries, self.core.ledger().len(), "the ledger says what is not so");
         self.core.check_invariants();
     }
 
@@ -372,12 +388,33 @@ impl World {
             Action::DeadLetter(letter) => {
                 self.trace.push(format!("dead letter {} to {} {:?}", letter.method, letter.to, letter.cause));
             }
+            Action::Entry(change) => self.note(&change.record()),
             Action::NodeUp => self.trace.push("up".into()),
             Action::NodeFailed { child, reason, .. } => self.trace.push(format!("failed {child}: {reason}")),
             Action::NodeStopping => {}
             Action::NodeEnded(NodeEnd::Clean) => self.trace.push("ended".into()),
             Action::NodeEnded(NodeEnd::GaveUp { .. }) => self.trace.push("gave up".into()),
         }
+    }
+
+    /// What a reader of the ledger does.
+    fn note(&mut self, record: &Record<'_>) {
+        let place = (record.registry, key_label(record.key));
+        let entries = self.ledger.entry(place.clone()).or_default();
+        match record.entry {
+            Some((pid, _)) => drop(entries.insert(record.number, pid)),
+            None => drop(entries.remove(&record.number)),
+        }
+        let count = entries.len();
+        assert!(record.registry != RegistryId::NAMES || count < 2, "two holders of the name {}", place.1);
+        if count == 0 {
+            self.ledger.remove(&place);
+        }
+    }
+
+    /// Who holds a name by the ledger.
+    pub(crate) fn found(&self, name: &str) -> Option<Pid> {
+        self.ledger.get(&(RegistryId::NAMES, name.to_owned()))?.values().next().copied()
     }
 
     fn launch(&mut self, launch: &Launch) {

@@ -22,10 +22,10 @@ fn pid() -> Pid {
 }
 
 #[test]
-fn of_version_3() {
-    assert_eq!(VERSION, 3);
+fn of_version_4() {
+    assert_eq!(VERSION, 4);
     let hello = Hello { magic: MAGIC, version: VERSION, features: Features(0), os_pid: 4000 };
-    check(&ToSupervisor::Hello(hello), &[], "0a00000000cd8a8992050300a01f");
+    check(&ToSupervisor::Hello(hello), &[], "0a00000000cd8a8992050400a01f");
     let welcome = Welcome {
         magic: MAGIC,
         version: VERSION,
@@ -44,7 +44,7 @@ fn of_version_3() {
     check(
         &ToWorker::Welcome(welcome),
         b"start",
-        "1e00000000cd8a899205030000ac0205000201610101050100000180087374617274",
+        "1e00000000cd8a899205040000ac0205000201610101050100000180087374617274",
     );
     let envelope = Envelope {
         to: Address::Name("b".into()),

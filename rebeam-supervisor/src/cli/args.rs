@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::engine::ArgValueCompleter;
 
+use crate::cli::names;
 use crate::config::Embed;
 
 /// Supervised Python actors, one OS process each.
@@ -43,6 +45,10 @@ pub(crate) enum Command {
     Why(Why),
     /// Messages that nobody handled: list them, look at one, send them again
     Dead(Dead),
+    /// Show who is called what, or who holds the keys of a registry
+    Names(Names),
+    /// Show the groups and their members
+    Groups(Output),
     /// Stop the running application
     Down(Down),
     /// Print the version
@@ -96,6 +102,7 @@ pub(crate) struct Cast {
 #[derive(Debug, Args)]
 pub(crate) struct Message {
     /// The actor's name
+    #[arg(add = ArgValueCompleter::new(names::complete))]
     pub(crate) name: String,
     /// The method
     pub(crate) method: String,
@@ -107,12 +114,14 @@ pub(crate) struct Message {
 #[derive(Debug, Args)]
 pub(crate) struct Name {
     /// The actor's name, or the path of a child in the tree
+    #[arg(add = ArgValueCompleter::new(names::complete))]
     pub(crate) name: String,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Why {
     /// The actor's name, or its path in the tree
+    #[arg(add = ArgValueCompleter::new(names::complete))]
     pub(crate) name: String,
     /// Print JSON
     #[arg(long)]
@@ -153,6 +162,16 @@ pub(crate) struct Selection {
     /// All of them
     #[arg(long)]
     pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Names {
+    /// A registry of the tree
+    #[arg(add = ArgValueCompleter::new(names::complete))]
+    pub(crate) registry: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,7 @@ pub(crate) mod exit_code;
 pub(crate) mod failure;
 mod json;
 mod list;
+mod names;
 pub(crate) mod render;
 
 use std::path::Path;
@@ -67,6 +68,8 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Restart(it) => connect()?.expect(&Request::RestartChild { name: it.name.clone() }).map(drop),
         Command::Why(why) => self::why(&mut connect()?, why),
         Command::Dead(dead) => dead::run(&mut connect()?, dead),
+        Command::Names(it) => names::names(&mut connect()?, it.registry.as_deref(), it.json),
+        Command::Groups(output) => names::groups(&mut connect()?, output.json),
         Command::Down(down) => {
             let mut client = connect()?;
             client.expect(&Request::Down)?;

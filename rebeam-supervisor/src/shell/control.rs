@@ -136,7 +136,7 @@ async fn answer(node: &Node, client: u64, request: Request, payload: Bytes) -> (
         | Request::RestartChild { .. }
         | Request::Down => (ask(node, request).await.0, Bytes::new()),
         // The content of a dead letter may be a pickle: it is not for whoever is outside.
-        Request::DeadLetters(_) => (ask(node, request).await.0, Bytes::new()),
+        Request::DeadLetters(_) | Request::Entries(_) => (ask(node, request).await.0, Bytes::new()),
         // Pickles pass through those.
         Request::Process(_) => (Answer::Refused("only an actor may ask this".into()), Bytes::new()),
     }

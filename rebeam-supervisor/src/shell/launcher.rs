@@ -14,6 +14,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use rebeam_protocol::spec::ProcessOptions;
 
 use crate::python::Python;
+use crate::shell::ledger::Ledger;
 use crate::shell::status_page::StatusPage;
 use crate::shell::zygote::stream_pair;
 
@@ -87,8 +88,14 @@ impl TheirEnds {
     }
 
     /// Starts a fresh interpreter with them.
-    pub(crate) fn spawn(self, python: &Python, directory: &Path, options: &ProcessOptions) -> io::Result<i32> {
-        let fds = [self.channel.as_fd(), self.page.as_fd(), self.lifeline.as_fd()];
+    pub(crate) fn spawn(
+        self,
+        python: &Python,
+        directory: &Path,
+        options: &ProcessOptions,
+        ledger: &Ledger,
+    ) -> io::Result<i32> {
+        let fds = [ledger.memory(), self.channel.as_fd(), self.page.as_fd(), self.lifeline.as_fd()];
         let mut command = interpreter(python, "worker", directory, self.stdout, self.stderr)?;
         // The application is imported from the project, wherever the actor then works.
         command.env("REBEAM_PROJECT", directory);

@@ -8,6 +8,7 @@ pub(crate) mod connection;
 pub(crate) mod control;
 pub(crate) mod engine;
 pub(crate) mod launcher;
+pub(crate) mod ledger;
 pub(crate) mod memory;
 pub(crate) mod node;
 pub(crate) mod node_dir;

@@ -22,6 +22,7 @@ use crate::shell::connection::{Decoder, Read};
 use crate::shell::control;
 use crate::shell::engine::{Ended, Node, Setup};
 use crate::shell::launcher;
+use crate::shell::ledger::Ledger;
 use crate::shell::node_dir::{NodeDir, NodeDirError};
 use crate::shell::reaper;
 use crate::shell::signals::Signals;
@@ -50,7 +51,9 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, grace: Duration, printer: &
         let mark = mark_of(node_dir);
         setup.python.mark = Some(mark.clone());
         let keeper = launcher::spawn_keeper(&mark).map_err(io("failed to start `rebeam-worker`"))?;
-        let zygote = Zygote::start(&setup.python, &setup.directory).map_err(io("failed to start `rebeam-worker`"))?;
+        let ledger = Ledger::new().map_err(io("failed to make shared memory"))?;
+        let zygote =
+            Zygote::start(&setup.python, &setup.directory, &ledger).map_err(io("failed to start `rebeam-worker`"))?;
         let loaded = tokio::select! {
             loaded = load(&zygote, &setup, printer) => loaded,
             () = signals.stop_ordered() => {
@@ -79,7 +82,7 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, grace: Duration, printer: &
             }
         };
         setup.python.app = Some(app_variable(&setup.target));
-        let node = Node::new(core, setup, printer.clone(), zygote, keeper, started);
+        let node = Node::new(core, setup, printer.clone(), zygote, keeper, ledger, started);
         tokio::task::spawn_local(signals.attend(node.clone(), printer.clone(), grace));
         tokio::task::spawn_local(control::serve(node.clone(), listener));
         node.boot();

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use crate::printer::Printer;
 use crate::python::Python;
 use crate::shell::launcher::{self, Outputs};
+use crate::shell::ledger::Ledger;
 use crate::shell::output::{LastLines, LineReader, Lines, Stream};
 use crate::shell::watched::watch;
 
@@ -30,11 +31,11 @@ pub(crate) struct Zygote {
 
 impl Zygote {
     /// Starts the interpreter of the project. It says `Ready` when it is up.
-    pub(crate) fn start(python: &Python, directory: &Path) -> io::Result<Self> {
+    pub(crate) fn start(python: &Python, directory: &Path, ledger: &Ledger) -> io::Result<Self> {
         let (control, theirs) = stream_pair()?;
         let (lifeline, their_lifeline) = stream_pair()?;
         let (outputs, their_stdout, their_stderr) = Outputs::new()?;
-        let fds = [theirs.as_fd(), their_lifeline.as_fd()];
+        let fds = [ledger.memory(), theirs.as_fd(), their_lifeline.as_fd()];
         let os_pid = launcher::spawn_zygote(python, directory, &fds, their_stdout, their_stderr)?;
         Ok(Zygote { os_pid, control, outputs, _lifeline: lifeline })
     }

@@ -136,7 +136,7 @@ impl Engine {
                         Err(error) => self.launch_failed(process, explain(&error)),
                     }
                 }
-                _ => match theirs.spawn(&self.setup.python, &self.setup.directory, &options) {
+                _ => match theirs.spawn(&self.setup.python, &self.setup.directory, &options, &self.ledger) {
                     Ok(os_pid) => self.born(process, os_pid),
                     Err(error) => self.launch_failed(process, explain(&error)),
                 },
@@ -384,7 +384,7 @@ impl Engine {
             return self.launch_next();
         }
         self.printer.warn("the zygote died; it is started again, running actors go on");
-        match Zygote::start(&self.setup.python, &self.setup.directory) {
+        match Zygote::start(&self.setup.python, &self.setup.directory, &self.ledger) {
             Ok(zygote) => {
                 let _ = zygote.send(&ToZygote::Load(self.setup.target.clone()), &[]);
                 self.attend(&zygote);

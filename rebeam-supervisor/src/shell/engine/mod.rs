@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rebeam_core::event::{Launch, NodeEnd, Recipient, Requester, Ticket};
-use rebeam_core::{Action, Core, Event};
+use rebeam_core::{Action, Core, EntryChange, Event};
 use rebeam_protocol::certificate::Certificate;
 use rebeam_protocol::control::Answer;
 use rebeam_protocol::exit::ExitReason;
@@ -35,6 +35,7 @@ use crate::python::Python;
 use crate::shell::arenas::{Freed, Memories};
 use crate::shell::connection::{Decoder, Read, WriteQueue};
 use crate::shell::launcher::{self, Keeper, TheirEnds};
+use crate::shell::ledger::Ledger;
 use crate::shell::oom::OutOfMemory;
 use crate::shell::output::{LastLines, LineReader, Lines, Stream};
 use crate::shell::reaper;
@@ -100,6 +101,7 @@ struct Engine {
     is_up: bool,
     dead_letters: DeadLetterCount,
     freed: Freed,
+    ledger: Ledger,
 }
 
 /// Dead letters so far, and what was said of them.
@@ -199,6 +201,7 @@ impl Node {
         printer: Printer,
         zygote: Option<Zygote>,
         keeper: Keeper,
+        ledger: Ledger,
         started: Instant,
     ) -> Self {
         let zygote = match zygote {
@@ -233,6 +236,7 @@ impl Node {
                 is_up: false,
                 dead_letters: DeadLetterCount::default(),
                 freed: Freed::default(),
+                ledger,
             })
         }))
     }
@@ -478,6 +482,12 @@ impl Engine {
             Action::Launch(launch) => self.launch(launch),
             Action::Kill(process) => self.kill(process),
             Action::Report(certificate) => self.printer.crash(&certificate),
+            Action::Entry(change) => {
+                if !self.ledger.write(&change.record()) {
+                    let all = self.core.ledger();
+                    self.ledger.begin_anew(all.iter().map(EntryChange::record));
+                }
+            }
             Action::DeadLetter(letter) => self.say_dead_letter(&letter),
             Action::NodeUp => {
                 self.is_up = true;
@@ -716,7 +726,8 @@ impl Engine {
 /// Names and methods are kept beside what is bounded, and so are bounded, too.
 fn check_names(envelope: &Envelope) -> Result<(), String> {
     let name = match &envelope.to {
-        Address::Name(name) | Address::Partition { name, .. } => name.len(),
+        Address::Name(name) | Address::Partition { name, .. } | Address::Group(name) => name.len(),
+        Address::Via { registry, key } => registry.len() + key.len(),
         Address::Actor(_) | Address::Pid(_) => 0,
     };
     let longest = name.max(envelope.method.len());

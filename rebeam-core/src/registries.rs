@@ -1,0 +1,294 @@
+//! Who holds what in the registries of a node: names, groups, and the registries of the tree. And who watches a key.
+//!
+//! Only bookkeeping, by incarnation: what belongs to one ends with it. Who may do what is decided in [`crate::core`].
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rebeam_protocol::id::Pid;
+use rebeam_protocol::ledger::{Record, RegistryId};
+use rebeam_protocol::process::Registry;
+use rustc_hash::FxBuildHasher;
+
+pub(crate) type Key = Arc<[u8]>;
+
+/// What a record takes beside its key and its value, roughly.
+const RECORD: usize = 48;
+
+/// Something under a key.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    /// Counts up over all entries of a node.
+    pub(crate) number: u64,
+    pub(crate) holder: Pid,
+    pub(crate) value: Bytes,
+}
+
+/// An entry that has come, that has another value, or that is gone.
+#[derive(Clone, Debug)]
+pub struct EntryChange {
+    pub(crate) registry: RegistryId,
+    pub(crate) number: u64,
+    pub(crate) key: Key,
+    pub(crate) holder: Pid,
+    /// `None`: it is gone.
+    pub(crate) value: Option<Bytes>,
+}
+
+impl EntryChange {
+    /// As the ledger says it.
+    pub fn record(&self) -> Record<'_> {
+        let entry = self.value.as_ref().map(|value| (self.holder, &**value));
+        Record { registry: self.registry, number: self.number, key: &self.key, entry }
+    }
+}
+
+#[derive(Debug)]
+struct Table {
+    is_unique: bool,
+    keys: HashMap<Key, Vec<Entry>, FxBuildHasher>,
+}
+
+/// Somebody who is told of changes under a key.
+#[derive(Debug)]
+struct Watch {
+    watcher: Pid,
+    registry: Registry,
+    id: RegistryId,
+    key: Key,
+}
+
+#[derive(Debug)]
+pub(crate) struct Registries {
+    tables: HashMap<RegistryId, Table, FxBuildHasher>,
+    /// Per incarnation, where it has how many entries.
+    held: HashMap<Pid, BTreeMap<(RegistryId, Key), usize>, FxBuildHasher>,
+    watches: HashMap<u64, Watch, FxBuildHasher>,
+    /// Per incarnation, in the order in which they began.
+    watchers: HashMap<Pid, Vec<u64>, FxBuildHasher>,
+    watched: HashMap<(RegistryId, Key), Vec<u64>, FxBuildHasher>,
+    next: u64,
+    bytes: usize,
+}
+
+impl Default for Registries {
+    /// With the names and the groups, which are always there.
+    fn default() -> Self {
+        let mut registries = Registries {
+            tables: HashMap::default(),
+            held: HashMap::default(),
+            watches: HashMap::default(),
+            watchers: HashMap::default(),
+            watched: HashMap::default(),
+            next: 0,
+            bytes: 0,
+        };
+        registries.open(RegistryId::NAMES, true);
+        registries.open(RegistryId::GROUPS, false);
+        registries
+    }
+}
+
+impl Registries {
+    pub(crate) fn open(&mut self, id: RegistryId, is_unique: bool) {
+        self.tables.insert(id, Table { is_unique, keys: HashMap::default() });
+    }
+
+    /// Ends a registry with all its entries.
+    pub(crate) fn close(&mut self, id: RegistryId) -> Vec<EntryChange> {
+        let Some(table) = self.tables.get(&id) else { return Vec::new() };
+        let mut held: Vec<(u64, Key, Pid)> = table
+            .keys
+            .iter()
+            .flat_map(|(key, entries)| entries.iter().map(|entry| (entry.number, key.clone(), entry.holder)))
+            .collect();
+        held.sort();
+        let changes =
+            held.iter().flat_map(|(number, key, holder)| self.take(id, key, *holder, Some(*number))).collect();
+        self.tables.remove(&id);
+        changes
+    }
+
+    /// Whether a key of this registry has one holder at most; `None` if there is no such registry.
+    pub(crate) fn is_unique(&self, id: RegistryId) -> Option<bool> {
+        self.tables.get(&id).map(|table| table.is_unique)
+    }
+
+    /// What is under a key, oldest first.
+    pub(crate) fn entries(&self, id: RegistryId, key: &[u8]) -> &[Entry] {
+        self.tables.get(&id).and_then(|table| table.keys.get(key)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Makes an entry.
+    pub(crate) fn enter(&mut self, id: RegistryId, key: &[u8], holder: Pid, value: Bytes) -> Option<EntryChange> {
+        let table = self.tables.get_mut(&id)?;
+        let key: Key = match table.keys.get_key_value(key) {
+            Some((known, _)) => known.clone(),
+            None => key.into(),
+        };
+        self.next += 1;
+        self.bytes += RECORD + key.len() + value.len();
+        let entry = Entry { number: self.next, holder, value: value.clone() };
+        table.keys.entry(key.clone()).or_default().push(entry);
+        *self.held.entry(holder).or_default().entry((id, key.clone())).or_default() += 1;
+        Some(EntryChange { registry: id, number: self.next, key, holder, value: Some(value) })
+    }
+
+    /// Gives the entry of a holder another value.
+    pub(crate) fn update(&mut self, id: RegistryId, key: &[u8], holder: Pid, value: Bytes) -> Option<EntryChange> {
+        let table = self.tables.get_mut(&id)?;
+        let key = table.keys.get_key_value(key)?.0.clone();
+        let entry = table.keys.get_mut(&key)?.iter_mut().find(|entry| entry.holder == holder)?;
+        self.bytes = self.bytes + value.len() - entry.value.len();
+        entry.value = value.clone();
+        Some(EntryChange { registry: id, number: entry.number, key, holder, value: Some(value) })
+    }
+
+    /// Takes out all entries that a holder has under a key, or the last one.
+    pub(crate) fn leave(&mut self, id: RegistryId, key: &[u8], holder: Pid, is_one: bool) -> Vec<EntryChange> {
+        let own = self.entries(id, key).iter().filter(|entry| entry.holder == holder);
+        match own.last().map(|entry| entry.number) {
+            None => Vec::new(),
+            Some(last) => self.take(id, key, holder, is_one.then_some(last)),
+        }
+    }
+
+    /// Takes out the entries of a holder under a key: one, or all.
+    fn take(&mut self, id: RegistryId, key: &[u8], holder: Pid, one: Option<u64>) -> Vec<EntryChange> {
+        let Some(table) = self.tables.get_mut(&id) else { return Vec::new() };
+        let Some((key, _)) = table.keys.get_key_value(key) else { return Vec::new() };
+        let key = key.clone();
+        let Some(entries) = table.keys.get_mut(&key) else { return Vec::new() };
+        let is_taken = |entry: &Entry| entry.holder == holder && one.is_none_or(|one| one == entry.number);
+        let taken: Vec<Entry> = entries.iter().filter(|entry| is_taken(entry)).cloned().collect();
+        entries.retain(|entry| !is_taken(entry));
+        if entries.is_empty() {
+            table.keys.remove(&key);
+        }
+        if let Some(held) = self.held.get_mut(&holder) {
+            let place = (id, key.clone());
+            let left = held.get_mut(&place).map(|count| {
+                *count -= taken.len();
+                *count
+            });
+            if left == Some(0) {
+                held.remove(&place);
+            }
+            if held.is_empty() {
+                self.held.remove(&holder);
+            }
+        }
+        self.bytes -= taken.iter().map(|entry| RECORD + key.len() + entry.value.len()).sum::<usize>();
+        let gone =
+            |entry: Entry| EntryChange { registry: id, number: entry.number, key: key.clone(), holder, value: None };
+        taken.into_iter().map(gone).collect()
+    }
+
+    /// An incarnation has ended, or is about to: it holds nothing any more.
+    pub(crate) fn release(&mut self, holder: Pid) -> Vec<EntryChange> {
+        let held = self.held.remove(&holder).unwrap_or_default();
+        held.into_keys().flat_map(|(id, key)| self.take(id, &key, holder, None)).collect()
+    }
+
+    /// Bytes of all records, roughly.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Every entry, oldest first, as if it had just come.
+    pub(crate) fn all(&self) -> Vec<EntryChange> {
+        let mut all: Vec<EntryChange> = self.tables.keys().flat_map(|id| self.all_of(*id)).collect();
+        all.sort_by_key(|change| change.number);
+        all
+    }
+
+    /// Every entry of one registry, oldest first.
+    pub(crate) fn all_of(&self, id: RegistryId) -> Vec<EntryChange> {
+        let Some(table) = self.tables.get(&id) else { return Vec::new() };
+        let of_key = |(key, entries): (&Key, &Vec<Entry>)| {
+            let key = key.clone();
+            entries.clone().into_iter().map(move |entry| EntryChange {
+                registry: id,
+                number: entry.number,
+                key: key.clone(),
+                holder: entry.holder,
+                value: Some(entry.value),
+            })
+        };
+        let mut all: Vec<EntryChange> = table.keys.iter().flat_map(of_key).collect();
+        all.sort_by_key(|change| change.number);
+        all
+    }
+
+    pub(crate) fn watch(&mut self, watch: u64, watcher: Pid, registry: Registry, id: RegistryId, key: &[u8]) {
+        let key: Key = key.into();
+        self.watched.entry((id, key.clone())).or_default().push(watch);
+        self.watches.insert(watch, Watch { watcher, registry, id, key });
+        self.watchers.entry(watcher).or_default().push(watch);
+    }
+
+    pub(crate) fn unwatch(&mut self, watcher: Pid, watch: u64) {
+        if self.watches.get(&watch).is_none_or(|found| found.watcher != watcher) {
+            return;
+        }
+        let Some(Watch { id, key, .. }) = self.watches.remove(&watch) else { return };
+        if let Some(own) = self.watchers.get_mut(&watcher) {
+            own.retain(|other| *other != watch);
+            if own.is_empty() {
+                self.watchers.remove(&watcher);
+            }
+        }
+        let place = (id, key);
+        if let Some(watches) = self.watched.get_mut(&place) {
+            watches.retain(|other| *other != watch);
+            if watches.is_empty() {
+                self.watched.remove(&place);
+            }
+        }
+    }
+
+    /// An incarnation has ended: it watches nothing any more.
+    pub(crate) fn forget_watcher(&mut self, watcher: Pid) {
+        let watches = self.watchers.remove(&watcher).unwrap_or_default();
+        watches.into_iter().for_each(|watch| self.unwatch(watcher, watch));
+    }
+
+    /// Who is to be told of a change, and as whose.
+    pub(crate) fn watchers(&self, change: &EntryChange) -> Vec<(u64, Pid, Registry)> {
+        if self.watched.is_empty() {
+            return Vec::new();
+        }
+        let watches = self.watched.get(&(change.registry, change.key.clone())).into_iter().flatten();
+        let found = |watch: &u64| {
+            let Watch { watcher, registry, .. } = self.watches.get(watch)?;
+            Some((*watch, *watcher, registry.clone()))
+        };
+        watches.filter_map(found).collect()
+    }
+
+    /// How many records are kept.
+    pub(crate) fn len(&self) -> usize {
+        self.tables.len() + self.held.values().map(BTreeMap::len).sum::<usize>() + self.watches.len()
+    }
+
+    /// # Panics
+    /// If the books do not agree: that is a bug of this crate.
+    pub(crate) fn check(&self, is_alive: impl Fn(Pid) -> bool) {
+        let mut count = 0;
+        for (id, table) in &self.tables {
+            for (key, entries) in &table.keys {
+                assert!(!entries.is_empty(), "an empty key is kept");
+                assert!(!table.is_unique || entries.len() == 1, "two holders of {key:?} in {id:?}");
+                count += entries.len();
+                for entry in entries {
+                    assert!(is_alive(entry.holder), "a dead {} holds {key:?} in {id:?}", entry.holder);
+                    let held = self.held.get(&entry.holder).and_then(|held| held.get(&(*id, key.clone())));
+                    assert!(held.is_some(), "{} does not know what it holds", entry.holder);
+                }
+            }
+        }
+        let held: usize = self.held.values().flat_map(BTreeMap::values).sum();
+        assert_eq!(held, count, "entries that nobody has");
+    }
+}

@@ -1,0 +1,228 @@
+//! What this process knows of the node's ledger (see [`rebeam_protocol::ledger`]): for each registry that somebody here
+//! has looked at, a replica of its entries, brought up to date whenever it is looked at again.
+//!
+//! Nobody tells this process of changes: it reads on in memory that the supervisor writes. So a look costs no message,
+//! and who never looks has no replica. In a test's one process ([`crate::in_process`]) the node tells instead.
+
+use std::ffi::c_void;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use indexmap::IndexMap;
+use pyo3::prelude::*;
+use rebeam_protocol::id::Pid;
+use rebeam_protocol::ledger::{Record, RegistryId, SIZE, STATE, Tail, decode};
+use rustc_hash::{FxBuildHasher, FxHashMap};
+
+/// The memory, once it is mapped.
+static MEMORY: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
+
+static LEDGER: Mutex<Ledger> =
+    Mutex::new(Ledger { read: Tail { epoch: 0, length: 0 }, is_told: false, replicas: None });
+
+/// Something under a key.
+pub(crate) struct Entry {
+    pub(crate) number: u64,
+    pub(crate) holder: Pid,
+    value: Box<[u8]>,
+    /// The entry as Python has it, if that never changes.
+    pub(crate) object: Option<Py<PyAny>>,
+}
+
+/// An entry, to be made an object of outside the look.
+pub(crate) struct Seen {
+    pub(crate) number: u64,
+    pub(crate) holder: Pid,
+    pub(crate) value: Box<[u8]>,
+    pub(crate) object: Option<Py<PyAny>>,
+}
+
+type Entries = IndexMap<Box<[u8]>, Vec<Entry>, FxBuildHasher>;
+
+/// One registry, by key.
+#[derive(Default)]
+pub(crate) struct Replica {
+    pub(crate) entries: Entries,
+    /// Counts changes, so that an iterator knows that it is out of date.
+    pub(crate) generation: u64,
+}
+
+#[derive(Default)]
+struct Ledger {
+    /// Up to where the replicas know it.
+    read: Tail,
+    /// The node tells of changes, and there is no memory.
+    is_told: bool,
+    replicas: Option<FxHashMap<RegistryId, Replica>>,
+}
+
+/// Maps the ledger of the node.
+pub(crate) fn map(memory: &OwnedFd) -> std::io::Result<()> {
+    // SAFETY: a new mapping at an address of the kernel's choice; it stays for the life of the process.
+    let base = unsafe {
+        libc::mmap(null_mut(), SIZE, libc::PROT_READ, libc::MAP_SHARED | libc::MAP_NORESERVE, memory.as_raw_fd(), 0)
+    };
+    if base == libc::MAP_FAILED {
+        return Err(std::io::Error::last_os_error());
+    }
+    MEMORY.store(base, Ordering::Release);
+    Ok(())
+}
+
+/// Whether there is a ledger to look at.
+pub(crate) fn is_there() -> bool {
+    !MEMORY.load(Ordering::Relaxed).is_null() || ledger().is_told
+}
+
+/// A node begins in this process, and tells what it has to say.
+pub(crate) fn begin_told() {
+    *ledger() = Ledger { is_told: true, ..Ledger::default() };
+}
+
+/// The node of this process tells of a change.
+pub(crate) fn tell(record: &Record<'_>) {
+    ledger().replicas().entry(record.registry).or_default().note(record);
+}
+
+/// Looks at a registry as it is now. Nothing of Python's may run meanwhile: it could look, too.
+pub(crate) fn look<T>(id: RegistryId, use_it: impl FnOnce(&mut Replica) -> T) -> T {
+    let mut ledger = ledger();
+    ledger.catch_up();
+    ledger.learn(id);
+    use_it(ledger.replicas().entry(id).or_default())
+}
+
+/// The lock is held only by who has the interpreter, so a fork never copies it locked.
+fn ledger() -> MutexGuard<'static, Ledger> {
+    LEDGER.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Ledger {
+    fn replicas(&mut self) -> &mut FxHashMap<RegistryId, Replica> {
+        self.replicas.get_or_insert_default()
+    }
+
+    /// Reads what was written since the last time.
+    fn catch_up(&mut self) {
+        if self.is_told || MEMORY.load(Ordering::Relaxed).is_null() {
+            return;
+        }
+        loop {
+            let tail = Tail::of(word(STATE).load(Ordering::Acquire));
+            if tail == self.read {
+                return;
+            }
+            let is_new_epoch = tail.epoch != self.read.epoch;
+            let from = if is_new_epoch { 0 } else { self.read.length };
+            let Some(bytes) = copy(tail, from) else { continue };
+            if is_new_epoch {
+                self.begin_anew(&bytes);
+            } else {
+                for record in records(&bytes) {
+                    if let Some(replica) = self.replicas().get_mut(&record.registry) {
+                        replica.note(&record);
+                    }
+                }
+            }
+            self.read = tail;
+            return;
+        }
+    }
+
+    /// Makes all replicas anew. One that is as it was stays as it is, and its iterators with it.
+    fn begin_anew(&mut self, bytes: &[u8]) {
+        let mut fresh: FxHashMap<RegistryId, Replica> = FxHashMap::default();
+        for record in records(bytes).filter(|record| self.replicas().contains_key(&record.registry)) {
+            fresh.entry(record.registry).or_default().note(&record);
+        }
+        for (id, replica) in self.replicas() {
+            let fresh = fresh.remove(id).unwrap_or_default();
+            if !replica.is_like(&fresh) {
+                replica.entries = fresh.entries;
+                replica.generation += 1;
+            }
+        }
+    }
+
+    /// Makes the replica of a registry that nobody has looked at before.
+    fn learn(&mut self, id: RegistryId) {
+        while !self.is_told && !self.replicas().contains_key(&id) {
+            let mut replica = Replica::default();
+            match copy(self.read, 0) {
+                Some(bytes) => {
+                    records(&bytes).filter(|record| record.registry == id).for_each(|record| replica.note(&record));
+                    self.replicas().insert(id, replica);
+                }
+                None => self.catch_up(),
+            }
+        }
+    }
+}
+
+impl Replica {
+    /// Takes note of a record; what it says may be known already.
+    fn note(&mut self, record: &Record<'_>) {
+        let entries = self.entries.entry(record.key.into()).or_default();
+        let place = entries.iter().position(|entry| entry.number == record.number);
+        match (record.entry, place) {
+            (Some((holder, value)), place) => {
+                let entry = Entry { number: record.number, holder, value: value.into(), object: None };
+                match place {
+                    Some(place) if entries[place].is_like(&entry) => return,
+                    Some(place) => entries[place] = entry,
+                    None => entries.push(entry),
+                }
+            }
+            (None, Some(place)) => drop(entries.remove(place)),
+            (None, None) => {}
+        }
+        if entries.is_empty() {
+            self.entries.swap_remove(record.key);
+        }
+        self.generation += 1;
+    }
+
+    fn is_like(&self, other: &Replica) -> bool {
+        let is_same = |(key, entries): (&_, &Vec<Entry>)| {
+            let other = other.entries.get(key).map_or(&[][..], Vec::as_slice);
+            entries.len() == other.len() && entries.iter().zip(other).all(|(one, other)| one.is_like(other))
+        };
+        self.entries.len() == other.entries.len() && self.entries.iter().all(is_same)
+    }
+}
+
+impl Entry {
+    pub(crate) fn seen(&self, py: Python<'_>) -> Seen {
+        let object = self.object.as_ref().map(|object| object.clone_ref(py));
+        Seen { number: self.number, holder: self.holder, value: self.value.clone(), object }
+    }
+
+    fn is_like(&self, other: &Entry) -> bool {
+        self.number == other.number && self.holder == other.holder && self.value == other.value
+    }
+}
+
+/// The bytes from a position to a tail; `None` if the supervisor has begun anew meanwhile.
+fn copy(tail: Tail, from: u32) -> Option<Vec<u8>> {
+    let words = (from..tail.length).step_by(8).map(|position| word(tail.offset(position)).load(Ordering::Relaxed));
+    let bytes: Vec<u8> = words.flat_map(u64::to_ne_bytes).collect();
+    fence(Ordering::Acquire);
+    (Tail::of(word(STATE).load(Ordering::Relaxed)).epoch == tail.epoch).then_some(bytes)
+}
+
+fn records(mut bytes: &[u8]) -> impl Iterator<Item = Record<'_>> {
+    std::iter::from_fn(move || {
+        let (record, length) = decode(bytes)?;
+        bytes = bytes.get(length..).unwrap_or_default();
+        Some(record)
+    })
+}
+
+fn word(offset: usize) -> &'static AtomicU64 {
+    debug_assert!(offset + 8 <= SIZE, "beyond the ledger");
+    // SAFETY: the memory is mapped for the life of the process, whoever calls has seen that it is, and offsets are
+    // multiples of 8 within it.
+    unsafe { AtomicU64::from_ptr(MEMORY.load(Ordering::Acquire).cast::<u8>().add(offset).cast()) }
+}
