@@ -117,7 +117,7 @@ impl Core {
 }
 
 /// A word for what a supervisor does with its children.
-fn sort_of(spec: &SupervisorSpec) -> &'static str {
+pub(crate) fn sort_of(spec: &SupervisorSpec) -> &'static str {
     match (spec.kind, spec.strategy) {
         (SupervisorKind::Dynamic { .. } | SupervisorKind::Spawned, _) => "Dynamic",
         (SupervisorKind::Partition, _) => "Partition",

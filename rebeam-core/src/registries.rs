@@ -29,6 +29,7 @@ pub(crate) struct Entry {
 #[derive(Clone, Debug)]
 pub struct EntryChange {
     pub(crate) registry: RegistryId,
+    pub(crate) which: Registry,
     pub(crate) number: u64,
     pub(crate) key: Key,
     pub(crate) holder: Pid,
@@ -46,6 +47,7 @@ impl EntryChange {
 
 #[derive(Debug)]
 struct Table {
+    which: Registry,
     is_unique: bool,
     keys: HashMap<Key, Vec<Entry>, FxBuildHasher>,
 }
@@ -55,7 +57,6 @@ struct Table {
 struct Watch {
     watcher: Pid,
     registry: Registry,
-    id: RegistryId,
     key: Key,
 }
 
@@ -67,7 +68,8 @@ pub(crate) struct Registries {
     watches: HashMap<u64, Watch, FxBuildHasher>,
     /// Per incarnation, in the order in which they began.
     watchers: HashMap<Pid, Vec<u64>, FxBuildHasher>,
-    watched: HashMap<(RegistryId, Key), Vec<u64>, FxBuildHasher>,
+    /// By registry, over its restarts.
+    watched: HashMap<(Registry, Key), Vec<u64>, FxBuildHasher>,
     next: u64,
     bytes: usize,
 }
@@ -84,19 +86,20 @@ impl Default for Registries {
             next: 0,
             bytes: 0,
         };
-        registries.open(RegistryId::NAMES, true);
-        registries.open(RegistryId::GROUPS, false);
+        registries.begin(RegistryId::NAMES, Registry::Names, true);
+        registries.begin(RegistryId::GROUPS, Registry::Groups, false);
         registries
     }
 }
 
 impl Registries {
-    pub(crate) fn open(&mut self, id: RegistryId, is_unique: bool) {
-        self.tables.insert(id, Table { is_unique, keys: HashMap::default() });
+    /// A registry begins, empty.
+    pub(crate) fn begin(&mut self, id: RegistryId, which: Registry, is_unique: bool) {
+        self.tables.insert(id, Table { which, is_unique, keys: HashMap::default() });
     }
 
-    /// Ends a registry with all its entries.
-    pub(crate) fn close(&mut self, id: RegistryId) -> Vec<EntryChange> {
+    /// A registry ends, with all its entries.
+    pub(crate) fn end(&mut self, id: RegistryId) -> Vec<EntryChange> {
         let Some(table) = self.tables.get(&id) else { return Vec::new() };
         let mut held: Vec<(u64, Key, Pid)> = table
             .keys
@@ -130,9 +133,10 @@ impl Registries {
         self.next += 1;
         self.bytes += RECORD + key.len() + value.len();
         let entry = Entry { number: self.next, holder, value: value.clone() };
-        table.keys.entry(key.clone()).or_default().push(entry);
+        table.keys.entry(key.clone()).or_insert_with(|| Vec::with_capacity(1)).push(entry);
         *self.held.entry(holder).or_default().entry((id, key.clone())).or_default() += 1;
-        Some(EntryChange { registry: id, number: self.next, key, holder, value: Some(value) })
+        let which = table.which.clone();
+        Some(EntryChange { registry: id, which, number: self.next, key, holder, value: Some(value) })
     }
 
     /// Gives the entry of a holder another value.
@@ -142,7 +146,8 @@ impl Registries {
         let entry = table.keys.get_mut(&key)?.iter_mut().find(|entry| entry.holder == holder)?;
         self.bytes = self.bytes + value.len() - entry.value.len();
         entry.value = value.clone();
-        Some(EntryChange { registry: id, number: entry.number, key, holder, value: Some(value) })
+        let (number, which) = (entry.number, table.which.clone());
+        Some(EntryChange { registry: id, which, number, key, holder, value: Some(value) })
     }
 
     /// Takes out all entries that a holder has under a key, or the last one.
@@ -180,8 +185,15 @@ impl Registries {
             }
         }
         self.bytes -= taken.iter().map(|entry| RECORD + key.len() + entry.value.len()).sum::<usize>();
-        let gone =
-            |entry: Entry| EntryChange { registry: id, number: entry.number, key: key.clone(), holder, value: None };
+        let which = table.which.clone();
+        let gone = |entry: Entry| EntryChange {
+            registry: id,
+            which: which.clone(),
+            number: entry.number,
+            key: key.clone(),
+            holder,
+            value: None,
+        };
         taken.into_iter().map(gone).collect()
     }
 
@@ -210,6 +222,7 @@ impl Registries {
             let key = key.clone();
             entries.clone().into_iter().map(move |entry| EntryChange {
                 registry: id,
+                which: table.which.clone(),
                 number: entry.number,
                 key: key.clone(),
                 holder: entry.holder,
@@ -221,10 +234,10 @@ impl Registries {
         all
     }
 
-    pub(crate) fn watch(&mut self, watch: u64, watcher: Pid, registry: Registry, id: RegistryId, key: &[u8]) {
+    pub(crate) fn watch(&mut self, watch: u64, watcher: Pid, registry: Registry, key: &[u8]) {
         let key: Key = key.into();
-        self.watched.entry((id, key.clone())).or_default().push(watch);
-        self.watches.insert(watch, Watch { watcher, registry, id, key });
+        self.watched.entry((registry.clone(), key.clone())).or_default().push(watch);
+        self.watches.insert(watch, Watch { watcher, registry, key });
         self.watchers.entry(watcher).or_default().push(watch);
     }
 
@@ -232,14 +245,14 @@ impl Registries {
         if self.watches.get(&watch).is_none_or(|found| found.watcher != watcher) {
             return;
         }
-        let Some(Watch { id, key, .. }) = self.watches.remove(&watch) else { return };
+        let Some(Watch { registry, key, .. }) = self.watches.remove(&watch) else { return };
         if let Some(own) = self.watchers.get_mut(&watcher) {
             own.retain(|other| *other != watch);
             if own.is_empty() {
                 self.watchers.remove(&watcher);
             }
         }
-        let place = (id, key);
+        let place = (registry, key);
         if let Some(watches) = self.watched.get_mut(&place) {
             watches.retain(|other| *other != watch);
             if watches.is_empty() {
@@ -254,17 +267,13 @@ impl Registries {
         watches.into_iter().for_each(|watch| self.unwatch(watcher, watch));
     }
 
-    /// Who is to be told of a change, and as whose.
-    pub(crate) fn watchers(&self, change: &EntryChange) -> Vec<(u64, Pid, Registry)> {
+    /// Who is to be told of a change: watch and watcher.
+    pub(crate) fn watchers(&self, change: &EntryChange) -> Vec<(u64, Pid)> {
         if self.watched.is_empty() {
             return Vec::new();
         }
-        let watches = self.watched.get(&(change.registry, change.key.clone())).into_iter().flatten();
-        let found = |watch: &u64| {
-            let Watch { watcher, registry, .. } = self.watches.get(watch)?;
-            Some((*watch, *watcher, registry.clone()))
-        };
-        watches.filter_map(found).collect()
+        let watches = self.watched.get(&(change.which.clone(), change.key.clone())).into_iter().flatten();
+        watches.filter_map(|watch| Some((*watch, self.watches.get(watch)?.watcher))).collect()
     }
 
     /// How many records are kept.

@@ -24,6 +24,11 @@ pub const HALF: usize = 64 * 1024 * 1024;
 /// Bytes of the memory. Only what was written to takes any.
 pub const SIZE: usize = START + 2 * HALF;
 
+/// The value of the name of a registry whose keys have one holder each, and of one whose keys may have many.
+pub const UNIQUE: &[u8] = b"unique";
+/// See [`UNIQUE`].
+pub const DUPLICATE: &[u8] = b"duplicate";
+
 /// Bytes of records that hold; there is always room to write them anew.
 pub const MOST: usize = HALF / 2;
 

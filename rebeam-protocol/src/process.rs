@@ -194,10 +194,8 @@ pub enum RegistryError {
     NoProc,
     /// Others' entries in a registry are their own affair.
     NotYours,
-    /// A key or a value is too large, or there are too many entries; in words.
+    /// A key or a value is too large or none, or there are too many entries; in words.
     TooMuch(String),
-    /// This sort of registry cannot do that.
-    Unsupported,
 }
 
 /// A request about the children of one supervisor. Carried out in order of arrival (SUP-079).
@@ -314,11 +312,11 @@ pub enum ChildError {
     NotFound,
     /// The child runs already.
     Running,
-    /// The child is between two tries of a restart.
+    /// The child is between two tries of a restart; or whoever has its name is, or waits for its first start.
     Restarting,
     /// A child with that id runs already, or somebody has its name.
     AlreadyStarted(Pid),
-    /// There is a child with that id or name, and it is stopped, or between two lives.
+    /// There is a child with that id or name, and it is stopped.
     AlreadyPresent,
     /// The child's start failed.
     StartFailed(ExitReason),

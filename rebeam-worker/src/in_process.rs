@@ -78,10 +78,10 @@ impl Node {
     #[new]
     fn new(tree: &Bound<'_, PyAny>) -> PyResult<Self> {
         clock::stop();
-        ledger::begin_told();
         let spec = convert::supervisor_spec(tree, "root".into())?;
         let core = Core::new(spec, NodeStart::default())
             .map_err(|error| PyValueError::new_err(format!("{error}; hint: {}", error.hint())))?;
+        ledger::tell_all(true);
         let shell = Shell {
             core,
             now: Duration::ZERO,
@@ -209,7 +209,9 @@ impl Node {
 
     /// Waits until the node has ended.
     fn wait_ended(&self, py: Python<'_>, seconds: f64) -> PyResult<()> {
-        self.wait(py, seconds, "the node did not end", |shell| shell.ended.is_some())
+        self.wait(py, seconds, "the node did not end", |shell| shell.ended.is_some())?;
+        ledger::tell_all(false);
+        Ok(())
     }
 }
 
@@ -533,7 +535,10 @@ impl Shell {
     fn is_lost(&mut self, to: &Address) -> Option<String> {
         let label = match to {
             Address::Name(name) => Some(name.clone()),
-            _ => self.core.label_of(to),
+            Address::Actor(_) | Address::Pid(_) | Address::Partition { .. } | Address::Via { .. } => {
+                self.core.label_of(to)
+            }
+            Address::Group(_) => None,
         };
         let label = label?;
         let left = self.drops.get_mut(&label).filter(|left| **left > 0)?;

@@ -26,7 +26,7 @@ static LEDGER: Mutex<Ledger> =
 pub(crate) struct Entry {
     pub(crate) number: u64,
     pub(crate) holder: Pid,
-    value: Box<[u8]>,
+    pub(crate) value: Box<[u8]>,
     /// The entry as Python has it, if that never changes.
     pub(crate) object: Option<Py<PyAny>>,
 }
@@ -76,9 +76,14 @@ pub(crate) fn is_there() -> bool {
     !MEMORY.load(Ordering::Relaxed).is_null() || ledger().is_told
 }
 
-/// A node begins in this process, and tells what it has to say.
-pub(crate) fn begin_told() {
-    *ledger() = Ledger { is_told: true, ..Ledger::default() };
+/// A node begins in this process, and tells what it has to say; or has ended.
+pub(crate) fn tell_all(is_told: bool) {
+    *ledger() = Ledger { is_told, ..Ledger::default() };
+}
+
+/// In a process that an actor forked: it has no part in the node any more.
+pub(crate) fn forget() {
+    MEMORY.store(null_mut(), Ordering::Release);
 }
 
 /// The node of this process tells of a change.
@@ -94,7 +99,7 @@ pub(crate) fn look<T>(id: RegistryId, use_it: impl FnOnce(&mut Replica) -> T) ->
     use_it(ledger.replicas().entry(id).or_default())
 }
 
-/// The lock is held only by who has the interpreter, so a fork never copies it locked.
+/// In a process of its own the lock is held only by who has the interpreter, so a fork never copies it locked.
 fn ledger() -> MutexGuard<'static, Ledger> {
     LEDGER.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -181,7 +186,8 @@ impl Replica {
         if entries.is_empty() {
             self.entries.swap_remove(record.key);
         }
-        self.generation += 1;
+        // Keys stay where they are when a value changes.
+        self.generation += u64::from(record.entry.is_some() != place.is_some());
     }
 
     fn is_like(&self, other: &Replica) -> bool {
@@ -207,7 +213,7 @@ impl Entry {
 /// The bytes from a position to a tail; `None` if the supervisor has begun anew meanwhile.
 fn copy(tail: Tail, from: u32) -> Option<Vec<u8>> {
     let words = (from..tail.length).step_by(8).map(|position| word(tail.offset(position)).load(Ordering::Relaxed));
-    let bytes: Vec<u8> = words.flat_map(u64::to_ne_bytes).collect();
+    let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
     fence(Ordering::Acquire);
     (Tail::of(word(STATE).load(Ordering::Relaxed)).epoch == tail.epoch).then_some(bytes)
 }

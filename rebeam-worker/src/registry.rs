@@ -1,12 +1,12 @@
 //! A registry as Python has it: looks at the replica of this process, requests to the supervisor.
 
-use pyo3::exceptions::{PyLookupError, PyRuntimeError, PyTypeError};
+use pyo3::exceptions::{PyLookupError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyList, PyString};
+use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 use rebeam_protocol::control::{Answer, Request};
 use rebeam_protocol::id::Pid;
-use rebeam_protocol::ledger::{RegistryId, key_label, text_key};
+use rebeam_protocol::ledger::{RegistryId, UNIQUE, key_label, text_key};
 use rebeam_protocol::message::{Address, CallFailure, Signal, ToSupervisor};
 use rebeam_protocol::process::{ProcessAnswer, ProcessRequest, Registry as Which, RegistryError, RegistryRequest};
 use rebeam_protocol::value::{self, Value};
@@ -48,7 +48,7 @@ impl Registry {
     /// The first entry under a key, or `None`: a `Pid`, or, of a registry of the tree, an `Entry`.
     fn first<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let key = encoded(key)?;
-        let id = registry_id(py, &self.which)?;
+        let (id, _) = registry_id(py, &self.which)?;
         let seen = ledger::look(id, |replica| replica.entries.get(&*key)?.first().map(|entry| entry.seen(py)));
         seen.map(|seen| self.object(py, id, &key, seen)).transpose()
     }
@@ -56,7 +56,7 @@ impl Registry {
     /// All entries under a key, oldest first.
     fn all<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
         let key = encoded(key)?;
-        let id = registry_id(py, &self.which)?;
+        let (id, _) = registry_id(py, &self.which)?;
         let seen: Vec<Seen> = ledger::look(id, |replica| {
             replica.entries.get(&*key).into_iter().flatten().map(|entry| entry.seen(py)).collect()
         });
@@ -74,6 +74,26 @@ impl Registry {
         PyList::new(py, keys.iter().map(|key| codec::load_value(py, key)).collect::<PyResult<Vec<_>>>()?)
     }
 
+    /// Every key with its entry, or with all its entries if it may have several: as they are at one moment.
+    fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let (id, is_unique) = registry_id(py, &self.which)?;
+        let seen: Vec<(Box<[u8]>, Vec<Seen>)> = ledger::look(id, |replica| {
+            let of_key = |(key, entries): (&_, &Vec<Entry>)| {
+                (Box::clone(key), entries.iter().map(|entry| entry.seen(py)).collect())
+            };
+            replica.entries.iter().map(of_key).collect()
+        });
+        let item = |(key, seen): (Box<[u8]>, Vec<Seen>)| -> PyResult<Bound<'py, PyTuple>> {
+            let objects = seen.into_iter().map(|seen| self.object(py, id, &key, seen)).collect::<PyResult<Vec<_>>>()?;
+            let value = match objects.first() {
+                Some(first) if is_unique => first.clone(),
+                _ => PyList::new(py, objects)?.into_any(),
+            };
+            PyTuple::new(py, [codec::load_value(py, &key)?, value])
+        };
+        PyList::new(py, seen.into_iter().map(item).collect::<PyResult<Vec<_>>>()?)
+    }
+
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
         self.look(py, |replica| replica.entries.len())
     }
@@ -84,7 +104,7 @@ impl Registry {
     }
 
     fn __iter__(&self, py: Python<'_>) -> PyResult<Keys> {
-        let id = registry_id(py, &self.which)?;
+        let (id, _) = registry_id(py, &self.which)?;
         self.look(py, |replica| Keys { id, generation: replica.generation, next: 0 })
     }
 
@@ -144,7 +164,7 @@ impl Registry {
 
 impl Registry {
     fn look<T>(&self, py: Python<'_>, use_it: impl FnOnce(&mut Replica) -> T) -> PyResult<T> {
-        Ok(ledger::look(registry_id(py, &self.which)?, use_it))
+        Ok(ledger::look(registry_id(py, &self.which)?.0, use_it))
     }
 
     /// An entry as Python has it. One without a value is made once. (Not within a look: this runs Python.)
@@ -153,7 +173,7 @@ impl Registry {
             return Ok(object.into_bound(py));
         }
         let object = entry_object(py, &self.which, seen.holder, &seen.value)?;
-        if seen.value.is_empty() {
+        if seen.value.is_empty() || self.which == Which::Names {
             remember(py, id, key, seen.number, &object);
         }
         Ok(object)
@@ -205,13 +225,19 @@ impl Keys {
 /// The living incarnation behind a name or a key, as this process knows it, or `None`.
 #[pyfunction]
 pub(crate) fn find<'py>(py: Python<'py>, to: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
-    let (which, key) = match convert::address(to)? {
-        Address::Name(name) => (Which::Names, text_key(&name)),
-        Address::Via { registry, key } => (Which::Named(registry), key),
-        _ => return Err(PyTypeError::new_err("it is no name and no key of a registry")),
+    let (which, key) = match to.cast::<PyString>() {
+        Ok(name) => (Which::Names, text_key(name.to_str()?)),
+        Err(_) => match convert::address(to)? {
+            Address::Via { registry, key } => (Which::Named(registry), key),
+            _ => return Err(PyTypeError::new_err("it is no name and no key of a registry")),
+        },
     };
     let id = match registry_id(py, &which) {
-        Ok(id) => id,
+        Ok((id, true)) => id,
+        Ok((_, false)) => {
+            let text = format!("`{which}` has duplicate keys: `dispatch` to its entries");
+            return Err(PyValueError::new_err(text));
+        }
         Err(error) if matches!(which, Which::Named(_)) && error.is_instance_of::<PyLookupError>(py) => return Ok(None),
         Err(error) => return Err(error),
     };
@@ -275,19 +301,23 @@ pub(crate) fn registry_key_label(key: &[u8]) -> String {
     key_label(key)
 }
 
-/// The number of a registry's present incarnation.
-fn registry_id(py: Python<'_>, which: &Which) -> PyResult<RegistryId> {
+/// The number of a registry's present incarnation, and whether its keys have one holder each.
+fn registry_id(py: Python<'_>, which: &Which) -> PyResult<(RegistryId, bool)> {
     if !ledger::is_there() {
         return Err(PyErr::from_value(py.import("rebeam._errors")?.call_method1("not_an_actor", (false,))?));
     }
     match which {
-        Which::Names => Ok(RegistryId::NAMES),
-        Which::Groups => Ok(RegistryId::GROUPS),
+        Which::Names => Ok((RegistryId::NAMES, true)),
+        Which::Groups => Ok((RegistryId::GROUPS, false)),
         Which::Named(name) => {
             let key = text_key(name);
-            let holder = ledger::look(RegistryId::NAMES, |names| Some(names.entries.get(&*key)?.first()?.holder));
-            match holder {
-                Some(pid) => Ok(RegistryId(pid.serial)),
+            // What is no registry has no sort.
+            let found = ledger::look(RegistryId::NAMES, |names| {
+                let entry = names.entries.get(&*key)?.first()?;
+                (!entry.value.is_empty()).then_some((entry.holder, &*entry.value == UNIQUE))
+            });
+            match found {
+                Some((pid, is_unique)) => Ok((RegistryId(pid.serial), is_unique)),
                 None => Err(registry_error(py, which, "", &RegistryError::NoRegistry)?),
             }
         }
@@ -363,22 +393,17 @@ fn registry_error(py: Python<'_>, which: &Which, key: &str, error: &RegistryErro
         RegistryError::NoProc => ("no_proc", None, ""),
         RegistryError::NotYours => ("not_yours", None, ""),
         RegistryError::TooMuch(text) => ("too_much", None, text.as_str()),
-        RegistryError::Unsupported => ("unsupported", None, ""),
     };
     let pid = pid.map(|pid| pid_object(py, pid)).transpose()?;
     let fields = (kind, which.to_string(), key, pid, text);
     Ok(PyErr::from_value(py.import("rebeam._errors")?.call_method1("registry_error", fields)?))
 }
 
-/// Whether somebody has a name by what this process knows.
-pub(crate) fn knows_name(name: &str) -> bool {
-    ledger::look(RegistryId::NAMES, |names| names.entries.contains_key(&*text_key(name)))
-}
-
-/// Asks the supervisor for a node's answer about names.
+/// Whether somebody has a name, or will have it again: asked of the supervisor if nobody here knows of one.
 #[pyfunction]
 pub(crate) fn is_name_known(py: Python<'_>, name: String) -> PyResult<bool> {
-    if ledger::is_there() && knows_name(&name) {
+    let key = text_key(&name);
+    if ledger::is_there() && ledger::look(RegistryId::NAMES, |names| names.entries.contains_key(&*key)) {
         return Ok(true);
     }
     match crate::requests::ask(py, Request::Whereis { name }, &[], None)? {

@@ -160,6 +160,7 @@ pub(crate) fn detach_after_fork() {
         && let Some(channel) = CHANNEL.get()
     {
         channel.close_descriptors();
+        ledger::forget();
     }
 }
 

@@ -154,15 +154,23 @@ def get_or_start(
                 start(spec, supervisor=supervisor)
                 is_there = True
             except ChildError as error:
-                if error.pid is not None:
-                    # Somebody else's `init` may be under way; should it fail, it is our turn.
-                    is_there = _rebeam.wait_for(error.pid, None) is not None
-                elif error.kind == "already_present":
-                    # It is between two lives, or down for good.
-                    is_there = _rebeam.wait_for(key, 5.0) is not None
-                if not is_there and error.kind != "already_started":
-                    raise
+                is_there = _is_started_by_another(key, error)
     return ActorRef(key)
+
+
+def _is_started_by_another(key: str | Via, error: ChildError) -> bool:
+    """Waits for whoever is in the way of a start; False if it is our turn again, and the error if that is no use."""
+    if error.pid is not None:
+        # Its `init` may be under way, and may fail.
+        is_up = _rebeam.wait_for(error.pid, None) is not None
+        if is_up and _rebeam.find(key) is None:
+            # It is another child with the same id.
+            raise error
+        return is_up
+    is_taken = error.reason is not None and error.reason.kind == "name_taken"
+    if error.kind == "restarting" or is_taken:
+        return _rebeam.wait_for(key, 1.0) is not None
+    raise error
 
 
 def spawn(what: Any, /, *args: Any, link: bool = False, **options: Any) -> ActorRef[Any]:

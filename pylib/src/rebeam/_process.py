@@ -8,7 +8,7 @@ from rebeam import _rebeam, _runtime
 from rebeam._errors import CallTimeout, EndedOtherwise, NoProc, stopping_self
 from rebeam._exit import ExitReason, as_reason
 from rebeam._pending import Pending
-from rebeam._ref import ActorRef, Pid, Timeout, To, address
+from rebeam._ref import ActorRef, Pid, Timeout, To, Via, address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,7 @@ class Timer(NamedTuple):
     number: int
 
 
-def _pid(to: To) -> Pid | None:
+def living(to: To) -> Pid | None:
     return to if isinstance(to, Pid) else pid_of(to)
 
 
@@ -53,10 +53,11 @@ def send(to: To, message: Any, timeout: Timeout = ...) -> None:
     """Sends a message to any actor, for `handle_info`. Nothing is said if the actor behind a handle is gone.
 
     Raises:
-        NoProc: nobody has that name (as Erlang's `!`; `cast` says nothing).
+        NoProc: nobody has that name or key (as Erlang's `!`; `cast`, and `send` to a handle, say nothing).
         MailboxFull: there was no room for the whole timeout.
     """
-    if isinstance(to, str) and not _rebeam.is_name_known(to):
+    is_free = isinstance(to, str) and not _rebeam.is_name_known(to)
+    if is_free or (isinstance(to, Via) and _rebeam.find(to) is None):
         raise NoProc(f"there is no actor `{to}`")
     _rebeam.send_message(address(to), "handle_info", message, timeout)
 
@@ -97,14 +98,14 @@ def link(to: To) -> None:
     Raises:
         NoProc: there is no such one, and this actor does not trap exits. If it does, it gets `Exit` with `noproc`.
     """
-    pid = _pid(to)
+    pid = living(to)
     if pid is None or not _rebeam.link(pid):
         raise NoProc(f"there is no actor `{to}`")
 
 
 def unlink(to: To) -> None:
     """Takes a link back, from either side. After it has returned no new `Exit` comes from there."""
-    pid = _pid(to)
+    pid = living(to)
     if pid is not None:
         _rebeam.unlink(pid)
 

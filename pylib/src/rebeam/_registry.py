@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Mapping
+from collections.abc import ItemsView, Mapping, ValuesView
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 
 from rebeam import _errors, _rebeam
@@ -116,6 +116,24 @@ def left(is_group: bool, watch: int, key: Any, pid: Pid) -> Unregistered | Left:
     return Left(watch, key, pid) if is_group else Unregistered(watch, key, pid)
 
 
+class _Items(ItemsView[Any, Any]):
+    """What a view holds, as it was at one moment."""
+
+    _mapping: Any
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        return iter(self._mapping._table.snapshot())
+
+
+class _Values(ValuesView[Any]):
+    """The same without the keys."""
+
+    _mapping: Any
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([value for _, value in self._mapping._table.snapshot()])
+
+
 # ---- names -------------------------------------------------------------------------------------------------------
 
 _names = _rebeam.Registry("names", "")
@@ -125,14 +143,23 @@ class Names(Mapping[str, Pid]):
     """The names of the node and their living holders, as a mapping that is kept fresh by itself.
 
     It can be looked at as soon as there is a process, while a module is imported, too. An iterator over it raises
-    `RuntimeError` on its next step once a name has come or gone.
+    `RuntimeError` on its next step once a name has come or gone; `items()` and `values()` go over what there was when
+    they were iterated.
     """
+
+    _table = _names
 
     def __getitem__(self, name: str) -> Pid:
         found: Pid | None = _names.first(name)
         if found is None:
             raise KeyError(name)
         return found
+
+    def items(self) -> ItemsView[str, Pid]:
+        return _Items(self)
+
+    def values(self) -> ValuesView[Pid]:
+        return _Values(self)
 
     def __contains__(self, name: object) -> bool:
         return name in _names
@@ -201,11 +228,11 @@ def wait_for(name: To, timeout: float | None = 5.0) -> Pid:
 
     Raises:
         TimeoutError: nobody came in time.
-        NoProc: `name` is a `Pid` that has ended.
+        NoProc: it is a `Pid`, or a handle on one, that has ended.
         DeadlockError: its `init` waits for this very actor.
     """
     found = _rebeam.wait_for(address(name), timeout)
-    if found is None and isinstance(name, Pid):
+    if found is None and isinstance(address(name), Pid):
         raise _errors.NoProc(f"there is no actor `{name}`")
     if found is None:
         raise TimeoutError(f"nobody came up as `{name}` within {timeout} s")
@@ -214,6 +241,8 @@ def wait_for(name: To, timeout: float | None = 5.0) -> Pid:
 
 def watch(name: str) -> Watch:
     """Has `Registered` and `Unregistered` come to `handle_info` as a name gets and loses its holder.
+
+    Those that come while this actor's mailbox is full are not told.
 
     Returns:
         Who has it now, and the number that the messages carry.
@@ -251,10 +280,10 @@ class Registry(Supervisor, Mapping[Any, Any]):
         tree = Supervisor([rooms, …])
 
     An actor enters itself under a key; the entry goes with its incarnation. Everybody looks: as a mapping it gives the
-    `Entry` of a key, or the list of them where keys may have several. Entries are found without a message; an iterator
-    raises `RuntimeError` on its next step once an entry has come or gone. Keys are text, numbers, bytes, None, or
-    tuples of those, and compare with their type: 1, 1.0 and True are three. A value is whatever can be pickled, up to
-    64 KiB; each look gives a copy.
+    `Entry` of a key, or the list of them where keys may have several. Entries are found without a message. An iterator
+    raises `RuntimeError` on its next step once an entry has come or gone; `items()` and `values()` go over what there
+    was at one moment. Keys are text, numbers, bytes, None, or tuples of those, and compare with their type: 1, 1.0 and
+    True are three. A value is whatever can be pickled, up to 64 KiB; each look gives a copy.
 
     Args:
         name: its name in the tree.
@@ -327,7 +356,7 @@ class Registry(Supervisor, Mapping[Any, Any]):
         """The keys that an actor has; default: this one."""
         from rebeam import _process, _runtime
 
-        pid = _runtime.me().pid if actor is None else _process.pid_of(actor)
+        pid = _runtime.me().pid if actor is None else _process.living(actor)
         return [] if pid is None else self._table.keys_of(pid)
 
     def watch(self, key: Any) -> Watch:
@@ -337,6 +366,12 @@ class Registry(Supervisor, Mapping[Any, Any]):
             What there is now, and the number that the messages carry.
         """
         return Watch(*self._table.watch(key))
+
+    def items(self) -> ItemsView[Any, Any]:
+        return _Items(self)
+
+    def values(self) -> ValuesView[Any]:
+        return _Values(self)
 
     def __getitem__(self, key: Any) -> Any:
         found = self._table.first(key) if self.kind == "unique" else self._table.all(key)
@@ -476,7 +511,7 @@ class Group(Generic[A]):
     def __contains__(self, actor: object) -> bool:
         from rebeam import _process
 
-        return isinstance(actor, (ActorRef, Pid, str)) and _process.pid_of(actor) in _groups.all(self.name)
+        return isinstance(actor, (ActorRef, Pid, str)) and _process.living(actor) in _groups.all(self.name)
 
     def __repr__(self) -> str:
         return f"<Group {self.name!r}>"
@@ -495,11 +530,19 @@ def group(actor: type[A], name: str) -> Group[A]:
 class Groups(Mapping[str, "list[Pid]"]):
     """The groups of the node and their members, as a mapping that is kept fresh by itself; see `registry`."""
 
+    _table = _groups
+
     def __getitem__(self, name: str) -> list[Pid]:
         found: list[Pid] = _groups.all(name)
         if not found:
             raise KeyError(name)
         return found
+
+    def items(self) -> ItemsView[str, list[Pid]]:
+        return _Items(self)
+
+    def values(self) -> ValuesView[list[Pid]]:
+        return _Values(self)
 
     def __contains__(self, name: object) -> bool:
         return name in _groups

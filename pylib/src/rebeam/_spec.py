@@ -35,6 +35,9 @@ DEFAULT_CONCURRENCY = 100
 MOST_CONCURRENCY = 200
 """The most that `concurrency` may be: the marks of the status page, less those of what is done and not yet told."""
 
+LONGEST_NAME = 1000
+"""Characters that a name or an id may have."""
+
 ON_FULL = ("block", "fail", "drop_oldest", "drop_new")
 
 
@@ -281,6 +284,8 @@ def child(actor: type[A], /, *args: Any, **options: Unpack[ChildOptions]) -> Chi
 def check_label(what: str, text: object) -> None:
     if text is not None and (not isinstance(text, str) or not text or not text.isprintable() or text != text.strip()):
         raise SpecError(f"{what}={text!r}: it must be text without line breaks or surrounding spaces")
+    if text is not None and len(text) > LONGEST_NAME:
+        raise SpecError(f"{what}={text[:20]!r}…: it has {len(text):,} characters, where {LONGEST_NAME:,} are the limit")
     if text is not None and "/" in text:
         raise SpecError(f"{what}={text!r}: a slash is for paths in the tree")
 

@@ -44,7 +44,7 @@ impl Core {
         let deadline = envelope.deadline_ms.map(|left| self.now + Duration::from_millis(left));
         let message = Message {
             sender,
-            for_pid: matches!(to, Address::Pid(_) | Address::Group(_)),
+            for_pid: self.is_for_pid(&to),
             reply_to,
             form: envelope.form,
             codec: envelope.codec,
@@ -118,7 +118,7 @@ impl Core {
         }
     }
 
-    fn overflown(&mut self, id: ActorId, message: Message) {
+    pub(super) fn overflown(&mut self, id: ActorId, message: Message) {
         let Some(actor) = self.actors.get(&id) else { return };
         match message.reply_to {
             Some(call) => {

@@ -275,6 +275,7 @@ impl Core {
             + self.links.len()
             + self.registries.len()
             + self.waiting.len()
+            + self.postponed.len()
             + self.router.len()
             + self.mourners.len()
             + self.requests.len()

@@ -9,18 +9,19 @@ use bytes::Bytes;
 use rebeam_protocol::control::{Answer, EntryInfo, Request};
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::id::{ActorId, Pid};
-use rebeam_protocol::ledger::{MOST, MOST_KEY, MOST_VALUE, RegistryId, key_label, text_key};
+use rebeam_protocol::ledger::{DUPLICATE, MOST, MOST_KEY, MOST_VALUE, RegistryId, UNIQUE, key_label, text_key};
 use rebeam_protocol::message::{Address, CallFailure, Signal, Waits};
 use rebeam_protocol::process::{
     ChildError, Entry, ProcessAnswer, ProcessRequest, Registry, RegistryError, RegistryRequest,
 };
-use rebeam_protocol::spec::{ChildKind, ChildSpec, SupervisorKind};
+use rebeam_protocol::spec::{ChildKind, ChildSpec, Restart, SupervisorKind};
 use rebeam_protocol::value::{self, Value};
 
 use super::Core;
 use super::request::wait_of;
-use crate::actor::{Actor, Stage};
+use crate::actor::{Actor, Life, Stage};
 use crate::event::{Action, Requester};
+use crate::listing::sort_of;
 use crate::mailbox::Message;
 use crate::registries::EntryChange;
 use crate::router::On;
@@ -39,9 +40,15 @@ pub(super) struct Waiting {
 #[derive(Debug)]
 pub(super) struct Postponed {
     from: Requester,
-    registry: Registry,
-    request: RegistryRequest,
-    value: Bytes,
+    what: Late,
+}
+
+/// What is done once the holder is gone.
+#[derive(Debug)]
+enum Late {
+    Enter(Registry, RegistryRequest, Bytes),
+    /// A start under that key, or the name.
+    Start(Box<ProcessRequest>),
 }
 
 impl Core {
@@ -67,6 +74,20 @@ impl Core {
     pub(super) fn registered(&self, name: &str) -> Option<ActorId> {
         let entry = self.registries.entries(RegistryId::NAMES, &text_key(name)).first()?;
         self.living.get(&entry.holder).copied()
+    }
+
+    /// Whether mail to an address is for the incarnation behind it, and no later one: what is not the actor's own over all
+    /// its lives, somebody else may have by then.
+    pub(super) fn is_for_pid(&self, to: &Address) -> bool {
+        match to {
+            Address::Pid(_) | Address::Group(_) => true,
+            Address::Name(name) => !self.names.contains_key(name),
+            Address::Via { registry, key } => {
+                let own = self.holder(registry, key).and_then(|id| self.actors.get(&id)?.spec.via.clone());
+                own.is_none_or(|own| own != (registry.clone(), key.clone()))
+            }
+            Address::Actor(_) | Address::Partition { .. } => false,
+        }
     }
 
     /// Whether an incarnation was killed, and is only not known to be dead yet.
@@ -120,26 +141,75 @@ impl Core {
         Ok(())
     }
 
-    /// Why a child cannot be started under its name or key: somebody has it (NAM-001).
+    /// Why a child cannot be started under its names and keys: somebody has one (NAM-001).
     pub(super) fn taken(&self, child: &ChildSpec) -> Option<ChildError> {
         let (name, via) = match &child.kind {
             ChildKind::Actor(spec) => (&spec.name, &spec.via),
-            ChildKind::Supervisor(spec) => (&spec.name, &None),
+            ChildKind::Supervisor(spec) => {
+                let below = spec.children.iter().find_map(|child| self.taken(child));
+                if below.is_some() {
+                    return below;
+                }
+                (&spec.name, &None)
+            }
         };
-        let by_name = name.clone().map(Address::Name);
-        let by_key = via.clone().map(|(registry, key)| Address::Via { registry, key });
-        if let Some(failure) = by_key.as_ref().and_then(|to| self.is_no_address(to)) {
-            let text = if let CallFailure::BadCall(text) = failure { text } else { String::new() };
-            return Some(ChildError::BadSpec(text));
+        if let Some((registry, key)) = via {
+            let to = Address::Via { registry: registry.clone(), key: key.clone() };
+            if let Some(CallFailure::BadCall(text)) = self.is_no_address(&to) {
+                return Some(ChildError::BadSpec(text));
+            }
+            let table = self.registry(&Registry::Named(registry.clone()))?;
+            if let Err(RegistryError::TooMuch(text)) = check_key(table, key) {
+                return Some(ChildError::BadSpec(text));
+            }
+            if let Some(entry) = self.registries.entries(table, key).first() {
+                return Some(ChildError::AlreadyStarted(entry.holder));
+            }
         }
-        let holder = by_name.into_iter().chain(by_key).find(|to| self.member(to).is_some())?;
-        Some(self.pid_of(&holder).map_or(ChildError::AlreadyPresent, ChildError::AlreadyStarted))
+        let holder = Address::Name(name.clone()?);
+        let id = self.member(&holder)?;
+        Some(match self.pid_of(&holder) {
+            Some(pid) => ChildError::AlreadyStarted(pid),
+            None if self.actors.get(&id).is_some_and(|actor| matches!(actor.life, Life::Waiting)) => {
+                ChildError::Restarting
+            }
+            None => ChildError::AlreadyPresent,
+        })
+    }
+
+    /// Has a start wait whose name or key is held by somebody who is being killed: it may be had in a moment.
+    pub(super) fn postpone(
+        &mut self,
+        from: Requester,
+        why: &ChildError,
+        request: impl FnOnce() -> ProcessRequest,
+    ) -> bool {
+        let ChildError::AlreadyStarted(holder) = why else { return false };
+        // The next life of an actor of the tree has its name, too.
+        let is_free_then = self.is_dying(*holder)
+            && self.living.get(holder).and_then(|id| self.actors.get(id)).is_some_and(|actor| {
+                actor.restart == Restart::Temporary || (actor.spec.name.is_none() && actor.spec.via.is_none())
+            });
+        if is_free_then {
+            self.postponed.push(Postponed { from, what: Late::Start(Box::new(request())) });
+        }
+        is_free_then
     }
 
     /// An incarnation begins: it is found under its name and key from now on.
     pub(super) fn announce(&mut self, id: ActorId, pid: Pid) {
+        let registry = match self.supervisors.get(&id).map(|node| (node.spec.kind, &node.spec.name)) {
+            Some((SupervisorKind::Registry { is_unique }, Some(name))) => Some((is_unique, name.clone())),
+            _ => None,
+        };
         if let Some(key) = self.name_of(id).map(|name| text_key(name)) {
-            let change = self.registries.enter(RegistryId::NAMES, &key, pid, Bytes::new());
+            // By its value a reader knows a registry, and its sort.
+            let value = match registry {
+                None => Bytes::new(),
+                Some((true, _)) => Bytes::from_static(UNIQUE),
+                Some((false, _)) => Bytes::from_static(DUPLICATE),
+            };
+            let change = self.registries.enter(RegistryId::NAMES, &key, pid, value);
             change.into_iter().for_each(|change| self.changed(change));
         }
         if let Some((registry, key)) = self.actors.get(&id).and_then(|actor| actor.spec.via.clone())
@@ -148,29 +218,47 @@ impl Core {
             let change = self.registries.enter(table, &key, pid, Bytes::new());
             change.into_iter().for_each(|change| self.changed(change));
         }
-        if let Some(SupervisorKind::Registry { is_unique }) = self.supervisors.get(&id).map(|node| node.spec.kind) {
-            self.registries.open(RegistryId(pid.serial), is_unique);
+        if let Some((is_unique, name)) = registry {
+            self.registries.begin(RegistryId(pid.serial), Registry::Named(name), is_unique);
         }
     }
 
     /// An incarnation has ended: nobody finds it any more, and it holds nothing.
     pub(super) fn withdraw(&mut self, pid: Pid) {
         let mut changes = self.registries.release(pid);
-        changes.extend(self.registries.close(RegistryId(pid.serial)));
-        changes.into_iter().for_each(|change| self.changed(change));
-        for Postponed { from, registry, request, value } in std::mem::take(&mut self.postponed) {
-            self.requested(from, Request::Process(ProcessRequest::Registry { registry, request }), value);
+        changes.extend(self.registries.end(RegistryId(pid.serial)));
+        self.all_changed(changes);
+    }
+
+    /// Who asked for a key whose holder was being killed is answered now that somebody has died.
+    pub(super) fn ask_again(&mut self) {
+        for Postponed { from, what } in std::mem::take(&mut self.postponed) {
+            match what {
+                Late::Enter(registry, request, value) => {
+                    self.requested(from, Request::Process(ProcessRequest::Registry { registry, request }), value);
+                }
+                Late::Start(request) => self.requested(from, Request::Process(*request), Bytes::new()),
+            }
         }
     }
 
-    /// Has the ledger say it, and tells those who watch.
+    /// Has the ledger say it, and tells those who watch; not those whose mailbox is full.
     fn changed(&mut self, change: EntryChange) {
-        for (watch, watcher, registry) in self.registries.watchers(&change) {
-            let value = change.value.as_ref().map(|value| value.to_vec());
-            let (key, holder) = (change.key.to_vec(), change.holder);
-            self.send_signal(watcher, Signal::Entry { watch, registry, key, holder, value });
+        self.all_changed(vec![change]);
+    }
+
+    fn all_changed(&mut self, changes: Vec<EntryChange>) {
+        self.actions.extend(changes.iter().cloned().map(Action::Entry));
+        for change in changes {
+            for (watch, watcher) in self.registries.watchers(&change) {
+                let mailbox = self.living.get(&watcher).and_then(|id| self.actors.get(id)).map(|actor| &actor.mailbox);
+                if mailbox.is_some_and(|mailbox| !mailbox.is_full()) {
+                    let value = change.value.as_ref().map(|value| value.to_vec());
+                    let (registry, key, holder) = (change.which.clone(), change.key.to_vec(), change.holder);
+                    self.send_signal(watcher, Signal::Entry { watch, registry, key, holder, value });
+                }
+            }
         }
-        self.actions.push_back(Action::Entry(change));
     }
 
     // ---- what actors ask ----------------------------------------------------------------------------------------
@@ -199,7 +287,7 @@ impl Core {
             && self.registries.is_unique(id) == Some(true)
             && self.registries.entries(id, key).first().is_some_and(|entry| self.is_dying(entry.holder))
         {
-            self.postponed.push(Postponed { from, registry, request, value });
+            self.postponed.push(Postponed { from, what: Late::Enter(registry, request, value) });
             return None;
         }
         let answer = match request {
@@ -207,11 +295,11 @@ impl Core {
             RegistryRequest::Update { key } => self.update(own, id, &key, value),
             RegistryRequest::Leave { key, who } => self.leave(own, id, &key, who),
             RegistryRequest::Look { key } => Ok(ProcessAnswer::Entries(self.found(id, &key))),
-            RegistryRequest::Watch { key } => {
+            RegistryRequest::Watch { key } => check_key(id, &key).map(|()| {
                 let watch = self.links.next_monitor();
-                self.registries.watch(watch, own, registry, id, &key);
-                Ok(ProcessAnswer::Watching { watch, entries: self.found(id, &key) })
-            }
+                self.registries.watch(watch, own, registry, &key);
+                ProcessAnswer::Watching { watch, entries: self.found(id, &key) }
+            }),
             RegistryRequest::LeastBusy { key } => Ok(ProcessAnswer::Pid(self.least_busy(id, &key))),
             RegistryRequest::Unwatch { .. } => Ok(ProcessAnswer::Ok),
         };
@@ -219,8 +307,8 @@ impl Core {
     }
 
     fn found(&self, id: RegistryId, key: &[u8]) -> Vec<Entry> {
-        let entries = self.registries.entries(id, key);
-        entries.iter().map(|entry| Entry { holder: entry.holder, value: entry.value.to_vec() }).collect()
+        let entries = self.registries.entries(id, key).iter().filter(|entry| !self.is_dying(entry.holder));
+        entries.map(|entry| Entry { holder: entry.holder, value: entry.value.to_vec() }).collect()
     }
 
     /// Whose entry is meant. Those of a registry of the tree are each actor's own affair (NAM-005).
@@ -287,7 +375,7 @@ impl Core {
             let entry = self.registries.entries(id, key).first().ok_or(RegistryError::NotRegistered)?;
             let holder = entry.holder;
             let changes = self.registries.leave(id, key, holder, false);
-            changes.into_iter().for_each(|change| self.changed(change));
+            self.all_changed(changes);
             return Ok(ProcessAnswer::Ok);
         }
         let holder = self.whose(own, id, who)?;
@@ -295,7 +383,7 @@ impl Core {
         if changes.is_empty() {
             return Err(RegistryError::NotRegistered);
         }
-        changes.into_iter().for_each(|change| self.changed(change));
+        self.all_changed(changes);
         Ok(ProcessAnswer::Ok)
     }
 
@@ -304,7 +392,8 @@ impl Core {
             let actor = self.actors.get(self.living.get(pid)?)?;
             Some(actor.mailbox.len() + actor.mailbox.handed().count())
         };
-        let holders = self.registries.entries(id, key).iter().map(|entry| entry.holder);
+        let entries = self.registries.entries(id, key).iter();
+        let holders = entries.map(|entry| entry.holder).filter(|holder| !self.is_dying(*holder));
         holders.filter_map(|pid| Some((waiting(&pid)?, pid))).min_by_key(|(waiting, _)| *waiting).map(|(_, pid)| pid)
     }
 
@@ -314,8 +403,13 @@ impl Core {
         let members: Vec<Pid> =
             self.registries.entries(RegistryId::GROUPS, &text_key(group)).iter().map(|entry| entry.holder).collect();
         for member in members {
-            if let Some(id) = self.living.get(&member).copied() {
-                self.deliver(id, message.clone(), to.clone());
+            // Nobody waits for the slowest of many: what finds no room is a dead letter.
+            match self.living.get(&member).copied() {
+                Some(id) if self.actors.get(&id).is_some_and(|actor| actor.mailbox.is_full()) => {
+                    self.overflown(id, message.clone());
+                }
+                Some(id) => self.deliver(id, message.clone(), to.clone()),
+                None => {}
             }
         }
     }
@@ -331,7 +425,10 @@ impl Core {
                 key: key_label(&change.key),
                 holder: actor.map(|it| it.label.clone()).or_else(|| Some(node()?.path.clone())).unwrap_or_default(),
                 pid: change.holder,
-                class: actor.map_or_else(|| "rebeam.Supervisor".to_owned(), |actor| actor.spec.class.clone()),
+                class: match actor {
+                    Some(actor) => actor.spec.class.clone(),
+                    None => node().map(|node| sort_of(&node.spec).to_owned()).unwrap_or_default(),
+                },
             }
         };
         let mut infos: Vec<EntryInfo> = self.registries.all_of(id).into_iter().map(info).collect();
@@ -344,11 +441,20 @@ impl Core {
     /// The incarnation behind an address that runs; `Err` if there will never be one.
     fn up(&self, to: &Address) -> Result<Option<Pid>, ()> {
         let Some(pid) = self.pid_of(to) else {
-            return if matches!(to, Address::Pid(_)) { Err(()) } else { Ok(None) };
+            let is_over = match to {
+                Address::Pid(_) => true,
+                Address::Actor(id) => !self.actors.contains_key(id) && !self.supervisors.contains_key(id),
+                _ => false,
+            };
+            return if is_over { Err(()) } else { Ok(None) };
         };
         let actor = self.living.get(&pid).and_then(|id| self.actors.get(id));
-        let is_starting = actor.and_then(|actor| actor.incarnation()).is_some_and(|it| it.stage == Stage::Starting);
-        Ok(Some(pid).filter(|_| !is_starting && !self.is_dying(pid)))
+        let is_up = match actor.and_then(|actor| actor.incarnation()) {
+            Some(incarnation) => matches!(incarnation.stage, Stage::Running | Stage::Recycling),
+            // A supervisor.
+            None => true,
+        };
+        Ok(Some(pid).filter(|_| is_up && !self.is_dying(pid)))
     }
 
     /// Waits until there is a running incarnation behind an address; `None` if the answer comes later.
@@ -418,6 +524,8 @@ fn check_key(id: RegistryId, key: &[u8]) -> Result<(), RegistryError> {
         return Err(RegistryError::TooMuch(format!("a key of {} bytes: it may have {MOST_KEY}", key.len())));
     }
     match value::decode(key) {
+        // One key has one way to be written.
+        Ok(value) if value::encode(&value) != key => Err(RegistryError::TooMuch("a key that is no key".into())),
         Ok(Value::Str(_)) => Ok(()),
         Ok(_) if !matches!(id, RegistryId::NAMES | RegistryId::GROUPS) => Ok(()),
         Ok(other) => Err(RegistryError::TooMuch(format!("{other} is no text"))),

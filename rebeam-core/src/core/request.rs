@@ -5,7 +5,9 @@ use rebeam_protocol::control::{Answer, Request, Whereabouts};
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::id::{ActorId, CallId, Pid};
 use rebeam_protocol::message::{Address, Caller, ReplyTo, Waits};
-use rebeam_protocol::process::{ChildAddress, ChildEntry, ChildError, Counts, ProcessAnswer, SupervisorRequest};
+use rebeam_protocol::process::{
+    ChildAddress, ChildEntry, ChildError, Counts, ProcessAnswer, ProcessRequest, SupervisorRequest,
+};
 use rebeam_protocol::spec::{ChildKind, ChildSpec};
 
 use super::Core;
@@ -140,7 +142,15 @@ impl Core {
                     let traits = traits(&child);
                     (What::Start, Verb::Start(self.add_child(*child, id), traits))
                 }
-                Err(error) => return Some(ProcessAnswer::Child(error)),
+                Err(error) => {
+                    let again = || ProcessRequest::Supervisor {
+                        supervisor: supervisor.clone(),
+                        request: SupervisorRequest::Start(child),
+                        waits,
+                    };
+                    let is_postponed = self.postpone(from, &error, again);
+                    return (!is_postponed).then_some(ProcessAnswer::Child(error));
+                }
             },
             SupervisorRequest::Terminate(child) => (What::Done, Verb::Terminate(self.child_ref(&child))),
             SupervisorRequest::Restart(child) => {
@@ -187,7 +197,10 @@ impl Core {
             return Some(ProcessAnswer::Child(ChildError::Ending));
         }
         if let Err(error) = self.check_new(spawner, &child) {
-            return Some(ProcessAnswer::Child(error));
+            let is_owned = owner.is_some();
+            let is_postponed =
+                self.postpone(from, &error, || ProcessRequest::Spawn { child, is_owned, is_linked, waits });
+            return (!is_postponed).then_some(ProcessAnswer::Child(error));
         }
         let traits = traits(&child);
         let id = self.add_child(*child, spawner);

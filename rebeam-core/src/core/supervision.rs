@@ -361,8 +361,8 @@ impl Core {
                 self.links.link(owner, process.pid);
             }
             self.command(parent, |machine, now| machine.child_started(id, now));
-            self.look_for_those_who_wait();
         }
+        self.look_for_those_who_wait();
         self.pump(id);
     }
 
@@ -470,6 +470,7 @@ impl Core {
         if self.actors[&id].restart == Restart::Temporary {
             self.release_name(id);
         }
+        self.ask_again();
         for timer in self.alarms.target_ended(pid) {
             self.timers.cancel(Some(timer));
         }

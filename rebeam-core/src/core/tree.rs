@@ -166,7 +166,9 @@ impl Core {
 
     /// Keeps a member's name for it, if it has one that is free.
     pub(super) fn reserve_name(&mut self, id: ActorId) {
-        if let Some(name) = self.name_of(id).cloned() {
+        if let Some(name) = self.name_of(id).cloned()
+            && self.registered(&name).is_none()
+        {
             self.names.entry(name).or_insert(id);
         }
     }

@@ -99,6 +99,8 @@ impl Core {
         match &actor.life {
             Life::Gone => Vec::new(),
             Life::Waiting => self.start_under_way(actor.parent, Some(actor.id)),
+            // Its waits end with it.
+            Life::Alive(incarnation) if incarnation.killed_for.is_some() || incarnation.exit.is_some() => Vec::new(),
             Life::Alive(incarnation) => {
                 let pid = incarnation.process.pid;
                 let waits = || self.router.waits_of(pid);

@@ -167,7 +167,7 @@ pub(crate) struct Selection {
 #[derive(Debug, Args)]
 pub(crate) struct Names {
     /// A registry of the tree
-    #[arg(add = ArgValueCompleter::new(names::complete))]
+    #[arg(add = ArgValueCompleter::new(names::complete_registry))]
     pub(crate) registry: Option<String>,
     /// Print JSON
     #[arg(long)]

@@ -66,6 +66,15 @@ fn entries(client: &mut Client, registry: &Registry) -> Result<Vec<EntryInfo>, F
 
 /// The names of the running application that begin so, for a shell. Whatever goes wrong: none.
 pub(crate) fn complete(start: &OsStr) -> Vec<CompletionCandidate> {
+    candidates(start, |_| true)
+}
+
+/// The same, of registries.
+pub(crate) fn complete_registry(start: &OsStr) -> Vec<CompletionCandidate> {
+    candidates(start, |entry| entry.class == "Registry")
+}
+
+fn candidates(start: &OsStr, fits: impl Fn(&EntryInfo) -> bool) -> Vec<CompletionCandidate> {
     let Ok(here) = std::env::current_dir() else { return Vec::new() };
     let project =
         std::env::var_os("REBEAM_PROJECT").map_or_else(|| Project::find(&here), |path| Project::find(path.as_ref()));
@@ -75,6 +84,6 @@ pub(crate) fn complete(start: &OsStr) -> Vec<CompletionCandidate> {
         entries(&mut client, &Registry::Names)
     };
     let start = start.to_string_lossy();
-    let names = found().unwrap_or_default().into_iter().filter(|entry| entry.key.starts_with(&*start));
+    let names = found().unwrap_or_default().into_iter().filter(|entry| entry.key.starts_with(&*start) && fits(entry));
     names.map(|entry| CompletionCandidate::new(entry.key).help(Some(entry.class.into()))).collect()
 }

@@ -16,6 +16,7 @@ pub(crate) mod oom;
 pub(crate) mod output;
 pub(crate) mod reaper;
 pub(crate) mod signals;
+pub(crate) mod spin;
 pub(crate) mod status_page;
 pub(crate) mod watched;
 pub(crate) mod zygote;

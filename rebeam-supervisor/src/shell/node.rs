@@ -51,7 +51,8 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, grace: Duration, printer: &
         let mark = mark_of(node_dir);
         setup.python.mark = Some(mark.clone());
         let keeper = launcher::spawn_keeper(&mark).map_err(io("failed to start `rebeam-worker`"))?;
-        let ledger = Ledger::new().map_err(io("failed to make shared memory"))?;
+        let ledger = Ledger::new()
+            .map_err(|error| io("failed to make shared memory")(error).hint("Re:BEAM needs Linux 5.1 or newer"))?;
         let zygote =
             Zygote::start(&setup.python, &setup.directory, &ledger).map_err(io("failed to start `rebeam-worker`"))?;
         let loaded = tokio::select! {

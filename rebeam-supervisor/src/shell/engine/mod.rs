@@ -39,6 +39,7 @@ use crate::shell::ledger::Ledger;
 use crate::shell::oom::OutOfMemory;
 use crate::shell::output::{LastLines, LineReader, Lines, Stream};
 use crate::shell::reaper;
+use crate::shell::spin::{Traffic, spin};
 use crate::shell::status_page::{StatusPage, clock_ns};
 use crate::shell::watched::{Watched, watch};
 use crate::shell::zygote::Zygote;
@@ -102,6 +103,7 @@ struct Engine {
     dead_letters: DeadLetterCount,
     freed: Freed,
     ledger: Ledger,
+    traffic: Rc<Traffic>,
 }
 
 /// Dead letters so far, and what was said of them.
@@ -237,6 +239,7 @@ impl Node {
                 dead_letters: DeadLetterCount::default(),
                 freed: Freed::default(),
                 ledger,
+                traffic: Rc::new(Traffic::default()),
             })
         }))
     }
@@ -249,6 +252,7 @@ impl Node {
             tokio::task::spawn_local(self.clone().listen_to_zygote(control));
         }
         tokio::task::spawn_local(self.clone().keep_time());
+        tokio::task::spawn_local(spin(self.0.borrow().traffic.clone()));
         self.handle(Event::Boot);
     }
 
@@ -606,7 +610,10 @@ impl Engine {
         let Some(worker) = self.workers.get_mut(&process) else { return Read::Closed };
         let result = worker.decoder.read(worker.channel.get_ref());
         match result {
-            Read::Some { .. } => self.handle_frames(process),
+            Read::Some { .. } => {
+                self.traffic.note();
+                self.handle_frames(process);
+            }
             Read::Broken => self.misbehaved(process, "descriptors were cut off, or too many of them sent".into()),
             Read::Nothing | Read::Closed => {}
         }
@@ -727,7 +734,8 @@ impl Engine {
 fn check_names(envelope: &Envelope) -> Result<(), String> {
     let name = match &envelope.to {
         Address::Name(name) | Address::Partition { name, .. } | Address::Group(name) => name.len(),
-        Address::Via { registry, key } => registry.len() + key.len(),
+        // A key has room of its own.
+        Address::Via { registry, key } => registry.len().max(key.len()),
         Address::Actor(_) | Address::Pid(_) => 0,
     };
     let longest = name.max(envelope.method.len());
