@@ -11,7 +11,7 @@ DENY_VERSION := 0.20.2
 RUN_TESTS := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo test)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-rust test-python test-wheel lint fmt deny bench wheel fuzz doc docs clean FORCE
+.PHONY: help setup build demo test test-rust test-python test-wheel lint fmt deny bench bench-peers instructions wheel fuzz doc docs clean FORCE
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-12s %s\n", $$1, $$2 }'
@@ -75,6 +75,15 @@ bench: $(VENV)/made ## figures beside their floors, as ratios of one run
 	$(CARGO) build --release --workspace
 	cp $(TARGET)/release/lib_rebeam.so $(MODULE).new && mv $(MODULE).new $(MODULE)
 	VIRTUAL_ENV=$(VENV) $(TARGET)/release/rebeam-benches $(TARGET)/release/rebeam
+
+bench-peers: ## the same work on other runtimes, in an environment of their own
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --requirement benches/requirements-peers.txt
+	.venv-peers/bin/python benches/peers.py
+
+instructions: ## what the core spends on a message, in instructions, beside the committed baseline (needs valgrind)
+	$(CARGO) build --release -p rebeam-benches
+	$(PYTHON) benches/instructions.py $(TARGET)/release/hot_path
 
 wheel: setup ## one wheel in dist/ with binaries, module and package
 	rm -rf dist pylib/build

@@ -145,6 +145,40 @@ class Bench(Actor):
             rebeam.register(f"name-{number}")
         return len(rebeam.registry)
 
+    def starts(self, count: int) -> tuple[float, float]:
+        """From asking for an actor to its first answer, in ms: the median, and the worst."""
+        times = []
+        for _ in range(count):
+            started = time.perf_counter()
+            ref = rebeam.start(Echo, restart="temporary")
+            ref.call(Echo.noted)
+            times.append((time.perf_counter() - started) * 1000)
+            rebeam.kill(ref)
+        times.sort()
+        return times[count // 2], times[-1]
+
+    def kills(self, count: int) -> tuple[float, float]:
+        """From the kill to the first answer by name, in ms: the median, and the worst."""
+        times = sorted(self.killed_to_answer() for _ in range(count))
+        return times[count // 2], times[-1]
+
+    def pairs(self, count: int) -> float:
+        """Casts per second of all pairs together."""
+        refs = [rebeam.ref(Pair, f"sender-{number}").options(timeout=60) for number in range(PAIRS)]
+        started = time.perf_counter()
+        for pending in [ref.request(Pair.send, number, count) for number, ref in enumerate(refs)]:
+            pending.result(60)
+        return PAIRS * count / (time.perf_counter() - started)
+
+    def pile_up(self, count: int) -> int:
+        """Has so many messages of 1 KiB wait for somebody who takes none."""
+        rebeam.suspend("heap")
+        heap = rebeam.ref(Echo, "heap")
+        message = os.urandom(1024)
+        for _ in range(count):
+            heap.cast(Echo.note, message)
+        return count
+
     def killed_to_answer(self) -> float:
         os_pid = self.echo.call(Echo.os_pid)
         started = time.perf_counter()
@@ -157,11 +191,27 @@ class Bench(Actor):
                 continue
 
 
+class Pair(Actor):
+    """Sends to its own receiver."""
+
+    def send(self, number: int, count: int) -> int:
+        echo = rebeam.ref(Echo, f"receiver-{number}").options(timeout=60)
+        for _ in range(count):
+            echo.cast(Echo.note, MESSAGE)
+        return echo.call(Echo.noted)
+
+
+PAIRS = int(os.environ.get("PAIRS", "0"))
+cpus = [int(cpu) for cpu in os.environ.get("ACTOR_CPUS", "").split(",") if cpu]
+pairs = [child(Pair, name=f"sender-{number}") for number in range(PAIRS)]
+pairs += [child(Echo, name=f"receiver-{number}") for number in range(PAIRS)]
 idle = [child(Echo, id=f"idle-{n}") for n in range(int(os.environ.get("IDLE", "0")))]
 tree = Supervisor(
     [
-        child(Echo, name="echo"),
-        child(Bench, name="bench"),
+        child(Echo, name="echo", cpus=cpus),
+        child(Bench, name="bench", cpus=cpus),
+        child(Echo, name="heap", max_messages_waiting=None, max_bytes_waiting=None),
+        *pairs,
         child(Slow, name="slow"),
         child(Flooder, name="flooder"),
         *idle,

@@ -24,41 +24,86 @@ fn main() {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap();
     println!("load before: {}", load.trim());
 
-    for (label, cpus) in [("one CPU", Some("0")), ("free", None)] {
-        let floor = runs(|| relay(cpus));
-        let node = Node::up(&rebeam, here, cpus, 10);
-        let calls: Vec<[f64; 2]> = (0..RUNS).map(|_| pair(&node.call("bench", "calls", &["20000"]))).collect();
-        table.row(&format!("call p50, {label}"), "µs", &calls.iter().map(|it| it[0]).collect::<Vec<_>>(), &floor);
-        table.row(&format!("call p99, {label}"), "µs", &calls.iter().map(|it| it[1]).collect::<Vec<_>>(), &floor);
-        if cpus.is_none() {
-            let pipe = runs(|| number(&output(Command::new(&python).arg(here.join("pipe.py")))));
-            let casts = runs(|| number(&node.call("bench", "casts", &["200000"]).to_string()));
-            table.row("casts, one to one", "/s", &casts, &pipe);
-            let back = runs(|| node.killed_to_answer());
-            table.row("killed to answering by name", "ms", &back, &[]);
-            let big = (64 << 20).to_string();
-            let buffers: Vec<[f64; 2]> = (0..RUNS).map(|_| pair(&node.call("bench", "buffers", &[&big]))).collect();
-            let copies: Vec<f64> = buffers.iter().map(|it| it[1]).collect();
-            table.row(
-                "64 MiB to an actor, its sender",
-                "GB/s",
-                &buffers.iter().map(|it| it[0]).collect::<Vec<_>>(),
-                &copies,
-            );
-            let shared = |size: &str| number(&node.call("bench", "shared", &[size]).to_string());
-            let small = runs(|| shared("65536"));
-            table.row("call with 64 MiB shared before", "µs", &runs(|| shared(&big)), &small);
-            let calm: Vec<f64> = calls.iter().map(|it| it[0]).collect();
-            let (before, _, _) = node.memory();
-            node.command(&["cast", "flooder", "flood", "20"]).status().unwrap();
-            let beside: Vec<f64> = (0..RUNS).map(|_| pair(&node.call("bench", "calls", &["20000"]))[0]).collect();
-            table.row("call p50 beside a flood of casts", "µs", &beside, &calm);
-            table.row("PSS of the supervisor in the flood", "MiB", &[node.memory().0], &[before]);
-        }
-        node.down();
-    }
+    latencies(&mut table, &rebeam, here);
+    throughput(&mut table, &rebeam, here, &python);
+    growth(&mut table, &rebeam, here);
+    names(&mut table, &rebeam, here);
+    starts(&mut table, &rebeam, here, &python);
 
-    let node = Node::up(&rebeam, here, None, 100);
+    println!("load after: {}", std::fs::read_to_string("/proc/loadavg").unwrap().trim());
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name\t: ")).unwrap_or("?").to_owned();
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let date = output(Command::new("date").arg("+%Y-%m-%d")).trim().to_owned();
+    let results = json!({ "date": date, "cpu": cpu, "cpus": cpus, "load": load.trim(), "rows": table.rows });
+    std::fs::write(here.join("results.json"), format!("{results:#}\n")).unwrap();
+}
+
+/// Calls, by where the scheduler may put whom; the floor is a relay in this very program.
+fn latencies(table: &mut Table, rebeam: &Path, here: &Path) {
+    for (label, place) in [("one CPU", Place::One), ("two CPUs", Place::Two), ("free", Place::Free)] {
+        calm();
+        let floors: Vec<[f64; 2]> = (0..RUNS).map(|_| relay(place)).collect();
+        let node = Node::up(rebeam, here, place, &[("IDLE", 10)]);
+        let calls: Vec<[f64; 2]> = (0..RUNS).map(|_| pair(&node.call("bench", "calls", &["20000"]))).collect();
+        node.down();
+        for (which, name) in ["p50", "p99"].iter().enumerate() {
+            let of = |values: &[[f64; 2]]| values.iter().map(|it| it[which]).collect::<Vec<_>>();
+            table.row(&format!("call {name}, {label}"), "µs", &of(&calls), &of(&floors));
+        }
+    }
+}
+
+fn throughput(table: &mut Table, rebeam: &Path, here: &Path, python: &str) {
+    calm();
+    let node = Node::up(rebeam, here, Place::Free, &[("IDLE", 10), ("PAIRS", 8)]);
+    let pipe = runs(|| number(&output(Command::new(python).arg(here.join("pipe.py")))));
+    let casts = runs(|| number(&node.call("bench", "casts", &["200000"]).to_string()));
+    table.row("casts, one to one", "/s", &casts, &pipe);
+    let pairs = runs(|| number(&node.call("bench", "pairs", &["20000"]).to_string()));
+    table.row("casts, eight pairs together", "/s", &pairs, &casts);
+    let kills = pair(&node.call("bench", "kills", &["100"]));
+    table.row("killed to answering by name", "ms", &kills[..1], &[]);
+    table.row("… the worst of 100", "ms", &kills[1..], &[]);
+    let big = (64 << 20).to_string();
+    let buffers: Vec<[f64; 2]> = (0..RUNS).map(|_| pair(&node.call("bench", "buffers", &[&big]))).collect();
+    let of = |which: usize| buffers.iter().map(|it| it[which]).collect::<Vec<_>>();
+    table.row("64 MiB to an actor, its sender", "GB/s", &of(0), &of(1));
+    let shared = |size: &str| number(&node.call("bench", "shared", &[size]).to_string());
+    let small = runs(|| shared("65536"));
+    table.row("call with 64 MiB shared before", "µs", &runs(|| shared(&big)), &small);
+    let calls = || pair(&node.call("bench", "calls", &["20000"]))[0];
+    let calm = runs(calls);
+    let (before, _, _) = node.memory();
+    node.command(&["cast", "flooder", "flood", "20"]).status().unwrap();
+    table.row("call p50 beside a flood of casts", "µs", &runs(calls), &calm);
+    table.row("PSS of the supervisor in the flood", "MiB", &[node.memory().0], &[before]);
+    node.down();
+}
+
+/// What it costs that there is more of everything.
+fn growth(table: &mut Table, rebeam: &Path, here: &Path) {
+    calm();
+    let few = Node::up(rebeam, here, Place::Free, &[("IDLE", 10)]);
+    let many = Node::up(rebeam, here, Place::Free, &[("IDLE", 1000)]);
+    let calls = |node: &Node| pair(&node.call("bench", "calls", &["10000"]))[0];
+    // In turns, since the machine drifts.
+    let (mut beside_few, mut beside_many) = (Vec::new(), Vec::new());
+    for _ in 0..RUNS {
+        beside_few.push(calls(&few));
+        beside_many.push(calls(&many));
+    }
+    table.row("call p50 beside 1,000 idle actors", "µs", &beside_many, &beside_few);
+    many.down();
+    let calm = runs(|| calls(&few));
+    let (before, _, _) = few.memory();
+    few.call("bench", "pile_up", &["100000"]);
+    let each = (few.memory().0 - before) * 1024.0 / 100_000.0;
+    table.row("PSS of the supervisor per waiting 1 KiB", "KiB", &[each], &[]);
+    table.row("call p50 beside 100,000 waiting elsewhere", "µs", &runs(|| calls(&few)), &calm);
+    few.down();
+
+    let node = Node::up(rebeam, here, Place::Free, &[("IDLE", 100)]);
     let (supervisor, zygote, actors) = node.memory();
     table.row("PSS of an idle actor of 100", "MiB", &actors, &[]);
     table.row("PSS of supervisor and zygote", "MiB", &[supervisor + zygote], &[]);
@@ -66,36 +111,82 @@ fn main() {
     table.row("`rebeam ps` of 100", "ms", &runs(|| timed(&mut node.command(&["ps", "--json"]))), &[]);
     table.row("`rebeam version`", "ms", &runs(|| timed(&mut node.command(&["version"]))), &[]);
     node.down();
+}
 
-    names(&mut table, &rebeam, here);
-
-    let bare = runs(|| timed(Command::new(&python).args(["-c", "pass"])));
+/// The floors are a bare interpreter, and the fork of a warm one.
+fn starts(table: &mut Table, rebeam: &Path, here: &Path, python: &str) {
+    calm();
+    let bare = runs(|| timed(Command::new(python).args(["-c", "pass"])));
     let cold = runs(|| {
         let started = Instant::now();
-        let node = Node::up(&rebeam, here, None, 0);
+        let node = Node::up(rebeam, here, Place::Free, &[]);
         let took = started.elapsed().as_secs_f64() * 1000.0;
         node.down();
         took
     });
     table.row("`up` of a small app until it serves", "ms", &cold, &bare);
+    let fork = runs(|| number(&output(Command::new(python).arg(here.join("fork.py")))));
+    let node = Node::up(rebeam, here, Place::Free, &[]);
+    let started: Vec<[f64; 2]> = (0..RUNS).map(|_| pair(&node.call("bench", "starts", &["40"]))).collect();
+    node.down();
+    table.row("an actor, asked for to first answer", "ms", &started.iter().map(|it| it[0]).collect::<Vec<_>>(), &fork);
     for count in [100, 1000] {
         let each = runs(|| {
-            let node = Node::up(&rebeam, here, None, count);
-            let took = node.took_ms / (count + 4) as f64;
+            let node = Node::up(rebeam, here, Place::Free, &[("IDLE", count)]);
+            let took = node.took_ms / (count + 5) as f64;
             node.down();
             took
         });
-        table.row(&format!("start of each of {count} actors"), "ms", &each, &[]);
+        table.row(&format!("start of each of {count} actors"), "ms", &each, &fork);
     }
-    println!("load after: {}", std::fs::read_to_string("/proc/loadavg").unwrap().trim());
-    let results = json!({ "load": load.trim(), "rows": table.rows });
-    std::fs::write(here.join("results.json"), format!("{results:#}\n")).unwrap();
+}
+
+/// Which CPUs who may run on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// All on one.
+    One,
+    /// Who relays on one, the two who talk on another.
+    Two,
+    Free,
+}
+
+impl Place {
+    fn of_relay(self) -> Option<&'static str> {
+        match self {
+            Place::One => Some("0"),
+            Place::Two => Some("1"),
+            Place::Free => None,
+        }
+    }
+
+    fn of_ends(self) -> Option<&'static str> {
+        if self == Place::Free { None } else { Some("0") }
+    }
+}
+
+/// Waits for the machine to have little else to do, half a minute at most.
+fn calm() {
+    let busy = || {
+        let text = std::fs::read_to_string("/proc/stat").unwrap();
+        let fields: Vec<f64> = text.lines().next().unwrap().split_whitespace().skip(1).map(number).collect();
+        (fields.iter().sum::<f64>() - fields[3] - fields[4], fields.iter().sum::<f64>())
+    };
+    for _ in 0..30 {
+        let before = busy();
+        std::thread::sleep(Duration::from_secs(1));
+        let after = busy();
+        if (after.0 - before.0) / (after.1 - before.1) < 0.05 {
+            return;
+        }
+    }
+    println!("(the machine is not calm)");
 }
 
 /// What names cost: a look, a change beside so many actors that have looked, and ten thousand of them.
 fn names(table: &mut Table, rebeam: &Path, here: &Path) {
     for count in [10, 100, 1000] {
-        let node = Node::up(rebeam, here, None, count);
+        let node = Node::up(rebeam, here, Place::Free, &[("IDLE", count)]);
         if count == 10 {
             let looks: Vec<[f64; 2]> = (0..RUNS).map(|_| pair(&node.call("bench", "lookups", &["1000"]))).collect();
             let dictionary: Vec<f64> = looks.iter().map(|it| it[1]).collect();
@@ -175,13 +266,13 @@ fn timed(command: &mut Command) -> f64 {
     started.elapsed().as_secs_f64() * 1000.0
 }
 
-/// The median round trip of 64 bytes through a relay, between three processes, in µs.
-fn relay(cpus: Option<&str>) -> f64 {
+/// The round trip of 64 bytes through a relay, between three processes, in µs: its median, and its 99th percentile.
+fn relay(place: Place) -> [f64; 2] {
     let (mut client, left) = UnixStream::pair().unwrap();
     let (right, server) = UnixStream::pair().unwrap();
-    let children = [fork(cpus, || pump_both(&left, &right)), fork(cpus, || echo(&server))];
+    let children = [fork(place.of_relay(), || pump_both(&left, &right)), fork(place.of_ends(), || echo(&server))];
     drop((left, right, server));
-    pin(cpus);
+    pin(place.of_ends());
     let mut buffer = [7; 64];
     let mut times: Vec<f64> = (0..20_000)
         .map(|_| {
@@ -202,7 +293,7 @@ fn relay(cpus: Option<&str>) -> f64 {
     }
     unpin();
     times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+    [times[times.len() / 2], times[times.len() * 99 / 100]]
 }
 
 fn fork(cpus: Option<&str>, work: impl FnOnce()) -> i32 {
@@ -264,9 +355,9 @@ struct Node {
 }
 
 impl Node {
-    fn up(rebeam: &Path, directory: &Path, cpus: Option<&str>, idle: usize) -> Self {
+    fn up(rebeam: &Path, directory: &Path, place: Place, settings: &[(&str, usize)]) -> Self {
         let runtime = tempfile::tempdir().unwrap();
-        let mut command = match cpus {
+        let mut command = match place.of_relay() {
             Some(cpus) => {
                 let mut command = Command::new("taskset");
                 command.args(["-c", cpus]).arg(rebeam);
@@ -279,7 +370,8 @@ impl Node {
             .args(["up", "app.py"])
             .current_dir(directory)
             .env("REBEAM_RUNTIME_DIR", runtime.path())
-            .env("IDLE", idle.to_string())
+            .envs(settings.iter().map(|(name, value)| (name, value.to_string())))
+            .env("ACTOR_CPUS", place.of_ends().unwrap_or_default())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -306,11 +398,6 @@ impl Node {
     fn call(&self, name: &str, method: &str, args: &[&str]) -> Value {
         let all = [&["call", "--json", "--timeout", "100", name, method], args].concat();
         serde_json::from_str(&output(&mut self.command(&all))).unwrap()
-    }
-
-    /// Kills `echo` from outside, and has another actor call it until it answers; in ms.
-    fn killed_to_answer(&self) -> f64 {
-        self.call("bench", "killed_to_answer", &[]).as_f64().unwrap()
     }
 
     fn memory(&self) -> (f64, f64, Vec<f64>) {

@@ -68,14 +68,21 @@ pub(crate) struct Channel {
     pub(crate) stacks: Option<OwnedFd>,
     lifeline: Option<OwnedFd>,
     socket: OwnedFd,
-    /// `None` while a thread writes.
-    writer: Mutex<Option<Writer>>,
+    pen: Mutex<Pen>,
     writer_free: Condvar,
     state: Mutex<State>,
     wake: Condvar,
     next_id: AtomicU64,
     /// Wakes an event loop that does not wait in here, when something was filed by somebody else.
     nudge: OnceLock<OwnedFd>,
+}
+
+/// Who may write.
+struct Pen {
+    /// `None` while a thread writes.
+    writer: Option<Writer>,
+    /// How many threads wait for it.
+    wanted: usize,
 }
 
 /// An answer that is waited for.
@@ -115,6 +122,8 @@ struct State {
     is_suspended: bool,
     shut: HashMap<Address, Blocked>,
     is_closed: bool,
+    /// Threads that wait while another one reads.
+    sleepers: usize,
     done: Vec<Seq>,
     done_bytes: usize,
 }
@@ -145,7 +154,7 @@ impl Channel {
             page,
             stacks,
             lifeline,
-            writer: Mutex::new(Some(Writer::new(&socket, welcome.max_frame as usize))),
+            pen: Mutex::new(Pen { writer: Some(Writer::new(&socket, welcome.max_frame as usize)), wanted: 0 }),
             writer_free: Condvar::new(),
             socket,
             next_id: AtomicU64::new(first_id(&welcome)),
@@ -164,6 +173,7 @@ impl Channel {
                 is_suspended: false,
                 shut: HashMap::new(),
                 is_closed: false,
+                sleepers: 0,
                 done: Vec::new(),
                 done_bytes: 0,
             }),
@@ -186,24 +196,32 @@ impl Channel {
         descriptor: Option<RawFd>,
         blocking: impl Fn(Wait<'_>) -> io::Result<()>,
     ) -> Result<(), NoWrite> {
-        let mut writer = self.writer().take();
+        let mut writer = self.pen().writer.take();
         if writer.is_none() {
             let mut wait = || {
-                let free = self.writer_free.wait_while(self.writer(), |writer| writer.is_none());
-                writer = free.unwrap_or_else(PoisonError::into_inner).take();
+                let mut pen = self.pen();
+                pen.wanted += 1;
+                let free = self.writer_free.wait_while(pen, |pen| pen.writer.is_none());
+                let mut pen = free.unwrap_or_else(PoisonError::into_inner);
+                pen.wanted -= 1;
+                writer = pen.writer.take();
                 Ok(())
             };
             blocking(&mut wait).map_err(NoWrite::Closed)?;
         }
         let Some(mut writer) = writer else { return Err(NoWrite::Closed(io::ErrorKind::BrokenPipe.into())) };
         let result = writer.write(message, payload, descriptor, &blocking);
-        *self.writer() = Some(writer);
-        self.writer_free.notify_one();
+        let mut pen = self.pen();
+        pen.writer = Some(writer);
+        // A system call, whether anybody waits or not.
+        if pen.wanted > 0 {
+            self.writer_free.notify_one();
+        }
         result
     }
 
-    fn writer(&self) -> MutexGuard<'_, Option<Writer>> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pen(&self) -> MutexGuard<'_, Pen> {
+        self.pen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A number for a new call or request.
@@ -316,7 +334,7 @@ impl Channel {
             let filed = state.file(&mut reader);
             self.page.count_filed(filed);
             state.reader = Some(reader);
-            self.wake.notify_all();
+            self.wake_others(&state);
         }
     }
 
@@ -543,8 +561,10 @@ impl Channel {
                     Some(until) if !clock::is_virtual() => until.saturating_duration_since(clock::now()).min(slice),
                     _ => slice,
                 };
+                state.sleepers += 1;
                 let (woken, result) = self.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
                 state = woken;
+                state.sleepers -= 1;
                 if result.timed_out() && is_main_thread() {
                     return take(&mut state).ok_or(Unmet::Interrupted);
                 }
@@ -560,7 +580,7 @@ impl Channel {
                 state.is_closed = true;
             }
             // Others may have got what they wait for, or have to take over the reading.
-            self.wake.notify_all();
+            self.wake_others(&state);
             self.nudge();
             if matches!(result, Err(NoRead::Interrupted)) {
                 return Err(Unmet::Interrupted);
@@ -570,6 +590,13 @@ impl Channel {
 }
 
 impl Channel {
+    /// Wakes the other threads that wait. A system call, whether there are any or not.
+    fn wake_others(&self, state: &State) {
+        if state.sleepers > 0 {
+            self.wake.notify_all();
+        }
+    }
+
     /// Reads what comes. Virtual time does not pass meanwhile: whoever moves it on says something, too.
     fn read(&self, reader: &mut Reader, until: Option<Instant>) -> Result<(), NoRead> {
         if !clock::is_virtual() {

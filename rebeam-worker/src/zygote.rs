@@ -36,8 +36,8 @@ pub(crate) fn serve(py: Python<'_>, control: OwnedFd, lifeline: OwnedFd) -> PyRe
     loop {
         let Some((message, mut fds)) = receive(&control)? else { return Ok(None) };
         match message {
-            ToZygote::Load(target) => {
-                let answer = match load(&app, &target) {
+            ToZygote::Load(ref target) => {
+                let answer = match load(&app, target) {
                     Ok((answer, twice)) => {
                         must_fork_twice = twice;
                         answer
@@ -45,6 +45,8 @@ pub(crate) fn serve(py: Python<'_>, control: OwnedFd, lifeline: OwnedFd) -> PyRe
                     Err(error) => FromZygote::LoadFailed(load_error(&app, &error)?),
                 };
                 send(&control, &answer)?;
+                // First all that is not needed goes, so that no worker has to tidy it up.
+                drop((answer, message));
                 app.call_method0("freeze")?;
             }
             ToZygote::Fork { request } => {

@@ -19,6 +19,7 @@ Inside an actor, `rebeam.ref(Counter, "counter").call(Counter.incr, 2)` asks ano
 
 import typing as _typing
 
+from rebeam import _at_fork  # noqa: F401  (first of all)
 from rebeam._actor import Actor, Ignore, Info, deadline, delivery, raises
 from rebeam._errors import (
     ActorDied,

@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Any
 
-from rebeam import _failure
+from rebeam import _failure, _rebeam
 from rebeam._errors import SpecError
 from rebeam._spec import Supervisor
 
@@ -168,8 +168,13 @@ def _has_fork_handlers() -> bool:
 
 def freeze() -> None:
     """Puts everything that is there out of the collector's sight, so that workers share its memory."""
+    from rebeam import _logging
+
+    _logging.install()
     gc.collect()
     gc.freeze()
+    # What lies about free is put in order here, once, and not by every worker in pages of its own.
+    _rebeam.trim_memory()
 
 
 def describe_load_error(error: BaseException) -> dict[str, str | None]:

@@ -47,6 +47,7 @@ def main() -> NoReturn:
             _stream,
         )
 
+        _runtime.see_to_forks()
         start = _rebeam.attach_forked(CONTROL, ZYGOTE_LIFELINE)
         if start is None:
             os._exit(0)
@@ -76,8 +77,16 @@ def _prepare() -> None:
 def _after_fork() -> None:
     """What a fork copies and must not: exit hooks of the zygote and the state of global random generators."""
     import atexit
+    import random
+    from _random import Random
 
+    from rebeam import _at_fork
+
+    _at_fork.run_all()
     atexit._clear()
+    # What `random.seed()` does, without running Python for it.
+    Random.seed(random._inst)
+    random._inst.gauss_next = None  # type: ignore[attr-defined]
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed()
@@ -104,7 +113,7 @@ class Start(TypedDict):
 
 def _run(start: Start) -> NoReturn:
     """The life of an actor in a process of its own."""
-    from rebeam import _logging, _main  # noqa: F401
+    from rebeam import _logging
 
     _runtime.become(identity(start))
     _logging.install()

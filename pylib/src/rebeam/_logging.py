@@ -15,7 +15,7 @@ class SupervisorHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if not _rebeam.is_attached():
-            # A process that this actor forked: what it writes is read as the actor's own output.
+            # A process that this actor forked, or no actor yet: what it writes is read as output.
             print(self.format(record), file=sys.stderr)
             return
         try:
@@ -26,8 +26,11 @@ class SupervisorHandler(logging.Handler):
 
 
 def install() -> None:
-    """Adds the handler to the root logger, whose level becomes INFO if nobody has chosen one."""
+    """Adds the handler to the root logger, whose level becomes INFO if nobody has chosen one. Once: in the zygote, when
+    the application was imported, or in the worker."""
     root = logging.getLogger()
+    if any(isinstance(handler, SupervisorHandler) for handler in root.handlers):
+        return
     root.addHandler(SupervisorHandler())
     if root.level == logging.WARNING:
         root.setLevel(logging.INFO)

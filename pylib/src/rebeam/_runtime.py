@@ -52,9 +52,20 @@ def become(identity: Identity) -> None:
     """Makes this process an actor, and its own forked helpers not."""
     global _identity
     _identity = identity
-    os.register_at_fork(before=_rebeam.pin_memory, after_in_child=_detach)
+    see_to_forks()
     for hook in _after_fork:
         hook()
+
+
+_sees_to_forks = False
+
+
+def see_to_forks() -> None:
+    """Registers what is to be done when this process forks; once: in the zygote, or in the worker."""
+    global _sees_to_forks
+    if not _sees_to_forks:
+        _sees_to_forks = True
+        os.register_at_fork(before=_rebeam.pin_memory, after_in_child=_detach)
 
 
 def _detach() -> None:

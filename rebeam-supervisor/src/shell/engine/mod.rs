@@ -27,6 +27,7 @@ use rebeam_protocol::id::{CallId, ProcessId};
 use rebeam_protocol::message::{Address, Caller, DeadLetter, Envelope, Lane, Lease, Outcome, ToSupervisor, ToWorker};
 use rebeam_protocol::page;
 use rebeam_protocol::zygote::{FromZygote, Target};
+use rustc_hash::FxBuildHasher;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 
@@ -77,8 +78,8 @@ struct Engine {
     started: Instant,
     setup: Setup,
     printer: Printer,
-    workers: HashMap<ProcessId, Worker>,
-    by_os_pid: HashMap<i32, ProcessId>,
+    workers: HashMap<ProcessId, Worker, FxBuildHasher>,
+    by_os_pid: HashMap<i32, ProcessId, FxBuildHasher>,
     zygote: ZygoteState,
     /// Outlives us by a moment; not a stray.
     keeper: Keeper,
@@ -217,8 +218,8 @@ impl Node {
                 started,
                 setup,
                 printer,
-                workers: HashMap::new(),
-                by_os_pid: HashMap::new(),
+                workers: HashMap::default(),
+                by_os_pid: HashMap::default(),
                 zygote,
                 keeper,
                 queue: VecDeque::new(),
