@@ -76,10 +76,13 @@ bench: $(VENV)/made ## figures beside their floors, as ratios of one run
 	cp $(TARGET)/release/lib_rebeam.so $(MODULE).new && mv $(MODULE).new $(MODULE)
 	VIRTUAL_ENV=$(VENV) $(TARGET)/release/rebeam-benches $(TARGET)/release/rebeam
 
-bench-peers: ## the same work on other runtimes, in an environment of their own
+bench-peers: $(VENV)/made ## the same work on other runtimes, in an environment of their own
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet --requirement benches/requirements-peers.txt
-	.venv-peers/bin/python benches/peers.py
+	$(CARGO) build --release --workspace
+	cp $(TARGET)/release/lib_rebeam.so $(MODULE).new && mv $(MODULE).new $(MODULE)
+	VIRTUAL_ENV=$(VENV) REBEAM=$(TARGET)/release/rebeam .venv-peers/bin/python benches/peers.py
+	.venv-peers/bin/python benches/chart.py
 
 instructions: ## what the core spends on a message, in instructions, beside the committed baseline (needs valgrind)
 	$(CARGO) build --release -p rebeam-benches

@@ -15,13 +15,14 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 MESSAGE = {"n": 1}
 CALLS, CASTS, ACTORS = 2_000, 5_000, 10
-PATIENCE = 20.0
+PATIENCE = 10.0
 """Seconds that a killed actor has to answer again."""
 
 Figures = dict[str, Any]
@@ -162,7 +163,8 @@ def dask_peer() -> Figures:
     cluster.scale(2 + ACTORS)
     client.wait_for_workers(2 + ACTORS)
     each = (time.perf_counter() - started) / ACTORS * 1000
-    return {**percentiles(times), "casts, /s": casts, "start of each, ms": each, "SIGKILL to answering, ms": None}
+    back = killed(echo.os_pid().result(), lambda: echo.os_pid().result(timeout=1))
+    return {**percentiles(times), "casts, /s": casts, "start of each, ms": each, "SIGKILL to answering, ms": back}
 
 
 def xoscar_peer() -> Figures:
@@ -227,6 +229,8 @@ def thespian_peer() -> Figures:
                     self.count += 1
                 case ("echo", content):
                     self.send(sender, content)
+                case ("pid", _):
+                    self.send(sender, os.getpid())
 
     globals()["Echo"] = Echo
     Echo.__qualname__ = "Echo"
@@ -247,7 +251,9 @@ def thespian_peer() -> Figures:
         for one in [system.createActor(Echo) for _ in range(ACTORS)]:
             system.ask(one, ("echo", MESSAGE), 10)
         each = (time.perf_counter() - started) / ACTORS * 1000
-        return {**percentiles(times), "casts, /s": casts, "start of each, ms": each, "SIGKILL to answering, ms": None}
+        os_pid = system.ask(echo, ("pid", None), 10)
+        back = killed(os_pid, lambda: system.ask(echo, ("pid", None), 1) or os_pid)
+        return {**percentiles(times), "casts, /s": casts, "start of each, ms": each, "SIGKILL to answering, ms": back}
     finally:
         system.shutdown()
 
@@ -265,7 +271,36 @@ def killed(os_pid: int, ask: Any) -> float | None:
     return None
 
 
+def rebeam_peer() -> Figures:
+    """Ours, as `make bench` has built it."""
+    rebeam, here = os.environ["REBEAM"], Path(__file__).parent
+    environment = {**os.environ, "REBEAM_RUNTIME_DIR": tempfile.mkdtemp(), "IDLE": "0"}
+
+    def run(*words: str) -> Any:
+        ran = subprocess.run([rebeam, *words], cwd=here, env=environment, capture_output=True, text=True, check=True)
+        return json.loads(ran.stdout) if ran.stdout.strip() else None
+
+    def ask(method: str, *args: str) -> Any:
+        return run("call", "--json", "--timeout", "100", "bench", method, *args)
+
+    node = subprocess.Popen([rebeam, "up", "app.py"], cwd=here, env=environment, stderr=subprocess.PIPE, text=True)
+    assert node.stderr is not None
+    while "up with" not in node.stderr.readline():
+        pass
+    try:
+        p50, p99 = ask("calls", str(CALLS))
+        casts = ask("casts", str(CASTS))
+        each, _ = ask("starts", str(ACTORS))
+        back, _ = ask("kills", "1")
+        figures = {"call p50, µs": p50, "call p99, µs": p99, "casts, /s": casts}
+        return {**figures, "start of each, ms": each, "SIGKILL to answering, ms": back}
+    finally:
+        run("down")
+        node.wait()
+
+
 PEERS = {
+    "rebeam": rebeam_peer,
     "multiprocessing": multiprocessing_peer,
     "ray": ray_peer,
     "dask.distributed": dask_peer,

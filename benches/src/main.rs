@@ -106,7 +106,7 @@ fn growth(table: &mut Table, rebeam: &Path, here: &Path) {
     let node = Node::up(rebeam, here, Place::Free, &[("IDLE", 100)]);
     let (supervisor, zygote, actors) = node.memory();
     table.row("PSS of an idle actor of 100", "MiB", &actors, &[]);
-    table.row("PSS of supervisor and zygote", "MiB", &[supervisor + zygote], &[]);
+    table.row("PSS of supervisor, zygote and keeper", "MiB", &[supervisor + zygote], &[]);
     table.row("CPU of 100 idle actors", "ms/s", &[node.idle_cpu()], &[]);
     table.row("`rebeam ps` of 100", "ms", &runs(|| timed(&mut node.command(&["ps", "--json"]))), &[]);
     table.row("`rebeam version`", "ms", &runs(|| timed(&mut node.command(&["version"]))), &[]);
@@ -125,6 +125,7 @@ fn starts(table: &mut Table, rebeam: &Path, here: &Path, python: &str) {
         took
     });
     table.row("`up` of a small app until it serves", "ms", &cold, &bare);
+    let alone = median(&cold);
     let fork = runs(|| number(&output(Command::new(python).arg(here.join("fork.py")))));
     let node = Node::up(rebeam, here, Place::Free, &[]);
     let started: Vec<[f64; 2]> = (0..RUNS).map(|_| pair(&node.call("bench", "starts", &["40"]))).collect();
@@ -133,7 +134,7 @@ fn starts(table: &mut Table, rebeam: &Path, here: &Path, python: &str) {
     for count in [100, 1000] {
         let each = runs(|| {
             let node = Node::up(rebeam, here, Place::Free, &[("IDLE", count)]);
-            let took = node.took_ms / (count + 5) as f64;
+            let took = (node.took_ms - alone) / count as f64;
             node.down();
             took
         });
@@ -213,6 +214,12 @@ fn names(table: &mut Table, rebeam: &Path, here: &Path) {
         }
         node.down();
     }
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 #[derive(Default)]
@@ -405,8 +412,9 @@ impl Node {
         let actors: Vec<u64> = list.as_array().unwrap().iter().filter_map(|it| it["os_pid"].as_u64()).collect();
         let own = u64::from(self.child.id());
         let children = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap();
-        let zygote = children.split_whitespace().filter_map(|it| it.parse().ok()).find(|it| !actors.contains(it));
-        (pss(own), pss(zygote.unwrap()), actors.into_iter().map(pss).collect())
+        // The zygote, what it has forked ahead of need, and the keeper.
+        let others = children.split_whitespace().filter_map(|it| it.parse().ok()).filter(|it| !actors.contains(it));
+        (pss(own), others.map(pss).sum(), actors.into_iter().map(pss).collect())
     }
 
     /// CPU that all processes of the node use in a second of doing nothing, in ms.

@@ -18,6 +18,7 @@ use crate::arenas;
 use crate::channel::{Channel, Unmet};
 use crate::convert;
 use crate::ledger;
+use crate::lifeline;
 use crate::wire::{NoWrite, Wait};
 use crate::zygote;
 
@@ -47,7 +48,12 @@ pub(crate) fn attach_forked<'py>(
     lifeline: RawFd,
 ) -> PyResult<Option<Bound<'py, PyDict>>> {
     match zygote::serve(py, owned(control), owned(lifeline))? {
-        Some(birth) => become_actor(py, birth.channel, &birth.page, birth.lifeline).map(Some),
+        Some(birth) => {
+            // It dies with the supervisor from here on, whether or not it is ever told who it is.
+            lifeline::tie(&birth.lifeline)?;
+            py.import("rebeam._boot")?.call_method0("warm_up")?;
+            become_actor(py, birth.channel, &birth.page, birth.lifeline).map(Some)
+        }
         None => Ok(None),
     }
 }

@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn, TypedDict
+from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
 from rebeam import _rebeam, _runtime
 from rebeam._errors import ActorExit, BadReturn, Stop
@@ -51,8 +51,6 @@ def main() -> NoReturn:
         start = _rebeam.attach_forked(CONTROL, ZYGOTE_LIFELINE)
         if start is None:
             os._exit(0)
-        gc.enable()
-        _after_fork()
     else:
         from rebeam import _app
 
@@ -72,6 +70,30 @@ def _prepare() -> None:
     for stream in (sys.stdout, sys.stderr):
         # A line that was printed must not be lost with the process.
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def warm_up() -> None:
+    """What a new worker does before it knows who it is; it may be forked ahead of need, and wait here.
+
+    What every actor does first is done once for nobody: the pages that this makes the process's own cost no time when
+    there is somebody to wait for it.
+    """
+    import pickle
+
+    from rebeam import _dispatch, _logging, _server
+    from rebeam._actor import Actor
+
+    _after_fork()
+    gc.enable()
+    cls, args, kwargs = pickle.loads(pickle.dumps((Actor, (), {}), 5))
+    actor: Actor = cls()
+    _awaited(actor.init(*args, **kwargs))
+    resolve = _dispatch.resolver(actor)
+    _server.receiver(actor, resolve)
+    _server.system(actor)
+    _logging.install()
+    nobody: Any = {"label": "", "named": False, "number": 0, "pid": (0, 0, 0), "restarts": 0}
+    identity(nobody)
 
 
 def _after_fork() -> None:

@@ -31,14 +31,13 @@ enum Group {
     Group,
 }
 
-/// Our ends of what connects us with a worker, and theirs until they are handed over.
+/// Our ends of what connects us with a worker.
 #[derive(Debug)]
 pub(crate) struct Wiring {
     pub(crate) channel: OwnedFd,
     pub(crate) page: StatusPage,
     pub(crate) lifeline: OwnedFd,
     pub(crate) outputs: Outputs,
-    pub(crate) theirs: TheirEnds,
 }
 
 /// The worker's ends.
@@ -70,14 +69,14 @@ impl Outputs {
 }
 
 impl Wiring {
-    /// Makes all that a worker needs.
-    pub(crate) fn new() -> io::Result<Self> {
+    /// Makes all that a worker needs: our ends, and its own.
+    pub(crate) fn new() -> io::Result<(Self, TheirEnds)> {
         let (channel, their_channel) = stream_pair()?;
         let (lifeline, their_lifeline) = stream_pair()?;
         let (page, their_page) = StatusPage::new()?;
         let (outputs, stdout, stderr) = Outputs::new()?;
         let theirs = TheirEnds { channel: their_channel, page: their_page, lifeline: their_lifeline, stdout, stderr };
-        Ok(Wiring { channel, page, lifeline, outputs, theirs })
+        Ok((Wiring { channel, page, lifeline, outputs }, theirs))
     }
 }
 

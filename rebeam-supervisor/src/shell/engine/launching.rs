@@ -10,10 +10,10 @@ use rebeam_protocol::id::ProcessId;
 use rebeam_protocol::message::ToWorker;
 use rebeam_protocol::zygote::{FromZygote, ToZygote};
 
-use super::{Engine, Node, Output, Worker, ZygoteState};
+use super::{Engine, Forking, Node, Output, Standby, Worker, ZygoteState};
 use crate::shell::arenas::Memories;
 use crate::shell::connection::{Decoder, Read, WriteQueue};
-use crate::shell::launcher::{self, TheirEnds, Wiring};
+use crate::shell::launcher::{self, Wiring};
 use crate::shell::memory;
 use crate::shell::output::{LastLines, LineReader, Stream};
 use crate::shell::reaper;
@@ -39,25 +39,59 @@ struct Dead {
     any: bool,
 }
 
+impl Forking {
+    fn is_standby(&self) -> bool {
+        matches!(self, Forking::Standby(_))
+    }
+}
+
 impl Engine {
     pub(super) fn launch(&mut self, launch: Launch) {
         let process = launch.process;
-        match self.wire(launch) {
-            Ok(theirs) => {
-                self.dirty.push(process);
-                self.queue.push_back((process, theirs));
-                self.launch_next();
-            }
-            Err(error) => self.tell(Event::LaunchFailed { process, error: explain(&error) }),
+        if let Err(error) = self.try_launch(launch) {
+            self.tell(Event::LaunchFailed { process, error: explain(&error) });
         }
     }
 
-    /// Makes a worker's descriptors and tasks, and queues its first frame.
-    fn wire(&mut self, launch: Launch) -> std::io::Result<TheirEnds> {
+    /// Takes the worker that was forked ahead, or that is being forked ahead, or has one made.
+    fn try_launch(&mut self, launch: Launch) -> std::io::Result<()> {
+        let process = launch.process;
+        let must_be_fresh = launch.spec.process.need_fresh_interpreter();
+        if let Some(Standby { wiring, os_pid }) = self.standby.take_if(|_| !must_be_fresh) {
+            self.wire(launch, wiring)?;
+            self.born(process, os_pid);
+            return Ok(());
+        }
+        if let Some(Forking::Standby(wiring)) = self.forking.take_if(|it| !must_be_fresh && it.is_standby()) {
+            self.forking = Some(Forking::Worker(process));
+            return self.wire(launch, wiring);
+        }
+        let (wiring, theirs) = Wiring::new()?;
+        self.wire(launch, wiring)?;
+        self.queue.push_back((process, theirs));
+        self.launch_next();
+        Ok(())
+    }
+
+    /// Has the next worker forked before anybody asks for it, so that its start need not wait for that.
+    pub(super) fn fork_ahead(&mut self) {
+        let is_idle = self.forking.is_none() && self.standby.is_none() && self.queue.is_empty() && self.ended.is_none();
+        // One try for each birth: what fails now would fail again at once.
+        if let (true, ZygoteState::Ready { zygote, .. }) = (is_idle && self.wants_standby, &self.zygote) {
+            self.wants_standby = false;
+            if let Ok((wiring, theirs)) = Wiring::new()
+                && zygote.send(&ToZygote::Fork { request: 0 }, &theirs.as_raw()).is_ok()
+            {
+                self.forking = Some(Forking::Standby(wiring));
+            }
+        }
+    }
+
+    /// Makes a worker of our ends: its tasks, and its first frame.
+    fn wire(&mut self, launch: Launch, wiring: Wiring) -> std::io::Result<()> {
         let process = launch.process;
         let node = self.me.upgrade().map(Node).ok_or(std::io::ErrorKind::Other)?;
         let watcher = node.clone();
-        let wiring = Wiring::new()?;
         let output = |pipe| -> std::io::Result<Output> {
             Ok(Output { pipe: Rc::new(watch(pipe)?), lines: LineReader::default() })
         };
@@ -106,7 +140,8 @@ impl Engine {
         }
         worker.launch = Some(launch);
         self.workers.insert(process, worker);
-        Ok(wiring.theirs)
+        self.dirty.push(process);
+        Ok(())
     }
 
     /// Hands the next waiting launch to the zygote, or to a fresh interpreter where there is none.
@@ -132,7 +167,7 @@ impl Engine {
                 ZygoteState::Ready { zygote, .. } if !options.need_fresh_interpreter() => {
                     let request = process.pid.serial;
                     match zygote.send(&ToZygote::Fork { request }, &theirs.as_raw()) {
-                        Ok(()) => self.forking = Some(process),
+                        Ok(()) => self.forking = Some(Forking::Worker(process)),
                         Err(error) => self.launch_failed(process, explain(&error)),
                     }
                 }
@@ -146,6 +181,7 @@ impl Engine {
 
     fn born(&mut self, process: ProcessId, os_pid: i32) {
         self.by_os_pid.insert(os_pid, process);
+        self.wants_standby = true;
         match self.workers.get_mut(&process) {
             Some(worker) => {
                 worker.os_pid = Some(os_pid);
@@ -181,7 +217,7 @@ impl Engine {
         match worker.os_pid {
             Some(os_pid) => reaper::kill_group(os_pid),
             // Its fork is under way, and a zygote that hangs must not keep it from ending.
-            None if self.forking == Some(process) => self.kill_zygote(),
+            None if matches!(self.forking, Some(Forking::Worker(forking)) if forking == process) => self.kill_zygote(),
             None => {
                 self.queue.retain(|(waiting, _)| *waiting != process);
                 self.bury_unborn(process);
@@ -204,15 +240,19 @@ impl Engine {
         match message {
             FromZygote::Ready { .. } => {}
             FromZygote::Forked { os_pid, .. } => {
-                if let Some(process) = self.forking.take() {
-                    self.born(process, os_pid as i32);
+                let os_pid = os_pid as i32;
+                match self.forking.take() {
+                    Some(Forking::Worker(process)) => self.born(process, os_pid),
+                    Some(Forking::Standby(wiring)) => self.standby = Some(Standby { wiring, os_pid }),
+                    None => {}
                 }
                 self.launch_next();
                 // It may have died already, unknown to the reaper until now.
                 self.reap();
             }
             FromZygote::ForkFailed { error, .. } => {
-                if let Some(process) = self.forking.take() {
+                // What was to be ahead of need is tried again when it is needed.
+                if let Some(Forking::Worker(process)) = self.forking.take() {
                     self.launch_failed(process, format!("failed to fork: {error}"));
                 }
                 self.launch_next();
@@ -253,11 +293,13 @@ impl Engine {
         while let Some(os_pid) = reaper::next_dead() {
             let is_known = self.by_os_pid.contains_key(&os_pid)
                 || self.zygote_os_pid() == Some(os_pid)
+                || self.standby_os_pid() == Some(os_pid)
                 || self.keeper.os_pid == os_pid;
             if !is_known && self.forking.is_some() {
                 // Perhaps the newborn that the zygote is about to tell of. It is looked at again then, and hides no
                 // other meanwhile.
-                let known: Vec<i32> = self.by_os_pid.keys().copied().chain(self.zygote_os_pid()).collect();
+                let others = self.zygote_os_pid().into_iter().chain(self.standby_os_pid());
+                let known: Vec<i32> = self.by_os_pid.keys().copied().chain(others).collect();
                 known.into_iter().filter(|os_pid| reaper::is_dead(*os_pid)).for_each(|it| self.reap_one(it, &mut dead));
                 break;
             }
@@ -267,9 +309,12 @@ impl Engine {
         for (process, os_pid, reaped) in dead.workers {
             self.worker_died(process, os_pid, &reaped, was_out_of_memory);
         }
-        if dead.any && self.forking.is_none() {
+        self.has_strays |= dead.any;
+        if self.has_strays && self.forking.is_none() {
+            self.has_strays = false;
             let mut known: HashSet<i32> = self.by_os_pid.keys().copied().collect();
             known.extend(self.zygote_os_pid());
+            known.extend(self.standby_os_pid());
             known.insert(self.keeper.os_pid);
             reaper::kill_strays(&known);
         }
@@ -282,6 +327,8 @@ impl Engine {
             let is_ours = self.workers.get(&process).is_none_or(|worker| worker.is_killed);
             dead.unexplained += usize::from(reaped.status == Status::Signalled(libc::SIGKILL) && !is_ours);
             dead.workers.push((process, os_pid, reaped));
+        } else if self.standby.take_if(|standby| standby.os_pid == os_pid).is_some() {
+            // The next start makes another.
         } else if self.zygote_os_pid() == Some(os_pid) {
             self.zygote_died();
         } else if self.keeper.os_pid == os_pid
@@ -306,6 +353,10 @@ impl Engine {
             ZygoteState::Loading { zygote, .. } | ZygoteState::Ready { zygote, .. } => Some(zygote.os_pid),
             ZygoteState::NotUsed => None,
         }
+    }
+
+    pub(super) fn standby_os_pid(&self) -> Option<i32> {
+        self.standby.as_ref().map(|standby| standby.os_pid)
     }
 
     /// Everything a worker left behind is taken in, and only then its death is told (MAP-03).
@@ -358,7 +409,7 @@ impl Engine {
         // What was being forked may have been made, unknown to us: dropping its descriptors ends it by its lifeline.
         let unborn = self.forking.take();
         self.replace_zygote(tries);
-        let Some(process) = unborn else { return };
+        let Some(Forking::Worker(process)) = unborn else { return };
         match self.forget_worker(process) {
             Some(worker) if worker.is_killed => self.bury_unborn(process),
             Some(mut worker) => {

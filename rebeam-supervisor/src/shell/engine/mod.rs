@@ -35,7 +35,7 @@ use crate::printer::Printer;
 use crate::python::Python;
 use crate::shell::arenas::{Freed, Memories};
 use crate::shell::connection::{Decoder, Read, WriteQueue};
-use crate::shell::launcher::{self, Keeper, TheirEnds};
+use crate::shell::launcher::{self, Keeper, TheirEnds, Wiring};
 use crate::shell::ledger::Ledger;
 use crate::shell::oom::OutOfMemory;
 use crate::shell::output::{LastLines, LineReader, Lines, Stream};
@@ -86,7 +86,12 @@ struct Engine {
     /// Launches that wait for the zygote.
     queue: VecDeque<(ProcessId, TheirEnds)>,
     /// The fork under way.
-    forking: Option<ProcessId>,
+    forking: Option<Forking>,
+    /// A worker that was forked ahead, and waits to be told who it is.
+    standby: Option<Standby>,
+    wants_standby: bool,
+    /// Somebody has died since strays were last looked for.
+    has_strays: bool,
     outside: HashMap<u64, HashMap<CallId, oneshot::Sender<(Outcome, Bytes)>>>,
     requests: HashMap<u64, oneshot::Sender<(Answer, Bytes)>>,
     next_outside: u64,
@@ -134,6 +139,18 @@ enum ZygoteState {
         /// How often it died shortly after it was ready.
         tries: u32,
     },
+}
+
+/// What the zygote is forking.
+enum Forking {
+    Worker(ProcessId),
+    /// One that is not anybody yet.
+    Standby(Wiring),
+}
+
+struct Standby {
+    wiring: Wiring,
+    os_pid: i32,
 }
 
 struct Worker {
@@ -224,6 +241,9 @@ impl Node {
                 keeper,
                 queue: VecDeque::new(),
                 forking: None,
+                standby: None,
+                wants_standby: false,
+                has_strays: false,
                 outside: HashMap::new(),
                 requests: HashMap::new(),
                 next_outside: 0,
@@ -331,6 +351,7 @@ impl Node {
             .keys()
             .copied()
             .chain(engine.zygote_os_pid())
+            .chain(engine.standby_os_pid())
             .for_each(|os_pid| reaper::signal_group(os_pid, signal));
     }
 
@@ -417,6 +438,8 @@ impl Engine {
         for process in std::mem::take(&mut self.dirty) {
             self.flush(process);
         }
+        // Last: nobody waits for it.
+        self.fork_ahead();
         let wakes_at = self.core.poll_timeout();
         if wakes_at != self.wakes_at {
             self.wakes_at = wakes_at;
