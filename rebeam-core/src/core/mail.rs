@@ -109,7 +109,9 @@ impl Core {
             Overflow::Fail => Gate::Refused,
             Overflow::DropOldest | Overflow::DropNew => return,
         };
+        // Of a group nobody waits for the slowest.
         if let Sender::Process(process, _) = sender
+            && !matches!(to, Address::Group(_))
             && let Some(actor) = self.actors.get_mut(&id)
             && actor.mailbox.is_full()
             && actor.mailbox.shut_out(process, &to)

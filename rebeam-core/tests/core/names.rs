@@ -249,6 +249,21 @@ fn pgr_001_002_members_are_listed_once_per_join_and_gone_with_their_end() {
 }
 
 #[test]
+fn who_sends_to_a_group_waits_for_no_member() {
+    let small = |spec: &mut rebeam_protocol::spec::ActorSpec| spec.mailbox.messages = Some(2);
+    let mut world = world(vec![actor_with("a", small), actor("b"), actor("z")]);
+    enter(&mut world, "a", Registry::Groups, "g");
+    enter(&mut world, "b", Registry::Groups, "g");
+    (0..9).for_each(|_| world.sends("z", Address::Group("g".into()), Kind::Cast, "all"));
+    assert_eq!(world.delivered("b").len(), 9);
+    let trace = world.take_trace();
+    assert!(
+        !trace.is_empty() && trace.iter().all(|line| line.starts_with("dead letter all to a Overflow")),
+        "{trace:?}"
+    );
+}
+
+#[test]
 fn pgr_004_a_watcher_gets_what_there_is_and_then_each_change() {
     let mut world = world(vec![actor("a"), actor("b"), actor("z")]);
     enter(&mut world, "a", Registry::Groups, "g");
