@@ -26,6 +26,7 @@ fn actor(name: &str, restart: Restart, overflow: Overflow) -> ChildSpec {
         on_giveup: OnGiveup::Stop,
         kind: ChildKind::Actor(Box::new(ActorSpec {
             name: Some(name.into()),
+            via: None,
             class: "A".into(),
             start: Vec::new(),
             start_ms: Some(1000),
