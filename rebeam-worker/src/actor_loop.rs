@@ -403,11 +403,6 @@ impl Handlers {
                     }
                 };
                 context::set(py, None)?;
-                if is_helper() {
-                    // A handler forked, and its child came back here: it has no business with the actor's mail.
-                    // SAFETY: ends the process without running anything of it.
-                    unsafe { libc::_exit(0) }
-                }
                 Ok(taken)
             }
         }
@@ -456,6 +451,14 @@ impl Handlers {
         message: &Message,
         result: Result<Bound<'_, PyAny>, Refusal>,
     ) -> PyResult<()> {
+        if is_helper() {
+            // The handler forked, and this is its child: it has no business with the actor's mail.
+            return match result {
+                Err(Refusal::Raised(error)) => Err(error),
+                // SAFETY: ends the process without running anything of it.
+                Ok(_) | Err(Refusal::Bad(_)) => unsafe { libc::_exit(0) },
+            };
+        }
         message.end();
         let (outcome, content, error) = match result {
             Ok(_) if message.reply_to.is_none() || message.is_deferred() => {

@@ -150,7 +150,7 @@ fn lane(is_high: bool) -> Lane {
 }
 
 /// Replaces the error of a pickle that failed by one that names the culprit.
-fn explained<'py, T>(
+pub(crate) fn explained<'py, T>(
     py: Python<'py>,
     result: PyResult<T>,
     explain: impl FnOnce(&Bound<'py, PyModule>, &PyErr) -> PyResult<Bound<'py, PyAny>>,

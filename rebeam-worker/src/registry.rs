@@ -15,13 +15,16 @@ use crate::codec;
 use crate::context;
 use crate::convert;
 use crate::ledger::{self, Entry, Replica, Seen};
+use crate::outgoing::explained;
 use crate::requests::{PyPid, ask_about, unfit};
-use crate::session::{channel, send};
+use crate::session::{channel, is_helper, send};
 
 /// The names of the node, its groups, or a registry of its tree.
 #[pyclass(module = "rebeam._rebeam", frozen)]
 pub(crate) struct Registry {
     which: Which,
+    /// Whether its handle says that its keys have one holder each, if it says so.
+    is_unique: Option<bool>,
 }
 
 /// Goes over the keys of a registry, and no further once that has changed.
@@ -34,7 +37,7 @@ pub(crate) struct Keys {
 
 #[pymethods]
 impl Registry {
-    /// `Registry("names", "")`, `Registry("groups", "")`, or a registry of the tree by its name.
+    /// `Registry("names", "")`, `Registry("groups", "")`, or, with `unique` or `duplicate`, a registry of the tree.
     #[new]
     fn new(kind: &str, name: String) -> Self {
         let which = match kind {
@@ -42,13 +45,14 @@ impl Registry {
             "groups" => Which::Groups,
             _ => Which::Named(name),
         };
-        Registry { which }
+        let is_unique = matches!(which, Which::Named(_)).then_some(kind == "unique");
+        Registry { which, is_unique }
     }
 
     /// The first entry under a key, or `None`: a `Pid`, or, of a registry of the tree, an `Entry`.
     fn first<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let key = encoded(key)?;
-        let (id, _) = registry_id(py, &self.which)?;
+        let (id, _) = self.id(py)?;
         let seen = ledger::look(id, |replica| replica.entries.get(&*key)?.first().map(|entry| entry.seen(py)));
         seen.map(|seen| self.object(py, id, &key, seen)).transpose()
     }
@@ -56,7 +60,7 @@ impl Registry {
     /// All entries under a key, oldest first.
     fn all<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
         let key = encoded(key)?;
-        let (id, _) = registry_id(py, &self.which)?;
+        let (id, _) = self.id(py)?;
         let seen: Vec<Seen> = ledger::look(id, |replica| {
             replica.entries.get(&*key).into_iter().flatten().map(|entry| entry.seen(py)).collect()
         });
@@ -76,7 +80,7 @@ impl Registry {
 
     /// Every key with its entry, or with all its entries if it may have several: as they are at one moment.
     fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let (id, is_unique) = registry_id(py, &self.which)?;
+        let (id, is_unique) = self.id(py)?;
         let seen: Vec<(Box<[u8]>, Vec<Seen>)> = ledger::look(id, |replica| {
             let of_key = |(key, entries): (&_, &Vec<Entry>)| {
                 (Box::clone(key), entries.iter().map(|entry| entry.seen(py)).collect())
@@ -104,7 +108,7 @@ impl Registry {
     }
 
     fn __iter__(&self, py: Python<'_>) -> PyResult<Keys> {
-        let (id, _) = registry_id(py, &self.which)?;
+        let (id, _) = self.id(py)?;
         self.look(py, |replica| Keys { id, generation: replica.generation, next: 0 })
     }
 
@@ -118,14 +122,14 @@ impl Registry {
         who: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let who = who.map(convert::address).transpose()?;
-        let value = value.map(codec::dumps).transpose()?;
+        let value = value.map(dumped).transpose()?;
         let request = RegistryRequest::Enter { key: encoded(key)?, who };
         self.ask(py, key, request, value.as_ref().map_or(&[], |value| value.as_bytes())).map(drop)
     }
 
     /// Gives this actor's entry under a key another value.
     fn update(&self, py: Python<'_>, key: &Bound<'_, PyAny>, value: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
-        let value = value.map(codec::dumps).transpose()?;
+        let value = value.map(dumped).transpose()?;
         let request = RegistryRequest::Update { key: encoded(key)? };
         self.ask(py, key, request, value.as_ref().map_or(&[], |value| value.as_bytes())).map(drop)
     }
@@ -163,8 +167,18 @@ impl Registry {
 }
 
 impl Registry {
+    /// Its number, and whether its keys have one holder each, as its handle has to say.
+    fn id(&self, py: Python<'_>) -> PyResult<(RegistryId, bool)> {
+        let (id, is_unique) = registry_id(py, &self.which)?;
+        if self.is_unique.is_some_and(|said| said != is_unique) {
+            let sort = if is_unique { "unique" } else { "duplicate" };
+            return Err(PyValueError::new_err(format!("the registry `{}` of the tree has {sort} keys", self.which)));
+        }
+        Ok((id, is_unique))
+    }
+
     fn look<T>(&self, py: Python<'_>, use_it: impl FnOnce(&mut Replica) -> T) -> PyResult<T> {
-        Ok(ledger::look(registry_id(py, &self.which)?.0, use_it))
+        Ok(ledger::look(self.id(py)?.0, use_it))
     }
 
     /// An entry as Python has it. One without a value is made once. (Not within a look: this runs Python.)
@@ -196,6 +210,7 @@ impl Registry {
         request: RegistryRequest,
         value: &[u8],
     ) -> PyResult<ProcessAnswer> {
+        self.id(py)?;
         let request = ProcessRequest::Registry { registry: self.which.clone(), request };
         match ask_about(py, request, value)? {
             ProcessAnswer::Registry(error) => Err(registry_error(py, &self.which, &key_label(&encoded(key)?), &error)?),
@@ -304,7 +319,7 @@ pub(crate) fn registry_key_label(key: &[u8]) -> String {
 /// The number of a registry's present incarnation, and whether its keys have one holder each.
 fn registry_id(py: Python<'_>, which: &Which) -> PyResult<(RegistryId, bool)> {
     if !ledger::is_there() {
-        return Err(PyErr::from_value(py.import("rebeam._errors")?.call_method1("not_an_actor", (false,))?));
+        return Err(PyErr::from_value(py.import("rebeam._errors")?.call_method1("not_an_actor", (is_helper(),))?));
     }
     match which {
         Which::Names => Ok((RegistryId::NAMES, true)),
@@ -331,15 +346,20 @@ fn encoded(key: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
     }
     let refuse = || {
         let class = key.get_type().fully_qualified_name()?;
-        let text = format!("a key is text, a number, bytes, None, or a tuple of those; `{class}` is none");
+        let text = format!("a key is text, a number of up to 128 bits, bytes, None, or a tuple of those: no `{class}`");
         Err(PyTypeError::new_err(text))
     };
     match codec::to_value(key) {
         Ok(value) if is_key(&value) => Ok(value::encode(&value)),
         Ok(_) => refuse(),
-        Err(error) if error.is_instance_of::<PyTypeError>(key.py()) => refuse(),
+        Err(error) if convert::is_fault(key.py(), &error) => refuse(),
         Err(error) => Err(error),
     }
+}
+
+fn dumped<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    let py = value.py();
+    explained(py, codec::dumps(value), |module, error| module.call_method1("explain_message", (value, error.value(py))))
 }
 
 fn is_key(value: &Value) -> bool {

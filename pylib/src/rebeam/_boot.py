@@ -173,6 +173,7 @@ def live(start: Start) -> NoReturn:
     except ActorExit:
         _leave()
     except BaseException as error:
+        _end_unless_actor(error)
         _end(_reason_of(error))
     concurrency = start["concurrency"]
     del start, args, kwargs, result, info, then
@@ -184,12 +185,29 @@ def live(start: Start) -> NoReturn:
     except ActorExit:
         _leave()
     except BaseException as error:
+        _end_unless_actor(error)
         reason, state = _reason_of(error), None
     if state is not None:
         _rebeam.hand_over(state)
         _run_exit_hooks()
         _leave()
     _end(_terminate(actor, reason))
+
+
+def _end_unless_actor(error: BaseException) -> None:
+    """Ends a process that the actor forked and that has come back here, as a process of Python's own would end."""
+    if _rebeam.is_attached():
+        return
+    code: Any = 1
+    if isinstance(error, SystemExit):
+        code = error.code
+    else:
+        sys.excepthook(type(error), error, error.__traceback__)
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    _flush()
+    os._exit(code or 0)
 
 
 def _work(actor: Actor, concurrency: int) -> _Reason:

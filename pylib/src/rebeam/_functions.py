@@ -146,6 +146,8 @@ def get_or_start(
             actor that is down.
         SpecError: an option that makes no sense.
     """
+    if not isinstance(key, (str, Via)):
+        raise TypeError(f"{key!r} is no name, and not what `via` gives")
     if _rebeam.find(key) is None or _rebeam.wait_for(key, 0.0) is None:
         spec = _spec_of(actor, args, {**options, "name": key})
         is_there = False

@@ -63,8 +63,17 @@ To: TypeAlias = "ActorRef[Any] | Pid | Via | str"
 
 
 def address(to: To) -> Any:
-    """As `_rebeam` wants it."""
-    return to._address if isinstance(to, ActorRef) else to
+    """As `_rebeam` wants it.
+
+    Raises:
+        TypeError: it names no actor.
+    """
+    if isinstance(to, ActorRef):
+        return to._address
+    if not isinstance(to, (str, Pid, Via)):
+        hint = "; it is its `pid` that is meant" if hasattr(to, "pid") else ""
+        raise TypeError(f"{to!r} names no actor: that is a handle, a name, a `Pid`, or what `via` gives{hint}")
+    return to
 
 
 class Target(NamedTuple):
@@ -74,7 +83,7 @@ class Target(NamedTuple):
     is_high: bool = False
 
 
-def _name(method: Callable[..., Any]) -> str:
+def method_name(method: Callable[..., Any]) -> str:
     try:
         return method.__name__
     except AttributeError:
@@ -114,7 +123,7 @@ class _Call(_Way[A, Any]):
     @overload
     def __call__(self, method: Callable[Concatenate[A, P], R], *args: P.args, **kwargs: P.kwargs) -> R: ...
     def __call__(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return self._send(_name(method), args, kwargs)
+        return self._send(method_name(method), args, kwargs)
 
     def _send(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         ref = self._ref
@@ -128,7 +137,7 @@ class _Cast(_Way[A, None]):
     __slots__ = ()
 
     def __call__(self, method: Callable[Concatenate[A, P], Any], *args: P.args, **kwargs: P.kwargs) -> None:
-        self._send(_name(method), args, kwargs)
+        self._send(method_name(method), args, kwargs)
 
     def _send(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ref = self._ref
@@ -150,7 +159,7 @@ class _ACall(_Way[A, "Coroutine[Any, Any, Any]"]):
         self, method: Callable[Concatenate[A, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> Coroutine[Any, Any, R]: ...
     def __call__(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return self._send(_name(method), args, kwargs)
+        return self._send(method_name(method), args, kwargs)
 
     async def _send(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         ref = self._ref
@@ -175,7 +184,7 @@ class _Request(_Way[A, "Pending[Any]"]):
     @overload
     def __call__(self, method: Callable[Concatenate[A, P], R], *args: P.args, **kwargs: P.kwargs) -> Pending[R]: ...
     def __call__(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return self._send(_name(method), args, kwargs)
+        return self._send(method_name(method), args, kwargs)
 
     def _send(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pending[Any]:
         from rebeam._pending import request
@@ -197,7 +206,7 @@ class _Stream(_Way[A, "Stream[Any]"]):
         self, method: Callable[Concatenate[A, P], Iterator[R]], *args: P.args, **kwargs: P.kwargs
     ) -> Stream[R]: ...
     def __call__(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return self._send(_name(method), args, kwargs)
+        return self._send(method_name(method), args, kwargs)
 
     def _send(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Stream[Any]:
         from rebeam._stream import Stream
@@ -293,4 +302,4 @@ def ref(actor: type[A], to: str | Via | Pid) -> ActorRef[A]:
         actor: its class, for the types of its methods.
         to: its name, what `via` gives, or a `Pid`.
     """
-    return ActorRef(to)
+    return ActorRef(address(to))

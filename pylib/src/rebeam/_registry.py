@@ -12,7 +12,7 @@ from collections.abc import ItemsView, Mapping, ValuesView
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 
 from rebeam import _errors, _rebeam
-from rebeam._ref import ActorRef, Pid, To, Via, address
+from rebeam._ref import ActorRef, Pid, To, Via, address, method_name
 from rebeam._spec import Supervisor
 
 if TYPE_CHECKING:
@@ -204,9 +204,7 @@ def register(name: str, actor: To | None = None) -> None:
         AlreadyRegistered: somebody has it; `pid` says who.
         NoProc: there is no such actor.
     """
-    from rebeam import _spec
-
-    _spec.check_label("name", name)
+    _check_name(name, "register")
     _names.enter(name, None, None if actor is None else address(actor))
 
 
@@ -217,7 +215,16 @@ def unregister(name: str) -> None:
         NotRegistered: nobody has it.
         ValueError: it is a name of the tree.
     """
+    _check_name(name, "unregister")
     _names.leave(name)
+
+
+def _check_name(name: object, method: str) -> None:
+    from rebeam import _spec
+
+    if not isinstance(name, str):
+        raise TypeError(f"{name!r} is no name; under a key, use the `{method}` of the registry")
+    _spec.check_label("name", name)
 
 
 def wait_for(name: To, timeout: float | None = 5.0) -> Pid:
@@ -247,6 +254,7 @@ def watch(name: str) -> Watch:
     Returns:
         Who has it now, and the number that the messages carry.
     """
+    _check_name(name, "watch")
     return Watch(*_names.watch(name))
 
 
@@ -265,6 +273,8 @@ def via(registry: Registry | str, key: Any) -> Via:
     Raises:
         ValueError: its keys are not unique.
     """
+    if not isinstance(registry, (str, Registry)):
+        raise TypeError(f"{registry!r} is no registry: give it or its name")
     if isinstance(registry, Registry) and registry.kind != "unique":
         raise ValueError(f"`{registry.name}` has duplicate keys: `dispatch` to its entries")
     return Via(registry if isinstance(registry, str) else registry._of, _rebeam.registry_key(key))
@@ -301,7 +311,7 @@ class Registry(Supervisor, Mapping[Any, Any]):
 
         super().__init__([], name=name)
         self.kind = _spec.one_of("keys", keys, ("unique", "duplicate"))
-        self._table = _rebeam.Registry("", name)
+        self._table = _rebeam.Registry(self.kind, name)
 
     @property
     def _of(self) -> str:
@@ -464,7 +474,7 @@ class Group(Generic[A]):
 
     def broadcast(self, method: Callable[Concatenate[A, P], Any], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Casts to every member. It is sent once and handed out by the supervisor."""
-        _rebeam.cast((self.name,), method.__name__, args, kwargs, ..., False)
+        _rebeam.cast((self.name,), method_name(method), args, kwargs, ..., False)
 
     def send(self, message: Any) -> None:
         """Sends a message to every member, for `handle_info`."""

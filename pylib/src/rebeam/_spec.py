@@ -286,6 +286,8 @@ def check_label(what: str, text: object) -> None:
         raise SpecError(f"{what}={text!r}: it must be text without line breaks or surrounding spaces")
     if text is not None and len(text) > LONGEST_NAME:
         raise SpecError(f"{what}={text[:20]!r}…: it has {len(text):,} characters, where {LONGEST_NAME:,} are the limit")
+    if what == "name" and isinstance(text, str) and any(mark in text for mark in "[]<>#"):
+        raise SpecError(f"{what}={text!r}: brackets are for keys of registries and for pids, `#` for numbers")
     if text is not None and "/" in text:
         raise SpecError(f"{what}={text!r}: a slash is for paths in the tree")
 

@@ -134,7 +134,12 @@ impl Core {
             let Some(table) = self.registry(&Registry::Named(registry)) else {
                 return Err(ExitReason::NotStarted(format!("there is no registry for `{label}`")));
             };
-            if self.registries.is_unique(table) != Some(true) || !self.registries.entries(table, &key).is_empty() {
+            if self.registries.is_unique(table) != Some(true) {
+                return Err(ExitReason::NotStarted(format!(
+                    "`{label}` is no address: its registry has duplicate keys"
+                )));
+            }
+            if !self.registries.entries(table, &key).is_empty() {
                 return Err(ExitReason::NameTaken(label));
             }
         }
@@ -219,7 +224,27 @@ impl Core {
             change.into_iter().for_each(|change| self.changed(change));
         }
         if let Some((is_unique, name)) = registry {
-            self.registries.begin(RegistryId(pid.serial), Registry::Named(name), is_unique);
+            self.registries.begin(RegistryId(pid.serial), Registry::Named(name.clone()), is_unique);
+            self.enter_those_of_the_tree(RegistryId(pid.serial), &name);
+        }
+    }
+
+    /// A registry has begun anew: whom the tree has given a key of it is found under that again.
+    fn enter_those_of_the_tree(&mut self, table: RegistryId, name: &str) {
+        if self.registries.is_unique(table) != Some(true) {
+            return;
+        }
+        let own = |actor: &Actor| {
+            let (_, key) = actor.spec.via.as_ref().filter(|(registry, _)| registry == name)?;
+            Some((actor.id, key.clone(), actor.incarnation()?.process.pid))
+        };
+        let mut found: Vec<(ActorId, Vec<u8>, Pid)> = self.actors.values().filter_map(own).collect();
+        found.sort();
+        for (_, key, pid) in found {
+            if self.registries.entries(table, &key).is_empty() {
+                let change = self.registries.enter(table, &key, pid, Bytes::new());
+                change.into_iter().for_each(|change| self.changed(change));
+            }
         }
     }
 

@@ -83,6 +83,7 @@ fn strategy(name: &str) -> &str {
     match name {
         "Dynamic" => "dynamic",
         "Partition" => "partition",
+        "Registry" => "registry",
         "OneForAll" => "one_for_all",
         "RestForOne" => "rest_for_one",
         _ => "one_for_one",
