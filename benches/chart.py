@@ -36,6 +36,7 @@ def main() -> None:
                 continue
             axis.barh(place, value, color=colour)
             axis.text(value, place, f" {value:,.0f}" if value >= 10 else f" {value:.1f}", va="center", fontsize=8)
+        axis.set_ylim(-0.6, len(rows) - 0.4)
         axis.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=8)
         axis.set_xscale("log")
         axis.set_xlim(min(values) / 3, max(values) * 4)
