@@ -131,7 +131,6 @@ struct State {
 impl Channel {
     /// Shakes hands; gives the channel and the start payload.
     pub(crate) fn open(socket: OwnedFd, page: &OwnedFd, lifeline: Option<OwnedFd>) -> io::Result<(Self, Payload)> {
-        lifeline.as_ref().map_or(Ok(()), crate::lifeline::tie)?;
         // Without /proc there are no stacks of faults; everything else works.
         let stacks = lifeline.as_ref().and_then(|_| open_stacks(page).ok());
         let page = StatusPage::map(page)?;

@@ -72,7 +72,9 @@ pub(crate) fn attach<'py>(
     page: RawFd,
     lifeline: RawFd,
 ) -> PyResult<Bound<'py, PyDict>> {
-    become_actor(py, owned(channel), &owned(page), owned(lifeline))
+    let lifeline = owned(lifeline);
+    lifeline::tie(&lifeline)?;
+    become_actor(py, owned(channel), &owned(page), lifeline)
 }
 
 /// Shakes hands as one of many actors of this process: the calling thread is the actor from now on.

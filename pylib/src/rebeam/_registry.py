@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 A = TypeVar("A", bound="Actor")
 P = ParamSpec("P")
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class Entry(NamedTuple):
@@ -116,21 +118,44 @@ def left(is_group: bool, watch: int, key: Any, pid: Pid) -> Unregistered | Left:
     return Left(watch, key, pid) if is_group else Unregistered(watch, key, pid)
 
 
-class _Items(ItemsView[Any, Any]):
+class _View(Mapping[K, V]):
+    """What is common to all views: they go over the keys of a table, and over what it holds at one moment."""
+
+    __slots__ = ()
+
+    _table: _rebeam.Registry
+
+    def items(self) -> ItemsView[K, V]:
+        return _Items(self)
+
+    def values(self) -> ValuesView[V]:
+        return _Values(self)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._table
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._table)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+
+class _Items(ItemsView[K, V]):
     """What a view holds, as it was at one moment."""
 
-    _mapping: Any
+    _mapping: _View[K, V]
 
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+    def __iter__(self) -> Iterator[tuple[K, V]]:
         return iter(self._mapping._table.snapshot())
 
 
-class _Values(ValuesView[Any]):
+class _Values(ValuesView[V]):
     """The same without the keys."""
 
-    _mapping: Any
+    _mapping: _View[Any, V]
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[V]:
         return iter([value for _, value in self._mapping._table.snapshot()])
 
 
@@ -139,7 +164,7 @@ class _Values(ValuesView[Any]):
 _names = _rebeam.Registry("names", "")
 
 
-class Names(Mapping[str, Pid]):
+class Names(_View[str, Pid]):
     """The names of the node and their living holders, as a mapping that is kept fresh by itself.
 
     It can be looked at as soon as there is a process, while a module is imported, too. An iterator over it raises
@@ -154,21 +179,6 @@ class Names(Mapping[str, Pid]):
         if found is None:
             raise KeyError(name)
         return found
-
-    def items(self) -> ItemsView[str, Pid]:
-        return _Items(self)
-
-    def values(self) -> ValuesView[Pid]:
-        return _Values(self)
-
-    def __contains__(self, name: object) -> bool:
-        return name in _names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(_names)
-
-    def __len__(self) -> int:
-        return len(_names)
 
     def __repr__(self) -> str:
         return f"<{len(self)} names>"
@@ -283,7 +293,7 @@ def via(registry: Registry | str, key: Any) -> Via:
 # ---- registries of the tree --------------------------------------------------------------------------------------
 
 
-class Registry(Supervisor, Mapping[Any, Any]):
+class Registry(Supervisor, _View[Any, Any]):
     """A registry: a child of a supervisor that holds no processes but entries, and the handle on it.
 
         rooms = rebeam.Registry("rooms")
@@ -377,26 +387,11 @@ class Registry(Supervisor, Mapping[Any, Any]):
         """
         return Watch(*self._table.watch(key))
 
-    def items(self) -> ItemsView[Any, Any]:
-        return _Items(self)
-
-    def values(self) -> ValuesView[Any]:
-        return _Values(self)
-
     def __getitem__(self, key: Any) -> Any:
         found = self._table.first(key) if self.kind == "unique" else self._table.all(key)
         if not found:
             raise KeyError(key)
         return found
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._table
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._table)
-
-    def __len__(self) -> int:
-        return len(self._table)
 
     def __bool__(self) -> bool:
         return True
@@ -537,7 +532,7 @@ def group(actor: type[A], name: str) -> Group[A]:
     return Group(name)
 
 
-class Groups(Mapping[str, "list[Pid]"]):
+class Groups(_View[str, "list[Pid]"]):
     """The groups of the node and their members, as a mapping that is kept fresh by itself; see `registry`."""
 
     _table = _groups
@@ -547,21 +542,6 @@ class Groups(Mapping[str, "list[Pid]"]):
         if not found:
             raise KeyError(name)
         return found
-
-    def items(self) -> ItemsView[str, list[Pid]]:
-        return _Items(self)
-
-    def values(self) -> ValuesView[list[Pid]]:
-        return _Values(self)
-
-    def __contains__(self, name: object) -> bool:
-        return name in _groups
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(_groups)
-
-    def __len__(self) -> int:
-        return len(_groups)
 
     def __repr__(self) -> str:
         return f"<{len(self)} groups>"

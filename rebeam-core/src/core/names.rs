@@ -215,13 +215,13 @@ impl Core {
                 Some((false, _)) => Bytes::from_static(DUPLICATE),
             };
             let change = self.registries.enter(RegistryId::NAMES, &key, pid, value);
-            change.into_iter().for_each(|change| self.changed(change));
+            self.changed(change);
         }
         if let Some((registry, key)) = self.actors.get(&id).and_then(|actor| actor.spec.via.clone())
             && let Some(table) = self.registry(&Registry::Named(registry))
         {
             let change = self.registries.enter(table, &key, pid, Bytes::new());
-            change.into_iter().for_each(|change| self.changed(change));
+            self.changed(change);
         }
         if let Some((is_unique, name)) = registry {
             self.registries.begin(RegistryId(pid.serial), Registry::Named(name.clone()), is_unique);
@@ -243,7 +243,7 @@ impl Core {
         for (_, key, pid) in found {
             if self.registries.entries(table, &key).is_empty() {
                 let change = self.registries.enter(table, &key, pid, Bytes::new());
-                change.into_iter().for_each(|change| self.changed(change));
+                self.changed(change);
             }
         }
     }
@@ -252,7 +252,7 @@ impl Core {
     pub(super) fn withdraw(&mut self, pid: Pid) {
         let mut changes = self.registries.release(pid);
         changes.extend(self.registries.end(RegistryId(pid.serial)));
-        self.all_changed(changes);
+        self.changed(changes);
     }
 
     /// Who asked for a key whose holder was being killed is answered now that somebody has died.
@@ -268,11 +268,8 @@ impl Core {
     }
 
     /// Has the ledger say it, and tells those who watch; not those whose mailbox is full.
-    fn changed(&mut self, change: EntryChange) {
-        self.all_changed(vec![change]);
-    }
-
-    fn all_changed(&mut self, changes: Vec<EntryChange>) {
+    fn changed(&mut self, changes: impl IntoIterator<Item = EntryChange>) {
+        let changes: Vec<EntryChange> = changes.into_iter().collect();
         self.actions.extend(changes.iter().cloned().map(Action::Entry));
         for change in changes {
             for (watch, watcher) in self.registries.watchers(&change) {
@@ -358,9 +355,7 @@ impl Core {
         }
         check_key(id, key)?;
         check_value(&value)?;
-        if self.registries.bytes() + key.len() + value.len() > MOST {
-            return Err(RegistryError::TooMuch("the registries of this node are full".into()));
-        }
+        self.check_room(key.len() + value.len())?;
         if self.registries.is_unique(id) == Some(true) {
             if let Some(entry) = self.registries.entries(id, key).first() {
                 return Err(RegistryError::AlreadyRegistered(Some(entry.holder)));
@@ -370,18 +365,24 @@ impl Core {
             }
         }
         let change = self.registries.enter(id, key, holder, value);
-        change.into_iter().for_each(|change| self.changed(change));
+        self.changed(change);
         self.look_for_those_who_wait();
         Ok(ProcessAnswer::Ok)
     }
 
+    /// Whether so many bytes more can be kept.
+    fn check_room(&self, bytes: usize) -> Result<(), RegistryError> {
+        match self.registries.bytes() + bytes > MOST {
+            true => Err(RegistryError::TooMuch("the registries of this node are full".into())),
+            false => Ok(()),
+        }
+    }
+
     fn update(&mut self, own: Pid, id: RegistryId, key: &[u8], value: Bytes) -> Result<ProcessAnswer, RegistryError> {
         check_value(&value)?;
-        if self.registries.bytes() + value.len() > MOST {
-            return Err(RegistryError::TooMuch("the registries of this node are full".into()));
-        }
+        self.check_room(value.len())?;
         let change = self.registries.update(id, key, own, value).ok_or(RegistryError::NotRegistered)?;
-        self.changed(change);
+        self.changed([change]);
         Ok(ProcessAnswer::Ok)
     }
 
@@ -400,7 +401,7 @@ impl Core {
             let entry = self.registries.entries(id, key).first().ok_or(RegistryError::NotRegistered)?;
             let holder = entry.holder;
             let changes = self.registries.leave(id, key, holder, false);
-            self.all_changed(changes);
+            self.changed(changes);
             return Ok(ProcessAnswer::Ok);
         }
         let holder = self.whose(own, id, who)?;
@@ -408,7 +409,7 @@ impl Core {
         if changes.is_empty() {
             return Err(RegistryError::NotRegistered);
         }
-        self.all_changed(changes);
+        self.changed(changes);
         Ok(ProcessAnswer::Ok)
     }
 
