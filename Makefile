@@ -38,7 +38,7 @@ demo: build ## the main job: a census of the standard library by actors that are
 
 test: test-rust test-python test-wheel ## all tests
 
-test-rust: build
+test-rust: build setup
 	REBEAM_TEST_PYTHON=$(BIN)/python $(CARGO) $(RUN_TESTS) --workspace
 
 test-python: build setup
