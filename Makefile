@@ -74,6 +74,8 @@ deny: .tools/bin/cargo-deny ## licences, sources and the graph of the crates
 bench: $(VENV)/made ## figures beside their floors, as ratios of one run
 	$(CARGO) build --release --workspace
 	cp $(TARGET)/release/lib_rebeam.so $(MODULE).new && mv $(MODULE).new $(MODULE)
+	@# As an installed package is.
+	$(BIN)/python -m compileall -q pylib/src
 	VIRTUAL_ENV=$(VENV) $(TARGET)/release/rebeam-benches $(TARGET)/release/rebeam
 
 bench-peers: $(VENV)/made ## the same work on other runtimes, in an environment of their own
@@ -81,6 +83,8 @@ bench-peers: $(VENV)/made ## the same work on other runtimes, in an environment 
 	.venv-peers/bin/python -m pip install --quiet --requirement benches/requirements-peers.txt
 	$(CARGO) build --release --workspace
 	cp $(TARGET)/release/lib_rebeam.so $(MODULE).new && mv $(MODULE).new $(MODULE)
+	@# As an installed package is.
+	$(BIN)/python -m compileall -q pylib/src
 	VIRTUAL_ENV=$(VENV) REBEAM=$(TARGET)/release/rebeam .venv-peers/bin/python benches/peers.py
 	.venv-peers/bin/python benches/chart.py
 

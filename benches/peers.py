@@ -299,6 +299,16 @@ def rebeam_peer() -> Figures:
         node.wait()
 
 
+def erlang_peer() -> Figures:
+    """Two nodes over loopback, if Erlang is installed; `peers.erl` says what they do."""
+    with tempfile.TemporaryDirectory() as compiled:
+        source = Path(__file__).with_name("peers.erl")
+        subprocess.run(["erlc", "-o", compiled, source], check=True)
+        command = ["erl", "-noshell", "-pa", compiled, "-s", "peers", "main"]
+        ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(ran.stdout.strip().splitlines()[-1])
+
+
 PEERS = {
     "rebeam": rebeam_peer,
     "multiprocessing": multiprocessing_peer,
@@ -306,6 +316,7 @@ PEERS = {
     "dask.distributed": dask_peer,
     "xoscar": xoscar_peer,
     "thespian": thespian_peer,
+    "erlang, two nodes": erlang_peer,
 }
 
 

@@ -82,7 +82,7 @@ impl Node {
     fn cast(&mut self) {
         self.send(Kind::Cast);
         let (seq, _) = self.delivered.take().unwrap();
-        self.tell(Event::Acked { process: self.processes[1], done: vec![seq] });
+        self.tell(Event::Acked { process: self.processes[1], done: vec![seq.into()] });
     }
 
     fn call(&mut self, number: u64) {
@@ -90,7 +90,7 @@ impl Node {
         self.send(Kind::Call { call: CallId(number), waits });
         let (seq, to) = self.delivered.take().unwrap();
         let reply =
-            Reply { to: to.unwrap(), outcome: Outcome::Returned(Codec::Pickle), done: Some(seq), buffers: None };
+            Reply { to: to.unwrap(), outcome: Outcome::Returned(Codec::Pickle), done: Some(seq.into()), buffers: None };
         let payload = Bytes::from_static(b"a small answer");
         self.tell(Event::Replied { process: self.processes[1], reply, payload, buffers: None });
     }
