@@ -120,6 +120,7 @@ fuzz_target!(|bytes: &[u8]| {
             ToSupervisor::HandOver => Event::HandedOver { process, state: payload },
             ToSupervisor::WantMore { more } => Event::WantsMore { process, more },
             ToSupervisor::Exit(reason) => Event::Reported { process, reason },
+            ToSupervisor::Readiness { not_ready } => Event::Readiness { process, not_ready },
             ToSupervisor::Request { request, body } => {
                 Event::Requested { from: Requester::Worker(process, request), request: body, payload }
             }

@@ -4,7 +4,7 @@
 //! is found again, wherever it hides. What is waited for is an event with a deadline; nothing here asserts on a time.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -123,7 +123,7 @@ impl Project {
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .env("HOME", self.runtime())
             .env("PYTHONDONTWRITEBYTECODE", "1")
-            .env("REBEAM_TEST_MARK", &self.mark)
+            .env("MARK_OF_THE_TEST", &self.mark)
             .env("REBEAM_RUNTIME_DIR", self.runtime())
             .env("REBEAM_PYTHON", &self.python)
             .stdin(Stdio::null());
@@ -174,7 +174,7 @@ impl Project {
 
     /// Every process that carries the project's mark: the supervisor, zygotes, actors and whatever those started.
     pub fn processes(&self) -> BTreeSet<i32> {
-        let wanted = format!("REBEAM_TEST_MARK={}\0", self.mark).into_bytes();
+        let wanted = format!("MARK_OF_THE_TEST={}\0", self.mark).into_bytes();
         let mut found = BTreeSet::new();
         for entry in std::fs::read_dir("/proc").expect("/proc is there").flatten() {
             let Some(os_pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
@@ -298,6 +298,17 @@ impl Node<'_> {
         self.ps(name)["os_pid"].as_i64().unwrap_or_else(|| panic!("`{name}` has no process")) as i32
     }
 
+    /// The process of an actor whose supervisor, by our numbers `supervisor`, is process 1 of a namespace of its own.
+    pub fn os_pid_in(&self, name: &str, supervisor: i32) -> i32 {
+        let inner = self.os_pid_of(name).to_string();
+        let is_it = |os_pid: &i32| {
+            let status = std::fs::read_to_string(format!("/proc/{os_pid}/status")).unwrap_or_default();
+            let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+            parent_of(*os_pid) == Some(supervisor) && numbers.split_whitespace().last() == Some(inner.as_str())
+        };
+        self.project.processes().into_iter().find(is_it).expect("it runs")
+    }
+
     /// The zygote: the child of the supervisor that is no actor and not the keeper.
     pub fn zygote(&self) -> i32 {
         let list = self.run(&["ps", "--json"]).json();
@@ -364,6 +375,25 @@ pub fn kill(os_pid: i32, signal: nix::sys::signal::Signal) {
 pub fn parent_of(os_pid: i32) -> Option<i32> {
     let stat = std::fs::read_to_string(format!("/proc/{os_pid}/stat")).ok()?;
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Whether a process has ended and was not reaped.
+pub fn is_zombie(os_pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{os_pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('Z'))
+}
+
+/// Asks over HTTP, with further headers; gives the status and the body.
+pub fn http(address: &str, request: &str, headers: &[&str]) -> (u16, String) {
+    let mut stream = std::net::TcpStream::connect(address).expect("somebody listens");
+    let head: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    let head = if head.contains("Host:") { head } else { format!("Host: {address}\r\n{head}") };
+    write!(stream, "{request} HTTP/1.1\r\n{head}Connection: close\r\n\r\n").expect("it listens");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    (status, body.to_owned())
 }
 
 /// When a process was started, in ticks since the machine was.

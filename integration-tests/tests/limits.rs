@@ -1,6 +1,7 @@
 //! What an actor may use, what happens at a limit, and what is known of an end.
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 
 use harness::{Node, Project, kill};
 use nix::sys::signal::Signal;
@@ -23,6 +24,9 @@ class A(Actor):
         return str(rebeam.me().pid)
     def grow(self, mib):
         self.hoard = [os.urandom(1 << 20) for _ in range(mib)]
+    def wait_and_grow(self, mib):
+        time.sleep(0.5)
+        self.grow(mib)
     def threads(self):
         import threading
         threading.Thread(target=time.sleep, args=(60,), daemon=True, name='helper').start()
@@ -259,16 +263,28 @@ fn who_is_told_to_use_what_is_not_there_says_so() {
 }
 
 /// A memory cgroup (version 1) of the test's own, gone with it.
-struct Cgroup(std::path::PathBuf);
+pub(crate) struct Cgroup(std::path::PathBuf);
 
 impl Cgroup {
     /// `None` where this machine lets nobody make one.
-    fn new(limit: &str) -> Option<Self> {
+    pub(crate) fn new(limit: &str) -> Option<Self> {
         let path = std::path::PathBuf::from(format!("/sys/fs/cgroup/memory/rebeam-test-{}", std::process::id()));
         std::fs::create_dir(&path).ok()?;
         let cgroup = Cgroup(path);
         std::fs::write(cgroup.0.join("memory.limit_in_bytes"), limit).ok()?;
         Some(cgroup)
+    }
+
+    /// A command of a project that runs in it: the shell enters the cgroup and becomes the supervisor, whose children
+    /// are in it from the start.
+    pub(crate) fn command(&self, project: &Project, args: &str) -> Command {
+        let mut command = Command::new("sh");
+        let scrubbed = project.command(&[]);
+        command.env_clear().envs(scrubbed.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let script = format!("echo $$ > {}/cgroup.procs && exec \"$0\" {args}", self.0.display());
+        command.args(["-c", &script]).arg(harness::rebeam()).current_dir(project.path());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
     }
 }
 
@@ -282,20 +298,19 @@ impl Drop for Cgroup {
 fn an_actor_that_the_kernel_kills_for_memory_has_the_proof_in_its_certificate() {
     let Some(cgroup) = Cgroup::new("300M") else { return };
     let project = one("restart='permanent'");
-    let mut command = std::process::Command::new("sh");
-    let scrubbed = project.command(&[]);
-    command.env_clear().envs(scrubbed.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    // The shell enters the cgroup and becomes the supervisor, whose children are in it from the start.
-    let script = format!("echo $$ > {}/cgroup.procs && exec \"$0\" up app.py", cgroup.0.display());
-    command.args(["-c", &script]).arg(harness::rebeam()).current_dir(project.path());
-    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-    let mut node = project.adopt(&mut command);
+    let mut node = project.adopt(&mut cgroup.command(&project, "up app.py"));
     node.wait_for("up with");
     let supervisor = std::fs::read_to_string(format!("/proc/{}/oom_score_adj", node.os_pid())).expect("it runs");
     let actor = std::fs::read_to_string(format!("/proc/{}/oom_score_adj", node.os_pid_of("a"))).expect("it runs");
     let number = |text: &str| text.trim().parse::<i32>().expect("a number");
     assert!(number(&supervisor) < number(&actor), "{supervisor} {actor}");
-    assert_eq!(node.run(&["call", "--timeout", "60", "a", "grow", "500"]).code, Some(1));
+    // A supervisor that is awake ends it before the kernel does.
+    let before = node.os_pid_of("a");
+    node.run(&["cast", "a", "wait_and_grow", "500"]);
+    kill(node.os_pid(), Signal::SIGSTOP);
+    node.eventually("the kernel kills it", |_| harness::is_zombie(before).then_some(()));
+    kill(node.os_pid(), Signal::SIGCONT);
+    node.eventually("its end is seen", |node| (node.ps("a")["restarts"] == 1).then_some(()));
     let death = last_death(&node, "a");
     assert_eq!((&death["reason"], &death["killer"]), (&json!("signal(SIGKILL)"), &json!("out of memory")), "{death}");
     // One that somebody else kills has no such proof.

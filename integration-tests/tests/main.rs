@@ -11,6 +11,7 @@ mod names;
 mod otp;
 mod protocol;
 mod python;
+mod run;
 mod supervision;
 mod zygote;
 

@@ -39,6 +39,10 @@ pub(crate) struct Actor {
     pub(crate) owner: Option<Pid>,
     /// Whether it is linked to its owner from its first moment on.
     pub(crate) is_linked: bool,
+    /// Since when it has had no running incarnation, if it has none.
+    pub(crate) down_since: Option<Duration>,
+    /// From which level on it logs, if somebody has said.
+    pub(crate) log_level: Option<u16>,
 }
 
 /// Where an actor is between two incarnations, or in one.
@@ -86,6 +90,8 @@ pub(crate) struct Incarnation {
     pub(crate) aged: Option<TimerKey>,
     /// Nobody will start the actor again after this incarnation.
     pub(crate) is_last: bool,
+    /// Why it is not ready, if it says so.
+    pub(crate) not_ready: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +127,7 @@ impl Incarnation {
             waited: None,
             aged: None,
             is_last: false,
+            not_ready: None,
         }
     }
 }

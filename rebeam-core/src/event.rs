@@ -9,7 +9,9 @@ use rebeam_protocol::control::{Answer, Request};
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::handshake::{Features, MAGIC, VERSION, Welcome};
 use rebeam_protocol::id::{ActorId, CallId, ProcessId, RequestId, Seq};
-use rebeam_protocol::message::{Address, Caller, DeadLetter, Delivery, Envelope, Gate, Outcome, Reply, Started, Waits};
+use rebeam_protocol::message::{
+    Address, Caller, DeadLetter, Delivery, Done, Envelope, Gate, Outcome, Reply, Started, Waits,
+};
 use rebeam_protocol::page::Snapshot;
 use rebeam_protocol::spec::ActorSpec;
 
@@ -77,7 +79,7 @@ pub enum Event {
         /// Who.
         process: ProcessId,
         /// Which.
-        done: Vec<Seq>,
+        done: Vec<Done>,
     },
     /// A caller waits no longer.
     Abandoned {
@@ -153,6 +155,22 @@ pub enum Event {
         process: ProcessId,
         /// How much, in KiB of proportional set size.
         used_kib: u64,
+    },
+    /// The memory of the whole is nearly used up, and this worker uses the most of it.
+    OutOfRoom {
+        /// Who.
+        process: ProcessId,
+        /// How much, in KiB of proportional set size.
+        used_kib: u64,
+        /// How much all may use, in KiB.
+        limit_kib: u64,
+    },
+    /// An actor says whether it is ready.
+    Readiness {
+        /// Who.
+        process: ProcessId,
+        /// Why it is not; `None`: it is.
+        not_ready: Option<String>,
     },
     /// A worker broke the protocol.
     Misbehaved {
@@ -316,6 +334,13 @@ pub enum Action {
     Look(ProcessId),
     /// Have a worker write its stacks.
     DumpStacks(ProcessId),
+    /// Have a worker log from this level on.
+    LogLevel {
+        /// Whom.
+        process: ProcessId,
+        /// `logging`'s number.
+        level: u16,
+    },
     /// Tell a sender whether there is room.
     Gate {
         /// The sender.
@@ -395,6 +420,8 @@ pub struct Launch {
     pub spec: Arc<ActorSpec>,
     /// The state that the last process of this incarnation handed over.
     pub state: Option<Bytes>,
+    /// From which of `logging`'s numbers on it logs, if somebody has said.
+    pub log_level: Option<u16>,
 }
 
 impl Launch {
@@ -415,6 +442,7 @@ impl Launch {
             nice: None,
             concurrency: self.spec.concurrency,
             max_frame: max_frame as u64,
+            log_level: self.log_level,
         };
         let state = self.state.as_deref().unwrap_or_default();
         (welcome, Bytes::from([&self.spec.start, state].concat()))

@@ -35,6 +35,8 @@ pub(crate) struct Message {
     /// Whether it dies with the incarnation it was sent to.
     pub(crate) for_pid: bool,
     pub(crate) reply_to: Option<ReplyTo>,
+    /// When it came.
+    pub(crate) at: Duration,
     pub(crate) form: Form,
     pub(crate) codec: Codec,
     pub(crate) lane: Lane,
@@ -126,6 +128,16 @@ impl Mailbox {
     /// Messages that wait here, not counting those handed over.
     pub(crate) fn len(&self) -> usize {
         self.high.len() + self.normal.len()
+    }
+
+    /// Bytes that wait here or were handed over and are not settled.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes + self.handed_bytes
+    }
+
+    /// When the oldest message came of those that wait here.
+    pub(crate) fn oldest(&self) -> Option<Duration> {
+        self.high.front().into_iter().chain(self.normal.front()).map(|message| message.at).min()
     }
 
     /// Messages handed over and not settled, oldest first.
@@ -356,6 +368,7 @@ mod tests {
             sender: Sender::Process(ProcessId { pid, generation: Generation(0) }, ActorId(0)),
             for_pid,
             reply_to: None,
+            at: Duration::ZERO,
             form: Form::Arguments,
             codec: Codec::Pickle,
             lane,

@@ -60,6 +60,20 @@ pub enum Request {
     DeadLetters(DeadLetters),
     /// Every entry of a registry.
     Entries(Registry),
+    /// How the node is.
+    Health,
+    /// Have an actor log from this level on, over its restarts too.
+    LogLevel {
+        /// Name or path.
+        name: String,
+        /// `logging`'s number.
+        level: u16,
+    },
+    /// What actors do right now, by their Python stacks.
+    Stacks {
+        /// Of whom, by name or path; `None`: of all.
+        name: Option<String>,
+    },
 }
 
 /// A request about dead letters.
@@ -130,6 +144,65 @@ pub enum Answer {
     Count(u64),
     /// Entries, by key; `None`: there is no such registry.
     Entries(Option<Vec<EntryInfo>>),
+    /// How the node is.
+    Health(Health),
+    /// The actor's label, and its stacks or why they cannot be had.
+    Stacks(Vec<(String, Result<String, String>)>),
+}
+
+/// How a node is: what readiness probes ask for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// `starting`, `up` or `stopping`.
+    pub state: NodeState,
+    /// What is wrong, in tree order.
+    pub troubles: Vec<Trouble>,
+}
+
+impl Health {
+    /// Whether it is up, and nothing is wrong.
+    pub fn is_ready(&self) -> bool {
+        self.state == NodeState::Up && self.troubles.is_empty()
+    }
+}
+
+/// Where a node is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    /// The tree is coming up.
+    Starting,
+    /// It is up.
+    Up,
+    /// It is being stopped.
+    Stopping,
+}
+
+/// Why a node is not ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// Whose trouble: name or path.
+    pub actor: String,
+    /// What sort.
+    pub kind: TroubleKind,
+    /// More about it, in words.
+    pub detail: String,
+}
+
+/// A sort of trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TroubleKind {
+    /// It has used up its restarts, and waits for somebody to start it.
+    Parked,
+    /// It has no running incarnation for some time.
+    Down,
+    /// It has had a message in hand for longer than it may.
+    Hung,
+    /// A message waits too long.
+    OldMessage,
+    /// It says so itself.
+    NotReady,
 }
 
 /// One entry of a registry, as `rebeam names` and `rebeam groups` show it.
@@ -200,6 +273,12 @@ pub struct ChildInfo {
     pub busy: Option<(String, u64)>,
     /// Calls that were dropped before they were handed over, because nobody waited for them any more.
     pub expired: u64,
+}
+
+/// The name of a node's socket where there is no directory to put one: in Linux's abstract namespace. The last part is
+/// that of the node's directory.
+pub fn abstract_socket(uid: u32, node: &str) -> String {
+    format!("rebeam/{uid}/{node}")
 }
 
 /// The name of an address for people.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{ActorId, ProcessId};
 
 /// The version of everything in this crate. Both binaries and the module come in one wheel, so it must be equal.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// What starts every first frame, so that rubbish is told from another version.
 pub const MAGIC: u32 = u32::from_be_bytes(*b"RBEM");
@@ -44,6 +44,8 @@ pub struct Welcome {
     pub concurrency: u32,
     /// The largest frame either side may send, in bytes.
     pub max_frame: u64,
+    /// From which of `logging`'s numbers on it logs; `None`: as the application says.
+    pub log_level: Option<u16>,
 }
 
 /// The worker's first frame.

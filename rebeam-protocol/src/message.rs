@@ -66,6 +66,13 @@ pub enum ToWorker {
         /// What the next send is to do.
         gate: Gate,
     },
+    /// Log from this of `logging`'s numbers on.
+    LogLevel {
+        /// The number.
+        level: u16,
+    },
+    /// The stacks that it has written were read: the next may be written over them.
+    StacksTaken,
 }
 
 /// Whether there is room in a mailbox.
@@ -93,7 +100,7 @@ pub enum ToSupervisor {
     /// Messages done that owe no answer (or owe it later).
     Ack {
         /// Which ones.
-        done: Vec<Seq>,
+        done: Vec<Done>,
     },
     /// The caller's deadline has passed: drop the call if it was not begun, and say what the callee does.
     Abandon {
@@ -158,6 +165,11 @@ pub enum ToSupervisor {
     },
     /// The final report of a process that is recycled; payload: the state that it hands over.
     HandOver,
+    /// Whether the actor is ready for what it is there for, as it sees it; until it says so, it is.
+    Readiness {
+        /// Why it is not; `None`: it is.
+        not_ready: Option<String>,
+    },
 }
 
 /// How `init` ended when it did not fail.
@@ -430,9 +442,24 @@ pub struct Reply {
     /// How it went.
     pub outcome: Outcome,
     /// The message that is done with this answer, if it is the one in hand.
-    pub done: Option<Seq>,
+    pub done: Option<Done>,
     /// Where the large buffers of the answer are, if it has any.
     pub buffers: Option<Buffers>,
+}
+
+/// A message that is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// Which.
+    pub seq: Seq,
+    /// How long its handler took, in microseconds; `None` if none ran.
+    pub took_us: Option<u32>,
+}
+
+impl From<Seq> for Done {
+    fn from(seq: Seq) -> Self {
+        Done { seq, took_us: None }
+    }
 }
 
 /// How a call went.
@@ -587,4 +614,19 @@ pub struct LogRecord {
     pub message: String,
     /// The formatted exception, if there is one.
     pub exception: Option<String>,
+    /// What the record was given besides (`extra=…`), as a JSON object, if anything.
+    pub extra: Option<String>,
+}
+
+impl LogRecord {
+    /// The word for its level.
+    pub fn level_word(&self) -> &'static str {
+        match self.level {
+            0..=19 => "debug",
+            20..=29 => "info",
+            30..=39 => "warning",
+            40..=49 => "error",
+            _ => "critical",
+        }
+    }
 }

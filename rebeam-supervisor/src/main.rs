@@ -17,7 +17,9 @@ fn main() -> ExitCode {
     match cli::run(&cli::args::Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            cli::render::failure(&failure);
+            if !failure.is_told {
+                cli::render::failure(&failure);
+            }
             failure.code.into()
         }
     }

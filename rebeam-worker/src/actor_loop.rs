@@ -11,7 +11,7 @@ use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
 use rebeam_protocol::exit::Raised;
 use rebeam_protocol::id::Seq;
 use rebeam_protocol::message::{
-    Buffers, CallFailure, Codec, Delivery, Form, Lane, Outcome, Reply, Signal, Started, ToSupervisor,
+    Buffers, CallFailure, Codec, Delivery, Done, Form, Lane, Outcome, Reply, Signal, Started, ToSupervisor,
 };
 
 use crate::arenas::{self, Held};
@@ -209,8 +209,8 @@ fn settle_done(py: Python<'_>, channel: &Channel) -> PyResult<()> {
     channel.take_done().map_or(Ok(()), |done| send_acks(py, channel, done))
 }
 
-fn send_acks(py: Python<'_>, channel: &Channel, done: Vec<Seq>) -> PyResult<()> {
-    let settled = done.clone();
+fn send_acks(py: Python<'_>, channel: &Channel, done: Vec<Done>) -> PyResult<()> {
+    let settled: Vec<Seq> = done.iter().map(|done| done.seq).collect();
     send(py, channel, &ToSupervisor::Ack { done }, &[])?;
     channel.page.settled(&settled);
     Ok(())
@@ -255,6 +255,11 @@ pub(crate) fn receive<'py>(
     });
     loop {
         if IS_PLAIN.get()
+            && let Some(level) = channel.take_log_level()
+        {
+            py.import("rebeam._logging")?.call_method1("set_level", (level,))?;
+        }
+        if IS_PLAIN.get()
             && let Some(reason) = channel.take_stop()
         {
             let (kind, text, _) = convert::reason_fields(&reason);
@@ -282,7 +287,7 @@ pub(crate) fn receive<'py>(
             let decoded = with_seen(|seen| seen.decoded.remove(&place));
             drop(decoded);
             let mut done = channel.take_done().unwrap_or_default();
-            done.extend(channel.take(place));
+            done.extend(channel.take(place).map(Done::from));
             send_acks(py, channel, done)?;
             remember_refused(fits, behind);
             return Ok(Some(PyTuple::new(py, [message?])?));
@@ -310,12 +315,12 @@ fn refuse_calls(py: Python<'_>, channel: &Channel) -> PyResult<()> {
         match delivery.reply_to {
             Some(to) => {
                 let outcome = Outcome::Failed(CallFailure::BadCall(text));
-                let reply = Reply { to, outcome, done: Some(delivery.seq), buffers: None };
+                let reply = Reply { to, outcome, done: Some(delivery.seq.into()), buffers: None };
                 send(py, channel, &ToSupervisor::Reply(reply), &[])?;
             }
             None => {
                 py.import("rebeam._logging")?.call_method1("warn_bad_cast", (text, &delivery.sender))?;
-                send(py, channel, &ToSupervisor::Ack { done: vec![delivery.seq] }, &[])?;
+                send(py, channel, &ToSupervisor::Ack { done: vec![delivery.seq.into()] }, &[])?;
             }
         }
     }
@@ -379,6 +384,14 @@ impl Handlers {
             Letter::Recycle => Ok(Taken::End(RECYCLE, String::new(), None)),
             Letter::Exit => Err(PyErr::from_value(class(py, "ActorExit")?.call0()?)),
             Letter::Lent => Ok(Taken::Done),
+            Letter::StacksTaken => {
+                channel.rewind_stacks();
+                Ok(Taken::Done)
+            }
+            Letter::LogLevel(level) => {
+                py.import("rebeam._logging")?.call_method1("set_level", (level,))?;
+                Ok(Taken::Done)
+            }
             Letter::Message(delivery, payload, _) if delivery.lane == Lane::System => {
                 self.handle_system(py, channel, &delivery, &payload)?;
                 Ok(Taken::Done)
@@ -487,7 +500,8 @@ impl Handlers {
                 End::InGoodOrder => {
                     if let (Some(to), Some(answer)) = (message.reply_to, last_answer(py, &error)?) {
                         let (outcome, content) = encode(channel, &answer, message)?;
-                        let reply = Reply { to, outcome, done: Some(message.seq), buffers: content.buffers };
+                        let done = Some(channel.page.timed(message.seq));
+                        let reply = Reply { to, outcome, done, buffers: content.buffers };
                         send(py, channel, &ToSupervisor::Reply(reply), &content.bytes)?;
                     } else if message.reply_to.is_none() || message.is_deferred() {
                         acknowledge(py, channel, message, true)?;
@@ -509,7 +523,7 @@ impl Handlers {
         };
         match message.reply_to {
             Some(to) => {
-                let done = error.is_none().then_some(message.seq);
+                let done = error.is_none().then(|| channel.page.timed(message.seq));
                 let reply = Reply { to, outcome, done, buffers: content.buffers };
                 send(py, channel, &ToSupervisor::Reply(reply), &content.bytes)?;
                 if done.is_some() {
@@ -722,7 +736,7 @@ const ANSWER_HEAD: usize = 4096;
 
 /// Notes a message as done without an answer, and tells the supervisor if that is worth a frame, or if it `must` know.
 fn acknowledge(py: Python<'_>, channel: &Channel, message: &Message, must: bool) -> PyResult<()> {
-    let mut due = channel.note_done(message.seq, message.size);
+    let mut due = channel.note_done(channel.page.timed(message.seq), message.size);
     if must {
         due = due.or_else(|| channel.take_done());
     }

@@ -16,7 +16,7 @@ use rebeam_protocol::control::Answer;
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::handshake::{Features, Hello, MAGIC, VERSION, Welcome};
 use rebeam_protocol::id::{CallId, RequestId, Seq};
-use rebeam_protocol::message::{Address, Delivery, Form, Gate, Lane, Lease, Outcome, ToSupervisor, ToWorker};
+use rebeam_protocol::message::{Address, Delivery, Done, Form, Gate, Lane, Lease, Outcome, ToSupervisor, ToWorker};
 use rebeam_protocol::page::SIZE;
 
 use crate::arenas::{self, Leased};
@@ -44,6 +44,10 @@ pub(crate) enum Letter {
     Exit,
     /// Hand the state over and end.
     Recycle,
+    /// Log from this of `logging`'s numbers on.
+    LogLevel(u16),
+    /// The stacks that were written have been read.
+    StacksTaken,
     /// A message that somebody looks at just now.
     Lent,
 }
@@ -124,7 +128,7 @@ struct State {
     is_closed: bool,
     /// Threads that wait while another one reads.
     sleepers: usize,
-    done: Vec<Seq>,
+    done: Vec<Done>,
     done_bytes: usize,
 }
 
@@ -464,14 +468,14 @@ impl Channel {
     }
 
     /// Takes what has come of a monitor or a watch out of what waits here; gives the numbers of those messages.
-    pub(crate) fn take_back(&self, of: u64) -> Vec<Seq> {
+    pub(crate) fn take_back(&self, of: u64) -> Vec<Done> {
         let mut taken = Vec::new();
         self.state().normal.retain(|(_, letter)| {
             let Letter::Message(delivery, ..) = letter else { return true };
             let Form::Signal(signal) = &delivery.form else { return true };
             let is_it = signal.is_of(of);
             if is_it {
-                taken.push(delivery.seq);
+                taken.push(delivery.seq.into());
             }
             !is_it
         });
@@ -510,9 +514,9 @@ impl Channel {
     }
 
     /// Notes a message done without an answer; gives what to acknowledge once it is worth a frame.
-    pub(crate) fn note_done(&self, seq: Seq, bytes: usize) -> Option<Vec<Seq>> {
+    pub(crate) fn note_done(&self, done: Done, bytes: usize) -> Option<Vec<Done>> {
         let mut state = self.state();
-        state.done.push(seq);
+        state.done.push(done);
         state.done_bytes += bytes;
         let is_due = state.done.len() >= ACK_AFTER || state.done_bytes >= ACK_BYTES;
         is_due.then(|| {
@@ -522,10 +526,28 @@ impl Channel {
     }
 
     /// What was done and not acknowledged yet.
-    pub(crate) fn take_done(&self) -> Option<Vec<Seq>> {
+    pub(crate) fn take_done(&self) -> Option<Vec<Done>> {
         let mut state = self.state();
         state.done_bytes = 0;
         Some(std::mem::take(&mut state.done)).filter(|done| !done.is_empty())
+    }
+
+    /// Has the next stacks written where the last ones were.
+    pub(crate) fn rewind_stacks(&self) {
+        if let Some(stacks) = &self.stacks {
+            // SAFETY: a plain system call on a descriptor that is open.
+            unsafe { libc::lseek(stacks.as_raw_fd(), SIZE as libc::off_t, libc::SEEK_SET) };
+        }
+    }
+
+    /// What a function is told that handles no letters, but a stop: from which level on to log.
+    pub(crate) fn take_log_level(&self) -> Option<u16> {
+        let mut state = self.state();
+        let place = state.system.iter().rposition(|letter| matches!(letter, Letter::LogLevel(_)))?;
+        match state.system.remove(place) {
+            Some(Letter::LogLevel(level)) => Some(level),
+            _ => None,
+        }
     }
 
     /// Closes the descriptors of this process, whose channel is its parent's.
@@ -666,7 +688,7 @@ impl State {
             }
             return;
         }
-        self.done.push(seq);
+        self.done.push(seq.into());
     }
 
     /// Files every whole frame that was read; says how many.
@@ -721,6 +743,8 @@ impl State {
             ToWorker::Stop { reason, urgent: false } => self.push_in_turn(Letter::Stop(reason)),
             ToWorker::Exit => self.system.push_front(Letter::Exit),
             ToWorker::Recycle => self.system.push_back(Letter::Recycle),
+            ToWorker::StacksTaken => self.system.push_back(Letter::StacksTaken),
+            ToWorker::LogLevel { level } => self.system.push_back(Letter::LogLevel(level)),
             ToWorker::Wake => {}
             ToWorker::Cancel { seq } => self.cancel(seq),
             ToWorker::ArenaFree { arena } => arenas::freed(arena),

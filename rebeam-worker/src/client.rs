@@ -1,14 +1,18 @@
 //! A connection to a running node from outside the tree: plain data in and out, never a pickle.
 
+use std::ffi::OsStr;
 use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::fd::AsRawFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use pyo3::exceptions::{PyConnectionError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
-use rebeam_protocol::control::{Answer, Request};
+use rebeam_protocol::control::{Answer, Request, abstract_socket};
 use rebeam_protocol::frame::{self, HEAD_ROOM, MAX_FRAME, PREFIX};
 use rebeam_protocol::hash::fnv1a;
 use rebeam_protocol::message::Outcome;
@@ -33,11 +37,39 @@ pub(crate) struct Client {
     stream: Mutex<UnixStream>,
 }
 
+/// Connects to a node's socket, or to the abstract one that a node has which could not make its directory.
+fn connect(path: &str) -> io::Result<UnixStream> {
+    let in_directory = UnixStream::connect(path);
+    let node = Path::new(path).parent().and_then(Path::file_name).and_then(OsStr::to_str);
+    let (Err(error), Some(node)) = (&in_directory, node) else { return in_directory };
+    // SAFETY: it cannot fail.
+    let uid = unsafe { libc::getuid() };
+    let address = SocketAddr::from_abstract_name(abstract_socket(uid, node))?;
+    let stream = UnixStream::connect_addr(&address).map_err(|_| io::Error::new(error.kind(), error.to_string()))?;
+    // Anybody may take a name; nobody may make a directory of ours.
+    match peer(&stream)? {
+        peer if peer == uid || peer == 0 => Ok(stream),
+        _ => Err(io::ErrorKind::PermissionDenied.into()),
+    }
+}
+
+/// The user at the other end.
+fn peer(stream: &UnixStream) -> io::Result<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut size = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `size` bytes to `peer`, which is plain data.
+    let result = unsafe {
+        let (level, option) = (libc::SOL_SOCKET, libc::SO_PEERCRED);
+        libc::getsockopt(stream.as_raw_fd(), level, option, (&raw mut peer).cast(), &raw mut size)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(peer.uid) }
+}
+
 #[pymethods]
 impl Client {
     #[new]
     fn new(path: &str) -> PyResult<Self> {
-        let stream = UnixStream::connect(path).map_err(|error| PyConnectionError::new_err(error.to_string()))?;
+        let stream = connect(path).map_err(|error| PyConnectionError::new_err(error.to_string()))?;
         Ok(Client { stream: Mutex::new(stream) })
     }
 

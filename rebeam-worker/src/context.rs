@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 use rebeam_protocol::id::Seq;
-use rebeam_protocol::message::{Caller, Codec, Delivery, Form, ReplyTo, Waits};
+use rebeam_protocol::message::{Caller, Codec, Delivery, Form, ReplyTo, Trace, Waits};
 
 use crate::clock;
 use crate::convert;
@@ -36,6 +36,8 @@ pub(crate) struct Message {
     /// Which delivery of this message it is, from 1.
     #[pyo3(get)]
     delivery: u32,
+    /// What it is part of, if somebody traces.
+    trace: Option<Trace>,
     /// Whether its handler has said that the answer comes later.
     is_deferred: AtomicBool,
     /// Whether it is done with: what its handler has left behind has no message in hand.
@@ -56,6 +58,12 @@ impl Message {
         self.seq.0
     }
 
+    /// The W3C trace context that its handler runs in (`traceparent`), if somebody traces.
+    #[getter]
+    fn traceparent(&self) -> Option<String> {
+        self.trace.map(|it| format!("00-{:032x}-{:016x}-{:02x}", it.trace, it.span, it.flags))
+    }
+
     /// Seconds until nobody waits for the answer any more.
     #[getter]
     fn time_left(&self) -> Option<f64> {
@@ -63,8 +71,22 @@ impl Message {
     }
 }
 
+/// Whether any message so far was traced: as long as none was, nobody looks for a trace.
+static IS_TRACED: AtomicBool = AtomicBool::new(false);
+
+/// The trace that what is sent now is part of.
+pub(crate) fn trace(py: Python<'_>) -> Option<Trace> {
+    if !IS_TRACED.load(Ordering::Relaxed) {
+        return None;
+    }
+    current(py)?.get().trace
+}
+
 impl Message {
     pub(crate) fn new(delivery: &Delivery, size: usize) -> Self {
+        if delivery.trace.is_some() {
+            IS_TRACED.store(true, Ordering::Relaxed);
+        }
         let after = |ms| clock::now().checked_add(Duration::from_millis(ms));
         Message {
             seq: delivery.seq,
@@ -76,6 +98,7 @@ impl Message {
             size,
             sender: delivery.sender.clone(),
             delivery: delivery.delivery,
+            trace: delivery.trace,
             is_deferred: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
         }

@@ -335,6 +335,7 @@ impl Shell {
                 self.write(process, ToWorker::Cancel { seq }, Bytes::new());
                 self.attend(process, page::LOOK);
             }
+            Action::LogLevel { process, level } => self.write(process, ToWorker::LogLevel { level }, Bytes::new()),
             Action::Gate { process, to, gate } => {
                 self.write(process, ToWorker::Gate { to, gate }, Bytes::new());
                 self.attend(process, page::LOOK);
@@ -513,6 +514,7 @@ impl Shell {
             ToSupervisor::WantMore { more } => Event::WantsMore { process, more },
             ToSupervisor::HandOver => Event::HandedOver { process, state: payload },
             ToSupervisor::Exit(reason) => Event::Reported { process, reason },
+            ToSupervisor::Readiness { not_ready } => Event::Readiness { process, not_ready },
             ToSupervisor::Abandon { call } => Event::Abandoned { caller, call, page: None },
             ToSupervisor::Cancel { call } => Event::Cancelled { caller, call },
             ToSupervisor::Await { call, waits } => Event::Awaited { process, call, waits },

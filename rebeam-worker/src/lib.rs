@@ -53,8 +53,8 @@ mod _rebeam {
     use crate::registry::{Keys, Registry, find, is_name_known, registry_key, registry_key_label, unwatch, wait_for};
     #[pymodule_export]
     use crate::requests::{
-        cancel_timer, demonitor, exit_signal, kill, link, log, monitor, request_down, resolve, send_after, spawn, stop,
-        supervisor, trap_exits, unlink, watch_dead_letters,
+        cancel_timer, demonitor, exit_signal, kill, link, log, monitor, request_down, resolve, send_after,
+        set_readiness, spawn, stop, supervisor, trap_exits, unlink, watch_dead_letters,
     };
     #[pymodule_export]
     use crate::session::{

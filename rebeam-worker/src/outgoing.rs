@@ -65,7 +65,7 @@ impl Outgoing<'_, '_> {
                 Kind::Cast | Kind::Info => None,
             },
             buffers: self.content.buffers,
-            trace: None,
+            trace: context::trace(py),
         };
         send(py, channel, &ToSupervisor::Send(envelope), self.content.as_bytes())
     }

@@ -333,6 +333,12 @@ fn spec_fields<'py>(py: Python<'py>, spec: &ChildSpec) -> PyResult<Bound<'py, Py
     Ok(dict)
 }
 
+/// Says whether this actor is ready for what it is there for: why it is not, or `None`.
+#[pyfunction]
+pub(crate) fn set_readiness(py: Python<'_>, not_ready: Option<String>) -> PyResult<()> {
+    send(py, channel(py)?, &ToSupervisor::Readiness { not_ready }, &[])
+}
+
 /// Sends a log record.
 #[pyfunction]
 pub(crate) fn log(
@@ -342,7 +348,8 @@ pub(crate) fn log(
     logger: String,
     message: String,
     exception: Option<String>,
+    extra: Option<String>,
 ) -> PyResult<()> {
-    let record = LogRecord { time_ms: (time * 1000.0) as u64, level, logger, message, exception };
+    let record = LogRecord { time_ms: (time * 1000.0) as u64, level, logger, message, exception, extra };
     send(py, channel(py)?, &ToSupervisor::Log(record), &[])
 }

@@ -150,6 +150,7 @@ fn open<'py>(
     dict.set_item("cpus", &welcome.cpus)?;
     dict.set_item("nice", welcome.nice)?;
     dict.set_item("concurrency", welcome.concurrency)?;
+    dict.set_item("log_level", welcome.log_level)?;
     dict.set_item("stacks", channel.stacks.as_ref().map(AsRawFd::as_raw_fd))?;
     Ok((channel, dict))
 }

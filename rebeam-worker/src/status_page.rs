@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rebeam_protocol::id::Seq;
+use rebeam_protocol::message::Done;
 use rebeam_protocol::page::{
     ATTENTION, CONDITION, EXIT, FILED, LOOK, MARKS, OWN_MAIL, SIZE, SUSPENDED, Snapshot, Stage, WAITING, mark_offset,
     state_word,
@@ -64,6 +65,14 @@ impl StatusPage {
         if let Some((_, mark)) = self.marks().taken.iter().find(|(of, _)| *of == seq) {
             self.word(mark_offset(*mark)).store(state_word(seq, Stage::Done), Ordering::Release);
         }
+    }
+
+    /// A message whose handler has just ended, with the time that it took.
+    pub(crate) fn timed(&self, seq: Seq) -> Done {
+        let begun = self.marks().taken.iter().find(|(of, _)| *of == seq.0).map(|(_, mark)| *mark);
+        let since = begun.map(|mark| self.word(mark_offset(mark) + 8).load(Ordering::Relaxed));
+        let took = |since| u32::try_from(clock_ns().saturating_sub(since) / 1000).unwrap_or(u32::MAX);
+        Done { seq, took_us: since.map(took) }
     }
 
     /// Frees the marks of messages: the supervisor has been told that they are done.

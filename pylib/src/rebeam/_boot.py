@@ -67,6 +67,8 @@ def _prepare() -> None:
     """What every worker inherits from the zygote, and so does not pay for itself."""
     faulthandler.enable(2)
     signal.signal(_rebeam.EXIT_SIGNAL, _on_exit_signal)
+    # Whoever has no place for stacks yet writes none, rather than end.
+    signal.signal(_rebeam.DUMP_SIGNAL, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
         # A line that was printed must not be lost with the process.
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
@@ -130,6 +132,7 @@ class Start(TypedDict):
     cpus: list[int]
     nice: int | None
     concurrency: int
+    log_level: int | None
     stacks: int | None
 
 
@@ -139,6 +142,8 @@ def _run(start: Start) -> NoReturn:
 
     _runtime.become(identity(start))
     _logging.install()
+    if start["log_level"] is not None:
+        _logging.set_level(start["log_level"])
     live(start)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 
 from rebeam import _rebeam
 
 _formatter = logging.Formatter()
+
+_COMMON = frozenset(vars(logging.makeLogRecord({})))
+"""What every record has."""
 
 
 class SupervisorHandler(logging.Handler):
@@ -20,9 +24,27 @@ class SupervisorHandler(logging.Handler):
             return
         try:
             exception = _formatter.formatException(record.exc_info) if record.exc_info else None
-            _rebeam.log(record.created, record.levelno, record.name, record.getMessage(), exception)
+            message, extra = record.getMessage(), _extra(record)
+            _rebeam.log(record.created, record.levelno, record.name, message, exception, extra)
         except Exception:
             self.handleError(record)
+
+
+_FORMATTED = ("message", "asctime")
+"""What a formatter adds."""
+
+
+def _extra(record: logging.LogRecord) -> str | None:
+    """What the record was given by `extra=`, as JSON; what JSON does not know is shown by its `repr`."""
+    if len(vars(record)) <= len(_COMMON):
+        return None
+    extra = {name: value for name, value in vars(record).items() if name not in _COMMON and name not in _FORMATTED}
+    return json.dumps(extra, default=repr) if extra else None
+
+
+def set_level(level: int) -> None:
+    """Has the root logger let through records from this level on."""
+    logging.getLogger().setLevel(level)
 
 
 def install() -> None:

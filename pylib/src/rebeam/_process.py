@@ -115,6 +115,18 @@ def trap_exits(traps: bool = True) -> None:
     _rebeam.trap_exits(traps)
 
 
+def set_ready(ready: bool, reason: str = "") -> None:
+    """Says whether this actor is ready for what it is there for: a node is ready (`/readyz`) when all its actors are.
+
+    Until it says so, an actor is ready from when its `init` has returned.
+
+    Args:
+        ready: whether it is.
+        reason: why it is not, for people. Default: `not ready`.
+    """
+    _rebeam.set_readiness(None if ready else reason or "not ready")
+
+
 def monitor(to: To) -> int:
     """Has one `Down` come to `handle_info` when the incarnation ends that is there now; at once if there is none.
 

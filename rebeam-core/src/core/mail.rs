@@ -10,8 +10,8 @@ use rebeam_protocol::control::{Answer, DeadLetters, address_label};
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::id::{ActorId, ProcessId, Seq};
 use rebeam_protocol::message::{
-    Address, CallFailure, Callee, Caller, Cause, Delivery, Envelope, Form, Gate, Kind, Lane, Outcome, Reply, ReplyTo,
-    Signal, Waits,
+    Address, CallFailure, Callee, Caller, Cause, Delivery, Done, Envelope, Form, Gate, Kind, Lane, Outcome, Reply,
+    ReplyTo, Signal, Waits,
 };
 use rebeam_protocol::page::{Snapshot, Stage as MarkStage};
 use rebeam_protocol::spec::Overflow;
@@ -46,6 +46,7 @@ impl Core {
             sender,
             for_pid: self.is_for_pid(&to),
             reply_to,
+            at: self.now,
             form: envelope.form,
             codec: envelope.codec,
             lane: envelope.lane,
@@ -266,10 +267,12 @@ impl Core {
 
     pub(super) fn replied(&mut self, process: ProcessId, reply: Reply, payload: Bytes, buffers: Option<Ticket>) {
         let Some(id) = self.serving_actor(process) else { return };
-        if let Some(seq) = reply.done
+        if let Some(done) = reply.done
             && let Some(actor) = self.actors.get_mut(&id)
         {
-            actor.mailbox.settle(seq);
+            if let Some(message) = actor.mailbox.settle(done.seq) {
+                self.meters.handled(&actor.spec.class, &message, done.took_us);
+            }
             self.count_handled(id, 1);
         }
         if let Some(Open { on: On::Answer(callee), .. }) = self.router.close(reply.to) {
@@ -284,11 +287,12 @@ impl Core {
         self.pump(id);
     }
 
-    pub(super) fn acked(&mut self, process: ProcessId, done: &[Seq]) {
+    pub(super) fn acked(&mut self, process: ProcessId, done: &[Done]) {
         let Some(id) = self.serving_actor(process) else { return };
         let Some(actor) = self.actors.get_mut(&id) else { return };
-        for &seq in done {
-            let Some(message) = actor.mailbox.settle(seq) else { continue };
+        for done in done {
+            let Some(message) = actor.mailbox.settle(done.seq) else { continue };
+            self.meters.handled(&actor.spec.class, &message, done.took_us);
             // Done without an answer: it is owed, and fails with the incarnation that owes it.
             if let Some(call) = message.reply_to
                 && self.router.is_open(call)
@@ -359,6 +363,7 @@ impl Core {
             return;
         }
         let sender = self.sender_label(message.sender);
+        self.meters.dead_letter(end.cause);
         let letter = self.dead_letters.add(message, sender, end, self.now);
         for mourner in self.mourners.clone() {
             let mailbox = self.living.get(&mourner).and_then(|id| self.actors.get(id)).map(|actor| &actor.mailbox);

@@ -29,6 +29,7 @@ use crate::dead_letters::DeadLetters;
 use crate::event::{Action, Event, Requester};
 use crate::links::Links;
 use crate::mailbox::Sender;
+use crate::meters::Meters;
 use crate::registries::Registries;
 use crate::router::{On, Router};
 use crate::spec::{self, SpecError};
@@ -52,7 +53,7 @@ pub struct Core {
     living: HashMap<Pid, ActorId, FxBuildHasher>,
     /// The last deaths of actors that are no children of anybody any more, oldest first.
     departed: VecDeque<Certificate>,
-    router: Router,
+    pub(crate) router: Router,
     links: Links,
     registries: Registries,
     /// Who waits for an actor to come up, oldest first.
@@ -61,6 +62,7 @@ pub struct Core {
     postponed: Vec<names::Postponed>,
     next_wait: u64,
     alarms: Alarms,
+    pub(crate) meters: Meters,
     timers: Timers,
     dead_letters: DeadLetters,
     /// Who gets a message for every dead letter.
@@ -104,6 +106,7 @@ impl Core {
             postponed: Vec::new(),
             next_wait: 0,
             alarms: Alarms::default(),
+            meters: Meters::default(),
             timers: Timers::default(),
             dead_letters: DeadLetters::default(),
             mourners: BTreeSet::new(),
@@ -172,6 +175,16 @@ impl Core {
             }
             Event::Looked { process, page, clock_ns } => self.looked(process, &page, clock_ns),
             Event::OverMemory { process, used_kib } => self.over_memory(process, used_kib),
+            Event::OutOfRoom { process, used_kib, limit_kib } => {
+                let reason = ExitReason::MemoryLimit(used_kib, limit_kib);
+                let why = "the memory of the whole was nearly used up, and it used the most of it";
+                self.kill_for(process, reason, why);
+            }
+            Event::Readiness { process, not_ready } => {
+                if let Some(incarnation) = self.serving(process) {
+                    incarnation.not_ready = not_ready;
+                }
+            }
             Event::Misbehaved { process, complaint } => {
                 self.kill_for(process, ExitReason::BadProtocol(complaint), "it broke the protocol");
             }
@@ -230,6 +243,11 @@ impl Core {
             On::Answer(callee) => Some(self.actors.get(&callee)?.incarnation()?.process),
             On::Room(..) | On::Supervisor(_) | On::Up(_) => None,
         }
+    }
+
+    /// The process that an actor has now.
+    pub fn process_of(&self, actor: ActorId) -> Option<ProcessId> {
+        Some(self.actors.get(&actor)?.incarnation()?.process)
     }
 
     /// Labels of the actors that have a process, for the last words of a node.

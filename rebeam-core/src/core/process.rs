@@ -185,6 +185,7 @@ impl Core {
             sender,
             for_pid: true,
             reply_to: None,
+            at: self.now,
             form,
             codec: Codec::Pickle,
             lane: Lane::Normal,

@@ -84,11 +84,25 @@ impl Core {
                 Some(answer) => Answer::Process(answer),
                 None => return,
             },
-            Request::Node | Request::List | Request::Call { .. } | Request::Cast { .. } => {
-                Answer::Refused("this is asked of the node, not of its core".into())
-            }
+            Request::LogLevel { name, level } => self.set_log_level(name, level),
+            Request::Node
+            | Request::List
+            | Request::Call { .. }
+            | Request::Cast { .. }
+            | Request::Health
+            | Request::Stacks { .. } => Answer::Refused("this is asked of the node, not of its core".into()),
         };
         self.answer(from, answer);
+    }
+
+    fn set_log_level(&mut self, name: String, level: u16) -> Answer {
+        let Some(actor) = self.find(&name).and_then(|id| self.actors.get_mut(&id)) else { return self.not_found(name) };
+        actor.log_level = Some(level);
+        if let Some(incarnation) = actor.incarnation() {
+            let process = incarnation.process;
+            self.actions.push_back(Action::LogLevel { process, level });
+        }
+        Answer::Ok
     }
 
     fn request_by_name(&mut self, from: Requester, name: String, verb: impl FnOnce(ChildRef) -> Verb) {

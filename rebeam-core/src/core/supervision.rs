@@ -345,6 +345,7 @@ impl Core {
             return;
         }
         let is_first = process.generation == Generation(0);
+        let took = now.saturating_sub(incarnation.since);
         incarnation.stage = Stage::Running;
         incarnation.info = info;
         let timer = incarnation.timer.take();
@@ -355,7 +356,11 @@ impl Core {
                 incarnation.aged = Some(timer);
             }
         }
+        if let Some(actor) = self.actors.get_mut(&id) {
+            actor.down_since = None;
+        }
         if is_first {
+            self.meters.started(took);
             // Not before: a start that fails is an error of its starter's, and no exit signal.
             if let Some(owner) = linked.filter(|owner| self.living.contains_key(owner)) {
                 self.links.link(owner, process.pid);
@@ -505,6 +510,8 @@ impl Core {
         };
         if let Some(actor) = self.actors.get_mut(&id) {
             actor.keep_certificate(certificate.clone());
+            actor.down_since = Some(now);
+            self.meters.ended(&actor.spec.class, &reason);
         }
         self.forget_caller(Caller::Actor(pid));
         self.forget_waiter(pid);
@@ -620,7 +627,7 @@ impl Core {
     }
 
     /// Whether a supervisor holds its children by pid rather than by id.
-    pub(super) fn is_dynamic(&self, id: ActorId) -> bool {
+    pub(crate) fn is_dynamic(&self, id: ActorId) -> bool {
         self.supervisors
             .get(&id)
             .is_some_and(|node| matches!(node.spec.kind, SupervisorKind::Dynamic { .. } | SupervisorKind::Spawned))
@@ -636,6 +643,7 @@ fn launch(actor: &Actor, process: ProcessId, state: Option<Bytes>) -> Launch {
         restarts: actor.starts - u32::from(state.is_some()),
         spec: actor.spec.clone(),
         state,
+        log_level: actor.log_level,
     }
 }
 

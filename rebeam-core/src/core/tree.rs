@@ -73,6 +73,8 @@ impl Core {
                     expired: 0,
                     owner: None,
                     is_linked: false,
+                    down_since: Some(self.now),
+                    log_level: None,
                     spec: Arc::from(spec),
                 };
                 self.actors.insert(id, actor);

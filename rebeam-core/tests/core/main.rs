@@ -1,6 +1,7 @@
 //! The core in virtual time: a world of processes that do what a test says.
 
 mod delivery;
+mod health;
 mod mail;
 mod model;
 mod names;

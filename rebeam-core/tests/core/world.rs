@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rebeam_core::event::{Death, Launch, NodeEnd, Recipient, Requester, Status};
+use rebeam_core::meters::Figures;
 use rebeam_core::{Action, Core, Event};
 use rebeam_protocol::certificate::Next;
 use rebeam_protocol::control::{Answer, Request};
@@ -12,7 +13,8 @@ use rebeam_protocol::exit::{ExitReason, Raised};
 use rebeam_protocol::id::{CallId, NodeStart, Pid, ProcessId, RequestId, Seq};
 use rebeam_protocol::ledger::{Record, RegistryId, key_label};
 use rebeam_protocol::message::{
-    Address, CallFailure, Codec, Delivery, Envelope, Form, Kind, Lane, Outcome, Reply, ReplyTo, Signal, Started, Waits,
+    Address, CallFailure, Codec, Delivery, Done, Envelope, Form, Kind, Lane, Outcome, Reply, ReplyTo, Signal, Started,
+    Waits,
 };
 use rebeam_protocol::page::{OWN_MAIL, Snapshot, Stage};
 use rebeam_protocol::process::{ProcessAnswer, ProcessRequest, SupervisorRequest};
@@ -237,6 +239,21 @@ impl World {
         found
     }
 
+    /// What is wrong, in words, where no message should wait longer than that.
+    pub(crate) fn troubles(&mut self, longest_wait: Duration) -> Vec<String> {
+        self.core.handle_timeout(self.now);
+        let clock_ns = self.now.as_nanos() as u64;
+        let page = |process| Some((self.processes.get(&process)?.page.clone(), clock_ns));
+        let troubles = self.core.troubles(longest_wait, page);
+        troubles.iter().map(|it| format!("{} {:?}: {}", it.actor, it.kind, it.detail)).collect()
+    }
+
+    /// How everything stands.
+    pub(crate) fn figures(&mut self) -> Figures {
+        self.core.handle_timeout(self.now);
+        self.core.figures(|process| Some((7, self.processes.get(&process)?.page.clone())))
+    }
+
     /// Where the answer to a message goes.
     pub(crate) fn reply_address(&self, label: &str, seq: Seq) -> Option<ReplyTo> {
         let process = &self.processes[&self.process(label)];
@@ -245,9 +262,14 @@ impl World {
 
     /// Finishes a message without an answer.
     pub(crate) fn finishes(&mut self, label: &str, seq: Seq) {
+        self.finishes_after(label, seq, None);
+    }
+
+    /// The same, of a handler that took so many microseconds.
+    pub(crate) fn finishes_after(&mut self, label: &str, seq: Seq, took_us: Option<u32>) {
         let process = self.process(label);
         self.processes.get_mut(&process).expect("it runs").page.note(seq.0, Stage::Done, 1);
-        self.tell(Event::Acked { process, done: vec![seq] });
+        self.tell(Event::Acked { process, done: vec![Done { seq, took_us }] });
     }
 
     /// Answers a call.
@@ -256,6 +278,7 @@ impl World {
         if let Some(seq) = done {
             self.processes.get_mut(&process).expect("it runs").page.note(seq.0, Stage::Done, 1);
         }
+        let done = done.map(Done::from);
         let reply = Reply { to, outcome: Outcome::Returned(Codec::Pickle), done, buffers: None };
         self.tell(Event::Replied { process, reply, payload: Bytes::new(), buffers: None });
     }
@@ -306,9 +329,9 @@ impl World {
                     format!("{}{registry}[{}]", if value.is_some() { "+" } else { "-" }, key_label(key))
                 }
             });
-            done.push(delivery.seq);
+            done.push(delivery.seq.into());
         }
-        for seq in &done {
+        for Done { seq, .. } in &done {
             process.page.note(seq.0, Stage::Done, 1);
         }
         self.tell(Event::Acked { process: id, done });
@@ -327,6 +350,10 @@ impl World {
     fn act(&mut self, action: Action) {
         match action {
             Action::Launch(launch) => self.launch(&launch),
+            Action::LogLevel { process, level } => {
+                let label = self.label(process).unwrap_or_default();
+                self.trace.push(format!("log level {level} {label}"));
+            }
             Action::Kill(process) => {
                 if let Some(label) = self.label(process) {
                     self.trace.push(format!("kill {label}"));

@@ -22,10 +22,10 @@ fn pid() -> Pid {
 }
 
 #[test]
-fn of_version_4() {
-    assert_eq!(VERSION, 4);
+fn of_version_5() {
+    assert_eq!(VERSION, 5);
     let hello = Hello { magic: MAGIC, version: VERSION, features: Features(0), os_pid: 4000 };
-    check(&ToSupervisor::Hello(hello), &[], "0a00000000cd8a8992050400a01f");
+    check(&ToSupervisor::Hello(hello), &[], "0a00000000cd8a8992050500a01f");
     let welcome = Welcome {
         magic: MAGIC,
         version: VERSION,
@@ -40,11 +40,12 @@ fn of_version_4() {
         nice: None,
         concurrency: 1,
         max_frame: 1024,
+        log_level: None,
     };
     check(
         &ToWorker::Welcome(welcome),
         b"start",
-        "1e00000000cd8a899205040000ac0205000201610101050100000180087374617274",
+        "1f00000000cd8a899205050000ac020500020161010105010000018008007374617274",
     );
     let envelope = Envelope {
         to: Address::Name("b".into()),
@@ -73,8 +74,13 @@ fn of_version_4() {
         trace: None,
     };
     check(&ToWorker::Deliver(delivery), &[], "160000000101010000ac02050703676574010101000101610000");
-    let reply = Reply { to: reply_to, outcome: Outcome::Returned(Codec::Pickle), done: Some(Seq(1)), buffers: None };
-    check(&ToSupervisor::Reply(reply), b"r", "0d000000030000ac020507000001010072");
+    let reply = Reply {
+        to: reply_to,
+        outcome: Outcome::Returned(Codec::Pickle),
+        done: Some(Done { seq: Seq(1), took_us: Some(300) }),
+        buffers: None,
+    };
+    check(&ToSupervisor::Reply(reply), b"r", "10000000030000ac0205070000010101ac020072");
     check(&ToSupervisor::Exit(ExitReason::ExitCode(3)), &[], "030000000e0306");
     check(&ToWorker::Answer { request: RequestId(1), answer: Answer::Whereis(None) }, &[], "0400000009010400");
     check(&Request::RestartChild { name: "a".into() }, &[], "03000000050161");

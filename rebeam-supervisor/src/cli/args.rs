@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
 
 use crate::cli::names;
-use crate::config::Embed;
+use crate::config::{Embed, LogFormat};
 
 /// Supervised Python actors, one OS process each.
 #[derive(Debug, Parser)]
@@ -29,6 +29,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run an application, for development
     Up(Up),
+    /// Run an application, for production: JSON logs, health and metrics, fit for process 1 of a container
+    Run(Run),
     /// List the actors of the running application
     Ps(Output),
     /// Show the running application as a tree
@@ -49,6 +51,14 @@ pub(crate) enum Command {
     Names(Names),
     /// Show the groups and their members
     Groups(Output),
+    /// Show what actors do right now, by their Python stacks
+    Stack(Stack),
+    /// Have an actor log from another level on, over its restarts too
+    LogLevel(LogLevel),
+    /// Say whether the running application is ready; exit code 1 if not
+    Health(Output),
+    /// Show what this machine or container allows, and where that is said
+    Doctor(Doctor),
     /// Stop the running application
     Down(Down),
     /// Print the version
@@ -57,6 +67,34 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct Up {
+    #[command(flatten)]
+    pub(crate) start: Start,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) start: Start,
+    /// Serve /livez, /readyz and /metrics at `ADDRESS:PORT`, or at the socket that `systemd` hands over [default: nowhere]
+    #[arg(long, value_name = "ADDRESS", env = "REBEAM_HTTP")]
+    pub(crate) http: Option<String>,
+    /// A name under which it may be asked over HTTP, beside addresses and `localhost`; may be said several times
+    #[arg(long, value_name = "NAME", env = "REBEAM_HTTP_HOST", value_delimiter = ',')]
+    pub(crate) http_host: Vec<String>,
+    /// How logs look
+    #[arg(long, value_enum, env = "REBEAM_LOG_FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+    /// Write logs to this file instead of stdout; SIGHUP opens it anew
+    #[arg(long, value_name = "PATH", env = "REBEAM_LOG_FILE")]
+    pub(crate) log_file: Option<PathBuf>,
+    /// Seconds that a message may wait before the node is not ready [default: 60]
+    #[arg(long, value_name = "SECONDS", env = "REBEAM_LONGEST_WAIT")]
+    pub(crate) longest_wait: Option<f64>,
+}
+
+/// What both ways to run an application can be told.
+#[derive(Debug, Args)]
+pub(crate) struct Start {
     /// `module:attribute`, `module`, `file.py` or `file.py:attribute` [default: `app` of the project's file]
     #[arg(value_name = "TARGET")]
     pub(crate) target: Option<String>,
@@ -72,6 +110,38 @@ pub(crate) struct Up {
     /// The largest message, as `64MB` or in bytes; large buffers are not counted [default: 256MiB]
     #[arg(long, value_name = "SIZE", env = "REBEAM_MAX_MESSAGE")]
     pub(crate) max_message: Option<String>,
+    /// From which level on actors log: `debug`, `info`, `warning`, `error`, `critical` [default: as the application says]
+    #[arg(long, value_name = "LEVEL", env = "REBEAM_LOG_LEVEL")]
+    pub(crate) log_level: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stack {
+    /// The actor's name, or its path in the tree [default: all actors]
+    #[arg(add = ArgValueCompleter::new(names::complete))]
+    pub(crate) name: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogLevel {
+    /// The actor's name, or its path in the tree
+    #[arg(add = ArgValueCompleter::new(names::complete))]
+    pub(crate) name: String,
+    /// `debug`, `info`, `warning`, `error` or `critical`
+    pub(crate) level: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// The Python to look at [default: as for `up`]
+    #[arg(long, value_name = "PATH", env = "REBEAM_PYTHON")]
+    pub(crate) python: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

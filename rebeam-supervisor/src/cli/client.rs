@@ -27,8 +27,8 @@ pub(crate) struct Client {
 impl Client {
     /// Connects to the node of a project.
     pub(crate) fn connect(project: &Project, runtime_dir: Option<&Path>) -> Result<Self, Failure> {
-        let socket = node_dir::socket_in(&node_dir::path_for(&project.directory, runtime_dir));
-        let stream = UnixStream::connect(&socket).map_err(|_| {
+        let node_dir = node_dir::path_for(&project.directory, runtime_dir);
+        let stream = node_dir::connect(&node_dir).map_err(|_| {
             Failure::request(format!("nothing is running in `{}`", project.directory.display()))
                 .hint("start it with `rebeam up`, or name its directory with `--project`")
         })?;

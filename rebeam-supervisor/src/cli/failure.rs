@@ -14,11 +14,13 @@ pub(crate) struct Failure {
     pub(crate) detail: Option<String>,
     pub(crate) causes: Vec<String>,
     pub(crate) hints: Vec<String>,
+    /// Whether it has been told already.
+    pub(crate) is_told: bool,
 }
 
 impl Failure {
     pub(crate) fn new(code: ExitCode, message: impl Into<String>) -> Self {
-        Failure { code, message: message.into(), detail: None, causes: Vec::new(), hints: Vec::new() }
+        Failure { code, message: message.into(), detail: None, causes: Vec::new(), hints: Vec::new(), is_told: false }
     }
 
     /// Wrong usage or configuration.

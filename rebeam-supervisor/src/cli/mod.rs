@@ -4,28 +4,25 @@
 pub(crate) mod args;
 mod client;
 mod dead;
+mod doctor;
 pub(crate) mod exit_code;
 pub(crate) mod failure;
+mod inspect;
 mod json;
-mod list;
+pub(crate) mod list;
 mod names;
 pub(crate) mod render;
-
-use std::path::Path;
+mod start;
 
 use rebeam_protocol::control::{Answer, Request};
-use rebeam_protocol::frame::MAX_FRAME;
 use rebeam_protocol::message::{CallFailure, Outcome};
 use rebeam_protocol::value;
 
 use crate::cli::args::{Cli, Command};
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
-use crate::config::{self, DEFAULT_GRACE, Project};
-use crate::printer::{Printer, crash_block};
-use crate::python;
-use crate::shell::engine::Setup;
-use crate::shell::{node, node_dir};
+use crate::config::{self, Project};
+use crate::printer::crash_block;
 
 /// Does what the command line says.
 ///
@@ -59,7 +56,12 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
     let connect = || Client::connect(&project, runtime_dir);
     match &cli.command {
         Command::Version(_) => Ok(()),
-        Command::Up(up) => self::up(up, &project, runtime_dir, &here),
+        Command::Up(up) => start::up(up, &project, runtime_dir, &here),
+        Command::Run(run) => start::run(run, &project, runtime_dir, &here),
+        Command::Stack(stack) => inspect::stack(&mut connect()?, stack.name.as_deref(), stack.json),
+        Command::LogLevel(it) => inspect::log_level(&mut connect()?, &it.name, &it.level),
+        Command::Health(output) => inspect::health(&mut connect()?, output.json),
+        Command::Doctor(it) => doctor::run(&project, runtime_dir, it.python.as_deref(), it.json),
         Command::Ps(output) => list::ps(&mut connect()?, output.json),
         Command::Tree(output) => list::tree(&mut connect()?, output.json),
         Command::Call(call) => self::call(&mut connect()?, call),
@@ -79,39 +81,6 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
             Ok(())
         }
     }
-}
-
-fn up(up: &args::Up, project: &Project, runtime_dir: Option<&Path>, here: &Path) -> Result<(), Failure> {
-    let file = project.read()?;
-    let (target_text, relative_to) = match (&up.target, &file.app) {
-        (Some(target), _) => (target.clone(), here),
-        (None, Some(app)) => (app.clone(), project.directory.as_path()),
-        (None, None) => {
-            return Err(Failure::usage("there is nothing to run").hint(
-                "say `rebeam up TARGET`, or set `app = \"module:tree\"` under `[tool.rebeam]` in pyproject.toml",
-            ));
-        }
-    };
-    let target = config::parse_target(&target_text, relative_to, file.preload.clone())?;
-    let grace = match up.grace.or(file.grace) {
-        Some(seconds) => config::parse_seconds("grace", seconds)?,
-        None => DEFAULT_GRACE,
-    };
-    let max_frame = match up.max_message.as_ref().or(file.max_message.as_ref()) {
-        Some(size) => config::parse_size("max_message", size)?,
-        None => MAX_FRAME,
-    };
-    let embed = up.embed.or(file.embed).unwrap_or_default();
-    // An empty `REBEAM_PYTHON` is none.
-    let wanted = up.python.as_deref().filter(|path| !path.as_os_str().is_empty());
-    let python = python::find(wanted.or(file.python.as_deref()), &project.directory, embed)?;
-    let setup = Setup { python, directory: project.directory.clone(), target, target_text, max_frame };
-    let node_dir = node_dir::path_for(&project.directory, runtime_dir);
-    let (printer, thread) = Printer::start();
-    let result = node::run(setup, &node_dir, grace, &printer);
-    printer.finish();
-    let _ = thread.join();
-    result
 }
 
 fn call(client: &mut Client, call: &args::Call) -> Result<(), Failure> {

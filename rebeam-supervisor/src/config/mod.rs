@@ -44,9 +44,61 @@ pub(crate) struct ProjectFile {
     pub(crate) grace: Option<f64>,
     /// The largest message.
     pub(crate) max_message: Option<String>,
+    /// From which level on actors log.
+    pub(crate) log_level: Option<String>,
+    /// Where `rebeam run` serves health and metrics.
+    pub(crate) http: Option<String>,
+    /// Names under which it may be asked there.
+    pub(crate) http_host: Vec<String>,
+    /// How its logs look.
+    pub(crate) log_format: Option<LogFormat>,
+    /// Where it writes them.
+    pub(crate) log_file: Option<PathBuf>,
+    /// Seconds that a message may wait before it is not ready.
+    pub(crate) longest_wait: Option<f64>,
 }
 
-const KEYS: [&str; 6] = ["app", "python", "embed", "preload", "grace", "max_message"];
+const KEYS: [&str; 12] = [
+    "app",
+    "python",
+    "embed",
+    "preload",
+    "grace",
+    "max_message",
+    "log_level",
+    "http",
+    "http_host",
+    "log_format",
+    "log_file",
+    "longest_wait",
+];
+
+/// How logs look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// As `up` shows them.
+    Text,
+}
+
+/// The levels of `logging`.
+const LEVELS: [(&str, u16); 5] = [("debug", 10), ("info", 20), ("warning", 30), ("error", 40), ("critical", 50)];
+
+/// A level of `logging`, as its number.
+pub(crate) fn parse_level(text: &str) -> Result<u16, Failure> {
+    let word = text.to_ascii_lowercase();
+    let known = LEVELS.iter().find(|(name, _)| *name == word).map(|(_, level)| *level);
+    known.ok_or_else(|| {
+        let failure = Failure::usage(format!("there is no log level `{text}`"));
+        match nearest(&word, &LEVELS.map(|(name, _)| name)) {
+            Some(near) => failure.hint(format!("did you mean `{near}`?")),
+            None => failure.hint(format!("levels: {}", LEVELS.map(|(name, _)| name).join(", "))),
+        }
+    })
+}
 
 /// A project: a directory, and the file in it that may say something.
 #[derive(Clone, Debug)]
@@ -67,6 +119,14 @@ impl Project {
             }
         }
         Project { directory: start.to_owned(), file: None }
+    }
+
+    /// Why it is this one.
+    pub(crate) fn whence(&self) -> String {
+        match &self.file {
+            Some(file) => file.display().to_string(),
+            None => "this directory: there is no file of a project upwards".into(),
+        }
     }
 
     /// What its file says. Only who starts a node reads it: a slip in it must not keep one from being stopped.

@@ -2,7 +2,6 @@
 //!
 //! What comes here is from outside the tree: plain data, never a pickle. Only the node's own user (and root) may ask.
 
-use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -35,11 +34,6 @@ pub(crate) async fn serve(node: Node, listener: UnixListener) {
             tokio::task::spawn_local(serve_client(node.clone(), stream));
         }
     }
-}
-
-/// Opens the socket in a directory that is ours alone.
-pub(crate) fn listen(path: &Path) -> std::io::Result<UnixListener> {
-    UnixListener::bind(path)
 }
 
 async fn serve_client(node: Node, stream: UnixStream) {
@@ -130,7 +124,13 @@ async fn answer(node: &Node, client: u64, request: Request, payload: Bytes) -> (
             drop(node.send_from_outside(client, CallId(0), envelope(actor, method, Kind::Cast, None), payload));
             (Answer::Ok, Bytes::new())
         }
+        Request::Health => (Answer::Health(node.health()), Bytes::new()),
+        Request::Stacks { name } => match (node.stacks(name.as_deref()).await, name) {
+            (Some(stacks), _) => (Answer::Stacks(stacks), Bytes::new()),
+            (None, name) => (node.not_found(&name.unwrap_or_default()), Bytes::new()),
+        },
         Request::Whereis { .. }
+        | Request::LogLevel { .. }
         | Request::Why { .. }
         | Request::StopChild { .. }
         | Request::RestartChild { .. }

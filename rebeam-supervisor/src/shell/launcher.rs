@@ -15,6 +15,7 @@ use rebeam_protocol::spec::ProcessOptions;
 
 use crate::python::Python;
 use crate::shell::ledger::Ledger;
+use crate::shell::service_manager::VARIABLES;
 use crate::shell::status_page::StatusPage;
 use crate::shell::zygote::stream_pair;
 
@@ -134,6 +135,9 @@ fn interpreter(python: &Python, role: &str, directory: &Path, stdout: OwnedFd, s
         .stdin(Stdio::null())
         .stdout(stdout)
         .stderr(stderr);
+    for variable in VARIABLES {
+        command.env_remove(variable);
+    }
     for variable in THREAD_VARIABLES {
         if std::env::var_os(variable).is_none() {
             command.env(variable, "1");

@@ -1,12 +1,14 @@
 //! Does what the core decides, and reports what happened: sockets, processes, signals, the clock.
 //!
-//! Everything here runs on one thread. [`engine`] owns the core; connections, the reaper and the control socket are
+//! Everything here runs on one thread but [`http`], which has one of its own. [`engine`] owns the core; connections, the reaper and the control socket are
 //! small tasks that call it and never touch each other. It must not decide anything about restarts, mail or names.
 
 pub(crate) mod arenas;
+pub(crate) mod cgroup;
 pub(crate) mod connection;
 pub(crate) mod control;
 pub(crate) mod engine;
+pub(crate) mod http;
 pub(crate) mod launcher;
 pub(crate) mod ledger;
 pub(crate) mod memory;
@@ -15,6 +17,8 @@ pub(crate) mod node_dir;
 pub(crate) mod oom;
 pub(crate) mod output;
 pub(crate) mod reaper;
+pub(crate) mod room;
+pub(crate) mod service_manager;
 pub(crate) mod signals;
 pub(crate) mod spin;
 pub(crate) mod status_page;

@@ -13,29 +13,49 @@ use rebeam_protocol::frame::MAX_FRAME;
 use rebeam_protocol::id::NodeStart;
 use rebeam_protocol::spec::SupervisorSpec;
 use rebeam_protocol::zygote::{FromZygote, LoadError, LoadErrorKind, Target, ToZygote};
+use tokio::net::UnixListener;
 use tokio::task::{JoinHandle, LocalSet};
 
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
+use crate::cli::render::kib;
 use crate::printer::{Printer, crash_block};
+use crate::shell::cgroup::Source;
 use crate::shell::connection::{Decoder, Read};
 use crate::shell::control;
 use crate::shell::engine::{Ended, Node, Setup};
+use crate::shell::http;
 use crate::shell::launcher;
 use crate::shell::ledger::Ledger;
+use crate::shell::memory;
 use crate::shell::node_dir::{NodeDir, NodeDirError};
 use crate::shell::reaper;
-use crate::shell::signals::Signals;
+use crate::shell::room;
+use crate::shell::service_manager;
+use crate::shell::signals::{Hangup, Signals};
 use crate::shell::watched::watch;
 use crate::shell::zygote::{Silent, Zygote};
+
+/// How a node is run, beside what it runs.
+pub(crate) struct Service {
+    /// How long a stop may take before what is left is killed.
+    pub(crate) grace: Duration,
+    /// Whether somebody has said where its socket is to be.
+    pub(crate) is_place_chosen: bool,
+    /// What SIGHUP means.
+    pub(crate) hangup: Hangup,
+    /// Where to tell of health and figures.
+    pub(crate) http: Option<http::Options>,
+}
 
 /// Runs a node until it has ended.
 ///
 /// # Errors
 /// Whatever kept it from coming up, or made it give up.
-pub(crate) fn run(mut setup: Setup, node_dir: &Path, grace: Duration, printer: &Printer) -> Result<(), Failure> {
+pub(crate) fn run(mut setup: Setup, node_dir: &Path, service: Service, printer: &Printer) -> Result<(), Failure> {
     let started = Instant::now();
-    let dir = NodeDir::take(node_dir, &setup.directory).map_err(|error| node_dir_failure(&error))?;
+    let dir =
+        NodeDir::take(node_dir, &setup.directory, service.is_place_chosen).map_err(|error| node_dir_failure(&error))?;
     prepare_process();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -45,8 +65,8 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, grace: Duration, printer: &
     let result = local.block_on(&runtime, async {
         let io = |what: &'static str| move |error: std::io::Error| Failure::start(what).because(&error);
         let mut signals = Signals::catch().map_err(io("failed to catch signals"))?;
-        let listener = control::listen(&dir.socket()).map_err(|error| {
-            Failure::start(format!("failed to open the control socket `{}`", dir.socket().display())).because(&error)
+        let listener = dir.listen().and_then(UnixListener::from_std).map_err(|error| {
+            Failure::start(format!("failed to open the control socket `{}`", dir.socket())).because(&error)
         })?;
         let mark = mark_of(node_dir);
         setup.python.mark = Some(mark.clone());
@@ -69,6 +89,7 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, grace: Duration, printer: &
                 return Err(failure);
             }
         };
+        warn_of_room(&tree, printer);
         let at = NodeStart { node: 0, started: unix_now() };
         let core = Core::new(tree, at).map_err(|error| {
             end_zygote(zygote.os_pid);
@@ -84,8 +105,14 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, grace: Duration, printer: &
         };
         setup.python.app = Some(app_variable(&setup.target));
         let node = Node::new(core, setup, printer.clone(), zygote, keeper, ledger, started);
-        tokio::task::spawn_local(signals.attend(node.clone(), printer.clone(), grace));
+        tokio::task::spawn_local(signals.attend(node.clone(), printer.clone(), service.grace, service.hangup));
         tokio::task::spawn_local(control::serve(node.clone(), listener));
+        if let Some(options) = service.http {
+            let address = http::start(node.clone(), options).map_err(io("failed to serve HTTP"))?;
+            printer.say(&format!("health and metrics at http://{address}"));
+        }
+        tokio::task::spawn_local(service_manager::watchdog(node.clone()));
+        guard_memory(&node, printer);
         node.boot();
         let ended = node.ended().await;
         // Answers to whoever ordered the end are written before the sockets go.
@@ -124,6 +151,26 @@ fn finish(ended: Ended) -> Result<(), Failure> {
                 None => failure,
             })
         }
+    }
+}
+
+/// Says what of the tree may not fit.
+fn warn_of_room(tree: &SupervisorSpec, printer: &Printer) {
+    let (limits, needs) = (Source::default().limits(), room::Needs::of(tree));
+    for shortfall in needs.shortfalls(&limits, room::descriptors()) {
+        printer.warn(&shortfall);
+    }
+    if let (Some(memory), Some(share)) = (&limits.memory, needs.share_kib(&limits)) {
+        let (memory, share) = (kib(memory.value / 1024), kib(share));
+        printer.say(&format!("{memory} of memory in all: {share} for each actor without a limit of its own"));
+    }
+}
+
+/// Where there is a limit to the memory of the whole, watches it.
+fn guard_memory(node: &Node, printer: &Printer) {
+    let source = Source::default();
+    if let (Some(limit), Some(group)) = (source.limits().memory, source.group("memory")) {
+        tokio::task::spawn_local(memory::guard(node.clone(), group, limit.value, printer.clone()));
     }
 }
 

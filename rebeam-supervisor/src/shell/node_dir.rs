@@ -1,14 +1,20 @@
 //! Where a running node is found: a directory per project with a lock and a socket.
 //!
 //! The lock, not the socket, says whether the node lives: it goes with the process however that ends, so a socket
-//! without a holder of the lock is stale and taken over.
+//! without a holder of the lock is stale and taken over. Where nothing can be written, as in a container with a read-only
+//! root, the socket has a name in Linux's abstract namespace instead, which is lock and socket in one.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
+use rebeam_protocol::control::abstract_socket;
 use rebeam_protocol::hash::fnv1a;
 
 /// The longest path that a socket may have, by `sockaddr_un`.
@@ -18,7 +24,16 @@ const LONGEST: usize = 107;
 #[derive(Debug)]
 pub(crate) struct NodeDir {
     path: PathBuf,
-    _lock: Flock<File>,
+    held: Held,
+}
+
+#[derive(Debug)]
+enum Held {
+    Directory {
+        _lock: Flock<File>,
+    },
+    /// The socket itself.
+    Abstract(UnixListener),
 }
 
 /// Why a node cannot have its directory.
@@ -70,8 +85,26 @@ fn is_at(file: &File, path: &Path) -> bool {
 }
 
 impl NodeDir {
-    /// Takes the directory, or says who has it.
-    pub(crate) fn take(path: &Path, project: &Path) -> Result<Self, NodeDirError> {
+    /// Takes the directory, or says who has it. If it cannot be made and nobody has chosen it, takes a name in its stead.
+    pub(crate) fn take(path: &Path, project: &Path, is_chosen: bool) -> Result<Self, NodeDirError> {
+        match Self::take_directory(path, project) {
+            Err(NodeDirError::Io { source, .. }) if !is_chosen && cannot_be_written(&source) => {
+                let io = |verb| {
+                    let path = path.to_owned();
+                    move |source| NodeDirError::Io { verb, path, source }
+                };
+                let address = abstract_address(path).map_err(io("name a socket for"))?;
+                let listener = UnixListener::bind_addr(&address).map_err(|error| match error.kind() {
+                    io::ErrorKind::AddrInUse => NodeDirError::Taken { os_pid: "?".into() },
+                    _ => io("open an abstract socket for")(error),
+                })?;
+                Ok(NodeDir { path: path.to_owned(), held: Held::Abstract(listener) })
+            }
+            taken => taken,
+        }
+    }
+
+    fn take_directory(path: &Path, project: &Path) -> Result<Self, NodeDirError> {
         let io = |verb, path: &Path| {
             let path = path.to_owned();
             move |source| NodeDirError::Io { verb, path, source }
@@ -106,17 +139,70 @@ impl NodeDir {
         file.set_len(0).map_err(io("write", &lock))?;
         write!(file, "{}\n{}\n", std::process::id(), project.display()).map_err(io("write", &lock))?;
         let _ = std::fs::remove_file(&socket);
-        Ok(NodeDir { path: path.to_owned(), _lock: file })
+        Ok(NodeDir { path: path.to_owned(), held: Held::Directory { _lock: file } })
     }
 
-    pub(crate) fn socket(&self) -> PathBuf {
-        socket_in(&self.path)
+    /// Opens the control socket.
+    pub(crate) fn listen(&self) -> io::Result<UnixListener> {
+        let listener = match &self.held {
+            Held::Directory { .. } => UnixListener::bind(socket_in(&self.path))?,
+            Held::Abstract(listener) => listener.try_clone()?,
+        };
+        listener.set_nonblocking(true)?;
+        Ok(listener)
     }
+
+    /// The socket as people read it.
+    pub(crate) fn socket(&self) -> String {
+        match &self.held {
+            Held::Directory { .. } => socket_in(&self.path).display().to_string(),
+            Held::Abstract(_) => format!("@{}", abstract_name(&self.path)),
+        }
+    }
+}
+
+/// Where the socket of a node would be, as people read it; makes what it needs, as a node would.
+pub(crate) fn probe(path: &Path, is_chosen: bool) -> Result<String, NodeDirError> {
+    match NodeDir::take(path, Path::new(""), is_chosen) {
+        Ok(dir) => Ok(dir.socket()),
+        Err(NodeDirError::Taken { .. }) => Ok(format!("{} (in use)", path.display())),
+        Err(error) => Err(error),
+    }
+}
+
+/// Connects to the node that has a directory, or the abstract name in its stead.
+pub(crate) fn connect(path: &Path) -> io::Result<UnixStream> {
+    let in_directory = UnixStream::connect(socket_in(path));
+    if in_directory.is_ok() {
+        return in_directory;
+    }
+    let stream = UnixStream::connect_addr(&abstract_address(path)?)?;
+    // Anybody may take a name; nobody may make a directory of ours.
+    let peer = getsockopt(&stream, PeerCredentials)?;
+    let own = nix::unistd::getuid().as_raw();
+    if peer.uid() == own || peer.uid() == 0 { Ok(stream) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+}
+
+fn abstract_name(path: &Path) -> String {
+    let node = path.file_name().unwrap_or_default().to_string_lossy();
+    abstract_socket(nix::unistd::getuid().as_raw(), &node)
+}
+
+fn abstract_address(path: &Path) -> io::Result<SocketAddr> {
+    SocketAddr::from_abstract_name(abstract_name(path))
+}
+
+fn cannot_be_written(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotFound, PermissionDenied, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), ReadOnlyFilesystem | PermissionDenied | NotFound | StorageFull)
 }
 
 impl Drop for NodeDir {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(self.socket());
+        if matches!(self.held, Held::Abstract(_)) {
+            return;
+        }
+        let _ = std::fs::remove_file(socket_in(&self.path));
         let _ = std::fs::remove_file(self.path.join("lock"));
         let _ = std::fs::remove_dir(&self.path);
     }

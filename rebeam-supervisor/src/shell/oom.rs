@@ -6,6 +6,8 @@
 use std::fs;
 use std::path::PathBuf;
 
+use crate::shell::cgroup::Source;
+
 /// The count, and how far it was when it was last read.
 #[derive(Debug)]
 pub(crate) struct OutOfMemory {
@@ -16,7 +18,8 @@ pub(crate) struct OutOfMemory {
 impl OutOfMemory {
     /// Finds the count of the cgroup that we are in.
     pub(crate) fn new() -> Self {
-        let file = fs::read_to_string("/proc/self/cgroup").ok().and_then(|text| counter_file(&text));
+        let group = Source::default().group("memory");
+        let file = group.map(|group| group.file("memory.oom_control", "memory.events"));
         let mut this = OutOfMemory { file, seen: 0 };
         this.seen = this.read();
         this
@@ -33,19 +36,6 @@ impl OutOfMemory {
         let text = self.file.as_ref().and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
         count_in(&text)
     }
-}
-
-/// The file with the count, by the lines of `/proc/self/cgroup`.
-fn counter_file(cgroups: &str) -> Option<PathBuf> {
-    let path_of = |line: &str, root: &str, name: &str| {
-        let path = line.splitn(3, ':').nth(2)?.trim_start_matches('/');
-        // In a container the path may be the host's, and the mount the container's own root.
-        [PathBuf::from(root).join(path).join(name), PathBuf::from(root).join(name)].into_iter().find(|it| it.exists())
-    };
-    let is_v1 = |line: &&str| line.split(':').nth(1).is_some_and(|names| names.split(',').any(|it| it == "memory"));
-    let v1 = cgroups.lines().find(is_v1).and_then(|it| path_of(it, "/sys/fs/cgroup/memory", "memory.oom_control"));
-    let v2 = || cgroups.lines().find(|line| line.starts_with("0::"));
-    v1.or_else(|| path_of(v2()?, "/sys/fs/cgroup", "memory.events"))
 }
 
 fn count_in(text: &str) -> u64 {

@@ -1,4 +1,4 @@
-//! Signals to the supervisor: one drains, two hurry, three kill; Ctrl-Z stops everybody.
+//! Signals to the supervisor: one drains, two hurry, three kill; Ctrl-Z stops everybody, Ctrl-\ shows what they do.
 
 use std::time::Duration;
 
@@ -14,11 +14,21 @@ const HURRY: Duration = Duration::from_secs(1);
 /// After the terminal is gone, the whole tree has this long.
 const HANGUP: Duration = Duration::from_secs(1);
 
+/// What SIGHUP means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hangup {
+    /// The terminal is gone, and with it the node.
+    Stop,
+    /// The log has been moved away: it is opened anew.
+    Reopen,
+}
+
 /// The signals that the supervisor answers to, caught from the moment this is made.
 pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+    quit: Signal,
     suspend: Signal,
     child: Signal,
 }
@@ -29,6 +39,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
             suspend: signal(SignalKind::from_raw(libc::SIGTSTP))?,
             child: signal(SignalKind::child())?,
         })
@@ -40,11 +51,12 @@ impl Signals {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
             _ = self.hangup.recv() => {}
+            _ = self.quit.recv() => {}
         }
     }
 
     /// Acts on signals until the node has ended (and this is dropped).
-    pub(crate) async fn attend(mut self, node: Node, printer: Printer, grace: Duration) {
+    pub(crate) async fn attend(mut self, node: Node, printer: Printer, grace: Duration, hangup: Hangup) {
         let mut orders = 0;
         let mut kills_at: Option<tokio::time::Instant> = None;
         loop {
@@ -73,7 +85,15 @@ impl Signals {
                     kills_at = Some(tokio::time::Instant::now() + grace);
                     continue;
                 }
+                _ = self.quit.recv() => {
+                    tokio::task::spawn_local(print_stacks(node.clone(), printer.clone()));
+                    continue;
+                }
                 _ = self.hangup.recv() => {
+                    if hangup == Hangup::Reopen {
+                        printer.reopen();
+                        continue;
+                    }
                     kills_at = Some(tokio::time::Instant::now() + HANGUP);
                     node.handle(Event::Hurry { limit_ms: (HANGUP / 2).as_millis() as u64 });
                     node.handle(Event::StopNode);
@@ -102,6 +122,13 @@ impl Signals {
                 }
             }
         }
+    }
+}
+
+/// What everybody does right now.
+async fn print_stacks(node: Node, printer: Printer) {
+    for (label, stacks) in node.stacks(None).await.unwrap_or_default() {
+        printer.stacks(&label, stacks.as_deref().map_err(String::as_str));
     }
 }
 

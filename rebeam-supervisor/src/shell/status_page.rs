@@ -4,7 +4,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -42,15 +42,29 @@ impl StatusPage {
         })
     }
 
-    /// What the worker's fault handler has written.
+    /// What the worker's fault handler has written, and was not taken.
     pub(crate) fn stacks(&self) -> String {
-        // SAFETY: the room for stacks lies within the mapping. Who reads is alone with it: the writer is dead.
-        let bytes = unsafe { std::slice::from_raw_parts(self.base.as_ptr().cast::<u8>().add(SIZE), STACKS) };
-        let length = bytes.iter().position(|byte| *byte == 0).unwrap_or(STACKS);
-        let text = String::from_utf8_lossy(&bytes[..length]);
+        let bytes: Vec<u8> = self.room().map(|byte| byte.load(Ordering::Relaxed)).collect();
+        // What was taken before has left a gap.
+        let begin = bytes.iter().position(|byte| *byte != 0).unwrap_or(STACKS);
+        let length = bytes[begin..].iter().position(|byte| *byte == 0).unwrap_or(STACKS - begin);
+        let text = String::from_utf8_lossy(&bytes[begin..begin + length]);
         // What called the actor's method is ours, and tells nobody anything.
         let is_own = |line: &&str| line.contains("/rebeam/_boot.py\"") || line.contains("File \"<string>\", line 1 in");
         text.trim().lines().filter(|line| !is_own(line)).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The same, of a worker that lives: it is not there a second time.
+    pub(crate) fn take_stacks(&self) -> String {
+        let stacks = self.stacks();
+        self.room().for_each(|byte| byte.store(0, Ordering::Relaxed));
+        stacks
+    }
+
+    /// The room for stacks.
+    fn room(&self) -> impl Iterator<Item = &AtomicU8> {
+        // SAFETY: it lies within the mapping, which lives as long as this.
+        (SIZE..WHOLE).map(|offset| unsafe { AtomicU8::from_ptr(self.base.as_ptr().cast::<u8>().add(offset)) })
     }
 
     /// Has the worker look at its channel before it goes on (see [`rebeam_protocol::page::LOOK`]).

@@ -12,7 +12,7 @@ use rebeam_protocol::frame::{self, MAX_FRAME};
 use rebeam_protocol::zygote::ToZygote;
 use tokio::task::JoinHandle;
 
-use crate::printer::Printer;
+use crate::printer::{Printer, Speaker};
 use crate::python::Python;
 use crate::shell::launcher::{self, Outputs};
 use crate::shell::ledger::Ledger;
@@ -92,7 +92,7 @@ async fn print_pipe(printer: Printer, silent: Option<Rc<Silent>>, pipe: OwnedFd,
                 for line in lines {
                     match &silent {
                         Some(silent) if !silent.is_up.get() => silent.lines.borrow_mut().push(line),
-                        _ => printer.output("app", stream, &line),
+                        _ => printer.output(Speaker { label: "app", pid: None }, stream, &line),
                     }
                 }
                 tokio::task::yield_now().await;

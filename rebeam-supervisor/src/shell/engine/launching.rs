@@ -11,6 +11,7 @@ use rebeam_protocol::message::ToWorker;
 use rebeam_protocol::zygote::{FromZygote, ToZygote};
 
 use super::{Engine, Forking, Node, Output, Standby, Worker, ZygoteState};
+use crate::printer::Speaker;
 use crate::shell::arenas::Memories;
 use crate::shell::connection::{Decoder, Read, WriteQueue};
 use crate::shell::launcher::{self, Wiring};
@@ -122,6 +123,7 @@ impl Engine {
         let (mut welcome, start) = launch.welcome(self.setup.max_frame);
         welcome.cpus.clone_from(&launch.spec.process.cpus);
         welcome.nice = launch.spec.process.nice;
+        welcome.log_level = welcome.log_level.or(self.setup.log_level);
         worker.out.push(&ToWorker::Welcome(welcome), &start, u32::MAX as usize).map_err(std::io::Error::other)?;
         worker.tasks.extend([
             tokio::task::spawn_local(node.clone().read_worker(process, worker.channel.clone())).abort_handle(),
@@ -378,7 +380,7 @@ impl Engine {
         let Some(mut worker) = self.forget_worker(process) else { return };
         for (output, stream) in [(&mut worker.stdout, Stream::Stdout), (&mut worker.stderr, Stream::Stderr)] {
             if let Some(line) = output.lines.take_partial() {
-                self.printer.output(&worker.label, stream, &line);
+                self.printer.output(Speaker { label: &worker.label, pid: Some(process.pid) }, stream, &line);
                 worker.last_lines.push(line);
             }
         }

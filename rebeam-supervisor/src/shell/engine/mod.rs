@@ -31,7 +31,7 @@ use rustc_hash::FxBuildHasher;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 
-use crate::printer::Printer;
+use crate::printer::{Printer, Speaker};
 use crate::python::Python;
 use crate::shell::arenas::{Freed, Memories};
 use crate::shell::connection::{Decoder, Read, WriteQueue};
@@ -40,6 +40,7 @@ use crate::shell::ledger::Ledger;
 use crate::shell::oom::OutOfMemory;
 use crate::shell::output::{LastLines, LineReader, Lines, Stream};
 use crate::shell::reaper;
+use crate::shell::service_manager;
 use crate::shell::spin::{Traffic, spin};
 use crate::shell::status_page::{StatusPage, clock_ns};
 use crate::shell::watched::{Watched, watch};
@@ -70,6 +71,10 @@ pub(crate) struct Setup {
     pub(crate) target_text: String,
     /// The largest frame that a worker and the node may exchange, in bytes.
     pub(crate) max_frame: usize,
+    /// From which of `logging`'s numbers on actors log, if somebody has said.
+    pub(crate) log_level: Option<u16>,
+    /// How long a message may wait before the node is not ready.
+    pub(crate) longest_wait: Duration,
 }
 
 struct Engine {
@@ -106,6 +111,7 @@ struct Engine {
     watched_memory: usize,
     oom: OutOfMemory,
     is_up: bool,
+    is_stopping: bool,
     dead_letters: DeadLetterCount,
     freed: Freed,
     ledger: Ledger,
@@ -257,6 +263,7 @@ impl Node {
                 on_end: Rc::new(Notify::new()),
                 oom: OutOfMemory::new(),
                 is_up: false,
+                is_stopping: false,
                 dead_letters: DeadLetterCount::default(),
                 freed: Freed::default(),
                 ledger,
@@ -494,6 +501,9 @@ impl Engine {
                 }
             }
             Action::DumpStacks(process) => self.dump_stacks(process),
+            Action::LogLevel { process, level } => {
+                self.write(process, &ToWorker::LogLevel { level }, &Bytes::new());
+            }
             Action::Gate { process, to, gate } => {
                 self.write(process, &ToWorker::Gate { to, gate }, &Bytes::new());
                 self.want_attention(process, page::LOOK);
@@ -519,12 +529,18 @@ impl Engine {
             Action::DeadLetter(letter) => self.say_dead_letter(&letter),
             Action::NodeUp => {
                 self.is_up = true;
-                self.printer.up(self.core.alive().len(), self.started.elapsed());
+                let actors = self.core.alive().len();
+                self.printer.up(actors, self.started.elapsed());
+                service_manager::ready(actors);
             }
             Action::NodeFailed { child, reason, certificate } => {
                 self.end(Ended::NotStarted { child, reason, certificate });
             }
-            Action::NodeStopping => self.on_stopping.notify_one(),
+            Action::NodeStopping => {
+                self.is_stopping = true;
+                service_manager::stopping();
+                self.on_stopping.notify_one();
+            }
             Action::NodeEnded(NodeEnd::Clean) => self.end(Ended::Clean),
             Action::NodeEnded(NodeEnd::GaveUp { certificate }) => self.end(Ended::GaveUp(certificate)),
         }
@@ -713,6 +729,7 @@ impl Engine {
             ToSupervisor::WantMore { more } => Event::WantsMore { process, more },
             ToSupervisor::HandOver => Event::HandedOver { process, state: payload },
             ToSupervisor::Exit(reason) => Event::Reported { process, reason },
+            ToSupervisor::Readiness { not_ready } => Event::Readiness { process, not_ready },
             ToSupervisor::Abandon { call } => {
                 self.abandon(Caller::Actor(process.pid), call);
                 return Ok(());
@@ -721,7 +738,7 @@ impl Engine {
                 Event::Requested { from: Requester::Worker(process, request), request: body, payload }
             }
             ToSupervisor::Log(record) => {
-                self.printer.log(&worker.label, &record);
+                self.printer.log(Speaker { label: &worker.label, pid: Some(process.pid) }, &record);
                 return Ok(());
             }
             ToSupervisor::Hello(_) => return Err("a second handshake".into()),
@@ -744,8 +761,9 @@ impl Engine {
             Lines::Closed => Read::Closed,
             Lines::Nothing => Read::Nothing,
             Lines::Some(lines) => {
+                let who = Speaker { label: &worker.label, pid: Some(process.pid) };
                 for line in lines {
-                    self.printer.output(&worker.label, stream, &line);
+                    self.printer.output(who, stream, &line);
                     worker.last_lines.push(line);
                 }
                 Read::Some { is_all: false }

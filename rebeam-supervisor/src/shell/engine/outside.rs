@@ -7,13 +7,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use rebeam_core::Event;
 use rebeam_core::event::Requester;
-use rebeam_protocol::control::{Answer, ChildInfo, Request};
-use rebeam_protocol::id::{ActorId, CallId};
-use rebeam_protocol::message::{Caller, Envelope, Outcome};
+use rebeam_protocol::control::{Answer, ChildInfo, Health, NodeState, Request};
+use rebeam_protocol::id::{ActorId, CallId, ProcessId};
+use rebeam_protocol::message::{Caller, Envelope, Outcome, ToWorker};
 use tokio::sync::oneshot;
 
-use super::Node;
+use super::{Engine, Node};
+use crate::shell::http::NodeFigures;
 use crate::shell::status_page::clock_ns;
+
+/// How long processes may take to write their stacks.
+const WRITING: Duration = Duration::from_millis(200);
 
 impl Node {
     /// A new client of the control socket.
@@ -72,6 +76,7 @@ impl Node {
     }
 
     pub(crate) fn list(&self) -> Vec<ChildInfo> {
+        self.with(Engine::catch_up);
         let engine = self.0.borrow();
         let mut children = engine.core.list(|process| {
             let worker = engine.workers.get(&process)?;
@@ -79,6 +84,50 @@ impl Node {
         });
         add_memory(&mut children);
         children
+    }
+
+    /// How the node is.
+    pub(crate) fn health(&self) -> Health {
+        self.with(Engine::catch_up);
+        let engine = self.0.borrow();
+        let state = match (engine.is_stopping, engine.is_up) {
+            (true, _) => NodeState::Stopping,
+            (false, true) => NodeState::Up,
+            (false, false) => NodeState::Starting,
+        };
+        let page = |process| Some((engine.workers.get(&process)?.page.snapshot(), clock_ns()));
+        Health { state, troubles: engine.core.troubles(engine.setup.longest_wait, page) }
+    }
+
+    /// All figures that the node knows itself.
+    pub(crate) fn figures(&self) -> NodeFigures {
+        let is_ready = self.health().is_ready();
+        let engine = self.0.borrow();
+        let core = engine.core.figures(|process| {
+            let worker = engine.workers.get(&process)?;
+            Some((worker.os_pid? as u32, worker.page.snapshot()))
+        });
+        NodeFigures {
+            core,
+            zygote: engine.zygote_os_pid(),
+            age: engine.started.elapsed(),
+            dropped_lines: engine.printer.dropped(),
+            is_ready,
+        }
+    }
+
+    /// Every actor's process.
+    pub(crate) fn processes(&self) -> Vec<(ProcessId, i32)> {
+        let engine = self.0.borrow();
+        engine.workers.iter().filter_map(|(process, worker)| Some((*process, worker.os_pid?))).collect()
+    }
+
+    /// What actors do right now, by their Python stacks: of all, or of one by its name or path. `None`: there is no such
+    /// actor.
+    pub(crate) async fn stacks(&self, name: Option<&str>) -> Option<Vec<(String, Result<String, String>)>> {
+        let asked = self.with(|engine| engine.ask_for_stacks(name))?;
+        tokio::time::sleep(WRITING).await;
+        Some(self.with(|engine| asked.into_iter().map(|process| engine.take_stacks(process)).collect()))
     }
 
     /// The actor that a person means by a name or a path, if there is one, and whether it is down for good.
@@ -110,6 +159,48 @@ impl Node {
 
     pub(crate) fn dead_letters(&self) -> u64 {
         self.0.borrow().dead_letters.all
+    }
+}
+
+impl Engine {
+    /// The core's time stands still between events: before somebody looks, it moves on.
+    fn catch_up(&mut self) {
+        let now = self.now();
+        self.core.handle_timeout(now);
+    }
+
+    /// Has processes write their stacks: gives those that were asked.
+    fn ask_for_stacks(&mut self, name: Option<&str>) -> Option<Vec<ProcessId>> {
+        let mut asked: Vec<ProcessId> = match name {
+            None => self.workers.keys().copied().collect(),
+            Some(name) => {
+                let (actor, _) = self.core.actor_named(name)?;
+                self.core.process_of(actor).into_iter().collect()
+            }
+        };
+        asked.sort();
+        for process in &asked {
+            self.dump_stacks(*process);
+        }
+        Some(asked)
+    }
+
+    /// What a process has written, under its actor's name.
+    fn take_stacks(&mut self, process: ProcessId) -> (String, Result<String, String>) {
+        let Some(worker) = self.workers.get_mut(&process) else {
+            return (process.pid.to_string(), Err("it has just ended".into()));
+        };
+        let label = worker.label.clone();
+        let no_stacks = worker.no_stacks.take();
+        let stacks = worker.page.take_stacks();
+        self.write(process, &ToWorker::StacksTaken, &Bytes::new());
+        match (no_stacks, stacks.is_empty()) {
+            (Some(why), _) => (label, Err(why.to_owned())),
+            (None, true) => (label, Err("it has written none: it may not have begun yet".into())),
+            // Of an actor without anything in hand nothing is left but our own frames, which are not shown.
+            (None, false) if !stacks.contains("File \"") => (label, Ok("it waits for a message".into())),
+            (None, false) => (label, Ok(stacks)),
+        }
     }
 }
 

@@ -1,0 +1,60 @@
+//! How a running node is, and what its actors do: `health`, `stack`, `log-level`.
+
+use rebeam_protocol::control::{Answer, Request};
+use serde_json::json;
+
+use crate::cli::client::Client;
+use crate::cli::failure::Failure;
+use crate::cli::render;
+use crate::config;
+use crate::shell::http::health_json;
+
+/// `rebeam health`: for a probe that runs a program.
+pub(super) fn health(client: &mut Client, as_json: bool) -> Result<(), Failure> {
+    let Answer::Health(health) = client.expect(&Request::Health)? else {
+        return Err(Failure::request("an answer that does not fit"));
+    };
+    if as_json {
+        render::data(&health_json(&health).to_string());
+    } else if health.is_ready() {
+        render::data("ready");
+    }
+    if health.is_ready() {
+        return Ok(());
+    }
+    let state = health_json(&health)["state"].as_str().unwrap_or_default().to_owned();
+    let failure = Failure::request(format!("not ready: the node is {state}"));
+    let failure = health
+        .troubles
+        .iter()
+        .fold(failure, |failure, trouble| failure.cause(format!("{}: {}", trouble.actor, trouble.detail)));
+    Err(Failure { is_told: as_json, ..failure })
+}
+
+/// `rebeam stack`: what actors do right now.
+pub(super) fn stack(client: &mut Client, name: Option<&str>, as_json: bool) -> Result<(), Failure> {
+    let request = Request::Stacks { name: name.map(str::to_owned) };
+    let Answer::Stacks(stacks) = client.expect(&request)? else {
+        return Err(Failure::request("an answer that does not fit"));
+    };
+    if as_json {
+        let one = |(actor, stacks): &(String, Result<String, String>)| match stacks {
+            Ok(stacks) => json!({ "actor": actor, "stacks": stacks, "why_not": null }),
+            Err(why) => json!({ "actor": actor, "stacks": null, "why_not": why }),
+        };
+        render::data(&serde_json::Value::Array(stacks.iter().map(one).collect()).to_string());
+        return Ok(());
+    }
+    let blocks = stacks.iter().map(|(actor, stacks)| {
+        let text = stacks.as_ref().unwrap_or_else(|why| why);
+        format!("{actor}\n{}", text.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n"))
+    });
+    render::data(&blocks.collect::<Vec<_>>().join("\n\n"));
+    Ok(())
+}
+
+/// `rebeam log-level`.
+pub(super) fn log_level(client: &mut Client, name: &str, level: &str) -> Result<(), Failure> {
+    let level = config::parse_level(level)?;
+    client.expect(&Request::LogLevel { name: name.to_owned(), level }).map(drop)
+}

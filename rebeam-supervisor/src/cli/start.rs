@@ -1,0 +1,156 @@
+//! Running an application: `up` for development, `run` for production. They differ in what they show, not in what they do.
+
+use std::net::TcpListener;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::CommandFactory;
+use rebeam_protocol::frame::MAX_FRAME;
+
+use crate::cli::args::{self, Cli};
+use crate::cli::failure::Failure;
+use crate::config::{self, DEFAULT_GRACE, LogFormat, Project, ProjectFile};
+use crate::printer::Printer;
+use crate::python;
+use crate::shell::engine::Setup;
+use crate::shell::http;
+use crate::shell::node::{self, Service};
+use crate::shell::node_dir;
+use crate::shell::signals::Hangup;
+
+/// How long a message may wait before a node is not ready, when nobody says otherwise.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// `rebeam up`.
+pub(super) fn up(up: &args::Up, project: &Project, runtime_dir: Option<&Path>, here: &Path) -> Result<(), Failure> {
+    let file = project.read()?;
+    let setup = setup(&up.start, &file, project, here, "up")?;
+    let service = service(&up.start, &file, runtime_dir, Hangup::Stop)?;
+    let (printer, rest) = Printer::human();
+    let result = node::run(setup, &node_dir::path_for(&project.directory, runtime_dir), service, &printer);
+    printer.finish(&rest);
+    result
+}
+
+/// `rebeam run`.
+pub(super) fn run(run: &args::Run, project: &Project, runtime_dir: Option<&Path>, here: &Path) -> Result<(), Failure> {
+    check_environment()?;
+    let file = project.read()?;
+    let mut setup = setup(&run.start, &file, project, here, "run")?;
+    if let Some(seconds) = run.longest_wait.or(file.longest_wait) {
+        setup.longest_wait = config::parse_seconds("longest_wait", seconds)?;
+    }
+    let mut service = service(&run.start, &file, runtime_dir, Hangup::Reopen)?;
+    if let Some(address) = run.http.as_ref().or(file.http.as_ref()) {
+        let hosts = if run.http_host.is_empty() { file.http_host.clone() } else { run.http_host.clone() };
+        service.http = Some(http::Options { listener: listen(address)?, hosts });
+    }
+    let log_file: Option<PathBuf> = run.log_file.as_ref().map(|path| here.join(path));
+    let log_file = log_file.or_else(|| file.log_file.as_ref().map(|path| project.directory.join(path)));
+    let (printer, rest) = match run.log_format.or(file.log_format).unwrap_or_default() {
+        LogFormat::Json => Printer::json(log_file.as_deref()).map_err(|error| {
+            let path = log_file.as_deref().unwrap_or(Path::new("")).display();
+            Failure::usage(format!("the log file `{path}` cannot be opened")).because(&error)
+        })?,
+        LogFormat::Text if log_file.is_some() => {
+            return Err(Failure::usage("a log file is written as JSON").hint("leave out `--log-format text`"));
+        }
+        LogFormat::Text => Printer::human(),
+    };
+    let result = node::run(setup, &node_dir::path_for(&project.directory, runtime_dir), service, &printer);
+    let result = result.map_err(|failure| {
+        let is_told = printer.failure(&failure);
+        Failure { is_told, ..failure }
+    });
+    printer.finish(&rest);
+    result
+}
+
+/// What is run, from flags and the project's file.
+fn setup(
+    start: &args::Start,
+    file: &ProjectFile,
+    project: &Project,
+    here: &Path,
+    command: &str,
+) -> Result<Setup, Failure> {
+    let (target_text, relative_to) = match (&start.target, &file.app) {
+        (Some(target), _) => (target.clone(), here),
+        (None, Some(app)) => (app.clone(), project.directory.as_path()),
+        (None, None) => {
+            let hint = format!(
+                "say `rebeam {command} TARGET`, or set `app = \"module:tree\"` under `[tool.rebeam]` in pyproject.toml"
+            );
+            return Err(Failure::usage("there is nothing to run").hint(hint));
+        }
+    };
+    let target = config::parse_target(&target_text, relative_to, file.preload.clone())?;
+    let max_frame = match start.max_message.as_ref().or(file.max_message.as_ref()) {
+        Some(size) => config::parse_size("max_message", size)?,
+        None => MAX_FRAME,
+    };
+    let log_level = start.log_level.as_ref().or(file.log_level.as_ref());
+    let log_level = log_level.map(|level| config::parse_level(level)).transpose()?;
+    let embed = start.embed.or(file.embed).unwrap_or_default();
+    let python = python::find(wanted(start.python.as_deref()).or(file.python.as_deref()), &project.directory, embed)?;
+    let directory = project.directory.clone();
+    Ok(Setup { python, directory, target, target_text, max_frame, log_level, longest_wait: LONGEST_WAIT })
+}
+
+/// An empty `REBEAM_PYTHON` is none.
+pub(super) fn wanted(python: Option<&Path>) -> Option<&Path> {
+    python.filter(|path| !path.as_os_str().is_empty())
+}
+
+fn service(
+    start: &args::Start,
+    file: &ProjectFile,
+    runtime_dir: Option<&Path>,
+    hangup: Hangup,
+) -> Result<Service, Failure> {
+    let grace = match start.grace.or(file.grace) {
+        Some(seconds) => config::parse_seconds("grace", seconds)?,
+        None => DEFAULT_GRACE,
+    };
+    Ok(Service { grace, hangup, is_place_chosen: runtime_dir.is_some(), http: None })
+}
+
+/// A slip in the name of a variable must not pass in production.
+fn check_environment() -> Result<(), Failure> {
+    let cli = Cli::command();
+    let commands = cli.get_subcommands().chain([&cli]);
+    let arguments = commands.flat_map(|command| command.get_arguments().filter_map(clap::Arg::get_env));
+    let known: Vec<&str> = arguments.filter_map(|name| name.to_str()).collect();
+    // A node within an actor, and a name that its certificates go by.
+    let inherited = ["REBEAM_NODE", "REBEAM_ACTOR", "REBEAM_APP", "REBEAM_PROJECT"];
+    for (name, _) in std::env::vars_os() {
+        let Some(name) = name.to_str().filter(|name| name.starts_with("REBEAM_")) else { continue };
+        if !known.contains(&name) && !inherited.contains(&name) {
+            let failure = Failure::usage(format!("the environment has the unknown variable `{name}`"));
+            return Err(match config::nearest(name, &known) {
+                Some(near) => failure.hint(format!("did you mean `{near}`?")),
+                None => failure.hint("variables that begin with `REBEAM_` are Re:BEAM's"),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The listener for HTTP: of an address, or the one that the service manager hands over.
+fn listen(address: &str) -> Result<TcpListener, Failure> {
+    if address != "systemd" {
+        return TcpListener::bind(address).map_err(|error| {
+            Failure::usage(format!("HTTP cannot be served at `{address}`"))
+                .because(&error)
+                .hint("write an address and a port, such as `0.0.0.0:8080`")
+        });
+    }
+    let handed = sd_notify::listen_fds().ok().and_then(|mut descriptors| descriptors.next());
+    let Some(handed) = handed else {
+        return Err(Failure::usage("no socket was handed over for `--http systemd`")
+            .hint("a `.socket` unit of the same name hands it over"));
+    };
+    // SAFETY: the service manager opened this descriptor for us, and nobody else here takes it.
+    Ok(TcpListener::from(unsafe { OwnedFd::from_raw_fd(handed) }))
+}

@@ -1,0 +1,73 @@
+//! What a node shows to people: lines with the actor's name before them, in colour where that is wanted.
+
+use std::io::IsTerminal;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anstyle::{AnsiColor, Style};
+use rebeam_protocol::certificate::Certificate;
+use rebeam_protocol::message::LogRecord;
+
+use super::{REBEAM, crash_block};
+use crate::cli::render::{has_colour, painted};
+use crate::shell::output::Stream;
+
+/// Names longer than this are not aligned to.
+const WIDEST: usize = 24;
+
+const PALETTE: [AnsiColor; 6] =
+    [AnsiColor::Cyan, AnsiColor::Green, AnsiColor::Magenta, AnsiColor::Blue, AnsiColor::Yellow, AnsiColor::BrightCyan];
+
+/// How lines look.
+#[derive(Debug)]
+pub(super) struct Human {
+    /// Of the names so far.
+    width: AtomicUsize,
+    colour: [bool; 2],
+}
+
+impl Human {
+    pub(super) fn new() -> Self {
+        let colour = [has_colour(std::io::stdout().is_terminal()), has_colour(std::io::stderr().is_terminal())];
+        Human { width: AtomicUsize::new(6), colour }
+    }
+
+    pub(super) fn log(&self, label: &str, record: &LogRecord) -> Vec<String> {
+        let colour = match record.level {
+            0..=19 => AnsiColor::BrightBlack,
+            20..=29 => AnsiColor::Green,
+            30..=39 => AnsiColor::Yellow,
+            40..=49 => AnsiColor::Red,
+            _ => AnsiColor::BrightRed,
+        };
+        let level = self.paint(Stream::Stderr, colour.on_default(), record.level_word());
+        let logger = if record.logger == "root" { String::new() } else { format!("{}: ", record.logger) };
+        let text = format!("{level} {logger}{}", record.message);
+        let exception = record.exception.iter().flat_map(|exception| exception.lines());
+        text.lines().chain(exception).map(|line| self.prefixed(label, Stream::Stderr, line)).collect()
+    }
+
+    pub(super) fn warning(&self, text: &str) -> String {
+        let word = self.paint(Stream::Stderr, AnsiColor::Yellow.on_default().bold(), "warning");
+        self.prefixed(REBEAM.label, Stream::Stderr, &format!("{word}: {text}"))
+    }
+
+    pub(super) fn crash(&self, certificate: &Certificate) -> String {
+        crash_block(certificate, |style, text| self.paint(Stream::Stderr, style, text))
+    }
+
+    pub(super) fn prefixed(&self, label: &str, stream: Stream, line: &str) -> String {
+        let width = self.width.fetch_max(label.chars().count().min(WIDEST), Ordering::Relaxed);
+        let width = width.max(label.chars().count().min(WIDEST));
+        let sum = label.bytes().fold(7usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        let style = match label {
+            "rebeam" => Style::new().bold(),
+            _ => PALETTE[sum % PALETTE.len()].on_default(),
+        };
+        let name = self.paint(stream, style, &format!("{label:<width$}"));
+        format!("{name} | {line}")
+    }
+
+    fn paint(&self, stream: Stream, style: Style, text: &str) -> String {
+        painted(self.colour[usize::from(stream == Stream::Stderr)], style, text)
+    }
+}

@@ -1,0 +1,262 @@
+//! What a running node shows: lines of actors, log records, one block or record per crash.
+//!
+//! A thread of its own writes, so that a slow reader never holds up the supervisor, let alone an actor; what it cannot
+//! keep up with is dropped, counted and said. For people ([`human`]) what an actor writes to stdout goes to stdout, and
+//! everything else to stderr; for machines ([`json`]) everything goes to stdout or into a file, one object a line.
+
+mod crash;
+mod human;
+mod json;
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
+use std::time::Duration;
+
+use rebeam_protocol::certificate::Certificate;
+use rebeam_protocol::id::Pid;
+use rebeam_protocol::message::{DeadLetter, LogRecord};
+
+pub(crate) use self::crash::crash_block;
+use self::human::Human;
+use crate::cli::failure::Failure;
+use crate::cli::render::duration;
+use crate::shell::output::Stream;
+
+/// Lines that may wait for a slow reader, and bytes of them.
+const WAITING: usize = 20_000;
+const WAITING_BYTES: usize = 16 * 1024 * 1024;
+
+/// How long a reader may take for what is left when the node has ended.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// Who says something.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Speaker<'a> {
+    /// A name or path; `app` for the zygote, `rebeam` for the supervisor.
+    pub(crate) label: &'a str,
+    /// The incarnation, of an actor.
+    pub(crate) pid: Option<Pid>,
+}
+
+const REBEAM: Speaker<'_> = Speaker { label: "rebeam", pid: None };
+
+/// A handle on the printing thread.
+#[derive(Clone, Debug)]
+pub(crate) struct Printer {
+    form: Form,
+    lines: SyncSender<Line>,
+    dropped: Arc<Dropped>,
+    waiting_bytes: Arc<AtomicUsize>,
+}
+
+/// Lines that were not printed.
+#[derive(Debug, Default)]
+struct Dropped {
+    all: AtomicU64,
+    unsaid: AtomicU64,
+}
+
+#[derive(Clone, Debug)]
+enum Form {
+    Human(Arc<Human>),
+    Json,
+}
+
+#[derive(Debug)]
+enum Line {
+    Text(Stream, String),
+    Reopen,
+    End,
+}
+
+/// Says when everything is out.
+pub(crate) struct Rest(Receiver<()>);
+
+impl Printer {
+    /// Starts the thread, for people who look on.
+    pub(crate) fn human() -> (Self, Rest) {
+        Self::start(Form::Human(Arc::new(Human::new())), None)
+    }
+
+    /// Starts the thread, for machines; into a file rather than to stdout, if one is given.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub(crate) fn json(file: Option<&Path>) -> io::Result<(Self, Rest)> {
+        let file = file.map(|path| Ok::<_, io::Error>((path.to_owned(), open(path)?))).transpose()?;
+        Ok(Self::start(Form::Json, file))
+    }
+
+    fn start(form: Form, file: Option<(PathBuf, File)>) -> (Self, Rest) {
+        let (lines, receiver) = sync_channel(WAITING);
+        let (over, rest) = channel();
+        let dropped = Arc::new(Dropped::default());
+        let waiting_bytes = Arc::new(AtomicUsize::new(0));
+        let printer = Printer { form, lines, dropped: dropped.clone(), waiting_bytes: waiting_bytes.clone() };
+        let form = printer.form.clone();
+        std::thread::spawn(move || {
+            write(&receiver, &form, file, &dropped, &waiting_bytes);
+            let _ = over.send(());
+        });
+        (printer, Rest(rest))
+    }
+
+    /// Prints what is left, unless nobody reads it.
+    pub(crate) fn finish(self, rest: &Rest) {
+        let is_stuck = matches!(self.lines.try_send(Line::End), Err(TrySendError::Full(_)));
+        // The thread ends with its last line, or with this last handle.
+        drop(self);
+        let _ = rest.0.recv_timeout(if is_stuck { LAST_LINES / 4 } else { LAST_LINES });
+    }
+
+    /// Opens the file anew: somebody has moved it away.
+    pub(crate) fn reopen(&self) {
+        let _ = self.lines.try_send(Line::Reopen);
+    }
+
+    /// How many lines were dropped because they were read too slowly.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.all.load(Ordering::Relaxed)
+    }
+
+    /// A line that an actor wrote.
+    pub(crate) fn output(&self, who: Speaker<'_>, stream: Stream, line: &str) {
+        match &self.form {
+            Form::Human(human) => self.send(stream, human.prefixed(who.label, stream, line)),
+            Form::Json => self.send(stream, json::output(who, stream, line)),
+        }
+    }
+
+    /// A log record of an actor.
+    pub(crate) fn log(&self, who: Speaker<'_>, record: &LogRecord) {
+        match &self.form {
+            Form::Human(human) => {
+                human.log(who.label, record).into_iter().for_each(|line| self.send(Stream::Stderr, line));
+            }
+            Form::Json => self.send(Stream::Stderr, json::log(who, record)),
+        }
+    }
+
+    /// Something that the supervisor itself says.
+    pub(crate) fn say(&self, text: &str) {
+        match &self.form {
+            Form::Human(human) => self.send(Stream::Stderr, human.prefixed(REBEAM.label, Stream::Stderr, text)),
+            Form::Json => self.send(Stream::Stderr, json::said("info", text)),
+        }
+    }
+
+    /// The same, of something that is not as it should be.
+    pub(crate) fn warn(&self, text: &str) {
+        match &self.form {
+            Form::Human(human) => self.send(Stream::Stderr, human.warning(text)),
+            Form::Json => self.send(Stream::Stderr, json::said("warning", text)),
+        }
+    }
+
+    /// The tree is up.
+    pub(crate) fn up(&self, actors: usize, after: Duration) {
+        let plural = if actors == 1 { "" } else { "s" };
+        self.say(&format!("up with {actors} actor{plural} after {}", duration(after)));
+    }
+
+    /// The application must not be forked.
+    pub(crate) fn unforkable(&self, reason: &str) {
+        self.warn(&format!("the application cannot be forked: {reason}; each actor gets a fresh interpreter"));
+        self.say("hint: open it in `init` rather than on import, and actors start in a millisecond");
+    }
+
+    /// A message nobody will handle.
+    pub(crate) fn dead_letter(&self, letter: &DeadLetter) {
+        let DeadLetter { id, method, sender, to, cause, .. } = letter;
+        self.warn(&format!("dead letter {id}: `{method}` from {sender} to {to}: {}", cause.words()));
+    }
+
+    /// An end that nobody ordered: all that is known of it, from its reason to what follows.
+    pub(crate) fn crash(&self, certificate: &Certificate) {
+        match &self.form {
+            Form::Human(human) => self.send(Stream::Stderr, human.crash(certificate)),
+            Form::Json => self.send(Stream::Stderr, json::crash(certificate)),
+        }
+    }
+
+    /// What an actor does right now.
+    pub(crate) fn stacks(&self, label: &str, stacks: Result<&str, &str>) {
+        match &self.form {
+            Form::Human(human) => {
+                let text = stacks.unwrap_or_else(|why| why);
+                text.lines().for_each(|line| self.send(Stream::Stderr, human.prefixed(label, Stream::Stderr, line)));
+            }
+            Form::Json => self.send(Stream::Stderr, json::stacks(label, stacks)),
+        }
+    }
+
+    /// The end of a node that is not as it was asked for; true if it was printed, for machines.
+    pub(crate) fn failure(&self, failure: &Failure) -> bool {
+        let is_json = matches!(self.form, Form::Json);
+        if is_json {
+            self.send(Stream::Stderr, json::failure(failure));
+        }
+        is_json
+    }
+
+    fn send(&self, stream: Stream, text: String) {
+        let length = text.len();
+        let is_over = self.waiting_bytes.load(Ordering::Relaxed) > WAITING_BYTES;
+        self.waiting_bytes.fetch_add(length, Ordering::Relaxed);
+        if is_over || matches!(self.lines.try_send(Line::Text(stream, text)), Err(TrySendError::Full(_))) {
+            self.waiting_bytes.fetch_sub(length, Ordering::Relaxed);
+            self.dropped.all.fetch_add(1, Ordering::Relaxed);
+            self.dropped.unsaid.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The life of the thread.
+fn write(
+    lines: &Receiver<Line>,
+    form: &Form,
+    mut file: Option<(PathBuf, File)>,
+    dropped: &Dropped,
+    waiting_bytes: &AtomicUsize,
+) {
+    let (mut stdout, mut stderr) = (io::stdout(), io::stderr());
+    let mut put = |stream: Stream, text: &str, file: &mut Option<(PathBuf, File)>| {
+        // One write for a line, so that lines stay whole whoever else writes there.
+        let line = format!("{text}\n");
+        let _ = match (form, file, stream) {
+            (_, Some((_, file)), _) => file.write_all(line.as_bytes()),
+            (Form::Json, None, _) | (Form::Human(_), None, Stream::Stdout) => stdout.write_all(line.as_bytes()),
+            (Form::Human(_), None, Stream::Stderr) => stderr.write_all(line.as_bytes()),
+        };
+    };
+    while let Ok(line) = lines.recv() {
+        match line {
+            Line::Text(stream, text) => {
+                waiting_bytes.fetch_sub(text.len(), Ordering::Relaxed);
+                let missing = dropped.unsaid.swap(0, Ordering::Relaxed);
+                if missing > 0 {
+                    let told = format!("{missing} lines were dropped: this output is read too slowly");
+                    let told = if let Form::Json = form { json::said("warning", &told) } else { format!("({told})") };
+                    put(Stream::Stderr, &told, &mut file);
+                }
+                put(stream, &text, &mut file);
+            }
+            Line::Reopen => {
+                if let Some((path, open_file)) = &mut file
+                    && let Ok(anew) = open(path)
+                {
+                    *open_file = anew;
+                }
+            }
+            Line::End => return,
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}

@@ -1,0 +1,180 @@
+//! Health and metrics over HTTP: read-only, and only where somebody has asked for a port.
+//!
+//! It runs on a thread of its own, with an event loop of its own, and asks the engine's one for what it shows: whoever
+//! asks slowly, or often, holds up nobody. What is asked for stands in [`Query`]; [`metrics`] writes the figures down.
+
+mod guard;
+mod metrics;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use rebeam_core::meters::Figures;
+use rebeam_protocol::control::Health;
+use serde_json::json;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use self::metrics::Sampler;
+use crate::shell::engine::Node;
+
+/// How long the supervisor's loop may take for a turn before it is not alive.
+const ALIVE: Duration = Duration::from_secs(2);
+
+/// Connections at once; more wait.
+const CONNECTIONS: usize = 64;
+
+/// How long a client may take for the head of its next request.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where to listen and to whom.
+#[derive(Debug)]
+pub(crate) struct Options {
+    pub(crate) listener: TcpListener,
+    /// Names under which clients may ask, beside addresses and `localhost`.
+    pub(crate) hosts: Vec<String>,
+}
+
+/// What this thread asks the supervisor.
+pub(crate) enum Query {
+    /// Are you there?
+    Alive(oneshot::Sender<()>),
+    Health(oneshot::Sender<Health>),
+    Figures(oneshot::Sender<NodeFigures>),
+}
+
+/// All figures of a node that it knows itself.
+#[derive(Debug)]
+pub(crate) struct NodeFigures {
+    pub(crate) core: Figures,
+    /// The process of the zygote, if there is one.
+    pub(crate) zygote: Option<i32>,
+    /// How long the node runs.
+    pub(crate) age: Duration,
+    /// Lines of output that were read too slowly, and so dropped.
+    pub(crate) dropped_lines: u64,
+    pub(crate) is_ready: bool,
+}
+
+/// Starts the thread. It goes with the process.
+///
+/// # Errors
+/// The thread's event loop cannot be made.
+pub(crate) fn start(node: Node, options: Options) -> std::io::Result<SocketAddr> {
+    let (queries, mut asked) = mpsc::channel(16);
+    tokio::task::spawn_local(async move {
+        while let Some(query) = asked.recv().await {
+            // Whoever has asked may have gone.
+            match query {
+                Query::Alive(answer) => drop(answer.send(())),
+                Query::Health(answer) => drop(answer.send(node.health())),
+                Query::Figures(answer) => drop(answer.send(node.figures())),
+            }
+        }
+    });
+    options.listener.set_nonblocking(true)?;
+    let address = options.listener.local_addr()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("http".into()).spawn(move || {
+        let served = runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(options.listener)?;
+            serve(listener, router(queries, options.hosts)).await;
+            Ok::<_, std::io::Error>(())
+        });
+        drop(served);
+    })?;
+    Ok(address)
+}
+
+async fn serve(listener: tokio::net::TcpListener, router: Router) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    while let Ok(place) = room.clone().acquire_owned().await {
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of descriptors, most likely: others may go.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let service = TowerToHyperService::new(router.clone());
+        tokio::spawn(async move {
+            let mut http = http1::Builder::new();
+            http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+            // Whatever went wrong there is the client's business.
+            let _ = http.serve_connection(TokioIo::new(stream), service).await;
+            drop(place);
+        });
+    }
+}
+
+#[derive(Clone)]
+struct Shared {
+    queries: mpsc::Sender<Query>,
+    sampler: Arc<Sampler>,
+}
+
+impl Shared {
+    /// Asks, and waits as long as a living supervisor may take.
+    async fn ask<T>(&self, query: impl FnOnce(oneshot::Sender<T>) -> Query) -> Option<T> {
+        let (sender, receiver) = oneshot::channel();
+        let answer = async {
+            self.queries.send(query(sender)).await.ok()?;
+            receiver.await.ok()
+        };
+        tokio::time::timeout(ALIVE, answer).await.ok().flatten()
+    }
+}
+
+fn router(queries: mpsc::Sender<Query>, hosts: Vec<String>) -> Router {
+    let shared = Shared { queries, sampler: Arc::new(Sampler::default()) };
+    Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .fallback(async || (StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics\n"))
+        .layer(middleware::from_fn_with_state(Arc::new(hosts), guard::check))
+        .with_state(shared)
+}
+
+fn json(status: StatusCode, body: &serde_json::Value) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
+}
+
+fn silent() -> Response {
+    json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "error": "the supervisor does not answer" }))
+}
+
+async fn livez(State(shared): State<Shared>) -> Response {
+    match shared.ask(Query::Alive).await {
+        Some(()) => json(StatusCode::OK, &json!({ "alive": true })),
+        None => silent(),
+    }
+}
+
+async fn readyz(State(shared): State<Shared>) -> Response {
+    let Some(health) = shared.ask(Query::Health).await else { return silent() };
+    let status = if health.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    json(status, &health_json(&health))
+}
+
+/// How a node is, as data.
+pub(crate) fn health_json(health: &Health) -> serde_json::Value {
+    json!({ "ready": health.is_ready(), "state": health.state, "troubles": health.troubles })
+}
+
+async fn metrics(State(shared): State<Shared>) -> Response {
+    let Some(figures) = shared.ask(Query::Figures).await else { return silent() };
+    let sampler = shared.sampler.clone();
+    // Reading what the system knows of many processes takes a while.
+    match tokio::task::spawn_blocking(move || metrics::encode(figures, &sampler)).await {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(_) => json(StatusCode::INTERNAL_SERVER_ERROR, &json!({ "error": "the figures could not be written" })),
+    }
+}

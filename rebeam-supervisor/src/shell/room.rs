@@ -1,0 +1,128 @@
+//! How many actors fit: into the memory, the processes and the descriptors that we may have.
+//!
+//! The costs are those of an actor that does nothing; what an application needs beyond that, nobody knows.
+
+use nix::sys::resource::{Resource, getrlimit};
+use rebeam_protocol::spec::{ChildKind, SupervisorSpec};
+
+use crate::cli::render::kib;
+use crate::shell::cgroup::Limits;
+
+/// Memory of the supervisor, the zygote and what they have at their side, and of an idle actor, in KiB.
+const BASE_KIB: u64 = 20 * 1024;
+const ACTOR_KIB: u64 = 1536;
+
+/// Processes and threads, and descriptors, beside the actors'.
+const BASE_PROCESSES: u64 = 8;
+const BASE_DESCRIPTORS: u64 = 64;
+
+/// Descriptors of the supervisor's for an actor.
+const ACTOR_DESCRIPTORS: u64 = 4;
+
+/// What actors need of a tree, as far as it is declared.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Needs {
+    pub(crate) actors: u64,
+    /// The limits of those that have one, together.
+    pub(crate) limited_kib: u64,
+    /// How many have none.
+    pub(crate) unlimited: u64,
+}
+
+/// The number of descriptors that we may have.
+pub(crate) fn descriptors() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(_, hard)| hard)
+}
+
+/// How many idle actors fit, and what bounds them.
+pub(crate) fn actors(limits: &Limits, descriptors: u64) -> (u64, &'static str) {
+    let memory = limits.memory.as_ref().map(|limit| (limit.value / 1024).saturating_sub(BASE_KIB) / ACTOR_KIB);
+    let pids = limits.pids.as_ref().map(|limit| limit.value.saturating_sub(BASE_PROCESSES));
+    let bounds = [
+        (Some(descriptors.saturating_sub(BASE_DESCRIPTORS) / ACTOR_DESCRIPTORS), "descriptors"),
+        (memory, "memory"),
+        (pids, "processes"),
+    ];
+    let bounds = bounds.into_iter().filter_map(|(count, what)| Some((count?, what)));
+    bounds.min_by_key(|(count, _)| *count).unwrap_or((u64::MAX, "nothing"))
+}
+
+impl Needs {
+    /// Of a tree as it is declared.
+    pub(crate) fn of(tree: &SupervisorSpec) -> Self {
+        let mut needs = Needs::default();
+        needs.add(tree);
+        needs
+    }
+
+    fn add(&mut self, supervisor: &SupervisorSpec) {
+        for child in &supervisor.children {
+            match &child.kind {
+                ChildKind::Supervisor(inner) => self.add(inner),
+                ChildKind::Actor(actor) => {
+                    self.actors += 1;
+                    match actor.limits.memory_hard_kib.or(actor.limits.memory_soft_kib) {
+                        Some(limit) => self.limited_kib += limit,
+                        None => self.unlimited += 1,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Memory for each actor without a limit of its own, in KiB, if all others use up theirs.
+    pub(crate) fn share_kib(&self, limits: &Limits) -> Option<u64> {
+        let memory = limits.memory.as_ref()?.value / 1024;
+        (self.unlimited > 0).then(|| memory.saturating_sub(BASE_KIB + self.limited_kib) / self.unlimited)
+    }
+
+    /// Why the tree may not fit, each with where the limit is said.
+    pub(crate) fn shortfalls(&self, limits: &Limits, descriptors: u64) -> Vec<String> {
+        let mut found = Vec::new();
+        if let Some(memory) = &limits.memory {
+            let needed = BASE_KIB + self.limited_kib + self.unlimited * ACTOR_KIB;
+            let (there, from) = (memory.value / 1024, memory.from.display());
+            if needed > there {
+                let (needed, there) = (kib(needed), kib(there));
+                found.push(format!("the tree may use {needed} of memory, and there are {there} (`{from}`)"));
+            }
+        }
+        if let Some(pids) = limits.pids.as_ref().filter(|pids| self.actors + BASE_PROCESSES > pids.value) {
+            let (needed, from) = (self.actors + BASE_PROCESSES, pids.from.display());
+            found.push(format!("the tree needs {needed} processes, and there may be {} (`{from}`)", pids.value));
+        }
+        let needed = BASE_DESCRIPTORS + self.actors * ACTOR_DESCRIPTORS;
+        if needed > descriptors {
+            found.push(format!("the tree needs {needed} descriptors, and there may be {descriptors} (`ulimit -n`)"));
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shell::cgroup::Limit;
+
+    fn limits(memory: u64, pids: u64) -> Limits {
+        let limit = |value| Some(Limit { value, from: "/a/file".into() });
+        Limits { memory: limit(memory), pids: limit(pids), ..Limits::default() }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_with_where_the_limit_is_said() {
+        let needs = Needs { actors: 100, limited_kib: 200 * 1024, unlimited: 50 };
+        assert_eq!(needs.shortfalls(&limits(1 << 30, 200), 1024), Vec::<String>::new());
+        let told = needs.shortfalls(&limits(64 << 20, 64), 256);
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert!(told.iter().take(2).all(|text| text.contains("`/a/file`")), "{told:?}");
+        assert_eq!(needs.share_kib(&limits(1 << 30, 200)), Some((1024 * 1024 - 220 * 1024) / 50));
+    }
+
+    #[test]
+    fn the_least_bounds_how_many_fit() {
+        assert_eq!(actors(&limits(1 << 30, 100), 100_000), (92, "processes"));
+        assert_eq!(actors(&limits(64 << 20, 4096), 100_000).1, "memory");
+        assert_eq!(actors(&Limits::default(), 1064), (250, "descriptors"));
+    }
+}
