@@ -7,11 +7,18 @@ MODULE := pylib/src/rebeam/_rebeam.abi3.so
 TARGET := $(CURDIR)/target
 CARGO := cargo
 DENY_VERSION := 0.20.2
+# Of `make image`.
+ENGINE := $(shell command -v podman > /dev/null && echo podman || echo docker)
+# A health check is nothing that podman writes into an image of its own format.
+BUILD := $(if $(filter podman,$(ENGINE)),podman --runtime runc build --network=host --format docker --quiet,docker build)
+OWN_BASE := localhost/rebeam-base:latest
+APP := examples/shop
+IMAGE := localhost/rebeam-shop:latest
 # cargo-nextest where it is installed, cargo's own runner elsewhere: the tests are the same.
 RUN_TESTS := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo test)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-rust test-python test-wheel lint fmt deny bench bench-peers instructions wheel fuzz doc docs clean FORCE
+.PHONY: help setup build demo test test-rust test-python test-wheel test-container image lint fmt deny bench bench-peers instructions wheel fuzz doc docs clean FORCE
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-12s %s\n", $$1, $$2 }'
@@ -95,6 +102,20 @@ instructions: ## what the core spends on a message, in instructions, beside the 
 wheel: setup ## one wheel in dist/ with binaries, module and package
 	rm -rf dist pylib/build
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist ./pylib
+
+image: wheel ## an image of examples/shop, from a base that the machine makes (BASE=… for another, APP=… for another)
+	$(if $(BASE),,$(ENGINE) image inspect $(OWN_BASE) > /dev/null 2>&1 || deploy/base.sh $(OWN_BASE) $(ENGINE))
+	$(BUILD) --file deploy/Dockerfile --build-arg BASE=$(or $(BASE),$(OWN_BASE)) \
+		--build-arg APP=$(APP) --tag $(IMAGE) .
+
+test-container: ## the image, run for real (needs podman, runc and debootstrap, and installs them where it may)
+	@if command -v podman runc debootstrap > /dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq \
+		&& apt-get install -qq --yes --no-install-recommends podman runc debootstrap > /dev/null; }; then \
+		$(MAKE) image APP=integration-tests/container IMAGE=localhost/rebeam-test:latest \
+			&& integration-tests/container.sh localhost/rebeam-test:latest; \
+	else \
+		echo "NOT TESTED: the container; podman, runc and debootstrap are not to be had here" >&2; \
+	fi
 
 fuzz: ## a minute of each fuzz target, from the inputs found before (needs a nightly toolchain and cargo-fuzz)
 	cd fuzz && mkdir -p corpus && for target in frames messages core; do \

@@ -132,12 +132,12 @@ impl Router {
         calls
     }
 
-    /// How many waits are open; for tests that nothing is left behind.
     /// How many of them wait for an actor's answer.
     pub(crate) fn answers(&self) -> usize {
         self.open.values().filter(|open| matches!(open.on, On::Answer(_))).count()
     }
 
+    /// How many waits are open; for tests that nothing is left behind.
     pub(crate) fn len(&self) -> usize {
         self.open.len() + self.waiting.len()
     }

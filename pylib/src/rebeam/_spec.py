@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypedDict, TypeVar, Unpack, cast
 
@@ -19,6 +20,16 @@ A = TypeVar("A", bound=Actor)
 STRATEGIES = ("one_for_one", "one_for_all", "rest_for_one")
 RESTARTS = ("permanent", "transient", "temporary")
 AUTO_SHUTDOWNS = ("never", "any_significant", "all_significant")
+
+def cpus() -> int:
+    """How many CPUs this process may use, or as many as the container's quota has CPUs' worth of time, if that is less.
+
+    The supervisor says the latter by `PYTHON_CPU_COUNT`, to which CPython itself listens from 3.13 on.
+    """
+    may = len(os.sched_getaffinity(0))
+    said = os.environ.get("PYTHON_CPU_COUNT", "")
+    return min(may, int(said)) if said.isdecimal() and int(said) > 0 else may
+
 
 DEFAULT_SHUTDOWN = 5.0
 """Seconds an actor has for its end, as OTP's."""
@@ -569,7 +580,7 @@ class PartitionSupervisor(Supervisor):
 
     Args:
         spec: the child, without a name of its own.
-        partitions: how many copies. Default: one per CPU that this process may use.
+        partitions: how many copies. Default: `cpus()`.
         name: the name that `rebeam.partition` is given.
         options: as for `Supervisor`.
 
@@ -583,9 +594,7 @@ class PartitionSupervisor(Supervisor):
     def __init__(
         self, spec: ChildSpec[Any] | type[Actor], *, name: str, partitions: int | None = None, **options: Any
     ) -> None:
-        import os
-
-        count = _count("partitions", partitions, 1) or len(os.sched_getaffinity(0))
+        count = _count("partitions", partitions, 1) or cpus()
         one = as_child(spec)
         if isinstance(one, Supervisor) or one.name is not None:
             raise SpecError("the copies of a `PartitionSupervisor` are actors without a name")

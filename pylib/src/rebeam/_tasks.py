@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-import os
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 from rebeam import _errors, _failure, _functions, _pending, _process, _rebeam, _runtime
 from rebeam._actor import Actor
+from rebeam._spec import cpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,7 +158,7 @@ class Executor(concurrent.futures.Executor):
     actor that makes it.
 
     Args:
-        max_workers: how many processes there may be. Default: one per CPU that this process may use.
+        max_workers: how many processes there may be. Default: one per CPU that this process may use, or by its quota.
         options: as for `child`, of the workers: `memory`, `cpus`, `env`, `callback_deadline`, …
     """
 
@@ -166,7 +166,7 @@ class Executor(concurrent.futures.Executor):
         if max_workers is not None and max_workers < 1:
             raise ValueError(f"max_workers={max_workers!r}: it must be 1 or more")
         _runtime.me()
-        self._most = max_workers or len(os.sched_getaffinity(0))
+        self._most = max_workers or cpus()
         self._options = options
         self._lock = threading.Lock()
         self._idle: list[ActorRef[_Worker]] = []

@@ -14,6 +14,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use rebeam_protocol::spec::ProcessOptions;
 
 use crate::python::Python;
+use crate::shell::cgroup::Source;
 use crate::shell::ledger::Ledger;
 use crate::shell::service_manager::VARIABLES;
 use crate::shell::status_page::StatusPage;
@@ -22,6 +23,9 @@ use crate::shell::zygote::stream_pair;
 /// Threads of numeric libraries per actor, unless the user said otherwise: an actor is one of many.
 const THREAD_VARIABLES: [&str; 4] =
     ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"];
+
+/// How many CPUs Python is to count on, where the container gives us less time than that.
+const CPU_COUNT: &str = "PYTHON_CPU_COUNT";
 
 /// How a new process stands among the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +146,11 @@ fn interpreter(python: &Python, role: &str, directory: &Path, stdout: OwnedFd, s
         if std::env::var_os(variable).is_none() {
             command.env(variable, "1");
         }
+    }
+    if let Some(quota) = Source::default().limits().cpu_quota
+        && std::env::var_os(CPU_COUNT).is_none()
+    {
+        command.env(CPU_COUNT, (quota.value.ceil() as u64).max(1).to_string());
     }
     if let Some(mark) = &python.mark {
         command.env("REBEAM_NODE", mark);
