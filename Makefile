@@ -18,7 +18,7 @@ IMAGE := localhost/rebeam-shop:latest
 RUN_TESTS := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo test)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-rust test-python test-wheel test-container image lint fmt deny bench bench-peers instructions wheel fuzz doc docs clean FORCE
+.PHONY: help setup build demo test test-rust test-python test-wheel test-container image lint fmt deny bench bench-peers soak instructions wheel fuzz doc docs clean FORCE
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-12s %s\n", $$1, $$2 }'
@@ -64,6 +64,7 @@ lint: setup build deny ## formatting, clippy, ruff, mypy, pyright
 	$(BIN)/ruff check pylib examples docs
 	$(BIN)/mypy
 	MYPYPATH=examples/census:pylib/src $(BIN)/mypy examples/census
+	MYPYPATH=pylib/src $(BIN)/mypy examples/shop
 	$(BIN)/basedpyright --level error
 	$(PYTHON) docs/reference/otp.py --check
 
@@ -94,6 +95,11 @@ bench-peers: $(VENV)/made ## the same work on other runtimes, in an environment 
 	$(BIN)/python -m compileall -q pylib/src
 	VIRTUAL_ENV=$(VENV) REBEAM=$(TARGET)/release/rebeam .venv-peers/bin/python benches/peers.py
 	.venv-peers/bin/python benches/chart.py
+
+soak: $(VENV)/made ## ten minutes of examples/shop under load, with a kill every second
+	$(CARGO) build --release --workspace
+	cp $(TARGET)/release/lib_rebeam.so $(MODULE).new && mv $(MODULE).new $(MODULE)
+	VIRTUAL_ENV=$(VENV) $(PYTHON) benches/soak.py $(TARGET)/release/rebeam
 
 instructions: ## what the core spends on a message, in instructions, beside the committed baseline (needs valgrind)
 	$(CARGO) build --release -p rebeam-benches

@@ -1,7 +1,6 @@
 """A small service as it would run in production: a ledger that keeps, clerks that work, and somebody who orders.
 
-Run it by `rebeam run app.py --http 127.0.0.1:8080`, or as an image (`make image`). `python -m doctest` has nothing to say
-about it: it is there to be killed.
+Run it by `rebeam run app.py --http 127.0.0.1:8080`, or as an image (`make image`), and kill what you like of it.
 """
 
 import logging
@@ -59,4 +58,6 @@ tree = Supervisor(
         child(Customer, name="customer"),
     ],
     strategy="rest_for_one",
+    max_restarts=100,
+    max_seconds=60,
 )

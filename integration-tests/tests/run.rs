@@ -1,11 +1,15 @@
 //! `rebeam run`: what it shows, to whom it answers, and what becomes of a node whose surroundings are narrow.
 
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use harness::{Node, PATIENCE, Project, http, kill};
 use nix::sys::signal::Signal;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message;
 use serde_json::{Value, json};
 
 use crate::limits::Cgroup;
@@ -52,6 +56,8 @@ class Clerk(Actor):
         return int(subprocess.check_output(['sh', '-c', 'setsid sleep 1000 > /dev/null & echo $!']))
     def short_lived_orphan(self):
         return int(subprocess.check_output(['sh', '-c', 'sleep 0.05 > /dev/null & echo $!']))
+    def ask_on(self, name):
+        return [rebeam.current_message().traceparent, rebeam.ref(Clerk, name).call.add(1, 2)]
     def variables(self):
         return sorted(os.environ)
 
@@ -332,6 +338,8 @@ fn slips_do_not_pass() {
     with("REBEAM_LOG_LEVEL", "loud").assert_error(2, &["there is no log level `loud`", "levels: debug"]);
     with("REBEAM_HTTP", "8080").assert_error(2, &["HTTP cannot be served at `8080`", "0.0.0.0:8080"]);
     with("REBEAM_HTTP", "systemd").assert_error(2, &["no socket was handed over"]);
+    with("REBEAM_OTLP", "collector").assert_error(2, &["spans cannot be sent to `collector`", "http://localhost:4318"]);
+    with("REBEAM_TRACE_SHARE", "7").assert_error(2, &["a trace share of `7`"]);
     with("REBEAM_LOG_FILE", "no/such/folder").assert_error(2, &["no/such/folder", "cannot be opened"]);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address").to_string();
@@ -518,5 +526,82 @@ fn http_is_served_at_a_socket_that_was_handed_over() {
     drop(command);
     node.wait_for("up with");
     assert_eq!(http(&address, "GET /readyz", &[]).0, 200);
+    node.down();
+}
+
+/// Takes what is sent to a collector until the connection ends.
+fn collected(listener: &std::net::TcpListener) -> Vec<Span> {
+    let (mut stream, _) = listener.accept().expect("somebody sends");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut spans = Vec::new();
+    let mut reader = BufReader::new(stream.try_clone().expect("a descriptor"));
+    loop {
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                return spans;
+            }
+            let line = line.trim_end().to_ascii_lowercase();
+            if let Some(value) = line.strip_prefix("content-length: ") {
+                length = value.parse().expect("a number");
+            }
+            if line.is_empty() {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).expect("a body");
+        let request = ExportTraceServiceRequest::decode(body.as_slice()).expect("OTLP");
+        let scopes = request.resource_spans.into_iter().flat_map(|resource| resource.scope_spans);
+        spans.extend(scopes.flat_map(|scope| scope.spans));
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").expect("it listens");
+    }
+}
+
+#[test]
+fn a_request_is_one_trace_however_many_actors_it_passes() {
+    let project = shop();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let collector = format!("http://{}", listener.local_addr().expect("an address"));
+    let mut node = project.start(&["run", "app.py", "--otlp", &collector]);
+    node.wait_for("up with");
+    let collecting = std::thread::spawn(move || collected(&listener));
+    let answer = node.call("a", "ask_on", &["b"]);
+    assert_eq!(answer[1], 3);
+    node.run(&["call", "b", "boom"]);
+    node.down();
+    let spans = collecting.join().expect("it collects");
+    let of = |name: &str, kind: i32| {
+        let found = spans.iter().find(|span| span.name == name && span.kind == kind);
+        found.unwrap_or_else(|| panic!("no {name} in {:?}", spans.iter().map(|it| &it.name).collect::<Vec<_>>()))
+    };
+    // By OTLP: 2 is a server, 3 a client.
+    let chain = [of("ask_on", 3), of("Clerk.ask_on", 2), of("add", 3), of("Clerk.add", 2)];
+    for pair in chain.windows(2) {
+        assert_eq!(pair[1].trace_id, pair[0].trace_id);
+        assert_eq!(pair[1].parent_span_id, pair[0].span_id);
+        assert!(pair[0].start_time_unix_nano <= pair[1].start_time_unix_nano, "{chain:?}");
+        assert!(pair[0].end_time_unix_nano >= pair[1].end_time_unix_nano, "{chain:?}");
+    }
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let context = format!("00-{}-{}-01", hex(&chain[1].trace_id), hex(&chain[1].span_id));
+    assert_eq!(answer[0], json!(context));
+    let failed = of("Clerk.boom", 2).status.as_ref().expect("a status");
+    assert_eq!((failed.code, failed.message.as_str()), (2, "ValueError: boom"));
+    assert_ne!(of("Clerk.boom", 2).trace_id, chain[0].trace_id);
+}
+
+#[test]
+fn a_collector_that_is_gone_costs_a_warning() {
+    let project = shop();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let collector = format!("http://{}", closed.local_addr().expect("an address"));
+    drop(closed);
+    let mut node = project.start(&["run", "app.py", "--otlp", &collector]);
+    node.wait_for("up with");
+    assert_eq!(node.call("a", "add", &["1", "2"]), 3);
+    let warned = record(&node.wait_for("spans were not taken"));
+    assert_eq!(warned["level"], "warning");
     node.down();
 }

@@ -16,6 +16,7 @@ use rebeam_protocol::page::Snapshot;
 use rebeam_protocol::spec::ActorSpec;
 
 use crate::registries::EntryChange;
+use crate::tracing::Span;
 
 /// What happened.
 #[derive(Debug)]
@@ -365,6 +366,8 @@ pub enum Action {
     Entry(EntryChange),
     /// A message was not handled by anyone and never will be.
     DeadLetter(DeadLetter),
+    /// Something that is traced was done.
+    Span(Box<Span>),
     /// Every supervisor and actor of the tree is up.
     NodeUp,
     /// The tree did not come up; everything is down again.

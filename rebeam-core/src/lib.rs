@@ -24,6 +24,7 @@ pub mod spec;
 pub mod strategy;
 pub mod supervisor;
 mod timers;
+pub mod tracing;
 
 pub use crate::core::Core;
 pub use crate::event::{Action, Event};

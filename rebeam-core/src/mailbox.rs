@@ -10,11 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use rebeam_protocol::certificate::Certificate;
 use rebeam_protocol::id::{ActorId, ProcessId, Seq};
-use rebeam_protocol::message::{Address, Caller, Codec, Form, Lane, ReplyTo, Trace};
+use rebeam_protocol::message::{Address, Caller, Codec, Form, Lane, ReplyTo};
 use rebeam_protocol::page::{Snapshot, Stage};
 use rebeam_protocol::spec::{MailboxOptions, Overflow};
 
 use crate::event::Ticket;
+use crate::tracing::Traced;
 
 /// Messages handed over and not settled, beyond those that are handled at once.
 const WINDOW: u64 = 64;
@@ -46,7 +47,7 @@ pub(crate) struct Message {
     pub(crate) method: Box<str>,
     pub(crate) payload: Bytes,
     pub(crate) buffers: Option<Ticket>,
-    pub(crate) trace: Option<Box<Trace>>,
+    pub(crate) traced: Option<Traced>,
     /// The deaths with it in hand that count.
     pub(crate) deaths: Vec<Arc<Certificate>>,
 }
@@ -377,7 +378,7 @@ mod tests {
             method: number.to_string().into(),
             payload: Bytes::from_static(b"12345678"),
             buffers: None,
-            trace: None,
+            traced: None,
             deaths: Vec::new(),
         }
     }

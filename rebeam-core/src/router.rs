@@ -11,12 +11,16 @@ use rebeam_protocol::id::{ActorId, CallId, Pid};
 use rebeam_protocol::message::{Address, Caller, ReplyTo, Waits};
 use rustc_hash::FxBuildHasher;
 
+use crate::tracing::TracedCall;
+
 /// One wait.
 #[derive(Debug)]
 pub(crate) struct Open {
     pub(crate) on: On,
     pub(crate) waits: Waits,
     pub(crate) deadline: Option<Duration>,
+    /// How it is traced, if it is.
+    pub(crate) traced: Option<Box<TracedCall>>,
     /// The callee has taken the call and answers later, or has somebody else answer.
     pub(crate) is_owed: bool,
 }
@@ -44,7 +48,7 @@ pub(crate) struct Router {
 impl Router {
     /// A wait begins; false if its number is in use by its caller.
     pub(crate) fn open(&mut self, call: ReplyTo, on: On, waits: Waits, deadline: Option<Duration>) -> bool {
-        let is_new = self.open.insert(call, Open { on, waits, deadline, is_owed: false }).is_none();
+        let is_new = self.open.insert(call, Open { on, waits, deadline, traced: None, is_owed: false }).is_none();
         if is_new {
             self.note(call, waits);
         }
@@ -86,6 +90,13 @@ impl Router {
 
     pub(crate) fn is_open(&self, call: ReplyTo) -> bool {
         self.open.contains_key(&call)
+    }
+
+    /// The call is traced.
+    pub(crate) fn trace(&mut self, call: ReplyTo, traced: TracedCall) {
+        if let Some(open) = self.open.get_mut(&call) {
+            open.traced = Some(Box::new(traced));
+        }
     }
 
     /// The callee will answer later.

@@ -512,6 +512,22 @@ pub enum CallFailure {
     BadResult(String),
 }
 
+impl CallFailure {
+    /// A word for it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            CallFailure::NoProc { .. } => "noproc",
+            CallFailure::Died(_) => "died",
+            CallFailure::TimedOut(_) => "timed out",
+            CallFailure::Deadlock { .. } => "deadlock",
+            CallFailure::Restarting { .. } => "restarting",
+            CallFailure::MailboxFull { .. } => "mailbox full",
+            CallFailure::BadCall(_) => "bad call",
+            CallFailure::BadResult(_) => "bad result",
+        }
+    }
+}
+
 /// What a callee was doing when a call to it ran out of time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Callee {

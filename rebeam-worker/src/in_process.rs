@@ -350,6 +350,7 @@ impl Shell {
                 }
             }
             Action::Report(certificate) => self.deaths.push(*certificate),
+            Action::Span(_) => {}
             Action::DeadLetter(letter) => self.dead_letters.push(letter),
             Action::Entry(change) => ledger::tell(&change.record()),
             Action::NodeUp => self.is_up = true,

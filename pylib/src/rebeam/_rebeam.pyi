@@ -103,6 +103,10 @@ class Message:
         """Whether somebody waits for an answer."""
 
     @property
+    def traceparent(self) -> str | None:
+        """The W3C trace context that its handler runs in; None if nobody traces."""
+
+    @property
     def time_left(self) -> float | None:
         """Seconds until nobody waits any more; None: no limit, or nobody waits."""
 

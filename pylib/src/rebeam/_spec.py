@@ -21,6 +21,7 @@ STRATEGIES = ("one_for_one", "one_for_all", "rest_for_one")
 RESTARTS = ("permanent", "transient", "temporary")
 AUTO_SHUTDOWNS = ("never", "any_significant", "all_significant")
 
+
 def cpus() -> int:
     """How many CPUs this process may use, or as many as the container's quota has CPUs' worth of time, if that is less.
 

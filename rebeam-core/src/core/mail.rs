@@ -22,6 +22,7 @@ use crate::dead_letters::End;
 use crate::event::{Action, Recipient, Ticket};
 use crate::mailbox::{Message, Sender};
 use crate::router::{On, Open, Router};
+use crate::tracing::error_of;
 
 impl Core {
     pub(super) fn sent(
@@ -41,6 +42,9 @@ impl Core {
             return self.kill_for(process, ExitReason::BadProtocol(complaint), "it broke the protocol");
         }
         let to = envelope.to;
+        let mut traced = self.tracer.trace(envelope.trace);
+        let traced_call = traced.as_mut().filter(|_| reply_to.is_some());
+        let traced_call = traced_call.map(|traced| self.tracer.call(traced, &envelope.method, self.now));
         let deadline = envelope.deadline_ms.map(|left| self.now + Duration::from_millis(left));
         let message = Message {
             sender,
@@ -55,7 +59,7 @@ impl Core {
             method: envelope.method.into_boxed_str(),
             payload,
             buffers,
-            trace: envelope.trace.map(Box::new),
+            traced,
             deaths: Vec::new(),
         };
         if let Address::Group(group) = &to
@@ -76,6 +80,9 @@ impl Core {
                     self.kill_for(process, ExitReason::BadProtocol(complaint), "it broke the protocol");
                 }
                 return;
+            }
+            if let Some(traced) = traced_call {
+                self.router.trace(call, traced);
             }
         }
         if message.lane == Lane::System {
@@ -271,11 +278,12 @@ impl Core {
             && let Some(actor) = self.actors.get_mut(&id)
         {
             if let Some(message) = actor.mailbox.settle(done.seq) {
-                self.meters.handled(&actor.spec.class, &message, done.took_us);
+                self.note_handled(process, id, &message, done.took_us, error_of(&reply.outcome));
             }
             self.count_handled(id, 1);
         }
-        if let Some(Open { on: On::Answer(callee), .. }) = self.router.close(reply.to) {
+        if let Some(Open { on: On::Answer(callee), traced, .. }) = self.router.close(reply.to) {
+            self.call_ended(reply.to, traced, error_of(&reply.outcome));
             // Answered later than it was handled: it is not owed any more.
             if reply.done.is_none()
                 && let Some(incarnation) = self.incarnation_mut(callee)
@@ -287,12 +295,31 @@ impl Core {
         self.pump(id);
     }
 
+    /// A message is done, after so many microseconds if a handler ran.
+    fn note_handled(
+        &mut self,
+        process: ProcessId,
+        id: ActorId,
+        message: &Message,
+        took_us: Option<u32>,
+        error: Option<String>,
+    ) {
+        let Some(actor) = self.actors.get(&id) else { return };
+        self.meters.handled(&actor.spec.class, message, took_us);
+        if message.traced.is_some()
+            && let Some(took_us) = took_us
+        {
+            self.handler_ended(process.pid, id, message, Duration::from_micros(took_us.into()), error);
+        }
+    }
+
     pub(super) fn acked(&mut self, process: ProcessId, done: &[Done]) {
         let Some(id) = self.serving_actor(process) else { return };
-        let Some(actor) = self.actors.get_mut(&id) else { return };
         for done in done {
+            let Some(actor) = self.actors.get_mut(&id) else { return };
             let Some(message) = actor.mailbox.settle(done.seq) else { continue };
-            self.meters.handled(&actor.spec.class, &message, done.took_us);
+            self.note_handled(process, id, &message, done.took_us, None);
+            let Some(actor) = self.actors.get_mut(&id) else { return };
             // Done without an answer: it is owed, and fails with the incarnation that owes it.
             if let Some(call) = message.reply_to
                 && self.router.is_open(call)
@@ -307,7 +334,8 @@ impl Core {
     }
 
     pub(super) fn abandoned(&mut self, call: ReplyTo, page: Option<(Snapshot, u64)>) {
-        let Some(Open { on: On::Answer(callee), .. }) = self.router.close(call) else { return };
+        let Some(Open { on: On::Answer(callee), traced, .. }) = self.router.close(call) else { return };
+        self.call_ended(call, traced, Some("timed out".into()));
         let Some(actor) = self.actors.get(&callee) else { return };
         let state = self.state_word(callee).to_owned();
         let busy = page.and_then(|(page, now_ns)| busy_with(actor, &page, now_ns));
@@ -409,7 +437,8 @@ impl Core {
     }
 
     pub(super) fn fail_call(&mut self, call: ReplyTo, failure: CallFailure) {
-        if self.router.close(call).is_some() {
+        if let Some(open) = self.router.close(call) {
+            self.call_ended(call, open.traced, Some(failure.word().to_owned()));
             self.reply_failure(call, failure);
         }
     }
@@ -510,7 +539,7 @@ fn delivery(message: &Message, sender: String, deadline_ms: Option<u64>) -> Deli
         delivery: message.deliveries,
         sender,
         buffers: None,
-        trace: message.trace.as_deref().copied(),
+        trace: message.traced.map(|traced| traced.context()),
     }
 }
 

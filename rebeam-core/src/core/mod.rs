@@ -34,6 +34,7 @@ use crate::registries::Registries;
 use crate::router::{On, Router};
 use crate::spec::{self, SpecError};
 use crate::timers::{Due, Timers};
+use crate::tracing::Tracer;
 
 pub(crate) use mail::busy_with;
 pub(crate) use tree::SupervisorNode;
@@ -63,6 +64,7 @@ pub struct Core {
     next_wait: u64,
     alarms: Alarms,
     pub(crate) meters: Meters,
+    pub(crate) tracer: Tracer,
     timers: Timers,
     dead_letters: DeadLetters,
     /// Who gets a message for every dead letter.
@@ -71,7 +73,7 @@ pub struct Core {
     pub(crate) spawner: Option<ActorId>,
     /// What is left to say when the last of what was spawned is down, too.
     last_word: Option<Action>,
-    actions: VecDeque<Action>,
+    pub(crate) actions: VecDeque<Action>,
     at: NodeStart,
     next_id: u64,
     next_serial: u64,
@@ -107,6 +109,7 @@ impl Core {
             next_wait: 0,
             alarms: Alarms::default(),
             meters: Meters::default(),
+            tracer: Tracer::default(),
             timers: Timers::default(),
             dead_letters: DeadLetters::default(),
             mourners: BTreeSet::new(),

@@ -194,7 +194,7 @@ impl Core {
             method: method.into(),
             payload,
             buffers: None,
-            trace: None,
+            traced: None,
             deaths: Vec::new(),
         });
         self.pump(id);

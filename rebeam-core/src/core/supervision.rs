@@ -521,7 +521,9 @@ impl Core {
         let mut again = Vec::new();
         for fate in fates {
             match fate {
-                Fate::InHand { message, .. } => {
+                Fate::InHand { message, since_ns } => {
+                    let took = Duration::from_nanos(death.clock_ns.saturating_sub(since_ns));
+                    self.handler_ended(pid, id, &message, took, Some(reason.to_string()));
                     again.extend(self.after_death_in_hand(id, message, cause, is_ordered, &certificate));
                 }
                 Fate::ForPid(message) => self.bury(message, Cause::PidDead, &certificate),

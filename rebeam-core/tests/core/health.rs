@@ -161,3 +161,44 @@ fn the_fattest_is_killed_with_the_reason() {
     let Some(rebeam_protocol::control::Answer::Why(deaths)) = world.answers.last() else { panic!("no answer") };
     assert_eq!(deaths[0].reason, rebeam_protocol::exit::ExitReason::MemoryLimit(5000, 6000));
 }
+
+#[test]
+fn a_call_and_what_its_handler_sends_are_one_trace() {
+    let mut world = World::new(supervisor(Strategy::OneForOne, vec![actor("a"), actor("b"), actor("c")]));
+    world.core.trace(7, 1.0);
+    world.tell(Event::Boot);
+    world.sends("a", name("b"), call(1), "ask");
+    let context = world.trace_of("b");
+    let (seq, to) = world.begins("b");
+    world.sends_within("b", context, name("c"), Kind::Cast, "note");
+    let (note, _) = world.begins("c");
+    world.finishes_after("c", note, Some(50));
+    world.replies("b", to.expect("a call"), Some(seq));
+    // Without a time no handler ran, as far as anybody knows; the call was answered all the same.
+    let words: Vec<&str> = world.spans.iter().map(|(_, _, words)| words.as_str()).collect();
+    assert_eq!(words, ["Consumer c A.note", "Call a ask"]);
+    let (consumer, call) = (&world.spans[0], &world.spans[1]);
+    assert_eq!((consumer.1, call.1), (context.span, 0));
+}
+
+#[test]
+fn a_handler_that_dies_is_a_span_that_says_so() {
+    let mut world = World::new(supervisor(Strategy::OneForOne, vec![actor("a"), actor("b")]));
+    world.core.trace(7, 1.0);
+    world.tell(Event::Boot);
+    world.sends("a", name("b"), call(1), "ask");
+    world.begins("b");
+    world.is_shot("b");
+    let words: Vec<&str> = world.spans.iter().map(|(_, _, words)| words.as_str()).collect();
+    assert_eq!(words, ["Handler b A.ask failed: signal(SIGKILL)", "Call a ask failed: died"]);
+    assert_eq!(world.spans[0].1, world.spans[1].0, "the handler is within the call");
+}
+
+#[test]
+fn where_nobody_traces_nothing_is_traced() {
+    let mut world = pair(actor("b"));
+    world.sends("a", name("b"), call(1), "ask");
+    let (seq, to) = world.begins("b");
+    world.replies("b", to.expect("a call"), Some(seq));
+    assert!(world.spans.is_empty());
+}

@@ -14,7 +14,7 @@ use rebeam_protocol::id::{CallId, NodeStart, Pid, ProcessId, RequestId, Seq};
 use rebeam_protocol::ledger::{Record, RegistryId, key_label};
 use rebeam_protocol::message::{
     Address, CallFailure, Codec, Delivery, Done, Envelope, Form, Kind, Lane, Outcome, Reply, ReplyTo, Signal, Started,
-    Waits,
+    Trace, Waits,
 };
 use rebeam_protocol::page::{OWN_MAIL, Snapshot, Stage};
 use rebeam_protocol::process::{ProcessAnswer, ProcessRequest, SupervisorRequest};
@@ -109,6 +109,8 @@ pub(crate) struct World {
     pub(crate) stubborn: Vec<String>,
     pub(crate) replies: Vec<(Recipient, CallId, Outcome)>,
     pub(crate) answers: Vec<Answer>,
+    /// Number, parent and words of what was traced.
+    pub(crate) spans: Vec<(u64, u64, String)>,
     /// Entries by registry and key, as the ledger says it.
     ledger: BTreeMap<(RegistryId, String), BTreeMap<u64, Pid>>,
 }
@@ -126,6 +128,7 @@ impl World {
             stubborn: Vec::new(),
             replies: Vec::new(),
             answers: Vec::new(),
+            spans: Vec::new(),
             ledger: BTreeMap::new(),
         }
     }
@@ -219,6 +222,19 @@ impl World {
         let process = self.process(from);
         let envelope = envelope(to, kind, method);
         self.tell(Event::Sent { process, envelope, payload: Bytes::new(), buffers: None });
+    }
+
+    /// The same, within a span.
+    pub(crate) fn sends_within(&mut self, from: &str, within: Trace, to: Address, kind: Kind, method: &str) {
+        let process = self.process(from);
+        let envelope = Envelope { trace: Some(within), ..envelope(to, kind, method) };
+        self.tell(Event::Sent { process, envelope, payload: Bytes::new(), buffers: None });
+    }
+
+    /// The trace of the last message that was delivered.
+    pub(crate) fn trace_of(&self, label: &str) -> Trace {
+        let process = &self.processes[&self.process(label)];
+        process.delivered.last().and_then(|(delivery, _)| delivery.trace).expect("it is traced")
     }
 
     /// What was delivered to the process that serves now and not begun.
@@ -350,6 +366,14 @@ impl World {
     fn act(&mut self, action: Action) {
         match action {
             Action::Launch(launch) => self.launch(&launch),
+            Action::Span(span) => {
+                let error = span.error.map_or(String::new(), |error| format!(" failed: {error}"));
+                self.spans.push((
+                    span.span,
+                    span.parent,
+                    format!("{:?} {} {}{error}", span.kind, span.actor, span.name),
+                ));
+            }
             Action::LogLevel { process, level } => {
                 let label = self.label(process).unwrap_or_default();
                 self.trace.push(format!("log level {level} {label}"));

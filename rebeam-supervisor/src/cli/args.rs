@@ -87,6 +87,12 @@ pub(crate) struct Run {
     /// Write logs to this file instead of stdout; SIGHUP opens it anew
     #[arg(long, value_name = "PATH", env = "REBEAM_LOG_FILE")]
     pub(crate) log_file: Option<PathBuf>,
+    /// Send spans of calls and handlers to this collector, as `http://localhost:4318` [default: nowhere]
+    #[arg(long, value_name = "URL", env = "REBEAM_OTLP")]
+    pub(crate) otlp: Option<String>,
+    /// Which share of traces is sampled, from 0 to 1 [default: 1]
+    #[arg(long, value_name = "SHARE", env = "REBEAM_TRACE_SHARE")]
+    pub(crate) trace_share: Option<f64>,
     /// Seconds that a message may wait before the node is not ready [default: 60]
     #[arg(long, value_name = "SECONDS", env = "REBEAM_LONGEST_WAIT")]
     pub(crate) longest_wait: Option<f64>,

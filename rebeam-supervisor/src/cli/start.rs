@@ -17,6 +17,7 @@ use crate::shell::engine::Setup;
 use crate::shell::http;
 use crate::shell::node::{self, Service};
 use crate::shell::node_dir;
+use crate::shell::otlp;
 use crate::shell::signals::Hangup;
 
 /// How long a message may wait before a node is not ready, when nobody says otherwise.
@@ -46,6 +47,11 @@ pub(super) fn run(run: &args::Run, project: &Project, runtime_dir: Option<&Path>
         let hosts = if run.http_host.is_empty() { file.http_host.clone() } else { run.http_host.clone() };
         service.http = Some(http::Options { listener: listen(address)?, hosts });
     }
+    let share = run.trace_share.or(file.trace_share).unwrap_or(1.0);
+    if !(0.0..=1.0).contains(&share) {
+        return Err(Failure::usage(format!("a trace share of `{share}`")).hint("it is between 0 and 1"));
+    }
+    service.otlp = otlp::Options::new(run.otlp.as_deref().or(file.otlp.as_deref()), share, &project.directory)?;
     let log_file: Option<PathBuf> = run.log_file.as_ref().map(|path| here.join(path));
     let log_file = log_file.or_else(|| file.log_file.as_ref().map(|path| project.directory.join(path)));
     let (printer, rest) = match run.log_format.or(file.log_format).unwrap_or_default() {
@@ -113,7 +119,7 @@ fn service(
         Some(seconds) => config::parse_seconds("grace", seconds)?,
         None => DEFAULT_GRACE,
     };
-    Ok(Service { grace, hangup, is_place_chosen: runtime_dir.is_some(), http: None })
+    Ok(Service { grace, hangup, is_place_chosen: runtime_dir.is_some(), http: None, otlp: None })
 }
 
 /// A slip in the name of a variable must not pass in production.

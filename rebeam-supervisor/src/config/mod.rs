@@ -56,9 +56,13 @@ pub(crate) struct ProjectFile {
     pub(crate) log_file: Option<PathBuf>,
     /// Seconds that a message may wait before it is not ready.
     pub(crate) longest_wait: Option<f64>,
+    /// The collector that it sends spans to.
+    pub(crate) otlp: Option<String>,
+    /// Which share of traces is sampled.
+    pub(crate) trace_share: Option<f64>,
 }
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 14] = [
     "app",
     "python",
     "embed",
@@ -71,6 +75,8 @@ const KEYS: [&str; 12] = [
     "log_format",
     "log_file",
     "longest_wait",
+    "otlp",
+    "trace_share",
 ];
 
 /// How logs look.

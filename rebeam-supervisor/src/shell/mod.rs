@@ -15,6 +15,7 @@ pub(crate) mod memory;
 pub(crate) mod node;
 pub(crate) mod node_dir;
 pub(crate) mod oom;
+pub(crate) mod otlp;
 pub(crate) mod output;
 pub(crate) mod reaper;
 pub(crate) mod room;

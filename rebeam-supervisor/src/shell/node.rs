@@ -29,6 +29,7 @@ use crate::shell::launcher;
 use crate::shell::ledger::Ledger;
 use crate::shell::memory;
 use crate::shell::node_dir::{NodeDir, NodeDirError};
+use crate::shell::otlp::{self, Exporter};
 use crate::shell::reaper;
 use crate::shell::room;
 use crate::shell::service_manager;
@@ -46,6 +47,8 @@ pub(crate) struct Service {
     pub(crate) hangup: Hangup,
     /// Where to tell of health and figures.
     pub(crate) http: Option<http::Options>,
+    /// Where to send spans.
+    pub(crate) otlp: Option<otlp::Options>,
 }
 
 /// Runs a node until it has ended.
@@ -111,6 +114,11 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, service: Service, printer: 
             let address = http::start(node.clone(), options).map_err(io("failed to serve HTTP"))?;
             printer.say(&format!("health and metrics at http://{address}"));
         }
+        if let Some(options) = service.otlp {
+            let (share, began) = (options.share, SystemTime::now() - started.elapsed());
+            let exporter = Exporter::start(options, began, printer.clone()).map_err(io("failed to send spans"))?;
+            node.trace(exporter, share);
+        }
         tokio::task::spawn_local(service_manager::watchdog(node.clone()));
         guard_memory(&node, printer);
         node.boot();
@@ -122,6 +130,7 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, service: Service, printer: 
             printer
                 .say(&format!("{lost} message{} lost; each was said above", if lost == 1 { " was" } else { "s were" }));
         }
+        node.finish_tracing();
         node.end_zygote();
         // Everything is down. The keeper looks round once more when we are gone, and then goes too.
         reaper::kill_strays(&HashSet::from([node.keeper()]));

@@ -38,6 +38,7 @@ use crate::shell::connection::{Decoder, Read, WriteQueue};
 use crate::shell::launcher::{self, Keeper, TheirEnds, Wiring};
 use crate::shell::ledger::Ledger;
 use crate::shell::oom::OutOfMemory;
+use crate::shell::otlp::Exporter;
 use crate::shell::output::{LastLines, LineReader, Lines, Stream};
 use crate::shell::reaper;
 use crate::shell::service_manager;
@@ -116,6 +117,8 @@ struct Engine {
     freed: Freed,
     ledger: Ledger,
     traffic: Rc<Traffic>,
+    /// Where spans go, if somebody traces.
+    exporter: Option<Exporter>,
 }
 
 /// Dead letters so far, and what was said of them.
@@ -268,6 +271,7 @@ impl Node {
                 freed: Freed::default(),
                 ledger,
                 traffic: Rc::new(Traffic::default()),
+                exporter: None,
             })
         }))
     }
@@ -287,6 +291,21 @@ impl Node {
     /// Tells the core something and does what follows.
     pub(crate) fn handle(&self, event: Event) {
         self.with(|engine| engine.tell(event));
+    }
+
+    /// From now on traces this share of what begins here.
+    pub(crate) fn trace(&self, exporter: Exporter, share: f64) {
+        let engine = &mut *self.0.borrow_mut();
+        engine.core.trace(seed(), share);
+        engine.exporter = Some(exporter);
+    }
+
+    /// Has what was traced sent.
+    pub(crate) fn finish_tracing(&self) {
+        let exporter = self.0.borrow_mut().exporter.take();
+        if let Some(exporter) = exporter {
+            exporter.finish();
+        }
     }
 
     /// Ends the zygote with the node.
@@ -524,6 +543,11 @@ impl Engine {
                 if !self.ledger.write(&change.record()) {
                     let all = self.core.ledger();
                     self.ledger.begin_anew(all.iter().map(EntryChange::record));
+                }
+            }
+            Action::Span(span) => {
+                if let Some(exporter) = &mut self.exporter {
+                    exporter.send(*span);
                 }
             }
             Action::DeadLetter(letter) => self.say_dead_letter(&letter),
@@ -770,6 +794,13 @@ impl Engine {
             }
         }
     }
+}
+
+/// A number that no other node has, for what must not be mistaken for another's.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    // Keyed by the system's random numbers.
+    RandomState::new().hash_one(std::process::id())
 }
 
 /// Names and methods are kept beside what is bounded, and so are bounded, too.

@@ -1,0 +1,215 @@
+//! Spans of calls and handlers, for who wants to see where the time of a request goes.
+//!
+//! The supervisor sees every message, so actors make no spans: they only say, with what they send, in which handler's
+//! span they do so. Nothing is done for a message that is not part of a sampled trace. How spans are sent anywhere is not
+//! known here, nor what time it is: spans are counted from the node's start, as everything is.
+
+use std::time::Duration;
+
+use rebeam_protocol::id::{ActorId, Pid};
+use rebeam_protocol::message::{Address, Caller, Outcome, ReplyTo, Trace};
+
+use crate::core::Core;
+use crate::event::Action;
+use crate::mailbox::Message;
+
+/// The flag by which W3C's trace context says that a trace is sampled.
+const SAMPLED: u8 = 1;
+
+/// One thing that was done, from its beginning to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The trace that it is part of.
+    pub trace: u128,
+    /// Its own number there.
+    pub span: u64,
+    /// The span within which it was done; 0 for none.
+    pub parent: u64,
+    /// What sort it is.
+    pub kind: SpanKind,
+    /// `Class.method` of a handler; the method of a call.
+    pub name: String,
+    /// Who handles it, or who calls.
+    pub actor: String,
+    /// Its incarnation, if it is an actor.
+    pub pid: Option<Pid>,
+    /// From when.
+    pub from: Duration,
+    /// Until when.
+    pub until: Duration,
+    /// Why it failed, if it did.
+    pub error: Option<String>,
+}
+
+/// What a span is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpanKind {
+    /// A caller waits for its answer.
+    Call,
+    /// A handler of a call.
+    Handler,
+    /// A handler of a message that nobody waits for.
+    Consumer,
+}
+
+/// Which traces there are, and what their numbers are.
+#[derive(Debug, Default)]
+pub(crate) struct Tracer {
+    /// A trace that begins here is sampled with this probability, in units of 2⁻³²; none is, if this is 0.
+    share: u64,
+    /// Makes numbers; as good as random, as long as its seed was.
+    state: u64,
+}
+
+/// How a message is traced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Traced {
+    trace: u128,
+    /// The span within which it was sent; 0 for none.
+    parent: u64,
+    /// The span of its handler.
+    handler: u64,
+}
+
+impl Traced {
+    /// What the handler runs in.
+    pub(crate) fn context(&self) -> Trace {
+        Trace { trace: self.trace, span: self.handler, flags: SAMPLED }
+    }
+}
+
+/// How a call is traced that is not answered yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TracedCall {
+    trace: u128,
+    parent: u64,
+    span: u64,
+    method: Box<str>,
+    from: Duration,
+}
+
+impl Tracer {
+    /// How a message is traced that was sent within `within`, if it is.
+    pub(crate) fn trace(&mut self, within: Option<Trace>) -> Option<Traced> {
+        if self.share == 0 {
+            return None;
+        }
+        let (trace, parent) = match within {
+            Some(within) if within.flags & SAMPLED == 0 => return None,
+            Some(within) => (within.trace, within.span),
+            None if self.next() >> 32 < self.share => ((u128::from(self.next()) << 64) | u128::from(self.next()), 0),
+            None => return None,
+        };
+        Some(Traced { trace, parent, handler: self.next() })
+    }
+
+    /// A span between a message that is a call and its handler.
+    pub(crate) fn call(&mut self, traced: &mut Traced, method: &str, from: Duration) -> TracedCall {
+        let span = self.next();
+        let parent = std::mem::replace(&mut traced.parent, span);
+        TracedCall { trace: traced.trace, parent, span, method: method.into(), from }
+    }
+
+    /// The next number of splitmix64 (Steele, Lea, Flood 2014); never 0, which stands for none.
+    fn next(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.state;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)).max(1)
+    }
+}
+
+impl Core {
+    /// From now on traces this share of what begins here, from 0 to 1. Numbers come from the seed.
+    pub fn trace(&mut self, seed: u64, share: f64) {
+        self.tracer = Tracer { share: (share.clamp(0.0, 1.0) * (1u64 << 32) as f64) as u64, state: seed };
+    }
+
+    /// The handler of a message has ended after that time.
+    pub(crate) fn handler_ended(
+        &mut self,
+        pid: Pid,
+        id: ActorId,
+        message: &Message,
+        took: Duration,
+        error: Option<String>,
+    ) {
+        let (Some(traced), Some(actor)) = (message.traced, self.actors.get(&id)) else { return };
+        let class = actor.spec.class.rsplit('.').next().unwrap_or_default();
+        let kind = if message.reply_to.is_some() { SpanKind::Handler } else { SpanKind::Consumer };
+        self.add_span(Span {
+            trace: traced.trace,
+            span: traced.handler,
+            parent: traced.parent,
+            kind,
+            name: format!("{class}.{}", message.method),
+            actor: actor.label.clone(),
+            pid: Some(pid),
+            from: self.now.saturating_sub(took),
+            until: self.now,
+            error,
+        });
+    }
+
+    /// A call has its answer, or will have none.
+    pub(crate) fn call_ended(&mut self, call: ReplyTo, traced: Option<Box<TracedCall>>, error: Option<String>) {
+        let Some(traced) = traced else { return };
+        let (actor, pid) = match call.caller {
+            Caller::Actor(pid) => (self.label_of(&Address::Pid(pid)).unwrap_or_else(|| pid.to_string()), Some(pid)),
+            Caller::Outside(_) => ("outside".to_owned(), None),
+        };
+        self.add_span(Span {
+            trace: traced.trace,
+            span: traced.span,
+            parent: traced.parent,
+            kind: SpanKind::Call,
+            name: traced.method.into(),
+            actor,
+            pid,
+            from: traced.from,
+            until: self.now,
+            error,
+        });
+    }
+
+    fn add_span(&mut self, span: Span) {
+        self.actions.push_back(Action::Span(Box::new(span)));
+    }
+}
+
+/// Why a call failed, if it did.
+pub(crate) fn error_of(outcome: &Outcome) -> Option<String> {
+    match outcome {
+        Outcome::Returned(_) => None,
+        Outcome::Raised(raised) => Some(raised.to_string()),
+        Outcome::Failed(failure) => Some(failure.word().to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_within_a_handler_is_part_of_its_trace() {
+        let mut tracer = Tracer { share: 1 << 32, state: 7 };
+        let mut first = tracer.trace(None).expect("all are sampled");
+        let call = tracer.call(&mut first, "ask", Duration::ZERO);
+        assert_eq!((call.parent, first.parent), (0, call.span));
+        let second = tracer.trace(Some(first.context())).expect("it is part of it");
+        assert_eq!((second.trace, second.parent), (first.trace, first.handler));
+        assert_ne!(second.handler, first.handler);
+    }
+
+    #[test]
+    fn about_so_many_are_sampled_as_was_said_and_whole_traces_at_that() {
+        let mut tracer = Tracer { share: 1 << 30, state: 7 };
+        let sampled = (0..10_000).filter(|_| tracer.trace(None).is_some()).count();
+        assert!((2_200..2_800).contains(&sampled), "{sampled}");
+        let context = Trace { trace: 1, span: 2, flags: SAMPLED };
+        assert!((0..100).all(|_| tracer.trace(Some(context)).is_some()));
+        assert_eq!(tracer.trace(Some(Trace { flags: 0, ..context })), None);
+        assert_eq!(Tracer::default().trace(Some(context)), None, "nobody traces");
+    }
+}
