@@ -115,7 +115,7 @@ image: wheel ## an image of examples/shop, from a base that the machine makes (B
 		--build-arg APP=$(APP) --tag $(IMAGE) .
 
 test-container: ## the image, run for real (needs podman, runc and debootstrap, and installs them where it may)
-	@if command -v podman runc debootstrap > /dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq \
+	@if { command -v podman && command -v runc && command -v debootstrap; } > /dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq \
 		&& apt-get install -qq --yes --no-install-recommends podman runc debootstrap > /dev/null; }; then \
 		$(MAKE) image APP=integration-tests/container IMAGE=localhost/rebeam-test:latest \
 			&& integration-tests/container.sh localhost/rebeam-test:latest; \

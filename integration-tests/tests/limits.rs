@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use harness::{Node, Project, kill};
 use nix::sys::signal::Signal;
@@ -266,13 +267,20 @@ fn who_is_told_to_use_what_is_not_there_says_so() {
 pub(crate) struct Cgroup(std::path::PathBuf);
 
 impl Cgroup {
-    /// `None` where this machine lets nobody make one.
+    /// `None` where this machine lets nobody make one, which is said.
     pub(crate) fn new(limit: &str) -> Option<Self> {
-        let path = std::path::PathBuf::from(format!("/sys/fs/cgroup/memory/rebeam-test-{}", std::process::id()));
-        std::fs::create_dir(&path).ok()?;
-        let cgroup = Cgroup(path);
-        std::fs::write(cgroup.0.join("memory.limit_in_bytes"), limit).ok()?;
-        Some(cgroup)
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("rebeam-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let made = [("memory", "memory.limit_in_bytes"), ("", "memory.max")].into_iter().find_map(|(root, file)| {
+            let cgroup = Cgroup(std::path::Path::new("/sys/fs/cgroup").join(root).join(&name));
+            std::fs::create_dir(&cgroup.0).ok()?;
+            std::fs::write(cgroup.0.join(file), limit).ok()?;
+            Some(cgroup)
+        });
+        if made.is_none() {
+            crate::not_tested("a control group of a test's own");
+        }
+        made
     }
 
     /// A command of a project that runs in it: the shell enters the cgroup and becomes the supervisor, whose children

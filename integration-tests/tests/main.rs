@@ -22,6 +22,12 @@ fn project(children: &str) -> Project {
     tree(&format!("Supervisor([child(Recorder, name='recorder'), Supervisor([{children}], id='s', max_restarts=100)])"))
 }
 
+/// Says that something is not to be had here.
+#[expect(clippy::print_stderr, reason = "a test that shows nothing says so")]
+fn not_tested(what: &str) {
+    eprintln!("NOT TESTED: {what} is not to be had here");
+}
+
 /// A project with a tree of its own.
 fn tree(tree: &str) -> Project {
     let project = Project::new(&format!(

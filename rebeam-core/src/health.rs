@@ -9,7 +9,7 @@ use rebeam_protocol::id::ProcessId;
 use rebeam_protocol::page::{Snapshot, Stage as MarkStage};
 
 use crate::actor::{Actor, Life};
-use crate::core::Core;
+use crate::core::{Core, SupervisorNode};
 use crate::meters::{oldest, waiting};
 use crate::supervisor::ChildState;
 
@@ -18,15 +18,33 @@ const DOWN: Duration = Duration::from_secs(1);
 
 impl Core {
     /// What is wrong, in tree order. `process` gives the page of a process and the time on its clock, in nanoseconds;
-    /// no message should wait longer than `oldest`.
+    /// no message should wait longer than `longest_wait`.
     pub fn troubles(
         &self,
         longest_wait: Duration,
         mut process: impl FnMut(ProcessId) -> Option<(Snapshot, u64)>,
     ) -> Vec<Trouble> {
+        // What is below a supervisor that is down says nothing: the supervisor itself is the trouble.
+        let mut supervisors: Vec<&SupervisorNode> = self.supervisors.values().collect();
+        supervisors.sort_by(|a, b| a.path.cmp(&b.path));
+        let mut troubles = Vec::new();
+        for node in supervisors {
+            for (id, ..) in node.machine.children().filter(|(id, ..)| self.supervisors.contains_key(id)) {
+                let actor = self.supervisors[&id].path.clone();
+                match node.machine.state(id) {
+                    Some(ChildState::Parked) => {
+                        let detail = format!("its restarts are used up: `rebeam restart {actor}`");
+                        troubles.push(Trouble { actor, kind: TroubleKind::Parked, detail });
+                    }
+                    Some(ChildState::Restarting) => {
+                        troubles.push(Trouble { actor, kind: TroubleKind::Down, detail: "restarting".into() });
+                    }
+                    _ => {}
+                }
+            }
+        }
         let mut actors: Vec<&Actor> = self.actors.values().collect();
         actors.sort_by_key(|actor| actor.id);
-        let mut troubles = Vec::new();
         for actor in actors {
             let mut add = |kind, detail| troubles.push(Trouble { actor: actor.label.clone(), kind, detail });
             let parent = self.supervisors.get(&actor.parent);

@@ -47,7 +47,7 @@ pub(crate) struct Message {
     pub(crate) method: Box<str>,
     pub(crate) payload: Bytes,
     pub(crate) buffers: Option<Ticket>,
-    pub(crate) traced: Option<Traced>,
+    pub(crate) traced: Option<Box<Traced>>,
     /// The deaths with it in hand that count.
     pub(crate) deaths: Vec<Arc<Certificate>>,
 }

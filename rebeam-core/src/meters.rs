@@ -85,6 +85,11 @@ impl Meters {
 
     /// An incarnation has ended.
     pub(crate) fn ended(&mut self, class: &str, reason: &ExitReason) {
+        let known = self.ended.get_mut(class).and_then(|ends| ends.get_mut(reason.kind()));
+        if let Some(count) = known {
+            *count += 1;
+            return;
+        }
         let class = if self.ends < MOST_ENDS { class } else { OTHER };
         let count = self.ended.entry(class.to_owned()).or_default().entry(reason.kind()).or_insert_with(|| {
             self.ends += 1;
@@ -126,7 +131,7 @@ pub struct Figures {
 pub struct ActorFigures {
     /// Its name or path.
     pub label: String,
-    /// Whether it is the same actor for as long as the node lives: it has a name, or a place in a list of the tree.
+    /// Whether it is the same actor for as long as the node lives: it was declared with the tree.
     pub is_lasting: bool,
     /// Module and class.
     pub class: String,
@@ -162,7 +167,7 @@ impl Core {
             let page = known.as_ref().map(|(_, page)| page);
             ActorFigures {
                 label: actor.label.clone(),
-                is_lasting: actor.spec.name.is_some() || !self.is_dynamic(actor.parent),
+                is_lasting: self.supervisors.get(&actor.parent).is_some_and(|it| it.listed.contains(&actor.id)),
                 class: actor.spec.class.clone(),
                 state: self.state_word(actor.id),
                 waiting: waiting(actor, page),
@@ -219,6 +224,8 @@ mod tests {
             meters.ended(&format!("app.Class{number}"), &ExitReason::Normal);
         }
         assert_eq!(meters.ended.len(), MOST_ENDS + 1);
+        meters.ended("app.Class0", &ExitReason::Normal);
+        assert_eq!(meters.ended["app.Class0"]["normal"], 2, "what is known is still told apart");
         assert_eq!(meters.ended[OTHER]["normal"] as usize, MOST_ENDS);
     }
 }

@@ -61,9 +61,10 @@ pub(crate) struct Tracer {
     state: u64,
 }
 
-/// How a message is traced.
+/// How a message is traced, or that its trace is not one of those that are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Traced {
+    is_sampled: bool,
     trace: u128,
     /// The span within which it was sent; 0 for none.
     parent: u64,
@@ -74,7 +75,7 @@ pub(crate) struct Traced {
 impl Traced {
     /// What the handler runs in.
     pub(crate) fn context(&self) -> Trace {
-        Trace { trace: self.trace, span: self.handler, flags: SAMPLED }
+        Trace { trace: self.trace, span: self.handler, flags: if self.is_sampled { SAMPLED } else { 0 } }
     }
 }
 
@@ -89,25 +90,27 @@ pub(crate) struct TracedCall {
 }
 
 impl Tracer {
-    /// How a message is traced that was sent within `within`, if it is.
-    pub(crate) fn trace(&mut self, within: Option<Trace>) -> Option<Traced> {
+    /// How a message is traced that was sent within `within`; `None` if nobody traces. What is not sampled at its
+    /// beginning is not sampled later, either.
+    pub(crate) fn trace(&mut self, within: Option<Trace>) -> Option<Box<Traced>> {
         if self.share == 0 {
             return None;
         }
-        let (trace, parent) = match within {
-            Some(within) if within.flags & SAMPLED == 0 => return None,
-            Some(within) => (within.trace, within.span),
-            None if self.next() >> 32 < self.share => ((u128::from(self.next()) << 64) | u128::from(self.next()), 0),
-            None => return None,
+        let (is_sampled, trace, parent) = match within {
+            Some(within) => (within.flags & SAMPLED != 0, within.trace, within.span),
+            None => {
+                let is_sampled = self.next() >> 32 < self.share;
+                (is_sampled, (u128::from(self.next()) << 64) | u128::from(self.next()), 0)
+            }
         };
-        Some(Traced { trace, parent, handler: self.next() })
+        Some(Box::new(Traced { is_sampled, trace, parent, handler: self.next() }))
     }
 
-    /// A span between a message that is a call and its handler.
-    pub(crate) fn call(&mut self, traced: &mut Traced, method: &str, from: Duration) -> TracedCall {
-        let span = self.next();
+    /// A span between a message that is a call and its handler, if it is sampled.
+    pub(crate) fn call(&mut self, traced: &mut Traced, method: &str, from: Duration) -> Option<TracedCall> {
+        let span = traced.is_sampled.then(|| self.next())?;
         let parent = std::mem::replace(&mut traced.parent, span);
-        TracedCall { trace: traced.trace, parent, span, method: method.into(), from }
+        Some(TracedCall { trace: traced.trace, parent, span, method: method.into(), from })
     }
 
     /// The next number of splitmix64 (Steele, Lea, Flood 2014); never 0, which stands for none.
@@ -133,9 +136,10 @@ impl Core {
         id: ActorId,
         message: &Message,
         took: Duration,
-        error: Option<String>,
+        error: impl FnOnce() -> Option<String>,
     ) {
-        let (Some(traced), Some(actor)) = (message.traced, self.actors.get(&id)) else { return };
+        let traced = message.traced.as_deref().copied().filter(|traced| traced.is_sampled);
+        let (Some(traced), Some(actor)) = (traced, self.actors.get(&id)) else { return };
         let class = actor.spec.class.rsplit('.').next().unwrap_or_default();
         let kind = if message.reply_to.is_some() { SpanKind::Handler } else { SpanKind::Consumer };
         self.add_span(Span {
@@ -148,12 +152,17 @@ impl Core {
             pid: Some(pid),
             from: self.now.saturating_sub(took),
             until: self.now,
-            error,
+            error: error(),
         });
     }
 
     /// A call has its answer, or will have none.
-    pub(crate) fn call_ended(&mut self, call: ReplyTo, traced: Option<Box<TracedCall>>, error: Option<String>) {
+    pub(crate) fn call_ended(
+        &mut self,
+        call: ReplyTo,
+        traced: Option<Box<TracedCall>>,
+        error: impl FnOnce() -> Option<String>,
+    ) {
         let Some(traced) = traced else { return };
         let (actor, pid) = match call.caller {
             Caller::Actor(pid) => (self.label_of(&Address::Pid(pid)).unwrap_or_else(|| pid.to_string()), Some(pid)),
@@ -169,7 +178,7 @@ impl Core {
             pid,
             from: traced.from,
             until: self.now,
-            error,
+            error: error(),
         });
     }
 
@@ -195,7 +204,7 @@ mod tests {
     fn what_is_sent_within_a_handler_is_part_of_its_trace() {
         let mut tracer = Tracer { share: 1 << 32, state: 7 };
         let mut first = tracer.trace(None).expect("all are sampled");
-        let call = tracer.call(&mut first, "ask", Duration::ZERO);
+        let call = tracer.call(&mut first, "ask", Duration::ZERO).expect("it is sampled");
         assert_eq!((call.parent, first.parent), (0, call.span));
         let second = tracer.trace(Some(first.context())).expect("it is part of it");
         assert_eq!((second.trace, second.parent), (first.trace, first.handler));
@@ -203,13 +212,18 @@ mod tests {
     }
 
     #[test]
-    fn about_so_many_are_sampled_as_was_said_and_whole_traces_at_that() {
+    fn about_so_many_traces_are_sampled_as_was_said_and_each_as_a_whole() {
         let mut tracer = Tracer { share: 1 << 30, state: 7 };
-        let sampled = (0..10_000).filter(|_| tracer.trace(None).is_some()).count();
+        let mut sampled = 0;
+        for _ in 0..10_000 {
+            let first = tracer.trace(None).expect("somebody traces");
+            sampled += u32::from(first.is_sampled);
+            // Whatever its handler sends, and what that has sent, is as it is.
+            let second = tracer.trace(Some(first.context())).expect("somebody traces");
+            let third = tracer.trace(Some(second.context())).expect("somebody traces");
+            assert_eq!([second.is_sampled, third.is_sampled], [first.is_sampled; 2]);
+        }
         assert!((2_200..2_800).contains(&sampled), "{sampled}");
-        let context = Trace { trace: 1, span: 2, flags: SAMPLED };
-        assert!((0..100).all(|_| tracer.trace(Some(context)).is_some()));
-        assert_eq!(tracer.trace(Some(Trace { flags: 0, ..context })), None);
-        assert_eq!(Tracer::default().trace(Some(context)), None, "nobody traces");
+        assert_eq!(Tracer::default().trace(None), None, "nobody traces");
     }
 }

@@ -178,6 +178,17 @@ pub enum NodeState {
     Stopping,
 }
 
+impl NodeState {
+    /// A word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            NodeState::Starting => "starting",
+            NodeState::Up => "up",
+            NodeState::Stopping => "stopping",
+        }
+    }
+}
+
 /// Why a node is not ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trouble {
@@ -275,10 +286,10 @@ pub struct ChildInfo {
     pub expired: u64,
 }
 
-/// The name of a node's socket where there is no directory to put one: in Linux's abstract namespace. The last part is
-/// that of the node's directory.
-pub fn abstract_socket(uid: u32, node: &str) -> String {
-    format!("rebeam/{uid}/{node}")
+/// The name of a node's socket where there is no directory to put one: in Linux's abstract namespace. `namespace` is that of
+/// process ids, since several containers may share a network; the last part is that of the node's directory.
+pub fn abstract_socket(uid: u32, namespace: &str, node: &str) -> String {
+    format!("rebeam/{uid}/{namespace}/{node}")
 }
 
 /// The name of an address for people.

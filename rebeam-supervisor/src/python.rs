@@ -27,6 +27,8 @@ pub(crate) struct Python {
     pub(crate) embed: Option<PathBuf>,
     /// The application, for interpreters that import it themselves.
     pub(crate) app: Option<String>,
+    /// How a pipeline is to be run, if one is: `REBEAM_BATCH`.
+    pub(crate) batch: Option<String>,
     /// What its processes carry in their environment, by which the keeper finds them.
     pub(crate) mark: Option<OsString>,
 }
@@ -89,7 +91,7 @@ pub(crate) fn find(wanted: Option<&Path>, project: &Path, embed: Embed) -> Resul
             }
         },
     };
-    Ok(Python { executable: about.executable, embed, app: None, mark: None })
+    Ok(Python { executable: about.executable, embed, app: None, batch: None, mark: None })
 }
 
 fn resolve(wanted: &Path, project: &Path) -> Result<PathBuf, Failure> {

@@ -456,8 +456,10 @@ impl Channel {
     pub(crate) fn take_stop(&self) -> Option<ExitReason> {
         let mut state = self.state();
         for letter in std::mem::take(&mut state.system) {
-            if let Letter::Stop(reason) = letter {
-                return Some(reason);
+            match letter {
+                Letter::Stop(reason) => return Some(reason),
+                Letter::StacksTaken => self.rewind_stacks(),
+                _ => {}
             }
         }
         let place = state.normal.iter().position(|(_, letter)| matches!(letter, Letter::Stop(_)))?;

@@ -37,14 +37,19 @@ pub(crate) struct Client {
     stream: Mutex<UnixStream>,
 }
 
-/// Connects to a node's socket, or to the abstract one that a node has which could not make its directory.
-fn connect(path: &str) -> io::Result<UnixStream> {
+/// Connects to a node's socket, or, if nobody has chosen where that is, to the abstract one that a node has which could
+/// not make its directory.
+fn connect(path: &str, is_chosen: bool) -> io::Result<UnixStream> {
     let in_directory = UnixStream::connect(path);
+    if is_chosen {
+        return in_directory;
+    }
+    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
     let node = Path::new(path).parent().and_then(Path::file_name).and_then(OsStr::to_str);
     let (Err(error), Some(node)) = (&in_directory, node) else { return in_directory };
     // SAFETY: it cannot fail.
     let uid = unsafe { libc::getuid() };
-    let address = SocketAddr::from_abstract_name(abstract_socket(uid, node))?;
+    let address = SocketAddr::from_abstract_name(abstract_socket(uid, &namespace.to_string_lossy(), node))?;
     let stream = UnixStream::connect_addr(&address).map_err(|_| io::Error::new(error.kind(), error.to_string()))?;
     // Anybody may take a name; nobody may make a directory of ours.
     match peer(&stream)? {
@@ -68,8 +73,8 @@ fn peer(stream: &UnixStream) -> io::Result<u32> {
 #[pymethods]
 impl Client {
     #[new]
-    fn new(path: &str) -> PyResult<Self> {
-        let stream = connect(path).map_err(|error| PyConnectionError::new_err(error.to_string()))?;
+    fn new(path: &str, is_chosen: bool) -> PyResult<Self> {
+        let stream = connect(path, is_chosen).map_err(|error| PyConnectionError::new_err(error.to_string()))?;
         Ok(Client { stream: Mutex::new(stream) })
     }
 

@@ -39,7 +39,12 @@ def _extra(record: logging.LogRecord) -> str | None:
     if len(vars(record)) <= len(_COMMON):
         return None
     extra = {name: value for name, value in vars(record).items() if name not in _COMMON and name not in _FORMATTED}
-    return json.dumps(extra, default=repr) if extra else None
+    if not extra:
+        return None
+    try:
+        return json.dumps(extra, default=repr, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return json.dumps({str(name): repr(value) for name, value in extra.items()})
 
 
 def set_level(level: int) -> None:

@@ -348,7 +348,7 @@ class ProcessNode:
             self._close()
             raise TreeFailedError("\n".join(self.output))
         node = _rebeam.node_directory(os.fsencode(os.path.realpath(self._directory)))
-        self._outside = _Outside(os.path.join(self._runtime, node, "control.sock"))
+        self._outside = _Outside(os.path.join(self._runtime, node, "control.sock"), is_chosen=True)
 
     def _close(self) -> None:
         if self._process.poll() is None:

@@ -44,7 +44,7 @@ impl Core {
         let to = envelope.to;
         let mut traced = self.tracer.trace(envelope.trace);
         let traced_call = traced.as_mut().filter(|_| reply_to.is_some());
-        let traced_call = traced_call.map(|traced| self.tracer.call(traced, &envelope.method, self.now));
+        let traced_call = traced_call.and_then(|traced| self.tracer.call(traced, &envelope.method, self.now));
         let deadline = envelope.deadline_ms.map(|left| self.now + Duration::from_millis(left));
         let message = Message {
             sender,
@@ -278,12 +278,12 @@ impl Core {
             && let Some(actor) = self.actors.get_mut(&id)
         {
             if let Some(message) = actor.mailbox.settle(done.seq) {
-                self.note_handled(process, id, &message, done.took_us, error_of(&reply.outcome));
+                self.note_handled(process, id, &message, done.took_us, || error_of(&reply.outcome));
             }
             self.count_handled(id, 1);
         }
         if let Some(Open { on: On::Answer(callee), traced, .. }) = self.router.close(reply.to) {
-            self.call_ended(reply.to, traced, error_of(&reply.outcome));
+            self.call_ended(reply.to, traced, || error_of(&reply.outcome));
             // Answered later than it was handled: it is not owed any more.
             if reply.done.is_none()
                 && let Some(incarnation) = self.incarnation_mut(callee)
@@ -302,7 +302,7 @@ impl Core {
         id: ActorId,
         message: &Message,
         took_us: Option<u32>,
-        error: Option<String>,
+        error: impl FnOnce() -> Option<String>,
     ) {
         let Some(actor) = self.actors.get(&id) else { return };
         self.meters.handled(&actor.spec.class, message, took_us);
@@ -318,7 +318,7 @@ impl Core {
         for done in done {
             let Some(actor) = self.actors.get_mut(&id) else { return };
             let Some(message) = actor.mailbox.settle(done.seq) else { continue };
-            self.note_handled(process, id, &message, done.took_us, None);
+            self.note_handled(process, id, &message, done.took_us, || None);
             let Some(actor) = self.actors.get_mut(&id) else { return };
             // Done without an answer: it is owed, and fails with the incarnation that owes it.
             if let Some(call) = message.reply_to
@@ -335,7 +335,7 @@ impl Core {
 
     pub(super) fn abandoned(&mut self, call: ReplyTo, page: Option<(Snapshot, u64)>) {
         let Some(Open { on: On::Answer(callee), traced, .. }) = self.router.close(call) else { return };
-        self.call_ended(call, traced, Some("timed out".into()));
+        self.call_ended(call, traced, || Some("timed out".into()));
         let Some(actor) = self.actors.get(&callee) else { return };
         let state = self.state_word(callee).to_owned();
         let busy = page.and_then(|(page, now_ns)| busy_with(actor, &page, now_ns));
@@ -438,7 +438,7 @@ impl Core {
 
     pub(super) fn fail_call(&mut self, call: ReplyTo, failure: CallFailure) {
         if let Some(open) = self.router.close(call) {
-            self.call_ended(call, open.traced, Some(failure.word().to_owned()));
+            self.call_ended(call, open.traced, || Some(failure.word().to_owned()));
             self.reply_failure(call, failure);
         }
     }
@@ -539,7 +539,7 @@ fn delivery(message: &Message, sender: String, deadline_ms: Option<u64>) -> Deli
         delivery: message.deliveries,
         sender,
         buffers: None,
-        trace: message.traced.map(|traced| traced.context()),
+        trace: message.traced.as_ref().map(|traced| traced.context()),
     }
 }
 

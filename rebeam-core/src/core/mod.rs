@@ -83,6 +83,8 @@ pub struct Core {
     /// Who waits for the end of an incarnation that was told to stop.
     stops: HashMap<Pid, Vec<(Requester, ExitReason)>, FxBuildHasher>,
     last_gave_up: Option<Box<Certificate>>,
+    /// Whether the node is on its way down.
+    is_stopping: bool,
     /// Whether the root's own limit is used up.
     has_given_up: bool,
     pub(crate) now: Duration,
@@ -124,6 +126,7 @@ impl Core {
             next_request: 0,
             stops: HashMap::default(),
             last_gave_up: None,
+            is_stopping: false,
             has_given_up: false,
             now: Duration::ZERO,
         };

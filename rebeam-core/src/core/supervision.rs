@@ -38,6 +38,9 @@ impl Core {
                 self.carry_out(id, command, &mut busy);
             }
         }
+        if self.supervisors[&ROOT].machine.state_word() == "stopping" {
+            self.node_stops();
+        }
     }
 
     fn carry_out(&mut self, id: ActorId, command: Command, busy: &mut VecDeque<ActorId>) {
@@ -178,7 +181,7 @@ impl Core {
     pub(super) fn stop_node(&mut self) {
         match self.spawner.filter(|spawner| self.supervisors[spawner].pid.is_some()) {
             Some(spawner) => {
-                self.actions.push_back(Action::NodeStopping);
+                self.node_stops();
                 self.command(spawner, |machine, now| machine.stop(ExitReason::SHUTDOWN, Purpose::Final, now));
             }
             None => self.stop_supervisor(ROOT, ExitReason::SHUTDOWN),
@@ -262,10 +265,17 @@ impl Core {
         self.actions.push_back(Action::Launch(launch));
     }
 
+    /// The node is on its way down, as ordered or because the root has given up: said once.
+    fn node_stops(&mut self) {
+        if !std::mem::replace(&mut self.is_stopping, true) {
+            self.actions.push_back(Action::NodeStopping);
+        }
+    }
+
     /// Stops a supervisor that nobody above orders to stop: the root, or by request.
     pub(super) fn stop_supervisor(&mut self, id: ActorId, reason: ExitReason) {
         if id == ROOT {
-            self.actions.push_back(Action::NodeStopping);
+            self.node_stops();
         }
         self.command(id, |machine, now| machine.stop(reason, Purpose::Final, now));
     }
@@ -523,7 +533,7 @@ impl Core {
             match fate {
                 Fate::InHand { message, since_ns } => {
                     let took = Duration::from_nanos(death.clock_ns.saturating_sub(since_ns));
-                    self.handler_ended(pid, id, &message, took, Some(reason.to_string()));
+                    self.handler_ended(pid, id, &message, took, || Some(reason.to_string()));
                     again.extend(self.after_death_in_hand(id, message, cause, is_ordered, &certificate));
                 }
                 Fate::ForPid(message) => self.bury(message, Cause::PidDead, &certificate),
@@ -607,6 +617,7 @@ impl Core {
         incarnation.report = None;
         incarnation.handled = 0;
         incarnation.waited = None;
+        incarnation.not_ready = None;
         if let Some(limit) = actor.spec.start_ms {
             incarnation.timer = Some(self.timers.set(now + Duration::from_millis(limit), Due::Start(process)));
         }

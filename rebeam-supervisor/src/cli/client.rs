@@ -28,7 +28,7 @@ impl Client {
     /// Connects to the node of a project.
     pub(crate) fn connect(project: &Project, runtime_dir: Option<&Path>) -> Result<Self, Failure> {
         let node_dir = node_dir::path_for(&project.directory, runtime_dir);
-        let stream = node_dir::connect(&node_dir).map_err(|_| {
+        let stream = node_dir::connect(&node_dir, runtime_dir.is_some()).map_err(|_| {
             Failure::request(format!("nothing is running in `{}`", project.directory.display()))
                 .hint("start it with `rebeam up`, or name its directory with `--project`")
         })?;

@@ -22,8 +22,7 @@ pub(super) fn health(client: &mut Client, as_json: bool) -> Result<(), Failure> 
     if health.is_ready() {
         return Ok(());
     }
-    let state = health_json(&health)["state"].as_str().unwrap_or_default().to_owned();
-    let failure = Failure::request(format!("not ready: the node is {state}"));
+    let failure = Failure::request(format!("not ready: the node is {}", health.state.word()));
     let failure = health
         .troubles
         .iter()
@@ -37,6 +36,9 @@ pub(super) fn stack(client: &mut Client, name: Option<&str>, as_json: bool) -> R
     let Answer::Stacks(stacks) = client.expect(&request)? else {
         return Err(Failure::request("an answer that does not fit"));
     };
+    if let (Some(name), []) = (name, stacks.as_slice()) {
+        return Err(Failure::request(format!("`{name}` has no process that could tell")));
+    }
     if as_json {
         let one = |(actor, stacks): &(String, Result<String, String>)| match stacks {
             Ok(stacks) => json!({ "actor": actor, "stacks": stacks, "why_not": null }),

@@ -65,12 +65,10 @@ pub(super) fn run(run: &args::Run, project: &Project, runtime_dir: Option<&Path>
         LogFormat::Text => Printer::human(),
     };
     let result = node::run(setup, &node_dir::path_for(&project.directory, runtime_dir), service, &printer);
-    let result = result.map_err(|failure| {
-        let is_told = printer.failure(&failure);
-        Failure { is_told, ..failure }
-    });
-    printer.finish(&rest);
-    result
+    let is_record = result.as_ref().is_err_and(|failure| printer.failure(failure));
+    // A failure whose record nobody has read is told as any other.
+    let is_told = printer.finish(&rest) && is_record;
+    result.map_err(|failure| Failure { is_told, ..failure })
 }
 
 /// What is run, from flags and the project's file.
@@ -119,7 +117,7 @@ fn service(
         Some(seconds) => config::parse_seconds("grace", seconds)?,
         None => DEFAULT_GRACE,
     };
-    Ok(Service { grace, hangup, is_place_chosen: runtime_dir.is_some(), http: None, otlp: None })
+    Ok(Service { grace, hangup, is_place_chosen: runtime_dir.is_some(), drain: None, http: None, otlp: None })
 }
 
 /// A slip in the name of a variable must not pass in production.
@@ -132,7 +130,7 @@ fn check_environment() -> Result<(), Failure> {
     let inherited = ["REBEAM_NODE", "REBEAM_ACTOR", "REBEAM_APP", "REBEAM_PROJECT"];
     for (name, _) in std::env::vars_os() {
         let Some(name) = name.to_str().filter(|name| name.starts_with("REBEAM_")) else { continue };
-        if !known.contains(&name) && !inherited.contains(&name) {
+        if !known.contains(&name) && !inherited.contains(&name) && !is_service_link(name) {
             let failure = Failure::usage(format!("the environment has the unknown variable `{name}`"));
             return Err(match config::nearest(name, &known) {
                 Some(near) => failure.hint(format!("did you mean `{near}`?")),
@@ -141,6 +139,17 @@ fn check_environment() -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Whether it is one of the variables by which Kubernetes tells each container of the services beside it: one of them may
+/// be called `rebeam`.
+fn is_service_link(name: &str) -> bool {
+    let behind = |part: &str| name.rsplit_once(part).map(|(_, behind)| behind);
+    let is_port = |text: &str| text.is_empty() || text.starts_with('_');
+    behind("_SERVICE_HOST").is_some_and(str::is_empty)
+        || behind("_SERVICE_PORT").is_some_and(is_port)
+        || behind("_PORT").is_some_and(str::is_empty)
+        || (name.contains("_PORT_") && (name.contains("_TCP") || name.contains("_UDP")))
 }
 
 /// The listener for HTTP: of an address, or the one that the service manager hands over.
@@ -159,4 +168,18 @@ fn listen(address: &str) -> Result<TcpListener, Failure> {
     };
     // SAFETY: the service manager opened this descriptor for us, and nobody else here takes it.
     Ok(TcpListener::from(unsafe { OwnedFd::from_raw_fd(handed) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_that_is_called_as_we_are_is_no_slip() {
+        for name in ["REBEAM_SERVICE_HOST", "REBEAM_WEB_SERVICE_PORT", "REBEAM_SERVICE_PORT_HTTP", "REBEAM_PORT"] {
+            assert!(is_service_link(name), "{name}");
+        }
+        assert!(is_service_link("REBEAM_PORT_8080_TCP_ADDR"));
+        assert!(!is_service_link("REBEAM_GRAZE") && !is_service_link("REBEAM_HTTP_POTR"));
+    }
 }

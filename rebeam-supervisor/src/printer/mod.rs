@@ -12,7 +12,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
 use std::time::Duration;
 
@@ -53,9 +53,10 @@ pub(crate) struct Printer {
     waiting_bytes: Arc<AtomicUsize>,
 }
 
-/// Lines that were not printed.
+/// What the thread is told beside its lines: which were not printed, and whether its file is to be opened anew.
 #[derive(Debug, Default)]
 struct Dropped {
+    reopens: AtomicBool,
     all: AtomicU64,
     unsaid: AtomicU64,
 }
@@ -105,16 +106,18 @@ impl Printer {
         (printer, Rest(rest))
     }
 
-    /// Prints what is left, unless nobody reads it.
-    pub(crate) fn finish(self, rest: &Rest) {
+    /// Prints what is left, unless nobody reads it; true if everything is out.
+    pub(crate) fn finish(self, rest: &Rest) -> bool {
         let is_stuck = matches!(self.lines.try_send(Line::End), Err(TrySendError::Full(_)));
         // The thread ends with its last line, or with this last handle.
         drop(self);
-        let _ = rest.0.recv_timeout(if is_stuck { LAST_LINES / 4 } else { LAST_LINES });
+        rest.0.recv_timeout(if is_stuck { LAST_LINES / 4 } else { LAST_LINES }).is_ok() && !is_stuck
     }
 
     /// Opens the file anew: somebody has moved it away.
     pub(crate) fn reopen(&self) {
+        self.dropped.reopens.store(true, Ordering::Relaxed);
+        // Also if nothing is printed for a while. If that finds no room, something is being printed.
         let _ = self.lines.try_send(Line::Reopen);
     }
 
@@ -227,13 +230,27 @@ fn write(
     let mut put = |stream: Stream, text: &str, file: &mut Option<(PathBuf, File)>| {
         // One write for a line, so that lines stay whole whoever else writes there.
         let line = format!("{text}\n");
-        let _ = match (form, file, stream) {
+        let written = match (form, file, stream) {
             (_, Some((_, file)), _) => file.write_all(line.as_bytes()),
             (Form::Json, None, _) | (Form::Human(_), None, Stream::Stdout) => stdout.write_all(line.as_bytes()),
             (Form::Human(_), None, Stream::Stderr) => stderr.write_all(line.as_bytes()),
         };
+        if written.is_err() {
+            dropped.all.fetch_add(1, Ordering::Relaxed);
+        }
     };
     while let Ok(line) = lines.recv() {
+        if dropped.reopens.swap(false, Ordering::Relaxed)
+            && let Some((path, open_file)) = &mut file
+        {
+            match open(path) {
+                Ok(anew) => *open_file = anew,
+                Err(error) => {
+                    let told = format!("`{}` could not be opened anew: {error}", path.display());
+                    put(Stream::Stderr, &json::said("warning", &told), &mut file);
+                }
+            }
+        }
         match line {
             Line::Text(stream, text) => {
                 waiting_bytes.fetch_sub(text.len(), Ordering::Relaxed);
@@ -245,13 +262,7 @@ fn write(
                 }
                 put(stream, &text, &mut file);
             }
-            Line::Reopen => {
-                if let Some((path, open_file)) = &mut file
-                    && let Ok(anew) = open(path)
-                {
-                    *open_file = anew;
-                }
-            }
+            Line::Reopen => {}
             Line::End => return,
         }
     }

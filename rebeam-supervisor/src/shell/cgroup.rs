@@ -89,6 +89,13 @@ impl Source {
         })
     }
 
+    /// The limit of memory, and the group that has it: ours, or one above.
+    pub(crate) fn memory(&self) -> Option<(u64, Group)> {
+        let limit = self.limits().memory?;
+        let group = Group { directory: limit.from.parent()?.to_owned(), ..self.group("memory")? };
+        Some((limit.value, group))
+    }
+
     /// All limits.
     pub(crate) fn limits(&self) -> Limits {
         let least = |controller: &str, read: &dyn Fn(&Group, &Path) -> Option<Limit<f64>>| {
@@ -132,13 +139,17 @@ impl Group {
         self.directory.ancestors().take_while(|directory| directory.starts_with(&self.top))
     }
 
-    /// Bytes in use that cannot be taken back by dropping cached files.
+    /// Bytes in use that the kernel cannot take back: what it keeps of files, and can drop, is not counted.
     pub(crate) fn memory_in_use(&self) -> Option<u64> {
         let used = number(&self.file("memory.usage_in_bytes", "memory.current"))?.value as u64;
         let stat = fs::read_to_string(self.directory.join("memory.stat")).unwrap_or_default();
-        let name = self.name("total_inactive_file ", "inactive_file ");
-        let cached = stat.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap_or(0);
-        Some(used.saturating_sub(cached))
+        let names: &[&str] = match self.version {
+            Version::One => &["total_inactive_file", "total_active_file"],
+            Version::Two => &["inactive_file", "active_file", "slab_reclaimable"],
+        };
+        let fields = stat.lines().filter_map(|line| line.split_once(' '));
+        let kept = fields.filter(|(name, _)| names.contains(name)).filter_map(|(_, bytes)| bytes.parse::<u64>().ok());
+        Some(used.saturating_sub(kept.sum()))
     }
 }
 
@@ -196,7 +207,10 @@ mod tests {
             ("proc/self/mountinfo", "30 23 0:26 / /sys/fs/cgroup ro,nosuid - cgroup2 cgroup rw\n"),
             ("sys/fs/cgroup/memory.max", "134217728\n"),
             ("sys/fs/cgroup/memory.current", "50000000\n"),
-            ("sys/fs/cgroup/memory.stat", "anon 30000000\ninactive_file 20000000\n"),
+            (
+                "sys/fs/cgroup/memory.stat",
+                "anon 9\ninactive_file 15000000\nactive_file 4000000\nslab_reclaimable 1000000\n",
+            ),
             ("sys/fs/cgroup/cpu.max", "150000 100000\n"),
             ("sys/fs/cgroup/cpuset.cpus.effective", "0-3,8\n"),
             ("sys/fs/cgroup/pids.max", "max\n"),
@@ -221,8 +235,11 @@ mod tests {
             ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
             ("sys/fs/cgroup/memory/pod/memory.limit_in_bytes", "1000000\n"),
             ("sys/fs/cgroup/memory/pod/app/memory.limit_in_bytes", "9223372036854771712\n"),
-            ("sys/fs/cgroup/memory/pod/app/memory.usage_in_bytes", "900000\n"),
-            ("sys/fs/cgroup/memory/pod/app/memory.stat", "inactive_file 1\ntotal_inactive_file 100000\n"),
+            ("sys/fs/cgroup/memory/pod/memory.usage_in_bytes", "900000\n"),
+            (
+                "sys/fs/cgroup/memory/pod/memory.stat",
+                "inactive_file 1\ntotal_inactive_file 70000\ntotal_active_file 30000\n",
+            ),
             ("sys/fs/cgroup/cpu,cpuacct/pod/cpu.cfs_quota_us", "-1\n"),
             ("sys/fs/cgroup/cpu,cpuacct/pod/cpu.cfs_period_us", "100000\n"),
             ("sys/fs/cgroup/pids/pod/pids.max", "4096\n"),
@@ -231,7 +248,8 @@ mod tests {
         assert_eq!(limits.memory.map(|limit| limit.value), Some(1_000_000));
         assert_eq!(limits.cpu_quota, None);
         assert_eq!(limits.pids.map(|limit| limit.value), Some(4096));
-        assert_eq!(source.group("memory").and_then(|group| group.memory_in_use()), Some(800_000));
+        // What is used is asked where the limit is.
+        assert_eq!(source.memory().and_then(|(_, group)| group.memory_in_use()), Some(800_000));
     }
 
     #[test]

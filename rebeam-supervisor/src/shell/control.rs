@@ -9,6 +9,7 @@ use rebeam_protocol::control::{Answer, NodeInfo, Request};
 use rebeam_protocol::frame::{self, MAX_FRAME};
 use rebeam_protocol::id::{ActorId, CallId};
 use rebeam_protocol::message::{Address, CallFailure, Codec, Envelope, Form, Kind, Lane, Outcome, Waits};
+use rebeam_protocol::value;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
@@ -140,6 +141,14 @@ async fn answer(node: &Node, client: u64, request: Request, payload: Bytes) -> (
         // Pickles pass through those.
         Request::Process(_) => (Answer::Refused("only an actor may ask this".into()), Bytes::new()),
     }
+}
+
+/// Casts to a method without arguments; false if nobody is there.
+pub(crate) fn cast(node: &Node, actor: &str, method: &str) -> bool {
+    let Some((actor, false)) = node.actor_named(actor) else { return false };
+    let payload = value::encode(&value::Value::Tuple(vec![value::Value::List(vec![]), value::Value::Dict(vec![])]));
+    drop(node.send_from_outside(0, CallId(0), envelope(actor, method.to_owned(), Kind::Cast, None), payload.into()));
+    true
 }
 
 async fn ask(node: &Node, request: Request) -> (Answer, Bytes) {

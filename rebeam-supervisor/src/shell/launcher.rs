@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use rebeam_protocol::spec::ProcessOptions;
@@ -128,6 +129,15 @@ pub(crate) fn spawn_zygote(
     spawn_with(interpreter(python, "zygote", directory, stdout, stderr)?, fds, Group::Session)
 }
 
+/// CPUs' worth of time by the quota at our start, if nobody has said how many to count on.
+fn cpus_by_quota() -> Option<u64> {
+    static CPUS: OnceLock<Option<u64>> = OnceLock::new();
+    *CPUS.get_or_init(|| {
+        let quota = Source::default().limits().cpu_quota.filter(|_| std::env::var_os(CPU_COUNT).is_none())?;
+        Some((quota.value.ceil() as u64).max(1))
+    })
+}
+
 /// `rebeam-worker` in one of its roles that are a Python.
 fn interpreter(python: &Python, role: &str, directory: &Path, stdout: OwnedFd, stderr: OwnedFd) -> io::Result<Command> {
     let mut command = Command::new(worker_program()?);
@@ -147,13 +157,14 @@ fn interpreter(python: &Python, role: &str, directory: &Path, stdout: OwnedFd, s
             command.env(variable, "1");
         }
     }
-    if let Some(quota) = Source::default().limits().cpu_quota
-        && std::env::var_os(CPU_COUNT).is_none()
-    {
-        command.env(CPU_COUNT, (quota.value.ceil() as u64).max(1).to_string());
+    if let Some(cpus) = cpus_by_quota() {
+        command.env(CPU_COUNT, cpus.to_string());
     }
     if let Some(mark) = &python.mark {
         command.env("REBEAM_NODE", mark);
+    }
+    if let Some(batch) = &python.batch {
+        command.env("REBEAM_BATCH", batch);
     }
     if let Some(app) = &python.app {
         command.env("REBEAM_APP", app);

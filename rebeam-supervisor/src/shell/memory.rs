@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use rebeam_core::Event;
+use rebeam_protocol::id::ProcessId;
 
 use crate::printer::Printer;
 use crate::shell::cgroup::Group;
@@ -20,8 +21,19 @@ const FASTEST: f64 = 2e9;
 const SHORTEST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// How long an actor that was ended may take to give its memory back before another one is.
+/// The shortest while nothing grows.
+const CALM: Duration = Duration::from_millis(100);
+
+/// More than this within one look is growth, in bytes.
+const GROWTH: u64 = 1 << 20;
+
+/// How long an actor that was ended may take to give its memory back, and how long nobody else is ended if that did not
+/// help.
 const LET_GO: Duration = Duration::from_millis(500);
+const IN_VAIN: Duration = Duration::from_secs(10);
+
+/// How many of the largest are measured exactly.
+const CANDIDATES: usize = 5;
 
 /// Ends the fattest actor before the kernel ends whom it likes (rule 15 of the design): the kernel may take the whole
 /// container with it, and does not say why.
@@ -29,34 +41,55 @@ pub(super) async fn guard(node: Node, group: Group, limit: u64, printer: Printer
     // What may come between two looks: a sixteenth, but not much of a small container, nor more than is ever needed.
     let reserve = (limit / 16).clamp(4 << 20, 256 << 20).min(limit / 4);
     let mut has_warned = false;
+    let mut before = 0;
     loop {
-        let Some(used) = group.memory_in_use() else { return };
+        let Some(used) = group.memory_in_use() else {
+            // Out of descriptors, most likely.
+            tokio::time::sleep(LONGEST).await;
+            continue;
+        };
         let room = limit.saturating_sub(used);
-        tokio::time::sleep(Duration::from_secs_f64(room as f64 / FASTEST).clamp(SHORTEST, LONGEST)).await;
-        if group.memory_in_use().is_none_or(|used| limit.saturating_sub(used) > reserve) {
+        if room > reserve {
+            let shortest = if used > before + GROWTH { SHORTEST } else { CALM };
+            before = used;
+            tokio::time::sleep(Duration::from_secs_f64(room as f64 / FASTEST).clamp(shortest, LONGEST)).await;
             continue;
         }
-        let sizes = node.processes().into_iter().filter_map(|(process, os_pid)| Some((process, private_kib(os_pid)?)));
-        let fattest = sizes.max_by_key(|(_, used_kib)| *used_kib);
-        match fattest.filter(|(_, used_kib)| used_kib * 1024 >= limit / 16) {
+        match fattest(&node.processes(), limit) {
             Some((process, used_kib)) => {
                 node.handle(Event::OutOfRoom { process, used_kib, limit_kib: limit / 1024 });
                 has_warned = false;
+                tokio::time::sleep(LET_GO).await;
+                // If its end has freed nothing, nor will another's.
+                let freed = used.saturating_sub(group.memory_in_use().unwrap_or(used));
+                before = used;
+                if freed < used_kib * 1024 / 4 {
+                    tokio::time::sleep(IN_VAIN).await;
+                }
             }
-            None if !has_warned => {
-                has_warned = true;
-                printer.warn("the memory of the container is nearly used up, and not by an actor");
+            None => {
+                if !has_warned {
+                    has_warned = true;
+                    printer.warn("the memory of the container is nearly used up, and not by actors");
+                }
+                tokio::time::sleep(LONGEST).await;
             }
-            None => {}
         }
-        tokio::time::sleep(LET_GO).await;
     }
 }
 
-/// Resident memory that is this process's own: quicker to read than the proportional size, and near it.
-fn private_kib(os_pid: i32) -> Option<u64> {
-    let (resident, shared) = sizes_kib(os_pid)?;
-    Some(resident.saturating_sub(shared))
+/// Who uses the most, and how much, in KiB of proportional set size: what is shared with the zygote is not an actor's.
+/// `None` if the actors together do not use a quarter of the limit: it is not their fault.
+fn fattest(processes: &[(ProcessId, i32)], limit: u64) -> Option<(ProcessId, u64)> {
+    let resident = |os_pid| sizes_kib(os_pid).map_or(0, |(resident, _)| resident);
+    let mut all: Vec<(u64, ProcessId, i32)> =
+        processes.iter().map(|(it, os_pid)| (resident(*os_pid), *it, *os_pid)).collect();
+    all.sort_unstable_by_key(|(size, ..)| std::cmp::Reverse(*size));
+    let measured = all.iter().take(CANDIDATES).filter_map(|(_, it, os_pid)| Some((*it, proportional_kib(*os_pid)?)));
+    let (process, used_kib) = measured.max_by_key(|(_, used_kib)| *used_kib)?;
+    // No other has more than this one.
+    let together = used_kib * 1024 * all.len() as u64;
+    (together >= limit / 4).then_some((process, used_kib))
 }
 
 /// Looks until no actor with a limit is left.

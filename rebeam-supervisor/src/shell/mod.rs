@@ -1,6 +1,6 @@
 //! Does what the core decides, and reports what happened: sockets, processes, signals, the clock.
 //!
-//! Everything here runs on one thread but [`http`], which has one of its own. [`engine`] owns the core; connections, the reaper and the control socket are
+//! Everything here runs on one thread, but [`http`] and [`otlp`] have one of their own each. [`engine`] owns the core; connections, the reaper and the control socket are
 //! small tasks that call it and never touch each other. It must not decide anything about restarts, mail or names.
 
 pub(crate) mod arenas;

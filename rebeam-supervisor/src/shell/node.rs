@@ -45,6 +45,8 @@ pub(crate) struct Service {
     pub(crate) is_place_chosen: bool,
     /// What SIGHUP means.
     pub(crate) hangup: Hangup,
+    /// An actor's name and method, to which the first order to stop is cast, instead of being carried out.
+    pub(crate) drain: Option<(String, String)>,
     /// Where to tell of health and figures.
     pub(crate) http: Option<http::Options>,
     /// Where to send spans.
@@ -80,7 +82,7 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, service: Service, printer: 
             Zygote::start(&setup.python, &setup.directory, &ledger).map_err(io("failed to start `rebeam-worker`"))?;
         let loaded = tokio::select! {
             loaded = load(&zygote, &setup, printer) => loaded,
-            () = signals.stop_ordered() => {
+            () = signals.stop_ordered(service.hangup, printer) => {
                 end_zygote(zygote.os_pid);
                 return Ok(());
             }
@@ -108,7 +110,13 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, service: Service, printer: 
         };
         setup.python.app = Some(app_variable(&setup.target));
         let node = Node::new(core, setup, printer.clone(), zygote, keeper, ledger, started);
-        tokio::task::spawn_local(signals.attend(node.clone(), printer.clone(), service.grace, service.hangup));
+        tokio::task::spawn_local(signals.attend(
+            node.clone(),
+            printer.clone(),
+            service.grace,
+            service.hangup,
+            service.drain,
+        ));
         tokio::task::spawn_local(control::serve(node.clone(), listener));
         if let Some(options) = service.http {
             let address = http::start(node.clone(), options).map_err(io("failed to serve HTTP"))?;
@@ -130,7 +138,8 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, service: Service, printer: 
             printer
                 .say(&format!("{lost} message{} lost; each was said above", if lost == 1 { " was" } else { "s were" }));
         }
-        node.finish_tracing();
+        node.finish_tracing().await;
+        service_manager::finish();
         node.end_zygote();
         // Everything is down. The keeper looks round once more when we are gone, and then goes too.
         reaper::kill_strays(&HashSet::from([node.keeper()]));
@@ -177,9 +186,8 @@ fn warn_of_room(tree: &SupervisorSpec, printer: &Printer) {
 
 /// Where there is a limit to the memory of the whole, watches it.
 fn guard_memory(node: &Node, printer: &Printer) {
-    let source = Source::default();
-    if let (Some(limit), Some(group)) = (source.limits().memory, source.group("memory")) {
-        tokio::task::spawn_local(memory::guard(node.clone(), group, limit.value, printer.clone()));
+    if let Some((limit, group)) = Source::default().memory() {
+        tokio::task::spawn_local(memory::guard(node.clone(), group, limit, printer.clone()));
     }
 }
 

@@ -161,19 +161,21 @@ impl NodeDir {
     }
 }
 
-/// Where the socket of a node would be, as people read it; makes what it needs, as a node would.
+/// Where the socket of a node would be, as people read it; does not take it.
 pub(crate) fn probe(path: &Path, is_chosen: bool) -> Result<String, NodeDirError> {
-    match NodeDir::take(path, Path::new(""), is_chosen) {
-        Ok(dir) => Ok(dir.socket()),
-        Err(NodeDirError::Taken { .. }) => Ok(format!("{} (in use)", path.display())),
-        Err(error) => Err(error),
+    let base = path.ancestors().skip(1).find(|base| base.exists()).unwrap_or(Path::new("/"));
+    let writable = nix::unistd::access(base, nix::unistd::AccessFlags::W_OK);
+    match (writable, is_chosen) {
+        (Ok(()), _) => Ok(socket_in(path).display().to_string()),
+        (Err(_), false) => Ok(format!("@{}", abstract_name(path))),
+        (Err(error), true) => Err(NodeDirError::Io { verb: "write to", path: base.to_owned(), source: error.into() }),
     }
 }
 
-/// Connects to the node that has a directory, or the abstract name in its stead.
-pub(crate) fn connect(path: &Path) -> io::Result<UnixStream> {
+/// Connects to the node that has a directory, or, if nobody has chosen that, the name in its stead.
+pub(crate) fn connect(path: &Path, is_chosen: bool) -> io::Result<UnixStream> {
     let in_directory = UnixStream::connect(socket_in(path));
-    if in_directory.is_ok() {
+    if in_directory.is_ok() || is_chosen {
         return in_directory;
     }
     let stream = UnixStream::connect_addr(&abstract_address(path)?)?;
@@ -185,7 +187,8 @@ pub(crate) fn connect(path: &Path) -> io::Result<UnixStream> {
 
 fn abstract_name(path: &Path) -> String {
     let node = path.file_name().unwrap_or_default().to_string_lossy();
-    abstract_socket(nix::unistd::getuid().as_raw(), &node)
+    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    abstract_socket(nix::unistd::getuid().as_raw(), &namespace.to_string_lossy(), &node)
 }
 
 fn abstract_address(path: &Path) -> io::Result<SocketAddr> {

@@ -1,7 +1,6 @@
 //! Sends spans to a collector by OTLP, from a thread of its own: a collector that is slow or gone holds up nobody.
 
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, SystemTime};
 
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind as Kind, Status, TraceFlags, TraceId, TraceState};
@@ -10,7 +9,7 @@ use opentelemetry_otlp::{Protocol, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanExporter, SpanLinks};
 use rebeam_core::tracing::{Span, SpanKind};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::cli::failure::Failure;
 use crate::printer::Printer;
@@ -44,6 +43,10 @@ impl Options {
         if address.is_none() && !is_said {
             return Ok(None);
         }
+        if let Some(address) = address.filter(|address| address.starts_with("https:")) {
+            return Err(Failure::usage(format!("spans cannot be sent to `{address}`: there is no TLS"))
+                .hint("send them to a collector beside the node, which passes them on"));
+        }
         let builder = opentelemetry_otlp::SpanExporter::builder()
             .with_http()
             .with_protocol(Protocol::HttpBinary)
@@ -74,7 +77,7 @@ fn service_name() -> Option<String> {
 /// A handle on the thread.
 pub(crate) struct Exporter {
     spans: mpsc::Sender<Span>,
-    over: Receiver<()>,
+    over: oneshot::Receiver<()>,
 }
 
 impl Exporter {
@@ -84,7 +87,7 @@ impl Exporter {
     /// The thread or its event loop cannot be made.
     pub(crate) fn start(options: Options, started: SystemTime, printer: Printer) -> std::io::Result<Self> {
         let (spans, waiting) = mpsc::channel(WAITING);
-        let (done, over): (SyncSender<()>, Receiver<()>) = sync_channel(1);
+        let (done, over) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("otlp".into()).spawn(move || {
             runtime.block_on(export(&options.exporter, waiting, started, &printer));
@@ -99,9 +102,9 @@ impl Exporter {
     }
 
     /// Sends what is left, unless the collector takes too long.
-    pub(crate) fn finish(self) {
+    pub(crate) async fn finish(self) {
         drop(self.spans);
-        let _ = self.over.recv_timeout(LAST);
+        let _ = tokio::time::timeout(LAST, self.over).await;
     }
 }
 

@@ -6,6 +6,7 @@ use rebeam_core::Event;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::printer::Printer;
+use crate::shell::control;
 use crate::shell::engine::Node;
 
 /// After the second signal nobody is waited for longer than this.
@@ -46,17 +47,29 @@ impl Signals {
     }
 
     /// Waits for a signal to stop, before there is a tree that could be stopped.
-    pub(crate) async fn stop_ordered(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
-            _ = self.quit.recv() => {}
+    pub(crate) async fn stop_ordered(&mut self, hangup: Hangup, printer: &Printer) {
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return,
+                _ = self.terminate.recv() => return,
+                _ = self.hangup.recv() => match hangup {
+                    Hangup::Stop => return,
+                    Hangup::Reopen => printer.reopen(),
+                },
+                _ = self.quit.recv() => printer.say("the application is being imported: there are no actors yet"),
+            }
         }
     }
 
     /// Acts on signals until the node has ended (and this is dropped).
-    pub(crate) async fn attend(mut self, node: Node, printer: Printer, grace: Duration, hangup: Hangup) {
+    pub(crate) async fn attend(
+        mut self,
+        node: Node,
+        printer: Printer,
+        grace: Duration,
+        hangup: Hangup,
+        drain: Option<(String, String)>,
+    ) {
         let mut orders = 0;
         let mut kills_at: Option<tokio::time::Instant> = None;
         loop {
@@ -110,11 +123,15 @@ impl Signals {
                 1 => {
                     printer.say(&format!("stopping, within {} s; once more to hurry", grace.as_secs_f64()));
                     kills_at = Some(tokio::time::Instant::now() + grace);
-                    node.handle(Event::StopNode);
+                    match &drain {
+                        Some((actor, method)) if control::cast(&node, actor, method) => {}
+                        _ => node.handle(Event::StopNode),
+                    }
                 }
                 2 => {
                     printer.say("hurrying; once more to kill");
                     node.handle(Event::Hurry { limit_ms: HURRY.as_millis() as u64 });
+                    node.handle(Event::StopNode);
                 }
                 _ => {
                     say_killed(&node, &printer, "asked three times");

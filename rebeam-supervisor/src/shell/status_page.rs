@@ -1,10 +1,12 @@
 //! The supervisor's side of the status page: making it, reading it, asking for attention.
 
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -14,10 +16,17 @@ use rebeam_protocol::page::{ATTENTION, SIZE, STACKS, Snapshot};
 /// The page, and the room for stacks behind it.
 const WHOLE: usize = SIZE + STACKS;
 
+/// For how long what was taken is what is known of an end: between the dump of a hang and its kill.
+const RECENT: Duration = Duration::from_secs(1);
+
 /// A mapping of one worker's page.
 #[derive(Debug)]
 pub(crate) struct StatusPage {
     base: NonNull<libc::c_void>,
+    /// Where the next stacks come, in the room for them.
+    next: Cell<usize>,
+    /// The stacks that were taken last, and when.
+    taken: RefCell<Option<(Instant, String)>>,
 }
 
 impl StatusPage {
@@ -31,7 +40,7 @@ impl StatusPage {
         // SAFETY: a new mapping at an address of the kernel's choice.
         let base =
             unsafe { mmap(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, &fd, 0)? };
-        Ok((StatusPage { base }, fd))
+        Ok((StatusPage { base, next: Cell::new(0), taken: RefCell::new(None) }, fd))
     }
 
     /// Copies the marks.
@@ -42,29 +51,52 @@ impl StatusPage {
         })
     }
 
-    /// What the worker's fault handler has written, and was not taken.
+    /// What the fault handler of a worker that has ended had written: after the last look, or, if that was a moment ago,
+    /// at that look.
     pub(crate) fn stacks(&self) -> String {
-        let bytes: Vec<u8> = self.room().map(|byte| byte.load(Ordering::Relaxed)).collect();
-        // What was taken before has left a gap.
-        let begin = bytes.iter().position(|byte| *byte != 0).unwrap_or(STACKS);
-        let length = bytes[begin..].iter().position(|byte| *byte == 0).unwrap_or(STACKS - begin);
-        let text = String::from_utf8_lossy(&bytes[begin..begin + length]);
+        let (begin, end) = self.written();
+        let taken = self.taken.borrow();
+        match &*taken {
+            Some((at, text)) if begin == end && at.elapsed() < RECENT => text.clone(),
+            _ => self.text(begin, end),
+        }
+    }
+
+    /// The same, of a worker that lives: it is not there a second time. `None` if there is hardly room for more, and what
+    /// there is kept for its end.
+    pub(crate) fn take_stacks(&self) -> Option<String> {
+        let (begin, end) = self.written();
+        if begin > STACKS / 2 {
+            return None;
+        }
+        let text = self.text(begin, end);
+        (begin..end).for_each(|place| self.byte(place).store(0, Ordering::Relaxed));
+        self.next.set(end);
+        *self.taken.borrow_mut() = Some((Instant::now(), text.clone()));
+        Some(text)
+    }
+
+    /// Where the stacks are that nobody has taken: at the beginning, if the worker has been told that those before were,
+    /// else behind them.
+    fn written(&self) -> (usize, usize) {
+        let begin = if self.byte(0).load(Ordering::Relaxed) != 0 { 0 } else { self.next.get() };
+        let is_text = |place: &usize| *place < STACKS && self.byte(*place).load(Ordering::Relaxed) != 0;
+        (begin, (begin..).take_while(is_text).last().map_or(begin, |last| last + 1))
+    }
+
+    fn text(&self, begin: usize, end: usize) -> String {
+        let bytes: Vec<u8> = (begin..end).map(|place| self.byte(place).load(Ordering::Relaxed)).collect();
+        let text = String::from_utf8_lossy(&bytes);
         // What called the actor's method is ours, and tells nobody anything.
         let is_own = |line: &&str| line.contains("/rebeam/_boot.py\"") || line.contains("File \"<string>\", line 1 in");
         text.trim().lines().filter(|line| !is_own(line)).collect::<Vec<_>>().join("\n")
     }
 
-    /// The same, of a worker that lives: it is not there a second time.
-    pub(crate) fn take_stacks(&self) -> String {
-        let stacks = self.stacks();
-        self.room().for_each(|byte| byte.store(0, Ordering::Relaxed));
-        stacks
-    }
-
-    /// The room for stacks.
-    fn room(&self) -> impl Iterator<Item = &AtomicU8> {
+    /// A byte of the room for stacks; the last one, for what lies beyond.
+    fn byte(&self, place: usize) -> &AtomicU8 {
+        let offset = SIZE + place.min(STACKS - 1);
         // SAFETY: it lies within the mapping, which lives as long as this.
-        (SIZE..WHOLE).map(|offset| unsafe { AtomicU8::from_ptr(self.base.as_ptr().cast::<u8>().add(offset)) })
+        unsafe { AtomicU8::from_ptr(self.base.as_ptr().cast::<u8>().add(offset)) }
     }
 
     /// Has the worker look at its channel before it goes on (see [`rebeam_protocol::page::LOOK`]).

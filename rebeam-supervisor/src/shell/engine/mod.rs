@@ -134,6 +134,9 @@ struct DeadLetterCount {
 /// The longest name or method that a message may be for, in bytes.
 const LONGEST_NAME: usize = 4096;
 
+/// The longest reason why an actor is not ready, in characters: it is kept and shown.
+const LONGEST_REASON: usize = 1000;
+
 /// Dead letters that are said within a second; more are only counted.
 const SAID_PER_SECOND: u32 = 20;
 
@@ -301,10 +304,10 @@ impl Node {
     }
 
     /// Has what was traced sent.
-    pub(crate) fn finish_tracing(&self) {
+    pub(crate) async fn finish_tracing(&self) {
         let exporter = self.0.borrow_mut().exporter.take();
         if let Some(exporter) = exporter {
-            exporter.finish();
+            exporter.finish().await;
         }
     }
 
@@ -753,7 +756,10 @@ impl Engine {
             ToSupervisor::WantMore { more } => Event::WantsMore { process, more },
             ToSupervisor::HandOver => Event::HandedOver { process, state: payload },
             ToSupervisor::Exit(reason) => Event::Reported { process, reason },
-            ToSupervisor::Readiness { not_ready } => Event::Readiness { process, not_ready },
+            ToSupervisor::Readiness { not_ready } => {
+                let not_ready = not_ready.map(|why| why.chars().take(LONGEST_REASON).collect());
+                Event::Readiness { process, not_ready }
+            }
             ToSupervisor::Abandon { call } => {
                 self.abandon(Caller::Actor(process.pid), call);
                 return Ok(());

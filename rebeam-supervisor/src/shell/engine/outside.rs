@@ -172,10 +172,13 @@ impl Engine {
     /// Has processes write their stacks: gives those that were asked.
     fn ask_for_stacks(&mut self, name: Option<&str>) -> Option<Vec<ProcessId>> {
         let mut asked: Vec<ProcessId> = match name {
-            None => self.workers.keys().copied().collect(),
+            // Who has not said anything yet may not know the signal: it would end it.
+            None => self.workers.iter().filter(|(_, it)| it.has_said_hello).map(|(process, _)| *process).collect(),
             Some(name) => {
                 let (actor, _) = self.core.actor_named(name)?;
-                self.core.process_of(actor).into_iter().collect()
+                let process = self.core.process_of(actor);
+                let is_up = |it: &ProcessId| self.workers.get(it).is_some_and(|worker| worker.has_said_hello);
+                process.into_iter().filter(is_up).collect()
             }
         };
         asked.sort();
@@ -194,12 +197,15 @@ impl Engine {
         let no_stacks = worker.no_stacks.take();
         let stacks = worker.page.take_stacks();
         self.write(process, &ToWorker::StacksTaken, &Bytes::new());
-        match (no_stacks, stacks.is_empty()) {
+        match (no_stacks, stacks) {
             (Some(why), _) => (label, Err(why.to_owned())),
-            (None, true) => (label, Err("it has written none: it may not have begun yet".into())),
+            (None, None) => (label, Err("they were asked for too often while it did one thing".into())),
+            (None, Some(stacks)) if stacks.is_empty() => {
+                (label, Err("it has written none: it may not have begun yet".into()))
+            }
             // Of an actor without anything in hand nothing is left but our own frames, which are not shown.
-            (None, false) if !stacks.contains("File \"") => (label, Ok("it waits for a message".into())),
-            (None, false) => (label, Ok(stacks)),
+            (None, Some(stacks)) if !stacks.contains("File \"") => (label, Ok("it waits for a message".into())),
+            (None, Some(stacks)) => (label, Ok(stacks)),
         }
     }
 }

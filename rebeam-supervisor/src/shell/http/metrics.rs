@@ -48,8 +48,14 @@ impl Sampler {
     fn memory(&self, os_pids: &[u32]) -> BTreeMap<u32, u64> {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         if memory.read.is_none_or(|read| read.elapsed() >= FRESH) {
-            let read = |os_pid: &u32| Some((*os_pid, proportional_kib(*os_pid as i32)?));
-            *memory = Memory { read: Some(Instant::now()), kib: os_pids.iter().filter_map(read).collect() };
+            *memory = Memory { read: Some(Instant::now()), kib: BTreeMap::new() };
+        }
+        for os_pid in os_pids {
+            if !memory.kib.contains_key(os_pid)
+                && let Some(kib) = proportional_kib(*os_pid as i32)
+            {
+                memory.kib.insert(*os_pid, kib);
+            }
         }
         memory.kib.clone()
     }
@@ -244,11 +250,13 @@ impl Page {
         writer.gauge(title, of(|it| it.waiting_bytes as f64))?;
         let title = ("rebeam_mailbox_oldest", "How long the oldest message waits", Some(Unit::Seconds));
         writer.gauge(title, of(|it| it.oldest_s))?;
-        writer.counter(("rebeam_actor_restarts", "Starts after the first", None), of(|it| it.restarts as f64))?;
+        // Of those that come and go a sum would fall with each that goes: their ends are counted by class.
+        let lasting = of(|it| it.restarts as f64).filter(|(labels, _)| labels[0].1 != OTHERS);
+        writer.counter(("rebeam_actor_restarts", "Starts after the first", None), lasting)?;
         let title = ("rebeam_actor_memory", "Proportional set size, not older than 10 s", Some(Unit::Bytes));
         writer.gauge(title, of(|it| (it.memory_kib * 1024) as f64))?;
         let title = ("rebeam_actor_cpu", "User and system time of the process", Some(Unit::Seconds));
-        writer.counter(title, of(|it| it.cpu_s))
+        writer.counter(title, of(|it| it.cpu_s).filter(|(labels, _)| labels[0].1 != OTHERS))
     }
 
     fn write_supervisor(&self, writer: &mut Writer<'_>) -> fmt::Result {

@@ -8,7 +8,7 @@ mod metrics;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
@@ -22,7 +22,7 @@ use hyper_util::service::TowerToHyperService;
 use rebeam_core::meters::Figures;
 use rebeam_protocol::control::Health;
 use serde_json::json;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
 use self::metrics::Sampler;
 use crate::shell::engine::Node;
@@ -31,10 +31,14 @@ use crate::shell::engine::Node;
 const ALIVE: Duration = Duration::from_secs(2);
 
 /// Connections at once; more wait.
-const CONNECTIONS: usize = 64;
+const CONNECTIONS: usize = 256;
 
-/// How long a client may take for the head of its next request.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a client may take for its request, and for all of it.
+const PATIENCE: Duration = Duration::from_secs(3);
+const LIFETIME: Duration = Duration::from_secs(15);
+
+/// How long the figures are good for: whoever asks more often gets the same.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// Where to listen and to whom.
 #[derive(Debug)]
@@ -106,9 +110,9 @@ async fn serve(listener: tokio::net::TcpListener, router: Router) {
         let service = TowerToHyperService::new(router.clone());
         tokio::spawn(async move {
             let mut http = http1::Builder::new();
-            http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+            http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false);
             // Whatever went wrong there is the client's business.
-            let _ = http.serve_connection(TokioIo::new(stream), service).await;
+            let _ = tokio::time::timeout(LIFETIME, http.serve_connection(TokioIo::new(stream), service)).await;
             drop(place);
         });
     }
@@ -118,6 +122,10 @@ async fn serve(listener: tokio::net::TcpListener, router: Router) {
 struct Shared {
     queries: mpsc::Sender<Query>,
     sampler: Arc<Sampler>,
+    /// The figures as they were written last. Who asks meanwhile waits for them, and not beside them.
+    page: Arc<Mutex<Option<(Instant, Arc<str>)>>>,
+    /// One question at a time.
+    looking: Arc<Mutex<()>>,
 }
 
 impl Shared {
@@ -133,7 +141,7 @@ impl Shared {
 }
 
 fn router(queries: mpsc::Sender<Query>, hosts: Vec<String>) -> Router {
-    let shared = Shared { queries, sampler: Arc::new(Sampler::default()) };
+    let shared = Shared { queries, sampler: Arc::default(), page: Arc::default(), looking: Arc::default() };
     Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
@@ -159,6 +167,7 @@ async fn livez(State(shared): State<Shared>) -> Response {
 }
 
 async fn readyz(State(shared): State<Shared>) -> Response {
+    let _alone = shared.looking.lock().await;
     let Some(health) = shared.ask(Query::Health).await else { return silent() };
     let status = if health.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     json(status, &health_json(&health))
@@ -169,12 +178,21 @@ pub(crate) fn health_json(health: &Health) -> serde_json::Value {
     json!({ "ready": health.is_ready(), "state": health.state, "troubles": health.troubles })
 }
 
+fn figures_page(text: &str) -> Response {
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text.to_owned()).into_response()
+}
+
 async fn metrics(State(shared): State<Shared>) -> Response {
+    let mut page = shared.page.lock().await;
+    let known = page.as_ref().filter(|(at, _)| at.elapsed() < FRESH);
+    if let Some((_, text)) = known {
+        return figures_page(text);
+    }
     let Some(figures) = shared.ask(Query::Figures).await else { return silent() };
     let sampler = shared.sampler.clone();
     // Reading what the system knows of many processes takes a while.
     match tokio::task::spawn_blocking(move || metrics::encode(figures, &sampler)).await {
-        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Ok(text) => figures_page(&page.insert((Instant::now(), text.into())).1),
         Err(_) => json(StatusCode::INTERNAL_SERVER_ERROR, &json!({ "error": "the figures could not be written" })),
     }
 }
