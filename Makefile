@@ -108,6 +108,8 @@ instructions: ## what the core spends on a message, in instructions, beside the 
 wheel: setup ## one wheel in dist/ with binaries, module and package
 	rm -rf dist pylib/build
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist ./pylib
+	@# Left there, it would make the sources an installed package, plugin of pytest and all.
+	rm -rf pylib/src/*.egg-info
 
 image: wheel ## an image of examples/shop, from a base that the machine makes (BASE=… for another, APP=… for another)
 	$(if $(BASE),,$(ENGINE) image inspect $(OWN_BASE) > /dev/null 2>&1 || deploy/base.sh $(OWN_BASE) $(ENGINE))

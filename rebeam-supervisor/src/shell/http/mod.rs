@@ -118,12 +118,15 @@ async fn serve(listener: tokio::net::TcpListener, router: Router) {
     }
 }
 
+/// Figures as text, and since when.
+type Written = (Instant, String);
+
 #[derive(Clone)]
 struct Shared {
     queries: mpsc::Sender<Query>,
     sampler: Arc<Sampler>,
     /// The figures as they were written last. Who asks meanwhile waits for them, and not beside them.
-    page: Arc<Mutex<Option<(Instant, Arc<str>)>>>,
+    page: Arc<Mutex<Option<Written>>>,
     /// One question at a time.
     looking: Arc<Mutex<()>>,
 }
@@ -192,7 +195,7 @@ async fn metrics(State(shared): State<Shared>) -> Response {
     let sampler = shared.sampler.clone();
     // Reading what the system knows of many processes takes a while.
     match tokio::task::spawn_blocking(move || metrics::encode(figures, &sampler)).await {
-        Ok(text) => figures_page(&page.insert((Instant::now(), text.into())).1),
+        Ok(text) => figures_page(&page.insert((Instant::now(), text)).1),
         Err(_) => json(StatusCode::INTERNAL_SERVER_ERROR, &json!({ "error": "the figures could not be written" })),
     }
 }
