@@ -18,7 +18,7 @@ IMAGE := localhost/rebeam-shop:latest
 RUN_TESTS := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo test)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-rust test-python test-wheel test-container image lint fmt deny bench bench-peers soak instructions wheel fuzz doc docs clean FORCE
+.PHONY: help setup build demo demo-batch test test-rust test-python test-wheel test-container image lint fmt deny bench bench-batch bench-peers soak instructions wheel fuzz doc docs clean FORCE
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-12s %s\n", $$1, $$2 }'
@@ -43,6 +43,9 @@ build: $(VENV)/made FORCE ## both binaries and the module, for development
 demo: build ## the main job: a census of the standard library by actors that are killed while they work
 	VIRTUAL_ENV=$(VENV) $(BIN)/rebeam up examples/census/app.py
 
+demo-batch: build ## a pipeline over the standard library's sources, with a crash, a leak and a hang among them
+	cd examples/batch_sources && VIRTUAL_ENV=$(VENV) $(BIN)/rebeam batch --project . app.py --fresh; [ $$? = 4 ] && $(BIN)/python check.py
+
 test: test-rust test-python test-wheel ## all tests
 
 test-rust: build setup
@@ -65,6 +68,7 @@ lint: setup build deny ## formatting, clippy, ruff, mypy, pyright
 	$(BIN)/mypy
 	MYPYPATH=examples/census:pylib/src $(BIN)/mypy examples/census
 	MYPYPATH=pylib/src $(BIN)/mypy examples/shop
+	MYPYPATH=examples/batch_sources:pylib/src $(BIN)/mypy examples/batch_sources
 	$(BIN)/basedpyright --level error
 	$(PYTHON) docs/reference/otp.py --check
 
@@ -95,6 +99,14 @@ bench-peers: $(VENV)/made ## the same work on other runtimes, in an environment 
 	$(BIN)/python -m compileall -q pylib/src
 	VIRTUAL_ENV=$(VENV) REBEAM=$(TARGET)/release/rebeam .venv-peers/bin/python benches/peers.py
 	.venv-peers/bin/python benches/chart.py
+
+bench-batch: $(VENV)/made ## items per second of `rebeam batch` beside other pools
+	$(BIN)/python -m pip install --quiet joblib
+	$(CARGO) build --release --workspace
+	cp $(TARGET)/release/lib_rebeam.so $(MODULE).new && mv $(MODULE).new $(MODULE)
+	@# As an installed package is.
+	$(BIN)/python -m compileall -q pylib/src
+	VIRTUAL_ENV=$(VENV) $(BIN)/python benches/batch.py $(TARGET)/release/rebeam
 
 soak: $(VENV)/made ## ten minutes of examples/shop under load, with a kill every second
 	$(CARGO) build --release --workspace

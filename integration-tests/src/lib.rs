@@ -311,7 +311,13 @@ impl Node<'_> {
 
     /// The zygote: the child of the supervisor that is no actor and not the keeper.
     pub fn zygote(&self) -> i32 {
-        let list = self.run(&["ps", "--json"]).json();
+        self.find_zygote().expect("there is a zygote")
+    }
+
+    /// The same, of a node that may be on its way down, or between two zygotes.
+    pub fn find_zygote(&self) -> Option<i32> {
+        let ran = self.run(&["ps", "--json"]);
+        let list = if ran.code == Some(0) { ran.json() } else { return None };
         let actors: Vec<i64> = list.as_array().expect("a list").iter().filter_map(|it| it["os_pid"].as_i64()).collect();
         let is_zygote = |os_pid: &i32| {
             let line = std::fs::read(format!("/proc/{os_pid}/cmdline")).unwrap_or_default();
@@ -320,7 +326,7 @@ impl Node<'_> {
         };
         // What actors have left to the supervisor looks like it, but is younger; process ids tell nothing of age.
         let candidates = self.project.processes().into_iter().filter(is_zygote);
-        candidates.min_by_key(|os_pid| started_at(*os_pid)).expect("there is a zygote")
+        candidates.min_by_key(|os_pid| started_at(*os_pid))
     }
 
     /// Sends a signal to the supervisor alone.

@@ -1,5 +1,6 @@
 //! The real binaries, from outside: a module per theme.
 
+mod batch;
 mod chaos;
 mod cli;
 mod delivery;

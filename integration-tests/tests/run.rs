@@ -343,7 +343,12 @@ fn slips_do_not_pass() {
     with("REBEAM_LOG_FILE", "no/such/folder").assert_error(2, &["no/such/folder", "cannot be opened"]);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address").to_string();
-    with("REBEAM_HTTP", &address).assert_error(2, &[&address, "in use"]);
+    with("REBEAM_HTTP", &address).assert_error(3, &[&address, "in use"]);
+    let told = with("REBEAM_GRAZE", "3").stdout;
+    assert_eq!(record(told.trim_end())["exit_code"], 2, "the log says it, too");
+    nix::unistd::mkfifo(&project.path().join("fifo"), nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
+    with("REBEAM_LOG_FILE", "fifo").assert_error(2, &["fifo", "cannot be opened"]);
+    with("REBEAM_OTLP", "https://collector").assert_error(2, &["there is no TLS"]);
     project.write("rebeam.toml", "htpp = \"x\"\n");
     project.run(&["run", "app.py"]).assert_error(2, &["unknown key `htpp`", "did you mean `http`?"]);
     project.assert_nothing_left();

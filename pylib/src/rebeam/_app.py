@@ -6,6 +6,7 @@ import difflib
 import gc
 import importlib
 import importlib.util
+import operator
 import os
 import sys
 from typing import Any
@@ -36,8 +37,25 @@ def load(kind: str, source: str, attribute: str | None, preload: list[str]) -> t
     return tree, _unforkable(before), _has_fork_handlers()
 
 
+_imported: Any = None
+"""The application's module, once it is imported."""
+
+
+def pipeline(attribute: str | None) -> Any:
+    """The pipeline of the application that this process has imported."""
+    if attribute is not None:
+        return operator.attrgetter(attribute)(_imported)
+    return next(value for value in vars(_imported).values() if is_pipeline(value))
+
+
 def import_app(kind: str, source: str, project: str) -> Any:
     """Imports the application's module, by name or from a file."""
+    global _imported
+    _imported = _import_app(kind, source, project)
+    return _imported
+
+
+def _import_app(kind: str, source: str, project: str) -> Any:
     if kind == "module":
         if project not in sys.path:
             sys.path.insert(0, project)
@@ -88,6 +106,12 @@ def _near(name: str, names: list[str]) -> str | None:
 def _find_tree(module: Any, source: str, attribute: str | None) -> Supervisor:
     trees = sorted(name for name, value in vars(module).items() if isinstance(value, Supervisor))
     is_default = attribute is None
+    pipelines = sorted(name for name, value in vars(module).items() if is_pipeline(value))
+    if attribute is None and "REBEAM_BATCH" in os.environ:
+        if len(pipelines) != 1:
+            known = f"pipelines there: {', '.join(f'`{it}`' for it in pipelines)}" if pipelines else _FIRST_PIPELINE
+            raise TargetError(f"`{source}` has {len(pipelines)} pipelines: say which", known)
+        attribute = pipelines[0]
     if attribute is None:
         attribute = "tree" if hasattr(module, "tree") or len(trees) != 1 else trees[0]
     value: Any = module
@@ -99,6 +123,15 @@ def _find_tree(module: Any, source: str, attribute: str | None) -> Supervisor:
                 hint = f"supervisors there: {', '.join(f'`{t}`' for t in trees)}" if trees else _FIRST_TREE
             raise TargetError(f"`{source}` has no attribute `{attribute}`", hint)
         value = getattr(value, part)
+    if is_pipeline(value) and "REBEAM_BATCH" in os.environ:
+        return _tree_of(value)
+    if is_pipeline(value):
+        raise TargetError(
+            f"`{attribute}` of `{source}` is a pipeline", f"run it by `rebeam batch {source}:{attribute}`"
+        )
+    if "REBEAM_BATCH" in os.environ:
+        known = f"pipelines there: {', '.join(f'`{it}`' for it in pipelines)}" if pipelines else _FIRST_PIPELINE
+        raise TargetError(f"`{attribute}` of `{source}` is no pipeline", known)
     if callable(value) and not isinstance(value, type):
         value = value()
     if not isinstance(value, Supervisor):
@@ -107,6 +140,22 @@ def _find_tree(module: Any, source: str, attribute: str | None) -> Supervisor:
     return value
 
 
+def is_pipeline(value: object) -> bool:
+    """Whether it is one of `rebeam.batch`, which is imported only where somebody uses it."""
+    module = sys.modules.get("rebeam.batch._pipeline")
+    return module is not None and isinstance(value, module.Pipeline)
+
+
+def _tree_of(pipeline: Any) -> Supervisor:
+    from rebeam.batch import PipelineError, _run
+
+    try:
+        return _run.tree(pipeline)
+    except PipelineError as error:
+        raise TargetError(str(error)) from None
+
+
+_FIRST_PIPELINE = "write `pipe = rebeam.batch.pipeline(…).source(…).stage(…).sink(…)`"
 _FIRST_TREE = "write `tree = rebeam.Supervisor([rebeam.child(YourActor)])`"
 
 

@@ -24,7 +24,8 @@ class SupervisorHandler(logging.Handler):
             return
         try:
             exception = _formatter.formatException(record.exc_info) if record.exc_info else None
-            message, extra = record.getMessage(), _extra(record)
+            exception = _valid(exception) if exception is not None else None
+            message, extra = _valid(record.getMessage()), _extra(record)
             _rebeam.log(record.created, record.levelno, record.name, message, exception, extra)
         except Exception:
             self.handleError(record)
@@ -42,9 +43,26 @@ def _extra(record: logging.LogRecord) -> str | None:
     if not extra:
         return None
     try:
-        return json.dumps(extra, default=repr, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        return json.dumps({str(name): repr(value) for name, value in extra.items()})
+        return _valid(json.dumps(extra, default=repr, allow_nan=False, ensure_ascii=False))
+    except Exception:
+        # One of them is nothing for JSON: then all are shown by their `repr`, and the record is not lost for it.
+        return json.dumps({_valid(str(name)): _shown(value) for name, value in extra.items()})
+
+
+def _shown(value: object) -> str:
+    try:
+        return _valid(repr(value))
+    except Exception as error:
+        return f"<{type(value).__qualname__}, whose repr raises {type(error).__qualname__}>"
+
+
+def _valid(text: str) -> str:
+    """Text that is valid Unicode: of a file's name, for instance, lone surrogates are shown as escapes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
+    return text
 
 
 def set_level(level: int) -> None:

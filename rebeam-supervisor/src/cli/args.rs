@@ -12,7 +12,7 @@ use crate::config::{Embed, LogFormat};
 #[derive(Debug, Parser)]
 #[command(name = "rebeam", version, disable_help_subcommand = true, max_term_width = 100)]
 #[command(
-    after_help = "Exit codes: 0 as asked; 1 the tree gave up, or a request failed; 2 wrong usage or configuration; 3 start-up failed."
+    after_help = "Exit codes: 0 as asked; 1 the tree gave up, or a request failed; 2 wrong usage or configuration; 3 start-up failed; 4 a batch is done but for dead items; 5 a batch ended early and goes on when it is run again."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Up(Up),
     /// Run an application, for production: JSON logs, health and metrics, fit for process 1 of a container
     Run(Run),
+    /// Run a pipeline to its end, or go on with one
+    Batch(Batch),
     /// List the actors of the running application
     Ps(Output),
     /// Show the running application as a tree
@@ -96,6 +98,64 @@ pub(crate) struct Run {
     /// Seconds that a message may wait before the node is not ready [default: 60]
     #[arg(long, value_name = "SECONDS", env = "REBEAM_LONGEST_WAIT")]
     pub(crate) longest_wait: Option<f64>,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Batch {
+    #[command(subcommand)]
+    pub(crate) about: Option<About>,
+    #[command(flatten)]
+    pub(crate) start: Start,
+    /// Begin anew: forget the journal and what the sink has written
+    #[arg(long)]
+    pub(crate) fresh: bool,
+    /// Try the dead items again
+    #[arg(long)]
+    pub(crate) retry_failed: bool,
+    /// Only the item with this id; may be said several times
+    #[arg(long, value_name = "ID")]
+    pub(crate) only: Vec<String>,
+    /// Stop when more items than this have failed for good: a number, or a share of those done, as `5%`
+    #[arg(long, value_name = "N")]
+    pub(crate) max_failures: Option<String>,
+    /// Go on though the code, the parameters or the input have changed
+    #[arg(long)]
+    pub(crate) accept_changes: bool,
+    /// Where the journal is kept, in a folder by the pipeline's name [default: `.rebeam/batch` of the project]
+    #[arg(long, value_name = "DIR", env = "REBEAM_BATCH_JOURNAL")]
+    pub(crate) journal: Option<PathBuf>,
+    /// Write the report here too, as JSON
+    #[arg(long, value_name = "PATH")]
+    pub(crate) report: Option<PathBuf>,
+    /// Print everything as JSON, one object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What can be asked of a pipeline's journal.
+#[derive(Debug, Subcommand)]
+pub(crate) enum About {
+    /// How far it is
+    Status(OfPipeline),
+    /// The dead items, with why
+    Dead(OfPipeline),
+    /// Have the dead items tried again when it is run next
+    Replay(OfPipeline),
+    /// Where the last report is
+    Report(OfPipeline),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OfPipeline {
+    /// The pipeline's name
+    pub(crate) name: String,
+    /// Where its journal is kept [default: `.rebeam/batch` of the project]
+    #[arg(long, value_name = "DIR", env = "REBEAM_BATCH_JOURNAL")]
+    pub(crate) journal: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// What both ways to run an application can be told.

@@ -9,6 +9,10 @@ pub(crate) enum ExitCode {
     Usage = 2,
     /// Start-up failed.
     StartFailed = 3,
+    /// A batch is done, but for dead items.
+    DeadItems = 4,
+    /// A batch ended early, and goes on when it is run again.
+    Unfinished = 5,
 }
 
 impl From<ExitCode> for std::process::ExitCode {

@@ -2,6 +2,8 @@
 //! shared vocabularies [`failure`] and [`render`].
 
 pub(crate) mod args;
+mod batch;
+mod batch_report;
 mod client;
 mod dead;
 mod doctor;
@@ -57,6 +59,7 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
     match &cli.command {
         Command::Version(_) => Ok(()),
         Command::Up(up) => start::up(up, &project, runtime_dir, &here),
+        Command::Batch(batch) => batch::run(batch, &project, runtime_dir, &here),
         Command::Run(run) => start::run(run, &project, runtime_dir, &here),
         Command::Stack(stack) => inspect::stack(&mut connect()?, stack.name.as_deref(), stack.json),
         Command::LogLevel(it) => inspect::log_level(&mut connect()?, &it.name, &it.level),

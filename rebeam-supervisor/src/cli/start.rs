@@ -3,12 +3,14 @@
 use std::net::TcpListener;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use clap::CommandFactory;
 use rebeam_protocol::frame::MAX_FRAME;
 
 use crate::cli::args::{self, Cli};
+use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
 use crate::config::{self, DEFAULT_GRACE, LogFormat, Project, ProjectFile};
 use crate::printer::Printer;
@@ -18,6 +20,7 @@ use crate::shell::http;
 use crate::shell::node::{self, Service};
 use crate::shell::node_dir;
 use crate::shell::otlp;
+use crate::shell::reaper::Strangers;
 use crate::shell::signals::Hangup;
 
 /// How long a message may wait before a node is not ready, when nobody says otherwise.
@@ -36,9 +39,12 @@ pub(super) fn up(up: &args::Up, project: &Project, runtime_dir: Option<&Path>, h
 
 /// `rebeam run`.
 pub(super) fn run(run: &args::Run, project: &Project, runtime_dir: Option<&Path>, here: &Path) -> Result<(), Failure> {
-    check_environment()?;
-    let file = project.read()?;
-    let mut setup = setup(&run.start, &file, project, here, "run")?;
+    let prepared = check_environment().and_then(|()| {
+        let file = project.read()?;
+        let setup = setup(&run.start, &file, project, here, "run")?;
+        Ok((file, setup))
+    });
+    let (file, mut setup) = prepared.inspect_err(as_record)?;
     if let Some(seconds) = run.longest_wait.or(file.longest_wait) {
         setup.longest_wait = config::parse_seconds("longest_wait", seconds)?;
     }
@@ -71,8 +77,16 @@ pub(super) fn run(run: &args::Run, project: &Project, runtime_dir: Option<&Path>
     result.map_err(|failure| Failure { is_told, ..failure })
 }
 
+/// Says in the log, too, what kept a node from being started at all.
+fn as_record(failure: &Failure) {
+    if let Ok((printer, rest)) = Printer::json(None) {
+        printer.failure(failure);
+        printer.finish(&rest);
+    }
+}
+
 /// What is run, from flags and the project's file.
-fn setup(
+pub(super) fn setup(
     start: &args::Start,
     file: &ProjectFile,
     project: &Project,
@@ -99,7 +113,8 @@ fn setup(
     let embed = start.embed.or(file.embed).unwrap_or_default();
     let python = python::find(wanted(start.python.as_deref()).or(file.python.as_deref()), &project.directory, embed)?;
     let directory = project.directory.clone();
-    Ok(Setup { python, directory, target, target_text, max_frame, log_level, longest_wait: LONGEST_WAIT })
+    let strangers = Rc::new(Strangers::now());
+    Ok(Setup { python, directory, target, target_text, max_frame, log_level, longest_wait: LONGEST_WAIT, strangers })
 }
 
 /// An empty `REBEAM_PYTHON` is none.
@@ -107,7 +122,7 @@ pub(super) fn wanted(python: Option<&Path>) -> Option<&Path> {
     python.filter(|path| !path.as_os_str().is_empty())
 }
 
-fn service(
+pub(super) fn service(
     start: &args::Start,
     file: &ProjectFile,
     runtime_dir: Option<&Path>,
@@ -156,7 +171,9 @@ fn is_service_link(name: &str) -> bool {
 fn listen(address: &str) -> Result<TcpListener, Failure> {
     if address != "systemd" {
         return TcpListener::bind(address).map_err(|error| {
-            Failure::usage(format!("HTTP cannot be served at `{address}`"))
+            let is_usage = error.kind() == std::io::ErrorKind::InvalidInput;
+            let code = if is_usage { ExitCode::Usage } else { ExitCode::StartFailed };
+            Failure::new(code, format!("HTTP cannot be served at `{address}`"))
                 .because(&error)
                 .hint("write an address and a port, such as `0.0.0.0:8080`")
         });

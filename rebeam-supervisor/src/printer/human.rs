@@ -2,6 +2,8 @@
 
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anstyle::{AnsiColor, Style};
 use rebeam_protocol::certificate::Certificate;
@@ -23,12 +25,34 @@ pub(super) struct Human {
     /// Of the names so far.
     width: AtomicUsize,
     colour: [bool; 2],
+    /// Whether stderr is a terminal, on which lines may be replaced.
+    is_live: bool,
+    /// When the progress of a batch was last told where it is not.
+    told: Mutex<Option<Instant>>,
 }
+
+/// How often that is.
+const PROGRESS: Duration = Duration::from_secs(30);
 
 impl Human {
     pub(super) fn new() -> Self {
         let colour = [has_colour(std::io::stdout().is_terminal()), has_colour(std::io::stderr().is_terminal())];
-        Human { width: AtomicUsize::new(6), colour }
+        let is_live = std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        Human { width: AtomicUsize::new(6), colour, is_live, told: Mutex::new(None) }
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        self.is_live
+    }
+
+    /// Whether it is time to tell of progress again; asking is telling.
+    pub(super) fn is_time_for_progress(&self) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_time = told.is_none_or(|at| at.elapsed() >= PROGRESS);
+        if is_time {
+            *told = Some(Instant::now());
+        }
+        is_time
     }
 
     pub(super) fn log(&self, label: &str, record: &LogRecord) -> Vec<String> {

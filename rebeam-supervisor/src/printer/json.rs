@@ -25,8 +25,10 @@ pub(super) fn output(who: Speaker<'_>, stream: Stream, line: &str) -> String {
 pub(super) fn log(who: Speaker<'_>, log: &LogRecord) -> String {
     let time = Timestamp::from_millisecond(log.time_ms as i64).unwrap_or_default();
     let mut record = record(time, log.level_word(), who, &log.logger, &log.message);
-    if let Some(extra) = log.extra.as_deref().and_then(|extra| serde_json::from_str(extra).ok()) {
-        record.insert("extra".into(), extra);
+    if let Some(extra) = log.extra.as_deref() {
+        // What is JSON to Python and not to us is kept as its text.
+        let known = serde_json::from_str(extra).unwrap_or_else(|_| extra.into());
+        record.insert("extra".into(), known);
     }
     if let Some(exception) = &log.exception {
         record.insert("exception".into(), exception.as_str().into());

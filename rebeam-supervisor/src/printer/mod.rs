@@ -10,12 +10,14 @@ mod json;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use rebeam_protocol::certificate::Certificate;
 use rebeam_protocol::id::Pid;
 use rebeam_protocol::message::{DeadLetter, LogRecord};
@@ -48,6 +50,8 @@ const REBEAM: Speaker<'_> = Speaker { label: "rebeam", pid: None };
 #[derive(Clone, Debug)]
 pub(crate) struct Printer {
     form: Form,
+    /// What a batch has left.
+    report: Arc<Mutex<Option<serde_json::Value>>>,
     lines: SyncSender<Line>,
     dropped: Arc<Dropped>,
     waiting_bytes: Arc<AtomicUsize>,
@@ -70,6 +74,8 @@ enum Form {
 #[derive(Debug)]
 enum Line {
     Text(Stream, String),
+    /// Lines that stand at the end of a terminal, and are replaced by the next ones.
+    Live(Vec<String>),
     Reopen,
     End,
 }
@@ -97,7 +103,13 @@ impl Printer {
         let (over, rest) = channel();
         let dropped = Arc::new(Dropped::default());
         let waiting_bytes = Arc::new(AtomicUsize::new(0));
-        let printer = Printer { form, lines, dropped: dropped.clone(), waiting_bytes: waiting_bytes.clone() };
+        let printer = Printer {
+            form,
+            report: Arc::default(),
+            lines,
+            dropped: dropped.clone(),
+            waiting_bytes: waiting_bytes.clone(),
+        };
         let form = printer.form.clone();
         std::thread::spawn(move || {
             write(&receiver, &form, file, &dropped, &waiting_bytes);
@@ -134,8 +146,43 @@ impl Printer {
         }
     }
 
+    /// The report of the batch that has run.
+    pub(crate) fn take_report(&self) -> Option<serde_json::Value> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// What a batch tells of itself, by records that carry it along.
+    fn batch(&self, record: &LogRecord) -> bool {
+        let Some(mut extra) = record.extra.as_deref().and_then(|it| serde_json::from_str::<serde_json::Value>(it).ok())
+        else {
+            return false;
+        };
+        let is_report = extra.get("batch_report").is_some();
+        if is_report {
+            *self.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(extra["batch_report"].take());
+        }
+        let Form::Human(human) = &self.form else { return false };
+        match (is_report, extra.get("batch")) {
+            (true, _) => self.send(Stream::Stdout, record.message.clone()),
+            (false, Some(progress)) => {
+                let is_last = progress["is_last"] == true;
+                let lines: Vec<String> = record.message.lines().map(str::to_owned).collect();
+                if human.is_live() && !is_last {
+                    let _ = self.lines.try_send(Line::Live(lines));
+                } else if is_last || human.is_time_for_progress() {
+                    lines.into_iter().for_each(|line| self.send(Stream::Stderr, line));
+                }
+            }
+            (false, None) => return false,
+        }
+        true
+    }
+
     /// A log record of an actor.
     pub(crate) fn log(&self, who: Speaker<'_>, record: &LogRecord) {
+        if record.logger == "rebeam.batch" && self.batch(record) {
+            return;
+        }
         match &self.form {
             Form::Human(human) => {
                 human.log(who.label, record).into_iter().for_each(|line| self.send(Stream::Stderr, line));
@@ -239,6 +286,7 @@ fn write(
             dropped.all.fetch_add(1, Ordering::Relaxed);
         }
     };
+    let mut live = 0;
     while let Ok(line) = lines.recv() {
         if dropped.reopens.swap(false, Ordering::Relaxed)
             && let Some((path, open_file)) = &mut file
@@ -253,6 +301,7 @@ fn write(
         }
         match line {
             Line::Text(stream, text) => {
+                clear(std::mem::take(&mut live));
                 waiting_bytes.fetch_sub(text.len(), Ordering::Relaxed);
                 let missing = dropped.unsaid.swap(0, Ordering::Relaxed);
                 if missing > 0 {
@@ -262,12 +311,30 @@ fn write(
                 }
                 put(stream, &text, &mut file);
             }
+            Line::Live(lines) => {
+                clear(live);
+                for line in &lines {
+                    put(Stream::Stderr, line, &mut file);
+                }
+                live = lines.len();
+            }
             Line::Reopen => {}
             Line::End => return,
         }
     }
 }
 
+/// Takes away the last lines of a terminal.
+fn clear(lines: usize) {
+    if lines > 0 {
+        let _ = write!(io::stderr(), "\x1b[{lines}A\x1b[J");
+    }
+}
+
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
+    // Without waiting: nobody may read a FIFO. Once it is open, its writing may wait.
+    let file = OpenOptions::new().create(true).append(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let flags = OFlag::from_bits_truncate(fcntl(&file, FcntlArg::F_GETFL)?);
+    fcntl(&file, FcntlArg::F_SETFL(flags & !OFlag::O_NONBLOCK))?;
+    Ok(file)
 }

@@ -2,6 +2,7 @@
 //!
 //! What comes here is from outside the tree: plain data, never a pickle. Only the node's own user (and root) may ask.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
-use crate::shell::engine::Node;
+use crate::shell::engine::{Loading, Node};
 
 /// The largest request, in bytes.
 const MAX_REQUEST: usize = 16 * 1024 * 1024;
@@ -23,7 +24,7 @@ const MAX_REQUEST: usize = 16 * 1024 * 1024;
 const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// Takes clients until the node ends.
-pub(crate) async fn serve(node: Node, listener: UnixListener) {
+pub(crate) async fn serve(node: Loading, listener: UnixListener) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             // Out of descriptors, most likely: others may go.
@@ -37,20 +38,43 @@ pub(crate) async fn serve(node: Node, listener: UnixListener) {
     }
 }
 
-async fn serve_client(node: Node, stream: UnixStream) {
-    let client = node.add_client();
-    let _ = converse(&node, client, stream).await;
-    node.remove_client(client);
+async fn serve_client(loading: Loading, stream: UnixStream) {
+    let client = Client { loading, number: Cell::new(None) };
+    let _ = converse(&client, stream).await;
+    if let (Some(node), Some(number)) = (client.loading.node(), client.number.get()) {
+        node.remove_client(number);
+    }
 }
 
-async fn converse(node: &Node, client: u64, stream: UnixStream) -> std::io::Result<()> {
+/// Who is connected, and to which node, once there is one.
+struct Client {
+    loading: Loading,
+    /// The node's number for it.
+    number: Cell<Option<u64>>,
+}
+
+impl Client {
+    async fn answer(&self, request: Request, payload: Bytes) -> (Answer, Bytes) {
+        match (self.loading.node(), request) {
+            (_, Request::Health) => (Answer::Health(self.loading.health()), Bytes::new()),
+            (None, _) => (Answer::Refused("the application is still being imported".into()), Bytes::new()),
+            (Some(node), request) => {
+                let number = self.number.get().unwrap_or_else(|| node.add_client());
+                self.number.set(Some(number));
+                answer(node, number, request, payload).await
+            }
+        }
+    }
+}
+
+async fn converse(client: &Client, stream: UnixStream) -> std::io::Result<()> {
     let codec = LengthDelimitedCodec::builder().little_endian().max_frame_length(MAX_REQUEST).new_codec();
     let mut framed = Framed::new(stream, codec);
     loop {
         let Some(body) = next_frame(&mut framed).await? else { return Ok(()) };
         let (answer, payload) = match frame::decode::<Request>(&body) {
             Ok((request, offset)) => {
-                let work = answer(node, client, request, Bytes::copy_from_slice(&body[offset..]));
+                let work = client.answer(request, Bytes::copy_from_slice(&body[offset..]));
                 // A client that goes away waits for nothing any more.
                 tokio::select! {
                     answer = work => answer,

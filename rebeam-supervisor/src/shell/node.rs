@@ -18,12 +18,12 @@ use tokio::task::{JoinHandle, LocalSet};
 
 use crate::cli::exit_code::ExitCode;
 use crate::cli::failure::Failure;
-use crate::cli::render::kib;
+use crate::cli::render::{duration, kib};
 use crate::printer::{Printer, crash_block};
 use crate::shell::cgroup::Source;
 use crate::shell::connection::{Decoder, Read};
 use crate::shell::control;
-use crate::shell::engine::{Ended, Node, Setup};
+use crate::shell::engine::{Ended, Loading, Node, Setup};
 use crate::shell::http;
 use crate::shell::launcher;
 use crate::shell::ledger::Ledger;
@@ -74,7 +74,14 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, service: Service, printer: 
             Failure::start(format!("failed to open the control socket `{}`", dir.socket())).because(&error)
         })?;
         let mark = mark_of(node_dir);
+        let strangers = setup.strangers.clone();
         setup.python.mark = Some(mark.clone());
+        let loading = Loading::default();
+        tokio::task::spawn_local(control::serve(loading.clone(), listener));
+        if let Some(options) = service.http {
+            let address = http::start(loading.clone(), options).map_err(io("failed to serve HTTP"))?;
+            printer.say(&format!("health and metrics at http://{address}"));
+        }
         let keeper = launcher::spawn_keeper(&mark).map_err(io("failed to start `rebeam-worker`"))?;
         let ledger = Ledger::new()
             .map_err(|error| io("failed to make shared memory")(error).hint("Re:BEAM needs Linux 5.1 or newer"))?;
@@ -117,11 +124,7 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, service: Service, printer: 
             service.hangup,
             service.drain,
         ));
-        tokio::task::spawn_local(control::serve(node.clone(), listener));
-        if let Some(options) = service.http {
-            let address = http::start(node.clone(), options).map_err(io("failed to serve HTTP"))?;
-            printer.say(&format!("health and metrics at http://{address}"));
-        }
+        loading.done(node.clone());
         if let Some(options) = service.otlp {
             let (share, began) = (options.share, SystemTime::now() - started.elapsed());
             let exporter = Exporter::start(options, began, printer.clone()).map_err(io("failed to send spans"))?;
@@ -140,9 +143,12 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, service: Service, printer: 
         }
         node.finish_tracing().await;
         service_manager::finish();
+        if matches!(ended, Ended::Clean) {
+            printer.say(&format!("down after {}", duration(started.elapsed())));
+        }
         node.end_zygote();
         // Everything is down. The keeper looks round once more when we are gone, and then goes too.
-        reaper::kill_strays(&HashSet::from([node.keeper()]));
+        reaper::kill_strays(&HashSet::from([node.keeper()]), &strangers, &mark);
         finish(ended)
     });
     // Whoever waited for the end on the control socket may start the project again at once: first the lock goes.

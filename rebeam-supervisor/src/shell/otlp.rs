@@ -43,7 +43,9 @@ impl Options {
         if address.is_none() && !is_said {
             return Ok(None);
         }
-        if let Some(address) = address.filter(|address| address.starts_with("https:")) {
+        let said = VARIABLES.iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
+        let wanted = address.map(str::to_owned).or(said);
+        if let Some(address) = wanted.filter(|address| address.starts_with("https:")) {
             return Err(Failure::usage(format!("spans cannot be sent to `{address}`: there is no TLS"))
                 .hint("send them to a collector beside the node, which passes them on"));
         }

@@ -4,6 +4,7 @@
 //! process group is killed safely; then it is reaped.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
@@ -66,9 +67,46 @@ pub(crate) fn kill_group(os_pid: i32) {
     let _ = killpg(Pid::from_raw(os_pid), Signal::SIGKILL);
 }
 
-/// Kills every child that is not `known` nor a living actor's own: what dead actors started and left behind.
-pub(crate) fn kill_strays(known: &HashSet<i32>) {
-    for stray in children().into_iter().filter(|child| !known.contains(child)) {
+/// Processes that are none of ours: whoever became us (an entrypoint's shell, by `exec`) had started them before.
+#[derive(Debug)]
+pub(crate) struct Strangers {
+    there_before: HashSet<i32>,
+    /// Their sessions, and our own, in which what they start is.
+    sessions: HashSet<i32>,
+}
+
+impl Strangers {
+    /// Those that are our children now: to be asked before there are others.
+    pub(crate) fn now() -> Self {
+        let there_before: HashSet<i32> = children().into_iter().collect();
+        let session = |os_pid| nix::unistd::getsid(os_pid).map(Pid::as_raw);
+        let theirs = there_before.iter().filter_map(|os_pid| session(Some(Pid::from_raw(*os_pid))).ok());
+        let sessions = theirs.chain(session(None)).collect();
+        Strangers { there_before, sessions }
+    }
+
+    /// Whether a child of ours is one of them, or was left to us by one of them. What actors start carries the mark of the
+    /// run, or is in another session.
+    fn has(&self, os_pid: i32, mark: &OsStr) -> bool {
+        if self.there_before.contains(&os_pid) {
+            return true;
+        }
+        let session = nix::unistd::getsid(Some(Pid::from_raw(os_pid))).map_or(0, Pid::as_raw);
+        !self.there_before.is_empty() && self.sessions.contains(&session) && !is_marked(os_pid, mark)
+    }
+}
+
+/// Whether a process has the mark of a run in its environment.
+fn is_marked(os_pid: i32, mark: &OsStr) -> bool {
+    let environment = std::fs::read(format!("/proc/{os_pid}/environ")).unwrap_or_default();
+    let found = environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(b"REBEAM_NODE="));
+    found == Some(mark.as_encoded_bytes())
+}
+
+/// Kills every child that is not `known`, nor a living actor's own, nor a stranger's: what dead actors started and left
+/// behind.
+pub(crate) fn kill_strays(known: &HashSet<i32>, strangers: &Strangers, mark: &OsStr) {
+    for stray in children().into_iter().filter(|child| !known.contains(child) && !strangers.has(*child, mark)) {
         if !known.contains(&group_of(stray)) && !started_by(stray).is_some_and(|actor| known.contains(&actor)) {
             let _ = kill(Pid::from_raw(stray), Signal::SIGKILL);
         }

@@ -318,7 +318,8 @@ impl Engine {
             known.extend(self.zygote_os_pid());
             known.extend(self.standby_os_pid());
             known.insert(self.keeper.os_pid);
-            reaper::kill_strays(&known);
+            let mark = self.setup.python.mark.clone().unwrap_or_default();
+            reaper::kill_strays(&known, &self.setup.strangers, &mark);
         }
     }
 

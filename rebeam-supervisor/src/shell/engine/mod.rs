@@ -8,7 +8,7 @@
 mod launching;
 mod outside;
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use bytes::Bytes;
 use rebeam_core::event::{Launch, NodeEnd, Recipient, Requester, Ticket};
 use rebeam_core::{Action, Core, EntryChange, Event};
 use rebeam_protocol::certificate::Certificate;
-use rebeam_protocol::control::Answer;
+use rebeam_protocol::control::{Answer, Health, NodeState};
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::frame::{self, MAX_FRAME};
 use rebeam_protocol::id::{CallId, ProcessId};
@@ -40,7 +40,7 @@ use crate::shell::ledger::Ledger;
 use crate::shell::oom::OutOfMemory;
 use crate::shell::otlp::Exporter;
 use crate::shell::output::{LastLines, LineReader, Lines, Stream};
-use crate::shell::reaper;
+use crate::shell::reaper::{self, Strangers};
 use crate::shell::service_manager;
 use crate::shell::spin::{Traffic, spin};
 use crate::shell::status_page::{StatusPage, clock_ns};
@@ -50,6 +50,27 @@ use crate::shell::zygote::Zygote;
 /// A shared handle on the engine. Tasks borrow it for one call at a time, and never across an await.
 #[derive(Clone)]
 pub(crate) struct Node(Rc<RefCell<Engine>>);
+
+/// The node that there will be, once the application is imported: whoever asks meanwhile is told so.
+#[derive(Clone, Default)]
+pub(crate) struct Loading(Rc<OnceCell<Node>>);
+
+impl Loading {
+    /// From now on there is one.
+    pub(crate) fn done(&self, node: Node) {
+        let _ = self.0.set(node);
+    }
+
+    pub(crate) fn node(&self) -> Option<&Node> {
+        self.0.get()
+    }
+
+    /// How it is.
+    pub(crate) fn health(&self) -> Health {
+        let loading = || Health { state: NodeState::Starting, troubles: Vec::new() };
+        self.node().map_or_else(loading, Node::health)
+    }
+}
 
 /// How a node ended.
 #[derive(Debug)]
@@ -76,6 +97,8 @@ pub(crate) struct Setup {
     pub(crate) log_level: Option<u16>,
     /// How long a message may wait before the node is not ready.
     pub(crate) longest_wait: Duration,
+    /// Children of ours that are none of our business.
+    pub(crate) strangers: Rc<Strangers>,
 }
 
 struct Engine {

@@ -25,7 +25,7 @@ use serde_json::json;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
 use self::metrics::Sampler;
-use crate::shell::engine::Node;
+use crate::shell::engine::{Loading, Node};
 
 /// How long the supervisor's loop may take for a turn before it is not alive.
 const ALIVE: Duration = Duration::from_secs(2);
@@ -53,7 +53,8 @@ pub(crate) enum Query {
     /// Are you there?
     Alive(oneshot::Sender<()>),
     Health(oneshot::Sender<Health>),
-    Figures(oneshot::Sender<NodeFigures>),
+    /// None, as long as the application is being imported.
+    Figures(oneshot::Sender<Option<NodeFigures>>),
 }
 
 /// All figures of a node that it knows itself.
@@ -73,7 +74,7 @@ pub(crate) struct NodeFigures {
 ///
 /// # Errors
 /// The thread's event loop cannot be made.
-pub(crate) fn start(node: Node, options: Options) -> std::io::Result<SocketAddr> {
+pub(crate) fn start(node: Loading, options: Options) -> std::io::Result<SocketAddr> {
     let (queries, mut asked) = mpsc::channel(16);
     tokio::task::spawn_local(async move {
         while let Some(query) = asked.recv().await {
@@ -81,7 +82,7 @@ pub(crate) fn start(node: Node, options: Options) -> std::io::Result<SocketAddr>
             match query {
                 Query::Alive(answer) => drop(answer.send(())),
                 Query::Health(answer) => drop(answer.send(node.health())),
-                Query::Figures(answer) => drop(answer.send(node.figures())),
+                Query::Figures(answer) => drop(answer.send(node.node().map(Node::figures))),
             }
         }
     });
@@ -192,6 +193,9 @@ async fn metrics(State(shared): State<Shared>) -> Response {
         return figures_page(text);
     }
     let Some(figures) = shared.ask(Query::Figures).await else { return silent() };
+    let Some(figures) = figures else {
+        return json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "error": "the application is still being imported" }));
+    };
     let sampler = shared.sampler.clone();
     // Reading what the system knows of many processes takes a while.
     match tokio::task::spawn_blocking(move || metrics::encode(figures, &sampler)).await {

@@ -1,0 +1,413 @@
+//! `rebeam batch`: pipelines that lose nothing, whatever is killed, and do nothing twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use harness::{Node, Project, Ran, kill};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+/// A project with pipelines.
+fn pipelines(source: &str) -> Project {
+    Project::new(&format!(
+        "import ctypes, os, time\nimport rebeam\nfrom rebeam.batch import Item, pipeline, sink, source\n\n{source}\n"
+    ))
+}
+
+fn lines(project: &Project, name: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(project.path().join(name)).unwrap_or_default();
+    assert!(text.is_empty() || text.ends_with('\n'), "the last line is not whole");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+fn sorted(mut values: Vec<Value>) -> Vec<i64> {
+    let mut numbers: Vec<i64> = values.drain(..).map(|value| value.as_i64().expect("a number")).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// Runs a pipeline to its end; gives its report as well.
+fn run(project: &Project, args: &[&str]) -> (Ran, Value) {
+    let report = project.path().join("report.json");
+    let _ = std::fs::remove_file(&report);
+    let path = report.display().to_string();
+    let ran = project.run(&[&["batch", "app.py", "--report", &path], args].concat());
+    let report = std::fs::read_to_string(report).ok().and_then(|text| serde_json::from_str(&text).ok());
+    project.assert_nothing_left();
+    (ran, report.unwrap_or_default())
+}
+
+fn dead(project: &Project, name: &str) -> BTreeMap<String, Value> {
+    let ran = project.run(&["batch", "dead", name, "--json"]);
+    let list = ran.json().as_array().cloned().unwrap_or_default();
+    list.into_iter().map(|it| (it["id"].as_str().expect("an id").to_owned(), it)).collect()
+}
+
+#[test]
+fn a_crash_costs_one_item_and_every_death_is_explained() {
+    let project = pipelines(
+        "def work(n):
+    if n == 13: ctypes.string_at(0)
+    if n == 17: raise ValueError('seventeen')
+    if n == 19: os._exit(4)
+    if n == 23: time.sleep(100)
+    if n == 29: return lambda: n
+    return n * 2
+def many(n):
+    yield n
+    yield -n
+pipe = (pipeline('numbers').source(range(300))
+    .stage(work, concurrency=2, timeout=1, retries=1, backoff=0.01)
+    .filter(lambda n: n % 3 == 0, name='threes').stage(many).sink(sink.jsonl('out.jsonl')))",
+    );
+    let (ran, report) = run(&project, &[]);
+    assert_eq!(ran.code, Some(4), "{ran:?}");
+    let bad = [13, 17, 19, 23, 29];
+    let kept: Vec<i64> = (0..300).filter(|n| !bad.contains(n)).map(|n| n * 2).filter(|n| n % 3 == 0).collect();
+    let mut expected: Vec<i64> = kept.iter().flat_map(|n| [*n, -*n]).collect();
+    expected.sort_unstable();
+    assert_eq!(sorted(lines(&project, "out.jsonl")), expected);
+    let dead = dead(&project, "numbers");
+    let cause = |id: &str| dead[id]["cause"].as_str().expect("words").to_owned();
+    assert_eq!(dead.keys().collect::<Vec<_>>(), ["13", "17", "19", "23", "29"]);
+    assert_eq!(cause("13"), "the worker died: signal(SIGSEGV)");
+    assert!(dead["13"]["detail"].as_str().is_some_and(|text| text.contains("in work")), "the stack is there");
+    assert_eq!((cause("17"), &dead["17"]["attempts"]), ("ValueError: seventeen".into(), &json!(2)));
+    assert_eq!((cause("19"), cause("23")), ("the worker died: exit_code(4)".into(), "it took longer than 1 s".into()));
+    assert!(cause("29").contains("cannot be pickled") && dead["29"]["attempts"] == 1, "{}", dead["29"]);
+    assert_eq!((&report["code"], &report["counts"]["dead"]), (&json!(4), &json!(5)));
+    assert!(ran.stdout.contains("--retry-failed"), "{ran:?}");
+    let page = project.path().join(".rebeam/batch/numbers/report.html");
+    assert!(std::fs::read_to_string(page).expect("a page").contains("<svg"));
+    // Again: nothing is left to do, and nothing changes.
+    let (ran, report) = run(&project, &[]);
+    assert_eq!((ran.code, &report["counts"]["done"]), (Some(4), &json!(0)));
+    assert_eq!(sorted(lines(&project, "out.jsonl")), expected);
+    assert_eq!(project.run(&["batch", "status", "numbers", "--json"]).json()["taken"], 300);
+}
+
+#[test]
+fn the_dead_are_tried_again_when_somebody_says_so() {
+    let project = pipelines(
+        "def work(n):
+    if n % 10 == 3 and not os.path.exists('mended'): raise ValueError('not yet')
+    with open('log', 'a') as log: log.write(f'{n}\\n')
+    return n
+pipe = pipeline('p').source(range(50)).stage(work).sink(sink.jsonl('out.jsonl'))",
+    );
+    assert_eq!(run(&project, &[]).0.code, Some(4));
+    project.write("mended", "");
+    let (ran, report) = run(&project, &["--only", "13"]);
+    assert_eq!((ran.code, &report["counts"]["done"]), (Some(4), &json!(1)), "{ran:?}");
+    assert_eq!(project.run(&["batch", "replay", "p", "--json"]).json(), json!({ "waiting again": 4 }));
+    let (ran, _) = run(&project, &[]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(sorted(lines(&project, "out.jsonl")), (0..50).collect::<Vec<i64>>());
+    let log = std::fs::read_to_string(project.path().join("log")).expect("a log");
+    assert_eq!(log.lines().count(), 50, "nothing was done twice");
+    // And all of it anew.
+    assert_eq!(run(&project, &["--fresh"]).0.code, Some(0));
+    assert_eq!(sorted(lines(&project, "out.jsonl")), (0..50).collect::<Vec<i64>>());
+}
+
+#[test]
+fn an_order_to_stop_finishes_what_is_in_hand_and_says_how_it_goes_on() {
+    let project = pipelines(
+        "def work(n):
+    time.sleep(0.02)
+    return n
+pipe = pipeline('p').source(range(400)).stage(work, concurrency=2).sink(sink.jsonl('out.jsonl'))",
+    );
+    let mut node = project.start(&["batch", "app.py"]);
+    node.wait_for("up with");
+    node.eventually("some are done", |_| (lines(&project, "out.jsonl").len() > 20).then_some(()));
+    node.signal(Signal::SIGTERM);
+    let (status, output) = node.wait();
+    assert_eq!(status.code(), Some(5), "{output}");
+    assert!(output.contains("it goes on with: rebeam batch app.py"), "{output}");
+    let before = lines(&project, "out.jsonl").len();
+    assert!(before < 400, "{before}");
+    let (ran, report) = run(&project, &[]);
+    assert_eq!((ran.code, &report["counts"]["done"]), (Some(0), &json!(400 - before)), "{ran:?}");
+    assert_eq!(sorted(lines(&project, "out.jsonl")), (0..400).collect::<Vec<i64>>());
+}
+
+#[test]
+fn batches_are_split_to_find_the_culprit() {
+    let project = pipelines(
+        "def total(numbers):
+    if 37 in numbers: os._exit(3)
+    if 61 in numbers: raise ValueError('sixty-one')
+    return numbers
+pipe = pipeline('p').source(range(100)).batch(10).stage(total).sink(sink.jsonl('out.jsonl'))",
+    );
+    let (ran, _) = run(&project, &[]);
+    assert_eq!(ran.code, Some(4), "{ran:?}");
+    let all: Vec<Value> =
+        lines(&project, "out.jsonl").iter().flat_map(|it| it.as_array().cloned().expect("a list")).collect();
+    assert_eq!(sorted(all), (0..100).filter(|n| ![37, 61].contains(n)).collect::<Vec<i64>>());
+    assert_eq!(dead(&project, "p").into_keys().collect::<Vec<_>>(), ["37", "61"]);
+}
+
+#[test]
+fn equal_keys_keep_their_order_also_over_a_retry() {
+    let project = pipelines(
+        "def work(pair, item):
+    if pair[1] == 7 and item.attempt == 1: raise ValueError('once')
+    return pair
+pipe = (pipeline('p').source([(k, n) for n in range(40) for k in 'abc'])
+    .stage(work, concurrency=3, key=lambda pair: pair[0], retries=2, backoff=0.01).sink(sink.jsonl('out.jsonl')))",
+    );
+    let (ran, _) = run(&project, &[]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    for key in ["a", "b", "c"] {
+        let of = lines(&project, "out.jsonl");
+        let order: Vec<i64> = of.iter().filter(|it| it[0] == key).map(|it| it[1].as_i64().expect("a number")).collect();
+        assert_eq!(order, (0..40).collect::<Vec<i64>>(), "{key}");
+    }
+}
+
+#[test]
+fn what_stages_are_made_of() {
+    let project = pipelines(
+        "class Model:
+    def __init__(self): self.offset = 100
+    def __call__(self, n): return n + self.offset
+def load(): return {'factor': 2}
+def scale(n, model): return n * model['factor']
+async def later(n):
+    return n + 1
+def store(n, item):
+    with open('stored', 'a') as file: file.write(f'{item.id} {item.attempt} {n}\\n')
+pipe = (pipeline('p', resources={'gpu': 1}).source(source.lines('numbers.txt')).stage(int).stage(Model)
+    .stage(scale, init=load, uses={'gpu': 1}, concurrency=2).stage(later, rate=1000).sink(store))",
+    );
+    project.write("numbers.txt", "1\n2\n3\n");
+    let (ran, _) = run(&project, &[]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let stored = std::fs::read_to_string(project.path().join("stored")).expect("it was stored");
+    let mut stored: Vec<&str> = stored.lines().collect();
+    stored.sort_unstable();
+    assert_eq!(stored, ["0 1 203", "1 1 205", "2 1 207"]);
+}
+
+#[test]
+fn what_does_not_come_again_is_written_down_before_it_is_worked_at() {
+    let project = pipelines(
+        "def work(n):
+    time.sleep(0.01)
+    return int(n)
+pipe = pipeline('p').source(source.stdin()).stage(work).sink(sink.jsonl('out.jsonl'))",
+    );
+    let numbers = (0..200).map(|n| format!("{n}\n")).collect::<String>();
+    project.write("in.txt", &numbers);
+    let input = || std::fs::File::open(project.path().join("in.txt")).expect("it is there");
+    let mut command = project.command(&["batch", "app.py"]);
+    command.stdin(input()).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let node = project.adopt(&mut command);
+    node.eventually("some are done", |_| (lines(&project, "out.jsonl").len() > 5).then_some(()));
+    kill(node.os_pid(), Signal::SIGKILL);
+    drop(node);
+    project.assert_nothing_left();
+    // What was read is there, whoever feeds it now; the rest is still with whoever fed it.
+    let taken = lines(&project, "out.jsonl").len();
+    assert_eq!(run(&project, &[]).0.code, Some(0));
+    let held = lines(&project, "out.jsonl").len();
+    assert!(held >= taken && held < 200, "{taken} {held}");
+    let ran = Ran::from(project.command(&["batch", "app.py"]).stdin(input()).output().expect("it runs"));
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(sorted(lines(&project, "out.jsonl")), (0..200).collect::<Vec<i64>>());
+}
+
+#[test]
+fn a_run_that_is_clearly_broken_is_stopped() {
+    let project = pipelines(
+        "def work(n):
+    raise ValueError('always')
+pipe = pipeline('p').source(range(100_000)).stage(work).sink(sink.jsonl('out.jsonl'))",
+    );
+    let (ran, report) = run(&project, &["--max-failures", "5%"]);
+    assert_eq!(ran.code, Some(5), "{ran:?}");
+    assert!(report["why"].as_str().is_some_and(|why| why.contains("--max-failures 5%")), "{report}");
+    assert!(report["counts"]["dead"].as_u64().is_some_and(|dead| dead < 50_000), "{report}");
+    run(&project, &["--max-failures", "many"]).0.assert_error(2, &["--max-failures many", "5%"]);
+}
+
+#[test]
+fn bad_input_has_a_clear_error_and_loses_nothing() {
+    let raising = "def items():
+    yield from range(50)
+    if not os.path.exists('mended'): raise OSError('the disk is gone')
+    yield from range(50, 60)
+def work(n): return n
+pipe = pipeline('p').source(items).stage(work).sink(sink.jsonl('out.jsonl'))";
+    let project = pipelines(raising);
+    let (ran, report) = run(&project, &[]);
+    assert_eq!(ran.code, Some(5), "{ran:?}");
+    assert!(report["why"].as_str().is_some_and(|why| why.contains("the disk is gone")), "{report}");
+    project.write("mended", "");
+    assert_eq!(run(&project, &[]).0.code, Some(0));
+    assert_eq!(sorted(lines(&project, "out.jsonl")), (0..60).collect::<Vec<i64>>());
+
+    let twice = "pipe = (pipeline('p').source(source.iterable(['a', 'b', 'a'], id=str)).stage(str.upper)
+    .sink(sink.jsonl('out.jsonl')))";
+    let project = pipelines(twice);
+    let (ran, report) = run(&project, &[]);
+    assert_eq!(ran.code, Some(5), "{ran:?}");
+    assert!(report["why"].as_str().is_some_and(|why| why.contains("the id `a` comes twice")), "{report}");
+
+    let failing = "def store(n): raise OSError('no room')
+pipe = pipeline('p').source(range(5)).stage(abs).sink(store, retries=1, backoff=0.01)";
+    let project = pipelines(failing);
+    let (ran, _) = run(&project, &[]);
+    assert_eq!((ran.code, dead(&project, "p").len()), (Some(4), 5), "{ran:?}");
+
+    let odd = "pipe = pipeline('p').source([1, 2]).stage(complex).sink(sink.jsonl('out.jsonl'))";
+    let project = pipelines(odd);
+    let (ran, _) = run(&project, &[]);
+    assert_eq!(ran.code, Some(4), "{ran:?}");
+    assert!(dead(&project, "p")["0"]["cause"].as_str().is_some_and(|why| why.contains("nothing that JSON knows")));
+
+    let loading = "def load(): raise RuntimeError('no model')
+pipe = pipeline('p').source([1]).stage(abs, init=load).sink(sink.jsonl('out.jsonl'))";
+    pipelines(loading).run(&["batch", "app.py"]).assert_error(3, &["`abs.0` did not start", "no model"]);
+}
+
+#[test]
+fn a_journal_that_does_not_fit_is_named_and_left_alone() {
+    let source = |name: &str, body: &str| {
+        format!(
+            "def work(n): {body}\npipe = pipeline('{name}').source(range(5)).stage(work).sink(sink.jsonl('out.jsonl'))"
+        )
+    };
+    let head = "from rebeam.batch import pipeline, sink\n";
+    let project = pipelines(&source("p", "return n"));
+    assert_eq!(run(&project, &[]).0.code, Some(0));
+    project.write("app.py", &format!("{head}{}", source("p", "return n + 1")));
+    let changed = ["this has changed", "step 1, `work`", "--accept-changes", "--fresh"];
+    project.run(&["batch", "app.py"]).assert_error(2, &changed);
+    assert_eq!(run(&project, &["--accept-changes"]).0.code, Some(0));
+    let journal = project.path().join(".rebeam/batch");
+    std::fs::rename(journal.join("p"), journal.join("q")).expect("it is there");
+    project.write("app.py", &format!("{head}{}", source("q", "return n + 1")));
+    project.run(&["batch", "app.py"]).assert_error(2, &["is that of the pipeline `p`, not of `q`"]);
+    std::fs::write(journal.join("q/journal.db"), "this is no database, and was never meant to be one")
+        .expect("it is written");
+    project.run(&["batch", "app.py"]).assert_error(2, &["is broken", "--fresh"]);
+    project.run(&["batch", "status", "nobody"]).assert_error(1, &["no journal of `nobody`", "there are: q"]);
+    project.write("app.py", &format!("{head}pipe = pipeline('r').source([1]).stage(abs)\n"));
+    project.run(&["batch", "app.py"]).assert_error(2, &["has no sink"]);
+    project.write("app.py", &format!("{head}pipe = 1\n"));
+    project.run(&["batch", "app.py"]).assert_error(2, &["has 0 pipelines"]);
+    project.run(&["batch", "app.py:pipe"]).assert_error(2, &["is no pipeline"]);
+    project.write("app.py", &format!("{head}{}", source("q", "return n")));
+    project.run(&["up", "app.py:pipe"]).assert_error(2, &["is a pipeline", "rebeam batch"]);
+    project
+        .run(&["batch", "app.py", "--journal", "/proc/nowhere"])
+        .assert_error(2, &["cannot be written", "--journal DIR"]);
+    project.assert_nothing_left();
+}
+
+#[test]
+fn a_full_disk_stops_the_run_and_loses_nothing() {
+    let project = pipelines(
+        "def work(n): return 'x' * 2000
+pipe = pipeline('p').source(range(2000)).stage(work).stage(len).sink(sink.jsonl('small/out.jsonl'))",
+    );
+    let small = project.path().join("small");
+    std::fs::create_dir(&small).expect("a folder");
+    let mount = |size: &str, flags: &str| {
+        let args = ["-t", "tmpfs", "-o", &format!("{flags}size={size}"), "none"];
+        std::process::Command::new("mount").args(args).arg(&small).output().is_ok_and(|it| it.status.success())
+    };
+    if !mount("600k", "") {
+        return crate::not_tested("a small file system");
+    }
+    let unmount = Unmount(&small);
+    let journal = small.join("journal").display().to_string();
+    let (ran, report) = run(&project, &["--journal", &journal]);
+    assert_eq!(ran.code, Some(5), "{ran:?}");
+    assert!(report["why"].as_str().is_some_and(|why| why.contains("no room") || why.contains("No space")), "{report}");
+    assert!(mount("50M", "remount,"), "it grows");
+    let (ran, _) = run(&project, &["--journal", &journal]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(sorted(lines(&project, "small/out.jsonl")), vec![2000; 2000]);
+    drop(unmount);
+}
+
+struct Unmount<'a>(&'a Path);
+
+impl Drop for Unmount<'_> {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
+/// Ends somebody of a run: a worker, the zygote, or all of it at once.
+fn torment(node: &Node<'_>, number: u64) {
+    let list = node.run(&["ps", "--json"]);
+    if list.code != Some(0) {
+        return;
+    }
+    let list = list.json();
+    let workers: Vec<i32> = list
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(|it| it["name"] != "conductor")
+        .filter_map(|it| it["os_pid"].as_i64())
+        .map(|os_pid| os_pid as i32)
+        .collect();
+    if !workers.is_empty() {
+        kill(workers[number as usize % workers.len()], Signal::SIGKILL);
+    }
+    if number.is_multiple_of(4)
+        && let Some(zygote) = node.find_zygote()
+    {
+        kill(zygote, Signal::SIGKILL);
+    }
+}
+
+/// Twenty thousand items through three stages, while workers, the zygote and, twenty times, the whole program are killed.
+#[test]
+fn torture() {
+    let project = pipelines(
+        "def first(n):
+    if n % 4999 == 4998: os._exit(9)
+    return n + 1
+def second(n):
+    if n % 7000 == 0: raise ValueError('seven thousand')
+    return n * 3
+def third(n): return n - 1
+pipe = (pipeline('torture').source(range(20_000)).stage(first, concurrency=2, retries=1, backoff=0.01)
+    .stage(second, retries=1, backoff=0.01).stage(third, concurrency=2).sink(sink.jsonl('out.jsonl')))",
+    );
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = move || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random
+    };
+    for _ in 0..20 {
+        let mut command = project.command(&["batch", "app.py"]);
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let node = project.adopt(&mut command);
+        let until = Instant::now() + Duration::from_millis(300 + next() % 700);
+        while Instant::now() < until {
+            torment(&node, next());
+            std::thread::sleep(Duration::from_millis(next() % 60));
+        }
+        kill(node.os_pid(), Signal::SIGKILL);
+        drop(node);
+        project.assert_nothing_left();
+    }
+    let (ran, _) = run(&project, &[]);
+    assert_eq!(ran.code, Some(4), "{ran:?}");
+    let dead: BTreeSet<i64> = dead(&project, "torture").into_keys().map(|id| id.parse().expect("a number")).collect();
+    let doomed: BTreeSet<i64> = (0..20_000).filter(|n| n % 4999 == 4998 || (n + 1) % 7000 == 0).collect();
+    assert_eq!(dead, doomed, "who is dead is who deserves it");
+    let expected: Vec<i64> = (0..20_000).filter(|n| !doomed.contains(n)).map(|n| (n + 1) * 3 - 1).collect();
+    assert_eq!(sorted(lines(&project, "out.jsonl")), expected);
+}

@@ -1,0 +1,775 @@
+"""Runs a pipeline: reads the source, hands items to the workers of each stage, keeps the journal, and never waits for
+one of them alone.
+
+Demand runs from the end to the beginning: a stage takes up no more than there is room for behind it, and the source is
+read no further than the first stage has room. An item is held here as bytes; only workers, and sinks, look into it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+import pickle
+import sqlite3
+import time
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Any
+
+import rebeam
+from rebeam._actor import Actor
+from rebeam._errors import ActorDied, Stop
+from rebeam.batch import _journal, _worker
+from rebeam.batch._journal import Changes, Dead, Journal, Waiting
+from rebeam.batch._pipeline import Batch, Stage
+from rebeam.batch._worker import MARK, Chunk, Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rebeam.batch._pipeline import Pipeline
+    from rebeam.batch._run import Current
+    from rebeam.batch._sources import Id
+
+log = logging.getLogger("rebeam.batch")
+
+CHUNK_SECONDS = 0.02
+"""How long a chunk is to take: long beside what handing it over costs, short beside what a death costs."""
+
+MOST_ITEMS, MOST_BYTES = 2000, 8 * 1024 * 1024
+"""How much a chunk may hold."""
+
+ROOM_BYTES = 64 * 1024 * 1024
+"""How much may wait before a stage."""
+
+BLOCK = 1000
+"""Items that are read from the source at once."""
+
+UNWRITTEN = 20_000
+"""Changes that may wait to be written before stages pause."""
+
+STRANGERS = 5
+"""How often an item may be in hand when somebody else kills its worker, before that counts as its fault."""
+
+DONE, DEAD_ITEMS, UNFINISHED = 0, 4, 5
+"""Exit codes of a batch: all is done; some items are dead; it goes on when it is run again."""
+
+
+class Work:
+    """An item on its way through a step, or several that were gathered."""
+
+    __slots__ = ("attempts", "id", "is_alone", "payload", "roots", "rows", "strangers")
+
+    def __init__(self, id: str, payload: Any, roots: list[Id], rows: list[tuple[str, int]], attempts: int = 0) -> None:
+        self.id = id
+        self.payload: bytes | list[bytes] = payload
+        self.roots = roots
+        """Items of the source that are taken once this is done."""
+        self.rows = rows
+        """What of the journal is gone once this is done."""
+        self.attempts = attempts
+        self.strangers = 0
+        self.is_alone = False
+        """It is tried without others in its chunk."""
+
+    @property
+    def size(self) -> int:
+        return len(self.payload) if isinstance(self.payload, bytes) else sum(map(len, self.payload))
+
+
+class Signal:
+    """Something has changed: whoever waits looks again."""
+
+    def __init__(self) -> None:
+        self._future: asyncio.Future[None] | None = None
+
+    async def wait(self, timeout: float | None = None) -> None:
+        if self._future is None:
+            self._future = asyncio.get_running_loop().create_future()
+        await asyncio.wait([self._future], timeout=timeout)
+
+    def set(self) -> None:
+        future, self._future = self._future, None
+        if future is not None and not future.done():
+            future.set_result(None)
+
+
+class Pool:
+    """One stage: what waits for it, what its workers have in hand, and what it has done so far."""
+
+    def __init__(self, step: int, stage: Stage, first_slot: int) -> None:
+        self.step, self.stage, self.first_slot = step, stage, first_slot
+        self.names = [f"{stage.name}.{number}" for number in range(stage.concurrency)]
+        self.queues: list[deque[Work]] = [deque() for _ in range(stage.concurrency if stage.key else 1)]
+        self.bytes = 0
+        self.alive = 0
+        """Items that are here: waiting, in hand, or about to be tried again."""
+        self.is_fed = False
+        """Nothing comes any more from before."""
+        self.is_over = False
+        self.work, self.room = Signal(), Signal()
+        self.in_hand: dict[int, tuple[int, list[Work]]] = {}
+        self.timed_out: set[int] = set()
+        self.tokens, self.filled = 1.0, time.monotonic()
+        self.average = 0.0
+        self.seconds = 0.0
+        self.done = self.failed = self.retries = self.deaths = 0
+        self.cpu: dict[int, float] = {}
+        self.cpu_before = 0.0
+        self.peak_kib = 0
+        self.slowest: list[tuple[float, str]] = []
+        self.largest: list[tuple[int, str]] = []
+
+    @property
+    def waiting(self) -> int:
+        return sum(map(len, self.queues))
+
+    @property
+    def chunk_size(self) -> int:
+        """How many items make a chunk of the right length, by what they took so far."""
+        if self.average <= 0:
+            return 1
+        return max(1, min(MOST_ITEMS, int(CHUNK_SECONDS / self.average)))
+
+    @property
+    def is_full(self) -> bool:
+        most = max(64, 4 * self.stage.concurrency * self.chunk_size)
+        return self.waiting > 0 and (self.waiting >= most or self.bytes >= ROOM_BYTES)
+
+    def note(self, work: Work, seconds: float) -> None:
+        self.seconds += seconds
+        self.average = seconds if self.average == 0 else 0.95 * self.average + 0.05 * seconds
+        if len(self.slowest) < 10 or seconds > self.slowest[0][0]:
+            (heapq.heappush if len(self.slowest) < 10 else heapq.heapreplace)(self.slowest, (seconds, work.id))
+        size = work.size
+        if len(self.largest) < 10 or size > self.largest[0][0]:
+            (heapq.heappush if len(self.largest) < 10 else heapq.heapreplace)(self.largest, (size, work.id))
+
+
+class Gatherer:
+    """Gathers items into batches before a stage."""
+
+    def __init__(self, step: int, batch: Batch, pool: Pool) -> None:
+        self.step, self.batch, self.pool = step, batch, pool
+        self.groups: dict[Any, list[Work]] = {}
+        self.timers: dict[Any, asyncio.TimerHandle] = {}
+
+    def add(self, work: Work, emit: Any) -> None:
+        key = None if self.batch.key is None else self.batch.key(pickle.loads(work.payload))  # type: ignore[arg-type]
+        group = self.groups.setdefault(key, [])
+        group.append(work)
+        if len(group) >= self.batch.size:
+            self.release(key, emit)
+        elif len(group) == 1 and self.batch.within is not None:
+            loop = asyncio.get_running_loop()
+            self.timers[key] = loop.call_later(self.batch.within, self.release, key, emit)
+
+    def release(self, key: Any, emit: Any) -> None:
+        timer = self.timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+        group = self.groups.pop(key, None)
+        if group:
+            emit(gathered(group))
+
+    def release_all(self, emit: Any) -> None:
+        for key in list(self.groups):
+            self.release(key, emit)
+
+
+def gathered(group: list[Work]) -> Work:
+    """Several items as one."""
+    id = group[0].id if len(group) == 1 else f"{group[0].id}..{group[-1].id}"
+    work = Work(id, [it.payload for it in group], [], [], max(it.attempts for it in group))
+    for one in group:
+        work.roots += one.roots
+        work.rows += one.rows
+    return work
+
+
+class Conductor(Actor):
+    """The one actor that knows the whole of a run."""
+
+    def init(self) -> None:
+        from rebeam.batch import _run
+
+        self._flow = Flow(_run.current())
+        self.ref.cast(Conductor.conduct)
+
+    async def conduct(self) -> None:
+        """Runs to the end."""
+        await self._flow.run()
+        raise Stop
+
+    async def drain(self) -> None:
+        """Takes up nothing new: what is in hand is finished, and the run ends, to go on another time."""
+        self._flow.stop("it was asked to stop")
+
+
+class Flow:
+    """The state of a run."""
+
+    def __init__(self, current: Current) -> None:
+        self._current = current
+        self._pipeline: Pipeline = current.pipeline
+        self._options = current.options
+        self._journal = Journal(current.directory, self._pipeline.name)
+        assert self._pipeline.origin is not None and self._pipeline.target is not None
+        self._source, self._sink = self._pipeline.origin, self._pipeline.target
+        self._sink.open(self._journal.meta("mark"))
+        self._before = self._journal.counts()
+        self._pools: dict[int, Pool] = {}
+        self._gatherers: dict[int, Gatherer] = {}
+        slot = 0
+        for step, stage in enumerate(self._pipeline.steps):
+            if isinstance(stage, Stage):
+                self._pools[step] = Pool(step, stage, slot)
+                slot += stage.concurrency
+        for step, batch in enumerate(self._pipeline.steps):
+            if isinstance(batch, Batch):
+                self._gatherers[step] = Gatherer(step, batch, self._pools[step + 1])
+        self._changes = Changes()
+        self._written, self._to_write = Signal(), Signal()
+        self._stopped: str | None = None
+        self._fault: str | None = None
+        self._is_over = False
+        self._in_flight: set[Id] = set()
+        self._chunks = itertools.count(1)
+        self._total = self._source.count() if not self._options.get("only") else len(self._options["only"])
+        self._read = 0
+        self._finished = 0
+        self._failures: Counter[tuple[str, str]] = Counter()
+        self._examples: dict[tuple[str, str], list[str]] = {}
+        self._dead = 0
+        self._timeline: list[tuple[float, list[int]]] = []
+        self._began = time.monotonic()
+        self._resources = dict(self._pipeline.resources)
+        self._freed = Signal()
+
+    # ---- the whole ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        drivers = [
+            self._drive(pool, slot)
+            for pool in self._pools.values()
+            for slot in range(pool.stage.concurrency)
+            # The next chunk is there before the last one is done; where order or a resource matters, it is not.
+            for _ in range(1 if pool.stage.key or pool.stage.uses else 2)
+        ]
+        tasks = [asyncio.ensure_future(it) for it in (self._feed(), *drivers)]
+        beside = [asyncio.ensure_future(it) for it in (self._watch(), self._tell())]
+        writer = asyncio.ensure_future(self._write_changes())
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        failed = next((it.exception() for it in done if it.exception() is not None), None)
+        if failed is not None:
+            # A fault of ours, or of the journal: nothing that was not written is done.
+            self.stop(f"{type(failed).__name__}: {failed}")
+            for task in tasks:
+                task.cancel()
+        self._is_over = True
+        self._to_write.set()
+        await writer
+        for task in beside:
+            task.cancel()
+        self._end(failed)
+
+    def stop(self, why: str) -> None:
+        """Takes up nothing new."""
+        if self._stopped is None:
+            self._stopped = why
+            log.warning("stopping: %s; what is in hand is finished", why)
+        for pool in self._pools.values():
+            pool.work.set()
+            pool.room.set()
+        self._freed.set()
+        self._written.set()
+
+    def _end(self, failed: BaseException | None) -> None:
+        try:
+            self._sink.close()
+        except (OSError, sqlite3.Error) as error:
+            log.error("the sink was not closed: %s", error)
+        counts = self._journal.counts()
+        if self._stopped is not None or self._fault is not None:
+            code = UNFINISHED
+        else:
+            code = DEAD_ITEMS if counts["dead"] else DONE
+        from rebeam.batch import _report
+
+        report = self._report(code, counts)
+        _report.write(self._current.directory, report)
+        self._journal.set_meta(last=report["state"])
+        self._journal.close()
+        self._say(is_last=True)
+        log.info("%s", _report.text(report), extra={"batch_report": report})
+
+    # ---- the source --------------------------------------------------------------------------------------------------
+
+    async def _feed(self) -> None:
+        """Has the first step get what waits in the journal, then what the source gives."""
+        if self._options.get("only"):
+            self._journal.revive(self._options["only"])
+        elif self._options.get("retry_failed"):
+            self._journal.revive()
+        await self._feed_waiting()
+        only = set(self._options["only"]) if self._options.get("only") else None
+        if self._stopped is None and (only is None or only):
+            await self._feed_source(only)
+        self._fed(0)
+
+    async def _feed_waiting(self) -> None:
+        only = self._options.get("only")
+        for step in reversed(range(len(self._pipeline.steps))):
+            after = ""
+            while page := list(self._journal.waiting(step, BLOCK, after)):
+                after = page[-1].id
+                for it in page:
+                    if only and it.id not in only:
+                        continue
+                    self._push(step, Work(it.id, it.value, [], [(it.id, step)], it.attempts))
+                    await self._room_before(step)
+                    if self._stopped is not None:
+                        return
+
+    async def _feed_source(self, only: set[str] | None) -> None:
+        source, items = self._source, None
+        looks = not source.has_numbers or self._before["taken"] > 0
+        try:
+            skipped = self._journal.taken_up_to() if source.has_numbers and source.is_replayable else 0
+            items = await self._in_thread(lambda: itertools.islice(source.items(), skipped, None))
+            self._read = skipped
+            while self._stopped is None:
+                block = await self._in_thread(lambda: list(itertools.islice(items, BLOCK)))
+                if not block:
+                    return
+                self._read += len(block)
+                known = self._journal.taken_of([id for id, _ in block]) if looks else {}
+                for id, value in block:
+                    if id in self._in_flight or (known.get(id) == self._journal.run and not source.has_numbers):
+                        raise ValueError(f"the id `{id}` comes twice")
+                    if id in known or (only is not None and str(id) not in only):
+                        continue
+                    await self._take_up(id, value)
+                    if self._stopped is not None:
+                        return
+        except (ActorDied, asyncio.CancelledError, sqlite3.Error):
+            raise
+        except Exception as error:
+            # What was read is finished; what comes behind is not known to anybody.
+            log.error(
+                "the source failed after %d items: %s: %s", self._read, type(error).__name__, error, exc_info=True
+            )
+            self._fault = f"the source failed after {self._read} items: {type(error).__name__}: {error}"
+
+    async def _take_up(self, id: Id, value: Any) -> None:
+        payload = pickle.dumps(value, 5)
+        work = Work(str(id), payload, [id], [])
+        if not self._source.is_replayable:
+            # It does not come again: it waits in the journal, and not in the source.
+            self._changes.taken.append(id)
+            self._changes.add_waiting(Waiting(str(id), 0, 0, payload))
+            work.roots, work.rows = [], [(str(id), 0)]
+            self._to_write.set()
+        else:
+            self._in_flight.add(id)
+        self._push(0, work)
+        await self._room_before(0)
+
+    async def _room_before(self, step: int) -> None:
+        pool = self._pool_from(step)
+        while pool is not None and pool.is_full and self._stopped is None:
+            await pool.room.wait()
+        while len(self._changes) > UNWRITTEN and self._stopped is None:
+            await self._written.wait()
+
+    def _pool_from(self, step: int) -> Pool | None:
+        """The pool that gets what comes to a step."""
+        return self._pools.get(step) or self._pools.get(step + 1)
+
+    def _fed(self, step: int) -> None:
+        """Nothing comes to a step any more."""
+        if step in self._gatherers:
+            gatherer = self._gatherers[step]
+            if self._stopped is None:
+                gatherer.release_all(lambda work: self._push(step + 1, work))
+            step += 1
+        if step in self._pools:
+            self._pools[step].is_fed = True
+            self._look_for_end(self._pools[step])
+
+    def _look_for_end(self, pool: Pool) -> None:
+        if pool.is_fed and pool.alive == 0 and not pool.is_over:
+            pool.is_over = True
+            pool.work.set()
+            self._fed(pool.step + 1)
+
+    # ---- stages ------------------------------------------------------------------------------------------------------
+
+    def _push(self, step: int, work: Work, *, first: bool = False) -> None:
+        """An item comes to a step."""
+        if step in self._gatherers:
+            self._gatherers[step].add(work, lambda batch: self._push(step + 1, batch))
+            return
+        pool = self._pools[step]
+        pool.alive += 1
+        self._queue(pool, work, first=first)
+
+    def _queue(self, pool: Pool, work: Work, *, first: bool = False) -> None:
+        number = 0
+        if pool.stage.key is not None:
+            value = pickle.loads(work.payload) if isinstance(work.payload, bytes) else None
+            number = hash(repr(pool.stage.key(value))) % pool.stage.concurrency
+        queue = pool.queues[number]
+        queue.appendleft(work) if first else queue.append(work)
+        pool.bytes += work.size
+        pool.work.set()
+
+    async def _drive(self, pool: Pool, slot: int) -> None:
+        """Hands chunks to one worker, as long as there are some."""
+        worker = rebeam.ref(Worker, pool.names[slot]).options(timeout=None)
+        while (works := await self._next_chunk(pool, slot)) is not None:
+            number = next(self._chunks)
+            pool.in_hand[number] = slot, works
+            chunk = Chunk(number, [(it.id, it.attempts + 1, it.payload) for it in works])
+            for resource, amount in pool.stage.uses:
+                while self._resources[resource] < amount:
+                    await self._freed.wait()
+                self._resources[resource] -= amount
+            try:
+                done = await worker.acall(Worker.run, chunk)
+            except ActorDied as error:
+                self._died(pool, slot, number, works, error)
+            else:
+                if pool.cpu.get(slot, 0.0) > done.cpu:
+                    self._new_process(pool, slot)
+                pool.cpu[slot] = done.cpu
+                pool.peak_kib = max(pool.peak_kib, done.peak_kib)
+                # With keys, what comes behind a failure was not begun.
+                for work in reversed(works[len(done.outcomes) :]):
+                    self._queue(pool, work, first=True)
+                for work, (tag, result, seconds) in zip(works, done.outcomes, strict=False):
+                    pool.note(work, seconds)
+                    self._concluded(pool, work, tag, result)
+            finally:
+                pool.in_hand.pop(number, None)
+                for resource, amount in pool.stage.uses:
+                    self._resources[resource] += amount
+                self._freed.set()
+            self._to_write.set()
+            self._look_for_end(pool)
+
+    async def _next_chunk(self, pool: Pool, slot: int) -> list[Work] | None:
+        queue = pool.queues[slot if pool.stage.key else 0]
+        behind = self._pool_from(pool.step + 1)
+        while True:
+            if pool.is_over or self._stopped is not None:
+                return None
+            if behind is not None and behind.is_full:
+                await behind.room.wait()
+            elif len(self._changes) > UNWRITTEN:
+                await self._written.wait()
+            elif not queue:
+                await pool.work.wait()
+            elif (pause := self._pause(pool)) > 0:
+                await asyncio.sleep(pause)
+            else:
+                break
+        share = max(1, len(queue) // pool.stage.concurrency)
+        most = min(pool.chunk_size, share)
+        if pool.stage.rate is not None:
+            most = max(1, min(most, int(pool.tokens)))
+        if self._current.marks is None:
+            most = 1
+        works: list[Work] = []
+        size = 0
+        while queue and len(works) < most and size < MOST_BYTES:
+            if works and queue[0].is_alone:
+                break
+            work = queue.popleft()
+            works.append(work)
+            size += work.size
+            if work.is_alone:
+                break
+        pool.tokens -= len(works)
+        pool.bytes -= size
+        if not pool.is_full:
+            pool.room.set()
+        return works
+
+    def _pause(self, pool: Pool) -> float:
+        """How long until the rate of a stage allows another item, in seconds."""
+        rate = pool.stage.rate
+        if rate is None:
+            return 0.0
+        now = time.monotonic()
+        pool.tokens = min(max(1.0, rate / 10), pool.tokens + (now - pool.filled) * rate)
+        pool.filled = now
+        return 0.0 if pool.tokens >= 1 else (1 - pool.tokens) / rate
+
+    def _concluded(self, pool: Pool, work: Work, tag: int, result: Any) -> None:
+        """A worker has told what came of an item."""
+        match tag:
+            case _worker.FAILED:
+                cause, detail, may_retry = result
+                if self._failed(pool, work, cause, detail, may_retry=may_retry):
+                    self._try_again(pool, work)
+                return
+            case _worker.ONE:
+                self._passed_on(pool, work, [(work.id, result)])
+            case _worker.MANY:
+                self._passed_on(pool, work, [(f"{work.id}/{number}", it) for number, it in enumerate(result)])
+            case _worker.SAME:
+                self._passed_on(pool, work, [(work.id, work.payload)])
+            case _:
+                self._passed_on(pool, work, [])
+        pool.done += 1
+        self._over(pool, work)
+
+    def _passed_on(self, pool: Pool, work: Work, results: list[tuple[str, Any]]) -> None:
+        step = pool.step + 1
+        if step == len(self._pipeline.steps):
+            self._finished += 1
+            if self._sink.takes_values:
+                self._changes.results.extend(results)
+            return
+        for id, payload in results:
+            if not isinstance(payload, bytes):
+                payload = pickle.dumps([pickle.loads(it) for it in payload], 5)
+            self._changes.add_waiting(Waiting(id, step, 0, payload))
+            self._push(step, Work(id, payload, [], [(id, step)]))
+
+    def _over(self, pool: Pool, work: Work) -> None:
+        """This step is done with an item, one way or the other."""
+        self._changes.taken.extend(work.roots)
+        self._changes.remove(work.rows)
+        pool.alive -= 1
+
+    def _failed(self, pool: Pool, work: Work, cause: str, detail: str, *, may_retry: bool = True) -> bool:
+        """An attempt at an item has failed: says whether there is to be another."""
+        if isinstance(work.payload, list) and len(work.payload) > 1:
+            # Somebody among them: each half is tried by itself.
+            for half in halves(work):
+                pool.alive += 1
+                self._queue(pool, half, first=True)
+            pool.alive -= 1
+            return False
+        work.attempts += 1
+        if may_retry and work.attempts <= pool.stage.retries:
+            pool.retries += 1
+            work.is_alone = True
+            return True
+        pool.failed += 1
+        step, payload = pool.step, work.payload
+        if isinstance(payload, list):
+            # Tried again, it is gathered again.
+            step, payload = pool.step - 1, payload[0]
+        self._died_for_good(Dead(work.id, step, pool.stage.name, work.attempts, cause, detail, payload))
+        self._over(pool, work)
+        return False
+
+    def _try_again(self, pool: Pool, work: Work) -> None:
+        if pool.stage.key is not None:
+            # The others of its key wait for it.
+            self._queue(pool, work, first=True)
+        else:
+            pause = min(30.0, pool.stage.backoff * 2 ** max(0, work.attempts - 1))
+            self._loop.call_later(pause, self._queue, pool, work)
+
+    def _died_for_good(self, dead: Dead) -> None:
+        self._changes.dead.append(dead)
+        self._dead += 1
+        group = dead.stage, dead.cause[:200]
+        if len(self._failures) < 1000 or group in self._failures:
+            self._failures[group] += 1
+            examples = self._examples.setdefault(group, [])
+            if len(examples) < 5:
+                examples.append(dead.id)
+        if sum(self._failures.values()) <= 20:
+            log.error(
+                "item `%s` failed in `%s` after %d attempt(s): %s", dead.id, dead.stage, dead.attempts, dead.cause
+            )
+        most = self._options.get("max_failures")
+        if most is not None and self._stopped is None and self._is_too_many(str(most)):
+            self.stop(f"{self._dead} items have failed, more than --max-failures {most}")
+
+    def _is_too_many(self, most: str) -> bool:
+        if not most.endswith("%"):
+            return self._dead > int(most)
+        done = self._finished + self._dead
+        return done >= 20 and self._dead * 100 > float(most[:-1]) * done
+
+    def _died(self, pool: Pool, slot: int, number: int, works: list[Work], error: ActorDied) -> None:
+        """A worker died with a chunk in hand: one of its items is to blame, the others are none the worse."""
+        pool.deaths += 1
+        self._new_process(pool, slot)
+        culprit = self._culprit(pool, slot, number, works)
+        comes_again = False
+        if culprit is not None:
+            comes_again = self._blamed(pool, culprit, number, error)
+        for work in reversed(works):
+            if work is not culprit:
+                work.is_alone = work.is_alone or culprit is None
+            elif not comes_again:
+                continue
+            elif pool.stage.key is None:
+                self._try_again(pool, work)
+                continue
+            self._queue(pool, work, first=True)
+
+    def _blamed(self, pool: Pool, culprit: Work, number: int, error: ActorDied) -> bool:
+        """An item has cost its worker's life; says whether it is tried again."""
+        certificate = error.certificate
+        reason = certificate.reason
+        is_stranger = reason.kind == "signal" and "SIGKILL" in reason.detail and certificate.killer == "unknown"
+        if is_stranger and culprit.strangers < STRANGERS:
+            culprit.strangers += 1
+            return True
+        cause = f"the worker died: {reason}"
+        if number in pool.timed_out:
+            cause = f"it took longer than {pool.stage.timeout:g} s"
+        pool.timed_out.discard(number)
+        lines = [f"killer: {certificate.killer}"] if certificate.killer else []
+        lines += [reason.traceback or "", certificate.stacks, *certificate.last_output[-20:]]
+        return self._failed(pool, culprit, cause, "\n".join(line for line in lines if line))
+
+    def _culprit(self, pool: Pool, slot: int, number: int, works: list[Work]) -> Work | None:
+        """The item that a worker had in hand by the mark that it has left; None if nobody knows."""
+        if len(works) == 1:
+            return works[0]
+        if self._current.marks is None:
+            return None
+        chunk, place, _ = MARK.unpack_from(self._current.marks, (pool.first_slot + slot) * MARK.size)
+        return works[place] if chunk == number and place < len(works) else None
+
+    def _new_process(self, pool: Pool, slot: int) -> None:
+        pool.cpu_before += pool.cpu.pop(slot, 0.0)
+
+    async def _watch(self) -> None:
+        """Has workers killed whose item takes too long."""
+        pools = [pool for pool in self._pools.values() if pool.stage.timeout is not None]
+        marks = self._current.marks
+        while pools and marks is not None:
+            await asyncio.sleep(0.1)
+            now = time.monotonic()
+            for pool in pools:
+                assert pool.stage.timeout is not None
+                for number, (slot, _) in list(pool.in_hand.items()):
+                    chunk, _, since = MARK.unpack_from(marks, (pool.first_slot + slot) * MARK.size)
+                    if chunk == number and now - since > pool.stage.timeout and number not in pool.timed_out:
+                        pool.timed_out.add(number)
+                        rebeam.kill(rebeam.ref(Worker, pool.names[slot]))
+
+    # ---- the journal -------------------------------------------------------------------------------------------------
+
+    async def _write_changes(self) -> None:
+        while True:
+            if not len(self._changes):
+                if self._is_over:
+                    return
+                await self._to_write.wait()
+                # Others come meanwhile, and are written with it.
+                await asyncio.sleep(0 if self._is_over else 0.01)
+                continue
+            changes, self._changes = self._changes, Changes()
+            try:
+                refused = await self._in_thread(lambda changes=changes: self._commit(changes))
+            except (OSError, sqlite3.Error, ValueError) as error:
+                path = self._current.directory / "journal.db"
+                what = (
+                    _journal.unusable(path, error) if isinstance(error, sqlite3.Error) else f"the sink failed: {error}"
+                )
+                self._fault = str(what)
+                log.error("%s", what)
+                self.stop("what is done cannot be written down")
+                return
+            self._in_flight.difference_update(changes.taken)
+            for id, why in refused:
+                self._died_for_good(Dead(id, len(self._pipeline.steps), "sink", 1, why, "", b""))
+            self._written.set()
+
+    def _commit(self, changes: Changes) -> list[tuple[str, str]]:
+        refused, mark = [], None
+        if changes.results:
+            values = [(id, pickle.loads(payload)) for id, payload in changes.results]
+            refused = self._sink.write(values)
+            mark = self._sink.flush()
+        self._journal.commit(changes, mark)
+        return refused
+
+    async def _in_thread(self, function: Any) -> Any:
+        return await self._loop.run_in_executor(None, function)
+
+    # ---- what is told ------------------------------------------------------------------------------------------------
+
+    async def _tell(self) -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            self._say()
+
+    def _say(self, *, is_last: bool = False) -> None:
+        from rebeam.batch import _report
+
+        progress = self._progress()
+        self._timeline.append((progress["seconds"], [stage["done"] for stage in progress["stages"]]))
+        if len(self._timeline) > 1000:
+            del self._timeline[::2]
+        log.info("%s", _report.line(progress), extra={"batch": {**progress, "is_last": is_last}})
+
+    def _progress(self) -> dict[str, Any]:
+        seconds = time.monotonic() - self._began
+        stages: list[dict[str, Any]] = []
+        for pool in self._pools.values():
+            in_hand = sum(len(works) for _, works in pool.in_hand.values())
+            busy = pool.seconds / (seconds * pool.stage.concurrency) if seconds else 0.0
+            stages.append({
+                "name": pool.stage.name, "done": pool.done, "failed": pool.failed, "retries": pool.retries,
+                "in_hand": in_hand, "waiting": pool.waiting, "rate": pool.done / seconds if seconds else 0.0,
+                "busy": min(1.0, busy), "deaths": pool.deaths,
+            })  # fmt: skip
+        left = None
+        taken = self._before["taken"] + stages[0]["done"] + stages[0]["failed"]
+        if self._total and stages[0]["rate"]:
+            left = max(0.0, (self._total - taken) / stages[0]["rate"])
+        slowest = max(stages, key=lambda stage: stage["busy"])["name"]
+        return {
+            "name": self._pipeline.name, "seconds": seconds, "stages": stages, "total": self._total, "left": left,
+            "holds_back": slowest, "dead": self._dead,
+        }  # fmt: skip
+
+    def _report(self, code: int, counts: dict[str, int]) -> dict[str, Any]:
+        progress = self._progress()
+        for stage, pool in zip(progress["stages"], self._pools.values(), strict=True):
+            stage.update(
+                concurrency=pool.stage.concurrency, busy_seconds=pool.seconds,
+                cpu_seconds=pool.cpu_before + sum(pool.cpu.values()), peak_kib=pool.peak_kib,
+                slowest=[{"id": id, "seconds": seconds} for seconds, id in sorted(pool.slowest, reverse=True)],
+                largest=[{"id": id, "bytes": size} for size, id in sorted(pool.largest, reverse=True)],
+            )  # fmt: skip
+        failures = [
+            {"stage": stage, "cause": cause, "count": count, "ids": self._examples[stage, cause]}
+            for (stage, cause), count in self._failures.most_common()
+        ]
+        state = {DONE: "done", DEAD_ITEMS: "done, with dead items", UNFINISHED: "unfinished"}[code]
+        return {
+            **progress, "code": code, "state": state, "run": self._journal.run, "why": self._fault or self._stopped,
+            "counts": {**counts, "done": self._finished, "before": self._before}, "failures": failures,
+            "timeline": self._timeline, "command": self._options.get("command", ""),
+            "directory": str(self._current.directory),
+        }  # fmt: skip
+
+
+def halves(work: Work) -> Iterator[Work]:
+    """A batch as two."""
+    assert isinstance(work.payload, list)
+    ids = work.rows or [(str(root), -1) for root in work.roots]
+    middle = len(work.payload) // 2
+    for part in (slice(0, middle), slice(middle, None)):
+        roots = work.roots[part] if len(work.roots) == len(work.payload) else []
+        rows = work.rows[part] if len(work.rows) == len(work.payload) else []
+        names = [id for id, _ in ids[part]]
+        id = names[0] if len(names) == 1 else f"{names[0]}..{names[-1]}"
+        half = Work(id, work.payload[part], roots, rows, work.attempts)
+        half.is_alone = True
+        yield half

@@ -1,0 +1,228 @@
+"""What a pipeline is made of, checked where it is written down. Running it is the business of `_conductor`."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from rebeam.batch._sinks import Sink
+    from rebeam.batch._sources import Source
+
+
+class PipelineError(ValueError):
+    """A pipeline that makes no sense, or a journal that does not fit it."""
+
+
+class Item(NamedTuple):
+    """What a stage may know about its item, if it has a parameter called `item`.
+
+    Attributes:
+        id: the same in every run; of what a stage made several of, `id/0`, `id/1`, …
+        attempt: which attempt this is, from 1.
+    """
+
+    id: str
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step that a pool of actors does."""
+
+    function: Callable[..., Any]
+    name: str
+    kind: str
+    """`map`, `filter` or `sink`."""
+    concurrency: int = 1
+    memory: Any = None
+    timeout: float | None = None
+    retries: int = 0
+    backoff: float = 0.1
+    init: Callable[[], Any] | None = None
+    key: Callable[[Any], Any] | None = None
+    rate: float | None = None
+    uses: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Gathers items: the next stage gets lists."""
+
+    size: int
+    within: float | None
+    key: Callable[[Any], Any] | None = None
+    name: str = "batch"
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A pipeline; each method gives a new one. Made by `pipeline`."""
+
+    name: str
+    resources: Mapping[str, int]
+    origin: Source | None = None
+    steps: tuple[Stage | Batch, ...] = ()
+    target: Sink | None = None
+
+    def source(self, source: Source | Iterable[Any]) -> Pipeline:
+        """Where items come from: one of `rebeam.batch.source`, or anything that can be iterated over again."""
+        from rebeam.batch import _sources
+
+        if self.origin is not None:
+            raise PipelineError(f"the pipeline `{self.name}` has a source already")
+        return replace(self, origin=source if isinstance(source, _sources.Source) else _sources.iterable(source))
+
+    def stage(
+        self,
+        function: Callable[..., Any],
+        *,
+        name: str | None = None,
+        concurrency: int = 1,
+        memory: Any = None,
+        timeout: float | None = None,
+        retries: int = 0,
+        backoff: float = 0.1,
+        init: Callable[[], Any] | None = None,
+        key: Callable[[Any], Any] | None = None,
+        rate: float | None = None,
+        uses: Mapping[str, int] | None = None,
+    ) -> Pipeline:
+        """What is done with each item, in processes of its own.
+
+        Args:
+            function: a function, an `async def`, a generator function (one item becomes many), or a class, of which
+                each worker makes one and calls it. It gets the value; what `init` returned, if that is not None; and,
+                if it has a parameter `item`, an `Item`.
+            name: as reports call it. Default: the function's.
+            concurrency: how many workers. Default: 1.
+            memory: of each worker, as for `rebeam.child`. Default: no limit.
+            timeout: seconds that an item may take; then its worker is killed. Default: no limit.
+            retries: how often an item is tried again that failed. Default: not at all.
+            backoff: seconds before the first of them; twice as long before each further one, up to 30. Default: 0.1.
+            init: called once in each worker.
+            key: items with equal keys go to the same worker, one after the other, in order. Default: any worker.
+            rate: items per second, of all workers together. Default: no limit.
+            uses: how much of the pipeline's `resources` each worker needs while it works.
+        """
+        return self._with(
+            "map", function, name, concurrency=concurrency, memory=memory, timeout=timeout, retries=retries,
+            backoff=backoff, init=init, key=key, rate=rate, uses=tuple(sorted((uses or {}).items())),
+        )  # fmt: skip
+
+    def filter(self, function: Callable[..., Any], *, name: str | None = None, **options: Any) -> Pipeline:
+        """Keeps the items of which the function is true. Options as for `stage`."""
+        return self._with("filter", function, name, **options)
+
+    def batch(self, size: int, *, within: float | None = None, key: Callable[[Any], Any] | None = None) -> Pipeline:
+        """Gathers items, so that the next stage gets lists.
+
+        Args:
+            size: items in one.
+            within: seconds after which one is passed on that is not full. Default: only at the end.
+            key: only items with equal keys are gathered.
+        """
+        if size < 1:
+            raise PipelineError(f"a batch of {size}")
+        return self._and(Batch(size, within, key))
+
+    def sink(self, sink: Sink | Callable[..., Any], *, name: str | None = None, **options: Any) -> Pipeline:
+        """Where results go: one of `rebeam.batch.sink`, or a function, with options as for `stage`."""
+        from rebeam.batch import _sinks
+
+        if isinstance(sink, _sinks.Sink):
+            if options:
+                raise PipelineError(f"`{next(iter(options))}` is no option of a sink that is not a function")
+            return replace(self._and(), target=sink)
+        return replace(self._with("sink", sink, name, **options), target=_sinks.Nothing())
+
+    def run(self, **options: Any) -> dict[str, Any]:
+        """Runs it, by `rebeam batch`, and gives the report. Options are those of the command: `fresh=True`, …
+
+        Raises:
+            PipelineError: it did not run at all.
+        """
+        from rebeam.batch import _run
+
+        return _run.run(self, options)
+
+    def _with(self, kind: str, function: Any, name: str | None, **options: Any) -> Pipeline:
+        if not callable(function):
+            raise PipelineError(f"{function!r} is no function")
+        unknown = set(options) - set(Stage.__dataclass_fields__)
+        if unknown:
+            raise PipelineError(f"a stage has no option `{min(unknown)}`")
+        if isinstance(options.get("uses"), dict):
+            options["uses"] = tuple(sorted(options["uses"].items()))
+        called = name if name is not None else str(getattr(function, "__name__", type(function).__name__))
+        stage = Stage(function, called, kind, **options)
+        for resource, amount in stage.uses:
+            if amount > self.resources.get(resource, 0):
+                raise PipelineError(f"`{stage.name}` uses {amount} of `{resource}`, of which there are "
+                                    f"{self.resources.get(resource, 0)}: `pipeline(…, resources={{…}})`")  # fmt: skip
+        if stage.concurrency < 1:
+            raise PipelineError(f"`{stage.name}` has a concurrency of {stage.concurrency}")
+        names = [step.name for step in self.steps]
+        if stage.name in names:
+            count = sum(one == stage.name or one.startswith(stage.name + "-") for one in names)
+            stage = replace(stage, name=f"{stage.name}-{count + 1}")
+        return self._and(stage)
+
+    def _and(self, *steps: Stage | Batch) -> Pipeline:
+        if self.origin is None:
+            raise PipelineError(f"the pipeline `{self.name}` has no source yet")
+        if self.target is not None:
+            raise PipelineError(f"the pipeline `{self.name}` has a sink already, which is the last of it")
+        return replace(self, steps=(*self.steps, *steps))
+
+    def check(self) -> None:
+        """Raises a `PipelineError` if something is missing."""
+        if self.origin is None or self.target is None:
+            raise PipelineError(f"the pipeline `{self.name}` has no {'source' if self.origin is None else 'sink'}")
+        if not any(isinstance(step, Stage) for step in self.steps):
+            raise PipelineError(f"the pipeline `{self.name}` has no stage")
+        for step, after in zip(self.steps, (*self.steps[1:], None), strict=True):
+            if isinstance(step, Batch) and not isinstance(after, Stage):
+                raise PipelineError(f"the pipeline `{self.name}` gathers a batch that no stage takes")
+
+    def fingerprint(self) -> dict[str, str]:
+        """What its results depend on, by name: if one changes, what is in the journal may be of another making."""
+        found = {"source": _digest(self.origin.describe() if self.origin else "")}
+        for number, step in enumerate(self.steps):
+            if isinstance(step, Stage):
+                text = f"{step.kind} {_code_of(step.function)} {_code_of(step.init)} {_code_of(step.key)}"
+            else:
+                text = f"batch {step.size} {_code_of(step.key)}"
+            found[f"step {number + 1}, `{step.name}`"] = _digest(text)
+        found["sink"] = _digest(self.target.describe() if self.target else "")
+        return found
+
+
+def pipeline(name: str, *, resources: Mapping[str, int] | None = None) -> Pipeline:
+    """Begins a pipeline.
+
+    Args:
+        name: what its journal is called.
+        resources: what there is of things that stages use, as `{"gpu": 2}`.
+    """
+    if not name or not all(it.isalnum() or it in "-_." for it in name) or name.startswith("."):
+        raise PipelineError(f"`{name}` is no name for a pipeline: letters, digits, `-`, `_` and `.`")
+    return Pipeline(name, dict(resources or {}))
+
+
+def _code_of(function: Any) -> str:
+    if function is None:
+        return ""
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        # Of a library without sources, or an object that is called.
+        return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

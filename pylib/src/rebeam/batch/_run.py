@@ -1,0 +1,131 @@
+"""How a pipeline becomes a tree, and a tree a run: what the zygote, the workers and whoever calls `run()` share."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rebeam._spec import Supervisor, child
+from rebeam.batch._pipeline import Pipeline, PipelineError, Stage
+from rebeam.batch._worker import MARK
+
+VARIABLE = "REBEAM_BATCH"
+"""By this `rebeam batch` says how the pipeline is to be run, as JSON."""
+
+
+class Current(NamedTuple):
+    """The run that this process is part of.
+
+    Attributes:
+        pipeline: what is run.
+        options: of the command.
+        directory: of the journal.
+        marks: memory that all workers share, if they are forked from one process.
+    """
+
+    pipeline: Pipeline
+    options: dict[str, Any]
+    directory: Path
+    marks: mmap.mmap | None
+
+
+_current: Current | None = None
+
+
+def current() -> Current:
+    """The run that this process is part of: made in the zygote, or, in an interpreter of its own, found anew."""
+    if _current is None:
+        from rebeam import _app
+
+        pipeline = _app.pipeline(json.loads(os.environ[VARIABLE]).get("attribute"))
+        return _become(pipeline, None)
+    return _current
+
+
+def tree(pipeline: Pipeline) -> Supervisor:
+    """The tree that runs a pipeline by the options in the environment.
+
+    Raises:
+        PipelineError: something is missing, or its journal does not fit it.
+    """
+    from rebeam.batch._conductor import Conductor
+    from rebeam.batch._journal import Journal
+    from rebeam.batch._worker import Worker
+
+    pipeline.check()
+    stages = [(step, stage) for step, stage in enumerate(pipeline.steps) if isinstance(stage, Stage)]
+    workers = sum(stage.concurrency for _, stage in stages)
+    marks = mmap.mmap(-1, workers * MARK.size)
+    run = _become(pipeline, marks)
+    journal = Journal(run.directory, pipeline.name, fresh=bool(run.options.get("fresh")), looks=True)
+    try:
+        _check_changes(pipeline, journal, accepts=bool(run.options.get("accept_changes")))
+    finally:
+        journal.close()
+    pools, slot = [], 0
+    for step, stage in stages:
+        children = []
+        for number in range(stage.concurrency):
+            name = f"{stage.name}.{number}"
+            children.append(child(Worker, step, slot, name=name, id=str(number), memory=stage.memory))
+            slot += 1
+        # A worker that dies is the item's business: what is too much is said by `--max-failures`.
+        pools.append(Supervisor(children, id=stage.name, max_restarts=1000, max_seconds=10))
+    conductor = child(Conductor, name="conductor", restart="transient", significant=True, shutdown="infinity")
+    return Supervisor([*pools, conductor], auto_shutdown="any_significant")
+
+
+def _become(pipeline: Pipeline, marks: mmap.mmap | None) -> Current:
+    global _current
+    options = json.loads(os.environ.get(VARIABLE) or "{}")
+    directory = Path(options.get("journal") or ".rebeam/batch") / pipeline.name
+    _current = Current(pipeline, options, directory.absolute(), marks)
+    return _current
+
+
+def _check_changes(pipeline: Pipeline, journal: Any, *, accepts: bool) -> None:
+    now = pipeline.fingerprint()
+    before = json.loads(journal.meta("fingerprint") or "null")
+    if before is not None and before != now and not accepts:
+        names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        raise PipelineError(
+            f"since the journal of `{pipeline.name}` was begun, this has changed: {', '.join(names)}; "
+            "`--accept-changes` goes on, `--fresh` begins anew"
+        )
+    journal.set_meta(fingerprint=now)
+
+
+def run(pipeline: Pipeline, options: dict[str, Any]) -> dict[str, Any]:
+    """Runs a pipeline of a script or a notebook by the program, and gives its report."""
+    program = os.path.join(os.path.dirname(sys.executable), "rebeam")
+    found = program if os.path.exists(program) else shutil.which("rebeam")
+    if found is None:
+        raise PipelineError("the program `rebeam` is not there: is the package installed?")
+    main: Any = sys.modules["__main__"]
+    names = [name for name, value in vars(main).items() if value is pipeline]
+    path = getattr(main, "__file__", None)
+    if path is None or not names:
+        raise PipelineError("a pipeline is run from a file, where it has a name: `rebeam batch file.py:name`")
+    flags = []
+    for option, value in options.items():
+        flag = "--" + option.replace("_", "-")
+        if value is True:
+            flags.append(flag)
+        elif value not in (None, False):
+            flags += [word for one in (value if isinstance(value, list) else [value]) for word in (flag, str(one))]
+    with tempfile.TemporaryDirectory() as folder:
+        report = os.path.join(folder, "report.json")
+        command = [found, "batch", f"{path}:{names[0]}", "--report", report, *flags]
+        ended = subprocess.run(command)
+        if not os.path.exists(report):
+            raise PipelineError(f"it did not run (exit code {ended.returncode})")
+        with open(report, encoding="utf-8") as file:
+            result: dict[str, Any] = json.load(file)
+    return result

@@ -1,0 +1,198 @@
+"""Where results go. These sinks take part in the journal's transactions: nothing is in them twice.
+
+A sink writes before the journal says that items are done, and remembers in the journal's own transaction how far it had
+written; when a run goes on, what lies beyond that is taken back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+class Sink:
+    """Something that results go to."""
+
+    takes_values = True
+    """Whether it wants results at all."""
+
+    def open(self, mark: str | None) -> None:
+        """Begins, or goes on from the mark of the last transaction."""
+
+    def write(self, results: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
+        """Takes `(id, value)` pairs; gives the ids of those that it cannot take, each with the reason."""
+        raise NotImplementedError
+
+    def flush(self) -> str:
+        """Makes what was written last, and gives a mark for it."""
+        return ""
+
+    def close(self) -> None:
+        """Ends."""
+
+    def describe(self) -> str:
+        """Where it writes."""
+        return type(self).__name__
+
+
+class Nothing(Sink):
+    """Behind a function that is the sink."""
+
+    takes_values = False
+
+    def write(self, results: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
+        return []
+
+
+class _Jsonl(Sink):
+    def __init__(self, path: str, default: Callable[[Any], Any] | None) -> None:
+        self._path, self._default = path, default
+        self._file: Any = None
+
+    def open(self, mark: str | None) -> None:
+        os.makedirs(os.path.dirname(os.path.abspath(self._path)), exist_ok=True)
+        self._file = open(self._path, "ab")  # noqa: SIM115
+        size = int(mark or 0)
+        if os.fstat(self._file.fileno()).st_size < size:
+            raise ValueError(f"`{self._path}` is shorter than the journal says: it was changed by somebody else")
+        self._file.truncate(size)
+
+    def write(self, results: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
+        lines, refused = [], []
+        for id, value in results:
+            try:
+                lines.append(json.dumps(value, ensure_ascii=False, default=self._default))
+            except (TypeError, ValueError) as error:
+                refused.append((id, f"it is nothing that JSON knows: {error}"))
+        if lines:
+            self._file.write(("\n".join(lines) + "\n").encode("utf-8", "surrogatepass"))
+        return refused
+
+    def flush(self) -> str:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return str(self._file.tell())
+
+    def close(self) -> None:
+        self._file.close()
+
+    def describe(self) -> str:
+        return f"jsonl {self._path}"
+
+
+def jsonl(path: str, *, default: Callable[[Any], Any] | None = None) -> Sink:
+    """A file with one JSON value a line, in the order in which items are done.
+
+    Args:
+        path: the file. It is the pipeline's own: what a new run finds in it is replaced.
+        default: as for `json.dumps`: makes what JSON does not know into something that it does.
+    """
+    return _Jsonl(path, default)
+
+
+class _Files(Sink):
+    def __init__(self, directory: str, name: Callable[[Any], str] | None, content: Callable[[Any], Any] | None) -> None:
+        self._directory, self._name, self._content = directory, name, content
+
+    def open(self, mark: str | None) -> None:
+        os.makedirs(self._directory, exist_ok=True)
+
+    def write(self, results: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
+        refused = []
+        for id, value in results:
+            name = self._name(value) if self._name else id
+            content = self._content(value) if self._content else value
+            path = os.path.normpath(os.path.join(self._directory, name))
+            if os.path.relpath(path, self._directory).startswith(os.pardir):
+                refused.append((id, f"`{name}` is outside `{self._directory}`"))
+                continue
+            if not isinstance(content, (str, bytes, bytearray, memoryview)):
+                refused.append((id, f"a file is made of text or bytes, not of `{type(content).__qualname__}`"))
+                continue
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            data = content.encode() if isinstance(content, str) else content
+            # Whole or not at all; once more is the same.
+            with open(f"{path}.part", "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(f"{path}.part", path)
+        return refused
+
+    def describe(self) -> str:
+        return f"files {self._directory}"
+
+
+def files(
+    directory: str, *, name: Callable[[Any], str] | None = None, content: Callable[[Any], Any] | None = None
+) -> Sink:
+    """One file for each result.
+
+    Args:
+        directory: where.
+        name: makes a file's name of the result. Default: the item's id.
+        content: makes its content, text or bytes. Default: the result itself.
+    """
+    return _Files(directory, name, content)
+
+
+class _Sql(Sink):
+    def __init__(self, path: str, table: str) -> None:
+        self._path, self._table = path, table
+        self._connection: Any = None
+
+    def open(self, mark: str | None) -> None:
+        import sqlite3
+
+        self._connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
+        self._connection.execute("PRAGMA synchronous=FULL")
+        quoted = self._quoted(self._table)
+        self._connection.execute(f"CREATE TABLE IF NOT EXISTS {quoted} (item_id TEXT PRIMARY KEY, value TEXT)")
+        if mark is None:
+            self._connection.execute(f"DELETE FROM {quoted}")
+        self._connection.execute("BEGIN")
+
+    def write(self, results: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
+        rows, refused = [], []
+        for id, value in results:
+            try:
+                rows.append((id, json.dumps(value, ensure_ascii=False)))
+            except (TypeError, ValueError) as error:
+                refused.append((id, f"it is nothing that JSON knows: {error}"))
+        # What was written and not noted in the journal comes again, under the same id.
+        insert = f"INSERT OR REPLACE INTO {self._quoted(self._table)} VALUES (?, ?)"
+        self._connection.executemany(insert, rows)
+        return refused
+
+    def flush(self) -> str:
+        self._connection.execute("COMMIT")
+        self._connection.execute("BEGIN")
+        return "written"
+
+    def close(self) -> None:
+        self._connection.execute("COMMIT")
+        self._connection.close()
+
+    def describe(self) -> str:
+        return f"sql {self._path} {self._table}"
+
+    @staticmethod
+    def _quoted(name: str) -> str:
+        return '"' + name.replace('"', '""') + '"'
+
+
+def sql(path: str, table: str) -> Sink:
+    """A table of an SQLite file, with the columns `item_id` and `value` (JSON).
+
+    Args:
+        path: the file.
+        table: the table. It is the pipeline's own: what a new run finds in it is replaced.
+    """
+    return _Sql(path, table)
+
+
+__all__ = ["Sink", "files", "jsonl", "sql"]

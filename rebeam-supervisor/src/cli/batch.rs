@@ -1,0 +1,114 @@
+//! `rebeam batch`: a pipeline as a node that ends. What it does stands in the Python package `rebeam.batch`; here it is
+//! started, watched, and its report made into an exit code and a page.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::cli::args::{self, About};
+use crate::cli::batch_report;
+use crate::cli::exit_code::ExitCode;
+use crate::cli::failure::Failure;
+use crate::cli::render;
+use crate::cli::start;
+use crate::config::{Embed, Project};
+use crate::printer::Printer;
+use crate::python;
+use crate::shell::node;
+use crate::shell::node_dir;
+use crate::shell::signals::Hangup;
+
+/// Runs a pipeline, or tells about one.
+pub(super) fn run(
+    batch: &args::Batch,
+    project: &Project,
+    runtime_dir: Option<&Path>,
+    here: &Path,
+) -> Result<(), Failure> {
+    if let Some(about) = &batch.about {
+        return tell(about, project, here);
+    }
+    if let Some(most) = &batch.max_failures
+        && most.strip_suffix('%').map_or_else(|| most.parse::<u64>().is_err(), |share| share.parse::<f64>().is_err())
+    {
+        return Err(Failure::usage(format!("`--max-failures {most}`")).hint("write a number, or a share such as `5%`"));
+    }
+    let file = project.read()?;
+    let mut setup = start::setup(&batch.start, &file, project, here, "batch")?;
+    let options = json!({
+        "attribute": setup.target.attribute,
+        "journal": journal(batch.journal.as_deref(), project, here),
+        "fresh": batch.fresh,
+        "retry_failed": batch.retry_failed,
+        "only": batch.only,
+        "max_failures": batch.max_failures,
+        "accept_changes": batch.accept_changes,
+        "stdin": format!("/proc/{}/fd/0", std::process::id()),
+        "command": format!("rebeam batch {}", setup.target_text),
+    });
+    setup.python.batch = Some(options.to_string());
+    let mut service = start::service(&batch.start, &file, runtime_dir, Hangup::Stop)?;
+    service.drain = Some(("conductor".into(), "drain".into()));
+    let (printer, rest) = match batch.json {
+        true => Printer::json(None).map_err(|error| Failure::start("failed to print").because(&error))?,
+        false => Printer::human(),
+    };
+    let result = node::run(setup, &node_dir::path_for(&project.directory, runtime_dir), service, &printer);
+    let report = printer.take_report();
+    printer.finish(&rest);
+    let Some(report) = report else {
+        result?;
+        return Err(Failure::start("the pipeline has ended without a report").hint("what it said is above"));
+    };
+    keep(&report, batch.report.as_deref().map(|path| here.join(path)).as_deref())?;
+    result?;
+    let state = report["state"].as_str().unwrap_or_default().to_owned();
+    match report["code"].as_u64() {
+        Some(0) => Ok(()),
+        // The report has said it.
+        Some(4) => Err(Failure { is_told: true, ..Failure::new(ExitCode::DeadItems, state) }),
+        _ => Err(Failure { is_told: true, ..Failure::new(ExitCode::Unfinished, state) }),
+    }
+}
+
+/// Leaves the report as a page beside the journal, and where it was asked for as JSON.
+fn keep(report: &Value, path: Option<&Path>) -> Result<(), Failure> {
+    if let Some(path) = path {
+        std::fs::write(path, report.to_string()).map_err(|error| {
+            Failure::request(format!("the report could not be written to `{}`", path.display())).because(&error)
+        })?;
+    }
+    let page = PathBuf::from(report["directory"].as_str().unwrap_or_default()).join("report.html");
+    match batch_report::page(report).and_then(|html| Ok(std::fs::write(&page, html)?)) {
+        Ok(()) => render::note(&format!("report: {}", page.display())),
+        Err(error) => render::note(&format!("the report could not be drawn: {error}")),
+    }
+    Ok(())
+}
+
+fn journal(chosen: Option<&Path>, project: &Project, here: &Path) -> PathBuf {
+    chosen.map_or_else(|| project.directory.join(".rebeam/batch"), |path| here.join(path))
+}
+
+/// What stands in a journal: its file is Python's to read.
+fn tell(about: &About, project: &Project, here: &Path) -> Result<(), Failure> {
+    let (verb, of) = match about {
+        About::Status(of) => ("status", of),
+        About::Dead(of) => ("dead", of),
+        About::Replay(of) => ("replay", of),
+        About::Report(of) => ("report", of),
+    };
+    let file = project.read()?;
+    let wanted = std::env::var_os("REBEAM_PYTHON").map(PathBuf::from);
+    let wanted = start::wanted(wanted.as_deref()).or(file.python.as_deref());
+    let python = python::find(wanted, &project.directory, Embed::Auto)?;
+    let mut command = Command::new(&python.executable);
+    command.args(["-m", "rebeam.batch", verb, &of.name]).arg(journal(of.journal.as_deref(), project, here));
+    command.args(of.json.then_some("--json"));
+    let ran = command.status().map_err(|error| Failure::start("failed to run Python").because(&error))?;
+    match ran.code() {
+        Some(0) => Ok(()),
+        _ => Err(Failure { is_told: true, ..Failure::request("the journal could not be read") }),
+    }
+}
