@@ -44,7 +44,7 @@ demo: build ## the main job: a census of the standard library by actors that are
 	VIRTUAL_ENV=$(VENV) $(BIN)/rebeam up examples/census/app.py
 
 demo-batch: build ## a pipeline over the standard library's sources, with a crash, a leak and a hang among them
-	cd examples/batch_sources && VIRTUAL_ENV=$(VENV) $(BIN)/rebeam batch --project . app.py --fresh; [ $$? = 4 ] && $(BIN)/python check.py
+	cd examples/batch_sources && VIRTUAL_ENV=$(VENV) $(BIN)/rebeam batch --project . modules.py --fresh; [ $$? = 4 ] && $(BIN)/python check.py
 
 test: test-rust test-python test-wheel ## all tests
 

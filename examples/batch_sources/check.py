@@ -1,21 +1,21 @@
-"""Compares `out.jsonl` with a plain loop over the same files: `python check.py`, after `rebeam batch app.py`."""
+"""Compares `out.jsonl` with a plain loop over the same files: `python check.py`, after `rebeam batch modules.py`."""
 
 import json
 import os
 from pathlib import Path
 
-import app
+import modules
 
 
 def main() -> None:
     """Fails unless both are the same."""
     done = {line["name"]: line for line in map(json.loads, Path("out.jsonl").read_text(encoding="utf-8").splitlines())}
-    bad = {app.CRASHES, app.LEAKS, app.HANGS}
+    bad = {modules.CRASHES, modules.LEAKS, modules.HANGS}
     expected = {}
-    for path in sorted(Path(app.ROOT).glob("*.py")):
-        name = os.path.relpath(path, app.ROOT)
+    for path in sorted(Path(modules.ROOT).glob("*.py")):
+        name = os.path.relpath(path, modules.ROOT)
         if name not in bad:
-            expected[name] = app.count(app.parse(str(path)))
+            expected[name] = modules.count(modules.parse(str(path)))
     assert done == expected, sorted(set(done) ^ set(expected))
     print(f"{len(done)} modules as by a plain loop; without {', '.join(sorted(bad))}")
 

@@ -142,9 +142,8 @@ def _failure(error: Exception) -> tuple[str, str, bool]:
 def _applier(stage: Stage) -> tuple[Callable[[Any, Item], Any], asyncio.Runner | None]:
     """The stage as a function of a value and its item, and what runs it if it is an `async def`."""
     state = stage.init() if stage.init is not None else None
-    given: Any = stage.function
-    function: Callable[..., Any] = given() if inspect.isclass(given) and _makes_callables(given) else given
-    called = function if inspect.isroutine(function) or inspect.isclass(function) else type(function).__call__
+    function = _callable(stage.function)
+    called = _called(function)
     wants_item = "item" in _parameters(called)
     runner = None
     if inspect.iscoroutinefunction(called):
@@ -162,9 +161,15 @@ def _applier(stage: Stage) -> tuple[Callable[[Any, Item], Any], asyncio.Runner |
             return (lambda value, item: function(value, state, item=item)), runner
 
 
-def _makes_callables(cls: type) -> bool:
-    """Whether the objects of a class can be called: else, as `int`, it is called itself."""
-    return any("__call__" in vars(base) for base in cls.__mro__)
+def _callable(given: Any) -> Any:
+    """A stage's function; of a class whose objects can be called, such an object. Others, as `int`, are called."""
+    makes_callables = inspect.isclass(given) and any("__call__" in vars(base) for base in given.__mro__)
+    return given() if makes_callables else given
+
+
+def _called(function: Any) -> Any:
+    """Whose parameters count when it is called."""
+    return function if inspect.isroutine(function) or inspect.isclass(function) else type(function).__call__
 
 
 def _parameters(function: Any) -> set[str]:
