@@ -1,6 +1,6 @@
 """A batch over real files: what Python's standard library is made of, with a crash, a leak and a hang among them.
 
-`rebeam batch modules.py` reads every module, by two stages: one that parses it, and one that counts what is in it. Three
+`rebeam batch modules.py` reads every module, by two stages: one parses it, and one counts what is in it. Three
 of the files do to their worker what bad input does to native code. Kill what you like of it meanwhile, run it again,
 and compare `out.jsonl` with a plain loop (`check.py`).
 """

@@ -238,7 +238,10 @@ fn the_figures_are_what_was_done() {
         node.call("a", "add", &["1", "2"]);
     }
     node.run(&["call", "b", "boom"]);
-    node.eventually("it is back", |node| (node.ps("b")["state"] == "running").then_some(()));
+    node.eventually("it is back", |node| {
+        let b = node.ps("b");
+        (b["restarts"] == 1 && b["state"] == "running").then_some(())
+    });
     let page = http(&address, "GET /metrics", &[]).1;
     let value = |series: &str| {
         let line =
