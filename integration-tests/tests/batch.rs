@@ -134,6 +134,24 @@ pipe = pipeline('p').source(range(400)).stage(work, concurrency=2).sink(sink.jso
 }
 
 #[test]
+fn a_stop_does_not_wait_for_a_source_that_has_nothing_to_say() {
+    let project = pipelines("pipe = pipeline('p').source(source.stdin()).stage(int).sink(sink.jsonl('out.jsonl'))");
+    let mut command = project.command(&["batch", "app.py"]);
+    // Nobody ever writes into this pipe but two lines.
+    let (theirs, ours) = nix::unistd::pipe().expect("a pipe");
+    nix::unistd::write(&ours, b"1\n2\n").expect("there is room");
+    command.stdin(theirs).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut node = project.adopt(&mut command);
+    drop(command);
+    node.wait_for("up with");
+    node.eventually("the first is done", |_| (!lines(&project, "out.jsonl").is_empty()).then_some(()));
+    node.signal(Signal::SIGINT);
+    let (status, output) = node.wait();
+    assert_eq!(status.code(), Some(5), "{output}");
+    drop(ours);
+}
+
+#[test]
 fn batches_are_split_to_find_the_culprit() {
     let project = pipelines(
         "def total(numbers):
@@ -334,6 +352,103 @@ pipe = pipeline('p').source(range(2000)).stage(work).stage(len).sink(sink.jsonl(
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert_eq!(sorted(lines(&project, "small/out.jsonl")), vec![2000; 2000]);
     drop(unmount);
+}
+
+#[test]
+fn what_is_large_stands_beside_the_journal_until_nobody_needs_it() {
+    let project = pipelines(
+        "def large(n): return [n] * 200_000
+def check(values):
+    if values[0] == 2 and not os.path.exists('mended'): raise ValueError('not yet')
+    return len(values)
+pipe = pipeline('p').source(range(4)).stage(large).stage(check).sink(sink.jsonl('out.jsonl'))",
+    );
+    assert_eq!(run(&project, &[]).0.code, Some(4));
+    let beside = || std::fs::read_dir(project.path().join(".rebeam/batch/p/values")).expect("a folder").count();
+    assert_eq!((dead(&project, "p")["2"]["cause"].clone(), beside()), (json!("ValueError: not yet"), 1));
+    project.write("mended", "");
+    assert_eq!(run(&project, &["--retry-failed"]).0.code, Some(0));
+    assert_eq!((sorted(lines(&project, "out.jsonl")), beside()), (vec![200_000; 4], 0));
+}
+
+#[test]
+fn what_a_sink_refuses_is_dead_and_can_be_offered_again() {
+    let project = pipelines(
+        "def name(n):
+    if n == 3 and not os.path.exists('mended'): raise KeyError('no name')
+    return f'{n}.txt'
+def big(numbers): return len(numbers) > 0
+pipe = pipeline('p').source(range(6)).stage(abs).sink(sink.files('out', name=name, content=str))
+gathered = (pipeline('q').source(range(30)).batch(10).filter(big).sink(sink.jsonl('q.jsonl')))",
+    );
+    let report = project.path().join("r.json").display().to_string();
+    let ran = project.run(&["batch", "app.py:pipe", "--report", &report]);
+    assert_eq!(ran.code, Some(4), "{ran:?}");
+    assert!(dead(&project, "p")["3"]["cause"].as_str().is_some_and(|why| why.contains("KeyError")));
+    project.write("mended", "");
+    assert_eq!(project.run(&["batch", "app.py:pipe", "--retry-failed"]).code, Some(0));
+    let files = std::fs::read_dir(project.path().join("out")).expect("a folder").count();
+    assert_eq!(files, 6);
+    let ran = project.run(&["batch", "app.py:gathered"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let all: Vec<Value> =
+        lines(&project, "q.jsonl").iter().flat_map(|it| it.as_array().cloned().expect("a list")).collect();
+    assert_eq!(sorted(all), (0..30).collect::<Vec<i64>>());
+}
+
+#[test]
+fn a_key_that_cannot_be_made_costs_its_item_alone() {
+    let project = pipelines(
+        "def key(n): return 100 // (n - 7)
+pipe = (pipeline('p').source(range(20)).stage(abs, key=key, concurrency=2).batch(5)
+    .stage(sum, key=len, name='sum').sink(sink.jsonl('out.jsonl')))",
+    );
+    let (ran, _) = run(&project, &[]);
+    assert_eq!(ran.code, Some(4), "{ran:?}");
+    assert_eq!(dead(&project, "p").into_keys().collect::<Vec<_>>(), ["7"]);
+    assert_eq!(sorted(lines(&project, "out.jsonl")).iter().sum::<i64>(), (0..20).sum::<i64>() - 7);
+}
+
+#[test]
+fn rows_of_a_table_go_in_and_out() {
+    let project = pipelines(
+        "import sqlite3
+if not os.path.exists('in.db'):
+    with sqlite3.connect('in.db') as db:
+        db.execute('CREATE TABLE t (n INTEGER)')
+        db.executemany('INSERT INTO t VALUES (?)', [(n,) for n in range(5000)])
+def twice(row): return row['n'] * 2
+pipe = (pipeline('p').source(source.sql('in.db', 'SELECT n FROM t ORDER BY n')).stage(twice, concurrency=2)
+    .sink(sink.sql('out.db', 'results')))",
+    );
+    let (ran, _) = run(&project, &[]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let script = "import sqlite3; print(sqlite3.connect('out.db').execute('SELECT count(*), sum(value) FROM results').fetchone())";
+    let mut python = std::process::Command::new(harness::python());
+    let told = Ran::from(python.args(["-c", script]).current_dir(project.path()).output().expect("it runs"));
+    assert_eq!(told.stdout.trim(), format!("(5000, {})", (0..5000).map(|n| n * 2).sum::<i64>()));
+}
+
+#[test]
+fn a_new_zygote_in_the_middle_of_a_run_begins_nothing_anew() {
+    let project = pipelines(
+        "def work(n):
+    time.sleep(0.01)
+    if n == 150: time.sleep(100)
+    return n
+pipe = pipeline('p').source(range(300)).stage(work, concurrency=2, timeout=1).sink(sink.jsonl('out.jsonl'))",
+    );
+    assert_eq!(run(&project, &["--fresh"]).0.code, Some(4));
+    let node = project.start(&["batch", "app.py", "--fresh"]);
+    node.eventually("some are done", |_| {
+        let count = lines(&project, "out.jsonl").len();
+        (count > 20 && count < 100).then_some(())
+    });
+    kill(node.zygote(), Signal::SIGKILL);
+    let (status, output) = node.wait();
+    assert_eq!(status.code(), Some(4), "{output}");
+    assert_eq!(sorted(lines(&project, "out.jsonl")), (0..300).filter(|n| *n != 150).collect::<Vec<i64>>());
+    assert_eq!(project.run(&["batch", "status", "p", "--json"]).json()["taken"], 300);
 }
 
 struct Unmount<'a>(&'a Path);

@@ -1,9 +1,12 @@
 //! `rebeam batch`: a pipeline as a node that ends. What it does stands in the Python package `rebeam.batch`; here it is
 //! started, watched, and its report made into an exit code and a page.
 
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde_json::{Value, json};
 
 use crate::cli::args::{self, About};
@@ -36,6 +39,9 @@ pub(super) fn run(
     }
     let file = project.read()?;
     let mut setup = start::setup(&batch.start, &file, project, here, "batch")?;
+    // Held open for as long as the run lasts: its processes open it by this number.
+    let marks = memfd_create(c"rebeam-batch", MFdFlags::MFD_CLOEXEC)
+        .map_err(|error| Failure::start("failed to make shared memory").because(&error))?;
     let options = json!({
         "attribute": setup.target.attribute,
         "journal": journal(batch.journal.as_deref(), project, here),
@@ -44,9 +50,12 @@ pub(super) fn run(
         "only": batch.only,
         "max_failures": batch.max_failures,
         "accept_changes": batch.accept_changes,
+        "token": token(),
+        "marks": format!("/proc/{}/fd/{}", std::process::id(), marks.as_raw_fd()),
         "stdin": format!("/proc/{}/fd/0", std::process::id()),
         "command": format!("rebeam batch {}", setup.target_text),
     });
+    let target = setup.target_text.clone();
     setup.python.batch = Some(options.to_string());
     let mut service = start::service(&batch.start, &file, runtime_dir, Hangup::Stop)?;
     service.drain = Some(("conductor".into(), "drain".into()));
@@ -59,7 +68,9 @@ pub(super) fn run(
     printer.finish(&rest);
     let Some(report) = report else {
         result?;
-        return Err(Failure::start("the pipeline has ended without a report").hint("what it said is above"));
+        // Killed within its grace, or told twice: what was done by then is written down.
+        let failure = Failure::new(ExitCode::Unfinished, "the pipeline was ended before it could report");
+        return Err(failure.hint(format!("it goes on with: rebeam batch {target}")));
     };
     keep(&report, batch.report.as_deref().map(|path| here.join(path)).as_deref())?;
     result?;
@@ -85,6 +96,12 @@ fn keep(report: &Value, path: Option<&Path>) -> Result<(), Failure> {
         Err(error) => render::note(&format!("the report could not be drawn: {error}")),
     }
     Ok(())
+}
+
+/// What tells this run from every other.
+fn token() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{}.{}", std::process::id(), since.as_nanos())
 }
 
 fn journal(chosen: Option<&Path>, project: &Project, here: &Path) -> PathBuf {

@@ -8,43 +8,33 @@ read no further than the first stage has room. An item is held here as bytes; on
 from __future__ import annotations
 
 import asyncio
-import heapq
 import itertools
 import logging
 import pickle
 import sqlite3
 import time
-from collections import Counter, deque
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import rebeam
 from rebeam._actor import Actor
-from rebeam._errors import ActorDied, Stop
+from rebeam._errors import ActorDied, NoProc, RebeamError, Stop
 from rebeam.batch import _journal, _worker
 from rebeam.batch._journal import Changes, Dead, Journal, Waiting
 from rebeam.batch._pipeline import Batch, Stage
+from rebeam.batch._pools import MOST_BYTES, Gatherer, Pool, Signal, Work, halves, listed, unpickled
+from rebeam.batch._reader import Reader, SourceError
 from rebeam.batch._worker import MARK, Chunk, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rebeam.batch._pipeline import Pipeline
     from rebeam.batch._run import Current
     from rebeam.batch._sources import Id
 
 log = logging.getLogger("rebeam.batch")
-
-CHUNK_SECONDS = 0.02
-"""How long a chunk is to take: long beside what handing it over costs, short beside what a death costs."""
-
-MOST_ITEMS, MOST_BYTES = 2000, 8 * 1024 * 1024
-"""How much a chunk may hold."""
-
-ROOM_BYTES = 64 * 1024 * 1024
-"""How much may wait before a stage."""
-
-BLOCK = 1000
-"""Items that are read from the source at once."""
+# The report goes this way, whatever level the application has chosen for the others.
+log.setLevel(logging.INFO)
 
 UNWRITTEN = 20_000
 """Changes that may wait to be written before stages pause."""
@@ -54,138 +44,6 @@ STRANGERS = 5
 
 DONE, DEAD_ITEMS, UNFINISHED = 0, 4, 5
 """Exit codes of a batch: all is done; some items are dead; it goes on when it is run again."""
-
-
-class Work:
-    """An item on its way through a step, or several that were gathered."""
-
-    __slots__ = ("attempts", "id", "is_alone", "payload", "roots", "rows", "strangers")
-
-    def __init__(self, id: str, payload: Any, roots: list[Id], rows: list[tuple[str, int]], attempts: int = 0) -> None:
-        self.id = id
-        self.payload: bytes | list[bytes] = payload
-        self.roots = roots
-        """Items of the source that are taken once this is done."""
-        self.rows = rows
-        """What of the journal is gone once this is done."""
-        self.attempts = attempts
-        self.strangers = 0
-        self.is_alone = False
-        """It is tried without others in its chunk."""
-
-    @property
-    def size(self) -> int:
-        return len(self.payload) if isinstance(self.payload, bytes) else sum(map(len, self.payload))
-
-
-class Signal:
-    """Something has changed: whoever waits looks again."""
-
-    def __init__(self) -> None:
-        self._future: asyncio.Future[None] | None = None
-
-    async def wait(self, timeout: float | None = None) -> None:
-        if self._future is None:
-            self._future = asyncio.get_running_loop().create_future()
-        await asyncio.wait([self._future], timeout=timeout)
-
-    def set(self) -> None:
-        future, self._future = self._future, None
-        if future is not None and not future.done():
-            future.set_result(None)
-
-
-class Pool:
-    """One stage: what waits for it, what its workers have in hand, and what it has done so far."""
-
-    def __init__(self, step: int, stage: Stage, first_slot: int) -> None:
-        self.step, self.stage, self.first_slot = step, stage, first_slot
-        self.names = [f"{stage.name}.{number}" for number in range(stage.concurrency)]
-        self.queues: list[deque[Work]] = [deque() for _ in range(stage.concurrency if stage.key else 1)]
-        self.bytes = 0
-        self.alive = 0
-        """Items that are here: waiting, in hand, or about to be tried again."""
-        self.is_fed = False
-        """Nothing comes any more from before."""
-        self.is_over = False
-        self.work, self.room = Signal(), Signal()
-        self.in_hand: dict[int, tuple[int, list[Work]]] = {}
-        self.timed_out: set[int] = set()
-        self.tokens, self.filled = 1.0, time.monotonic()
-        self.average = 0.0
-        self.seconds = 0.0
-        self.done = self.failed = self.retries = self.deaths = 0
-        self.cpu: dict[int, float] = {}
-        self.cpu_before = 0.0
-        self.peak_kib = 0
-        self.slowest: list[tuple[float, str]] = []
-        self.largest: list[tuple[int, str]] = []
-
-    @property
-    def waiting(self) -> int:
-        return sum(map(len, self.queues))
-
-    @property
-    def chunk_size(self) -> int:
-        """How many items make a chunk of the right length, by what they took so far."""
-        if self.average <= 0:
-            return 1
-        return max(1, min(MOST_ITEMS, int(CHUNK_SECONDS / self.average)))
-
-    @property
-    def is_full(self) -> bool:
-        most = max(64, 4 * self.stage.concurrency * self.chunk_size)
-        return self.waiting > 0 and (self.waiting >= most or self.bytes >= ROOM_BYTES)
-
-    def note(self, work: Work, seconds: float) -> None:
-        self.seconds += seconds
-        self.average = seconds if self.average == 0 else 0.95 * self.average + 0.05 * seconds
-        if len(self.slowest) < 10 or seconds > self.slowest[0][0]:
-            (heapq.heappush if len(self.slowest) < 10 else heapq.heapreplace)(self.slowest, (seconds, work.id))
-        size = work.size
-        if len(self.largest) < 10 or size > self.largest[0][0]:
-            (heapq.heappush if len(self.largest) < 10 else heapq.heapreplace)(self.largest, (size, work.id))
-
-
-class Gatherer:
-    """Gathers items into batches before a stage."""
-
-    def __init__(self, step: int, batch: Batch, pool: Pool) -> None:
-        self.step, self.batch, self.pool = step, batch, pool
-        self.groups: dict[Any, list[Work]] = {}
-        self.timers: dict[Any, asyncio.TimerHandle] = {}
-
-    def add(self, work: Work, emit: Any) -> None:
-        key = None if self.batch.key is None else self.batch.key(pickle.loads(work.payload))  # type: ignore[arg-type]
-        group = self.groups.setdefault(key, [])
-        group.append(work)
-        if len(group) >= self.batch.size:
-            self.release(key, emit)
-        elif len(group) == 1 and self.batch.within is not None:
-            loop = asyncio.get_running_loop()
-            self.timers[key] = loop.call_later(self.batch.within, self.release, key, emit)
-
-    def release(self, key: Any, emit: Any) -> None:
-        timer = self.timers.pop(key, None)
-        if timer is not None:
-            timer.cancel()
-        group = self.groups.pop(key, None)
-        if group:
-            emit(gathered(group))
-
-    def release_all(self, emit: Any) -> None:
-        for key in list(self.groups):
-            self.release(key, emit)
-
-
-def gathered(group: list[Work]) -> Work:
-    """Several items as one."""
-    id = group[0].id if len(group) == 1 else f"{group[0].id}..{group[-1].id}"
-    work = Work(id, [it.payload for it in group], [], [], max(it.attempts for it in group))
-    for one in group:
-        work.roots += one.roots
-        work.rows += one.rows
-    return work
 
 
 class Conductor(Actor):
@@ -217,7 +75,12 @@ class Flow:
         self._journal = Journal(current.directory, self._pipeline.name)
         assert self._pipeline.origin is not None and self._pipeline.target is not None
         self._source, self._sink = self._pipeline.origin, self._pipeline.target
-        self._sink.open(self._journal.meta("mark"))
+        mark = self._journal.meta("mark")
+        if self._journal.meta("sink") != self._sink.describe():
+            # Another sink begins at its beginning.
+            mark = None
+            self._journal.set_meta(sink=self._sink.describe())
+        self._sink.open(mark)
         self._before = self._journal.counts()
         self._pools: dict[int, Pool] = {}
         self._gatherers: dict[int, Gatherer] = {}
@@ -246,6 +109,8 @@ class Flow:
         self._began = time.monotonic()
         self._resources = dict(self._pipeline.resources)
         self._freed = Signal()
+        self._journal_thread = ThreadPoolExecutor(1)
+        self._has_read = Signal()
 
     # ---- the whole ---------------------------------------------------------------------------------------------------
 
@@ -261,11 +126,13 @@ class Flow:
         tasks = [asyncio.ensure_future(it) for it in (self._feed(), *drivers)]
         beside = [asyncio.ensure_future(it) for it in (self._watch(), self._tell())]
         writer = asyncio.ensure_future(self._write_changes())
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        done, _ = await asyncio.wait([*tasks], return_when=asyncio.FIRST_EXCEPTION)
         failed = next((it.exception() for it in done if it.exception() is not None), None)
         if failed is not None:
             # A fault of ours, or of the journal: nothing that was not written is done.
             self.stop(f"{type(failed).__name__}: {failed}")
+            # It may have left a change half noted: what was not written is done again.
+            self._changes = Changes()
             for task in tasks:
                 task.cancel()
         self._is_over = True
@@ -285,6 +152,7 @@ class Flow:
             pool.room.set()
         self._freed.set()
         self._written.set()
+        self._has_read.set()
 
     def _end(self, failed: BaseException | None) -> None:
         try:
@@ -294,25 +162,34 @@ class Flow:
         counts = self._journal.counts()
         if self._stopped is not None or self._fault is not None:
             code = UNFINISHED
+        elif counts["waiting"] and not self._options.get("only"):
+            self._fault, code = f"{counts['waiting']} results wait for steps that there are no more", UNFINISHED
         else:
             code = DEAD_ITEMS if counts["dead"] else DONE
         from rebeam.batch import _report
 
         report = self._report(code, counts)
         _report.write(self._current.directory, report)
-        self._journal.set_meta(last=report["state"])
-        self._journal.close()
         self._say(is_last=True)
         log.info("%s", _report.text(report), extra={"batch_report": report})
+        try:
+            self._journal.set_meta(last=report["state"])
+            self._journal.close()
+        except sqlite3.Error as error:
+            log.error("the journal was not closed: %s", error)
 
     # ---- the source --------------------------------------------------------------------------------------------------
 
     async def _feed(self) -> None:
         """Has the first step get what waits in the journal, then what the source gives."""
-        if self._options.get("only"):
-            self._journal.revive(self._options["only"])
-        elif self._options.get("retry_failed"):
-            self._journal.revive()
+        token = str(self._options.get("token"))
+        if self._journal.meta("revived") != token:
+            # Once in a run, whatever becomes of us meanwhile.
+            if self._options.get("only"):
+                self._journal.revive(self._options["only"])
+            elif self._options.get("retry_failed"):
+                self._journal.revive()
+            self._journal.set_meta(revived=token)
         await self._feed_waiting()
         only = set(self._options["only"]) if self._options.get("only") else None
         if self._stopped is None and (only is None or only):
@@ -321,12 +198,19 @@ class Flow:
 
     async def _feed_waiting(self) -> None:
         only = self._options.get("only")
-        for step in reversed(range(len(self._pipeline.steps))):
-            after = ""
-            while page := list(self._journal.waiting(step, BLOCK, after)):
-                after = page[-1].id
-                for it in page:
+        for step in reversed(range(len(self._pipeline.steps) + 1)):
+            after = 0
+            while page := await self._in_thread(lambda step=step, after=after: self._journal.waiting(step, after)):
+                after = page[-1][0]
+                for _, it in page:
                     if only and it.id not in only:
+                        continue
+                    if step == len(self._pipeline.steps):
+                        # The sink refused it, and is to be asked again.
+                        self._changes.results.append((it.id, it.value))
+                        self._changes.remove([(it.id, step)])
+                        self._finished += 1
+                        self._to_write.set()
                         continue
                     self._push(step, Work(it.id, it.value, [], [(it.id, step)], it.attempts))
                     await self._room_before(step)
@@ -334,34 +218,33 @@ class Flow:
                         return
 
     async def _feed_source(self, only: set[str] | None) -> None:
-        source, items = self._source, None
+        source = self._source
         looks = not source.has_numbers or self._before["taken"] > 0
+        skipped = self._journal.taken_up_to() if source.has_numbers and source.is_replayable else 0
+        reader = Reader(self._loop, lambda: itertools.islice(source.items(), skipped, None), self._has_read.set)
+        self._read = skipped
         try:
-            skipped = self._journal.taken_up_to() if source.has_numbers and source.is_replayable else 0
-            items = await self._in_thread(lambda: itertools.islice(source.items(), skipped, None))
-            self._read = skipped
-            while self._stopped is None:
-                block = await self._in_thread(lambda: list(itertools.islice(items, BLOCK)))
+            while self._stopped is None and (block := reader.take()) is not None:
                 if not block:
-                    return
+                    await self._has_read.wait()
+                    continue
                 self._read += len(block)
-                known = self._journal.taken_of([id for id, _ in block]) if looks else {}
+                ids = [id for id, _ in block]
+                known = await self._in_thread(lambda ids=ids: self._journal.taken_of(ids)) if looks else {}
                 for id, value in block:
                     if id in self._in_flight or (known.get(id) == self._journal.run and not source.has_numbers):
-                        raise ValueError(f"the id `{id}` comes twice")
+                        raise SourceError from ValueError(f"the id `{id}` comes twice")
                     if id in known or (only is not None and str(id) not in only):
                         continue
                     await self._take_up(id, value)
                     if self._stopped is not None:
                         return
-        except (ActorDied, asyncio.CancelledError, sqlite3.Error):
-            raise
-        except Exception as error:
+        except SourceError as failure:
+            error = failure.__cause__ or failure
             # What was read is finished; what comes behind is not known to anybody.
-            log.error(
-                "the source failed after %d items: %s: %s", self._read, type(error).__name__, error, exc_info=True
-            )
-            self._fault = f"the source failed after {self._read} items: {type(error).__name__}: {error}"
+            what = f"the source failed after {self._read} items: {type(error).__name__}: {error}"
+            log.error("%s", what, exc_info=error)
+            self._fault = what
 
     async def _take_up(self, id: Id, value: Any) -> None:
         payload = pickle.dumps(value, 5)
@@ -414,13 +297,19 @@ class Flow:
             return
         pool = self._pools[step]
         pool.alive += 1
+        if pool.stage.key is not None:
+            try:
+                work.key = repr(pool.stage.key(unpickled(work.payload)))
+            except Exception as error:
+                self._failed(pool, work, f"its key: {type(error).__qualname__}: {error}", "", may_retry=False)
+                self._look_for_end(pool)
+                return
         self._queue(pool, work, first=first)
 
     def _queue(self, pool: Pool, work: Work, *, first: bool = False) -> None:
         number = 0
         if pool.stage.key is not None:
-            value = pickle.loads(work.payload) if isinstance(work.payload, bytes) else None
-            number = hash(repr(pool.stage.key(value))) % pool.stage.concurrency
+            number = hash(work.key) % pool.stage.concurrency
         queue = pool.queues[number]
         queue.appendleft(work) if first else queue.append(work)
         pool.bytes += work.size
@@ -441,6 +330,12 @@ class Flow:
                 done = await worker.acall(Worker.run, chunk)
             except ActorDied as error:
                 self._died(pool, slot, number, works, error)
+            except NoProc:
+                self._put_back(pool, works)
+                self.stop(f"the workers of `{pool.stage.name}` died too often: their supervisor has given up")
+            except RebeamError as error:
+                # Too large to be sent, there or back.
+                self._not_sent(pool, works, error)
             else:
                 if pool.cpu.get(slot, 0.0) > done.cpu:
                     self._new_process(pool, slot)
@@ -473,15 +368,13 @@ class Flow:
             elif not queue:
                 await pool.work.wait()
             elif (pause := self._pause(pool)) > 0:
-                await asyncio.sleep(pause)
+                await pool.work.wait(pause)
             else:
                 break
         share = max(1, len(queue) // pool.stage.concurrency)
         most = min(pool.chunk_size, share)
         if pool.stage.rate is not None:
             most = max(1, min(most, int(pool.tokens)))
-        if self._current.marks is None:
-            most = 1
         works: list[Work] = []
         size = 0
         while queue and len(works) < most and size < MOST_BYTES:
@@ -527,16 +420,29 @@ class Flow:
         pool.done += 1
         self._over(pool, work)
 
+    def _put_back(self, pool: Pool, works: list[Work]) -> None:
+        for work in reversed(works):
+            self._queue(pool, work, first=True)
+
+    def _not_sent(self, pool: Pool, works: list[Work], error: RebeamError) -> None:
+        """A chunk, or what came of it, could not be sent: each item is tried alone, and one alone is at fault."""
+        if len(works) > 1:
+            for work in works:
+                work.is_alone = True
+            self._put_back(pool, works)
+        else:
+            self._failed(pool, works[0], f"{type(error).__name__}: {error}", "", may_retry=False)
+
     def _passed_on(self, pool: Pool, work: Work, results: list[tuple[str, Any]]) -> None:
         step = pool.step + 1
+        # A batch that a filter has let through is a value from here on.
+        results = [(id, it if isinstance(it, bytes) else listed(it)) for id, it in results]
         if step == len(self._pipeline.steps):
             self._finished += 1
             if self._sink.takes_values:
                 self._changes.results.extend(results)
             return
         for id, payload in results:
-            if not isinstance(payload, bytes):
-                payload = pickle.dumps([pickle.loads(it) for it in payload], 5)
             self._changes.add_waiting(Waiting(id, step, 0, payload))
             self._push(step, Work(id, payload, [], [(id, step)]))
 
@@ -545,6 +451,8 @@ class Flow:
         self._changes.taken.extend(work.roots)
         self._changes.remove(work.rows)
         pool.alive -= 1
+        if not pool.is_full:
+            pool.room.set()
 
     def _failed(self, pool: Pool, work: Work, cause: str, detail: str, *, may_retry: bool = True) -> bool:
         """An attempt at an item has failed: says whether there is to be another."""
@@ -579,6 +487,9 @@ class Flow:
 
     def _died_for_good(self, dead: Dead) -> None:
         self._changes.dead.append(dead)
+        self._note_dead(dead)
+
+    def _note_dead(self, dead: Dead) -> None:
         self._dead += 1
         group = dead.stage, dead.cause[:200]
         if len(self._failures) < 1000 or group in self._failures:
@@ -638,8 +549,6 @@ class Flow:
         """The item that a worker had in hand by the mark that it has left; None if nobody knows."""
         if len(works) == 1:
             return works[0]
-        if self._current.marks is None:
-            return None
         chunk, place, _ = MARK.unpack_from(self._current.marks, (pool.first_slot + slot) * MARK.size)
         return works[place] if chunk == number and place < len(works) else None
 
@@ -650,7 +559,7 @@ class Flow:
         """Has workers killed whose item takes too long."""
         pools = [pool for pool in self._pools.values() if pool.stage.timeout is not None]
         marks = self._current.marks
-        while pools and marks is not None:
+        while pools:
             await asyncio.sleep(0.1)
             now = time.monotonic()
             for pool in pools:
@@ -675,31 +584,44 @@ class Flow:
             changes, self._changes = self._changes, Changes()
             try:
                 refused = await self._in_thread(lambda changes=changes: self._commit(changes))
-            except (OSError, sqlite3.Error, ValueError) as error:
+            except Exception as error:
                 path = self._current.directory / "journal.db"
                 what = (
-                    _journal.unusable(path, error) if isinstance(error, sqlite3.Error) else f"the sink failed: {error}"
+                    _journal.unusable(path, error)
+                    if isinstance(error, sqlite3.Error)
+                    else f"the sink failed: {type(error).__name__}: {error}"
                 )
                 self._fault = str(what)
                 log.error("%s", what)
                 self.stop("what is done cannot be written down")
                 return
             self._in_flight.difference_update(changes.taken)
-            for id, why in refused:
-                self._died_for_good(Dead(id, len(self._pipeline.steps), "sink", 1, why, "", b""))
+            for dead in refused:
+                self._note_dead(dead)
             self._written.set()
 
-    def _commit(self, changes: Changes) -> list[tuple[str, str]]:
+    def _commit(self, changes: Changes) -> list[Dead]:
+        """Writes results and journal; gives those that the sink does not take, which are dead by the same commit."""
         refused, mark = [], None
         if changes.results:
-            values = [(id, pickle.loads(payload)) for id, payload in changes.results]
-            refused = self._sink.write(values)
+            payloads = dict(changes.results)
+            values, reasons = [], []
+            for id, payload in changes.results:
+                try:
+                    values.append((id, pickle.loads(payload)))
+                except Exception as error:
+                    reasons.append((id, f"its result cannot be unpickled: {type(error).__qualname__}: {error}"))
+            reasons += self._sink.write(values)
             mark = self._sink.flush()
+            step = len(self._pipeline.steps)
+            refused = [Dead(id, step, "sink", 1, why, "", payloads[id]) for id, why in reasons]
+            changes.dead += refused
         self._journal.commit(changes, mark)
         return refused
 
     async def _in_thread(self, function: Any) -> Any:
-        return await self._loop.run_in_executor(None, function)
+        """Does something with the journal or the sink: one thing at a time."""
+        return await self._loop.run_in_executor(self._journal_thread, function)
 
     # ---- what is told ------------------------------------------------------------------------------------------------
 
@@ -758,18 +680,3 @@ class Flow:
             "timeline": self._timeline, "command": self._options.get("command", ""),
             "directory": str(self._current.directory),
         }  # fmt: skip
-
-
-def halves(work: Work) -> Iterator[Work]:
-    """A batch as two."""
-    assert isinstance(work.payload, list)
-    ids = work.rows or [(str(root), -1) for root in work.roots]
-    middle = len(work.payload) // 2
-    for part in (slice(0, middle), slice(middle, None)):
-        roots = work.roots[part] if len(work.roots) == len(work.payload) else []
-        rows = work.rows[part] if len(work.rows) == len(work.payload) else []
-        names = [id for id, _ in ids[part]]
-        id = names[0] if len(names) == 1 else f"{names[0]}..{names[-1]}"
-        half = Work(id, work.payload[part], roots, rows, work.attempts)
-        half.is_alone = True
-        yield half

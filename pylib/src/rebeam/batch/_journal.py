@@ -31,12 +31,17 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS taken (id PRIMARY KEY, run INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS waiting (
-    id TEXT, step INTEGER, attempts INTEGER, value BLOB, file TEXT, PRIMARY KEY (id, step)
-) WITHOUT ROWID;
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT, step INTEGER, attempts INTEGER, value BLOB, file TEXT, UNIQUE (id, step)
+);
 CREATE TABLE IF NOT EXISTS dead (
     id TEXT PRIMARY KEY, step INTEGER, stage TEXT, attempts INTEGER, cause TEXT, detail TEXT, value BLOB, file TEXT
 ) WITHOUT ROWID;
 """
+
+
+PAGE, PAGE_BYTES = 1000, 32 * 1024 * 1024
+"""How much of what waits is read at once."""
 
 
 class Waiting(NamedTuple):
@@ -149,14 +154,19 @@ class Journal:
             found.update(self._db.execute(f"SELECT id, run FROM taken WHERE id IN ({marks})", part))
         return found
 
-    def waiting(self, step: int | None = None, limit: int = -1, after: str = "") -> Iterator[Waiting]:
-        """What waits, for one step or for all, in order of ids."""
-        query = "SELECT id, step, attempts, value, file FROM waiting WHERE id > ?"
-        query += "" if step is None else f" AND step = {step}"
-        for id, of, attempts, value, file in self._db.execute(
-            f"{query} ORDER BY id LIMIT {limit}", (after,)
-        ).fetchall():
-            yield Waiting(id, of, attempts, self._value(value, file))
+    def waiting(self, step: int, after: int) -> list[tuple[int, Waiting]]:
+        """What waits for a step, in the order in which it came, behind a number: some of it, not more than fits."""
+        query = "SELECT number, id, attempts, value, file FROM waiting "
+        query += "WHERE number > ? AND step = ? ORDER BY number LIMIT ?"
+        found: list[tuple[int, Waiting]] = []
+        size = 0
+        for number, id, attempts, value, file in self._db.execute(query, (after, step, PAGE)):
+            one = Waiting(id, step, attempts, self._value(value, file))
+            found.append((number, one))
+            size += len(one.value)
+            if size > PAGE_BYTES:
+                break
+        return found
 
     def dead(self) -> Iterator[Dead]:
         """The dead, in order of ids."""
@@ -166,8 +176,8 @@ class Journal:
 
     def commit(self, changes: Changes, mark: str | None) -> None:
         """Writes all of it, or nothing."""
-        waiting = [(*it[:3], *self._stored(it.id, it.step, it.value)) for it in changes.waiting.values()]
-        dead = [(*it[:6], *self._stored(it.id, it.step, it.value)) for it in changes.dead]
+        waiting = [(*it[:3], *self._stored(f"{it.step}", it.id, it.value)) for it in changes.waiting.values()]
+        dead = [(*it[:6], *self._stored(f"{it.step}-dead", it.id, it.value)) for it in changes.dead]
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         try:
@@ -175,7 +185,8 @@ class Journal:
             db.executemany("INSERT OR REPLACE INTO taken VALUES (?, ?)", [(id, run) for id in changes.taken])
             files = self._files_of(changes.gone)
             db.executemany("DELETE FROM waiting WHERE id = ? AND step = ?", changes.gone)
-            db.executemany("INSERT OR REPLACE INTO waiting VALUES (?, ?, ?, ?, ?)", waiting)
+            insert = "INSERT OR REPLACE INTO waiting (id, step, attempts, value, file) VALUES (?, ?, ?, ?, ?)"
+            db.executemany(insert, waiting)
             db.executemany("INSERT OR REPLACE INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?)", dead)
             if mark is not None:
                 db.execute("INSERT OR REPLACE INTO meta VALUES ('mark', ?)", (mark,))
@@ -185,7 +196,9 @@ class Journal:
                 db.execute("ROLLBACK")
             raise
         for file in files:
-            (self._directory / "values" / file).unlink(missing_ok=True)
+            # The dead that were revived have their old files.
+            if not self._is_named(file):
+                (self._directory / "values" / file).unlink(missing_ok=True)
 
     def revive(self, only: Iterable[str] | None = None) -> int:
         """Has the dead wait again, with all their attempts; says how many."""
@@ -194,7 +207,8 @@ class Journal:
             ids = list(only)
             where = f" WHERE id IN ({','.join('?' * len(ids))})"
         self._db.execute("BEGIN IMMEDIATE")
-        self._db.execute(f"INSERT OR REPLACE INTO waiting SELECT id, step, 0, value, file FROM dead{where}", ids)
+        insert = "INSERT OR REPLACE INTO waiting (id, step, attempts, value, file)"
+        self._db.execute(f"{insert} SELECT id, step, 0, value, file FROM dead{where}", ids)
         count = self._db.execute(f"DELETE FROM dead{where}", ids).rowcount
         self._db.execute("COMMIT")
         return count
@@ -205,13 +219,13 @@ class Journal:
     def _one(self, query: str) -> int:
         return int(self._db.execute(query).fetchone()[0])
 
-    def _stored(self, id: str, step: int, value: bytes) -> tuple[bytes | None, str | None]:
+    def _stored(self, place: str, id: str, value: bytes) -> tuple[bytes | None, str | None]:
         """A value as its row holds it: itself, or the file that does."""
         if len(value) < BESIDE:
             return value, None
         import hashlib
 
-        name = f"{hashlib.sha256(id.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}-{step}"
+        name = f"{hashlib.sha256(id.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}-{place}"
         folder = self._directory / "values"
         folder.mkdir(exist_ok=True)
         with open(folder / f"{name}.part", "wb") as file:
@@ -219,10 +233,15 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         os.replace(folder / f"{name}.part", folder / name)
+        sync_directory(folder)
         return None, name
 
     def _value(self, value: bytes | None, file: str | None) -> bytes:
         return value if file is None else (self._directory / "values" / file).read_bytes()  # type: ignore[return-value]
+
+    def _is_named(self, file: str) -> bool:
+        tables = ("waiting", "dead")
+        return any(self._db.execute(f"SELECT 1 FROM {it} WHERE file = ?", (file,)).fetchone() for it in tables)
 
     def _files_of(self, gone: list[tuple[str, int]]) -> list[str]:
         if not (self._directory / "values").is_dir():
@@ -230,6 +249,15 @@ class Journal:
         query = "SELECT file FROM waiting WHERE id = ? AND step = ? AND file IS NOT NULL"
         rows = (self._db.execute(query, key).fetchone() for key in gone)
         return [row[0] for row in rows if row]
+
+
+def sync_directory(path: Any) -> None:
+    """Makes the names in a directory last."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def unusable(path: Path, error: Exception) -> PipelineError:

@@ -27,13 +27,13 @@ class Current(NamedTuple):
         pipeline: what is run.
         options: of the command.
         directory: of the journal.
-        marks: memory that all workers share, if they are forked from one process.
+        marks: memory that all workers share with the conductor.
     """
 
     pipeline: Pipeline
     options: dict[str, Any]
     directory: Path
-    marks: mmap.mmap | None
+    marks: mmap.mmap
 
 
 _current: Current | None = None
@@ -45,7 +45,7 @@ def current() -> Current:
         from rebeam import _app
 
         pipeline = _app.pipeline(json.loads(os.environ[VARIABLE]).get("attribute"))
-        return _become(pipeline, None)
+        return _become(pipeline)
     return _current
 
 
@@ -61,12 +61,14 @@ def tree(pipeline: Pipeline) -> Supervisor:
 
     pipeline.check()
     stages = [(step, stage) for step, stage in enumerate(pipeline.steps) if isinstance(stage, Stage)]
-    workers = sum(stage.concurrency for _, stage in stages)
-    marks = mmap.mmap(-1, workers * MARK.size)
-    run = _become(pipeline, marks)
-    journal = Journal(run.directory, pipeline.name, fresh=bool(run.options.get("fresh")), looks=True)
+    run = _become(pipeline)
+    # A zygote that takes another's place makes the tree once more, in the middle of the run.
+    is_first = not (run.directory / "run").exists() or (run.directory / "run").read_text() != run.options.get("token")
+    journal = Journal(run.directory, pipeline.name, fresh=is_first and bool(run.options.get("fresh")), looks=True)
     try:
-        _check_changes(pipeline, journal, accepts=bool(run.options.get("accept_changes")))
+        if is_first:
+            _check_changes(pipeline, journal, accepts=bool(run.options.get("accept_changes")))
+            (run.directory / "run").write_text(str(run.options.get("token")))
     finally:
         journal.close()
     pools, slot = [], 0
@@ -82,12 +84,23 @@ def tree(pipeline: Pipeline) -> Supervisor:
     return Supervisor([*pools, conductor], auto_shutdown="any_significant")
 
 
-def _become(pipeline: Pipeline, marks: mmap.mmap | None) -> Current:
+def _become(pipeline: Pipeline) -> Current:
     global _current
     options = json.loads(os.environ.get(VARIABLE) or "{}")
     directory = Path(options.get("journal") or ".rebeam/batch") / pipeline.name
-    _current = Current(pipeline, options, directory.absolute(), marks)
+    workers = sum(stage.concurrency for stage in pipeline.steps if isinstance(stage, Stage))
+    _current = Current(pipeline, options, directory.absolute(), _marks(options.get("marks"), workers))
     return _current
+
+
+def _marks(path: str | None, workers: int) -> mmap.mmap:
+    """Memory that all of a run share, however their processes were made."""
+    if path is None:
+        return mmap.mmap(-1, workers * MARK.size)
+    with open(path, "r+b") as file:
+        if os.fstat(file.fileno()).st_size < workers * MARK.size:
+            file.truncate(workers * MARK.size)
+        return mmap.mmap(file.fileno(), workers * MARK.size)
 
 
 def _check_changes(pipeline: Pipeline, journal: Any, *, accepts: bool) -> None:
@@ -99,7 +112,15 @@ def _check_changes(pipeline: Pipeline, journal: Any, *, accepts: bool) -> None:
             f"since the journal of `{pipeline.name}` was begun, this has changed: {', '.join(names)}; "
             "`--accept-changes` goes on, `--fresh` begins anew"
         )
-    journal.set_meta(fingerprint=now)
+    steps = [f"{type(step).__name__} {step.name}" for step in pipeline.steps]
+    known = json.loads(journal.meta("steps") or "null")
+    counts = journal.counts()
+    if known not in (None, steps) and (counts["waiting"] or counts["dead"]):
+        raise PipelineError(
+            f"the steps of `{pipeline.name}` are others than when its journal was begun ({', '.join(known)}), "
+            "and items wait between them: finish it as it was, or begin anew by `--fresh`"
+        )
+    journal.set_meta(fingerprint=now, steps=steps)
 
 
 def run(pipeline: Pipeline, options: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+from rebeam.batch._journal import sync_directory
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -66,8 +68,8 @@ class _Jsonl(Sink):
         for id, value in results:
             try:
                 lines.append(json.dumps(value, ensure_ascii=False, default=self._default))
-            except (TypeError, ValueError) as error:
-                refused.append((id, f"it is nothing that JSON knows: {error}"))
+            except Exception as error:
+                refused.append((id, f"it is nothing that JSON knows: {type(error).__qualname__}: {error}"))
         if lines:
             self._file.write(("\n".join(lines) + "\n").encode("utf-8", "surrogatepass"))
         return refused
@@ -103,10 +105,15 @@ class _Files(Sink):
 
     def write(self, results: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
         refused = []
+        folders: set[str] = set()
         for id, value in results:
-            name = self._name(value) if self._name else id
-            content = self._content(value) if self._content else value
-            path = os.path.normpath(os.path.join(self._directory, name))
+            try:
+                name = self._name(value) if self._name else id
+                content = self._content(value) if self._content else value
+                path = os.path.normpath(os.path.join(self._directory, name))
+            except Exception as error:
+                refused.append((id, f"its name or content: {type(error).__qualname__}: {error}"))
+                continue
             if os.path.relpath(path, self._directory).startswith(os.pardir):
                 refused.append((id, f"`{name}` is outside `{self._directory}`"))
                 continue
@@ -121,6 +128,9 @@ class _Files(Sink):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(f"{path}.part", path)
+            folders.add(os.path.dirname(path))
+        for folder in folders:
+            sync_directory(folder)
         return refused
 
     def describe(self) -> str:
@@ -144,6 +154,7 @@ class _Sql(Sink):
     def __init__(self, path: str, table: str) -> None:
         self._path, self._table = path, table
         self._connection: Any = None
+        self._number = 0
 
     def open(self, mark: str | None) -> None:
         import sqlite3
@@ -151,7 +162,11 @@ class _Sql(Sink):
         self._connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
         self._connection.execute("PRAGMA synchronous=FULL")
         quoted = self._quoted(self._table)
-        self._connection.execute(f"CREATE TABLE IF NOT EXISTS {quoted} (item_id TEXT PRIMARY KEY, value TEXT)")
+        columns = "item_id TEXT PRIMARY KEY, value TEXT, written INTEGER"
+        self._connection.execute(f"CREATE TABLE IF NOT EXISTS {quoted} ({columns})")
+        # What was written and not noted in the journal comes again, perhaps under other ids.
+        self._number = int(mark or 0)
+        self._connection.execute(f"DELETE FROM {quoted} WHERE written > ?", (self._number,))
         if mark is None:
             self._connection.execute(f"DELETE FROM {quoted}")
         self._connection.execute("BEGIN")
@@ -160,18 +175,20 @@ class _Sql(Sink):
         rows, refused = [], []
         for id, value in results:
             try:
-                rows.append((id, json.dumps(value, ensure_ascii=False)))
-            except (TypeError, ValueError) as error:
-                refused.append((id, f"it is nothing that JSON knows: {error}"))
-        # What was written and not noted in the journal comes again, under the same id.
-        insert = f"INSERT OR REPLACE INTO {self._quoted(self._table)} VALUES (?, ?)"
+                text = json.dumps(value, ensure_ascii=False)
+                text.encode()
+                rows.append((id, text, self._number + 1))
+            except Exception as error:
+                refused.append((id, f"it is nothing that JSON knows: {type(error).__qualname__}: {error}"))
+        insert = f"INSERT OR REPLACE INTO {self._quoted(self._table)} VALUES (?, ?, ?)"
         self._connection.executemany(insert, rows)
         return refused
 
     def flush(self) -> str:
         self._connection.execute("COMMIT")
         self._connection.execute("BEGIN")
-        return "written"
+        self._number += 1
+        return str(self._number)
 
     def close(self) -> None:
         self._connection.execute("COMMIT")
@@ -186,7 +203,7 @@ class _Sql(Sink):
 
 
 def sql(path: str, table: str) -> Sink:
-    """A table of an SQLite file, with the columns `item_id` and `value` (JSON).
+    """A table of an SQLite file, with the columns `item_id`, `value` (JSON) and `written`, by which a run goes on.
 
     Args:
         path: the file.

@@ -59,7 +59,7 @@ class Worker(Actor):
         current = _run.current()
         stage = current.pipeline.steps[step]
         assert isinstance(stage, Stage)
-        self._marks: mmap.mmap | None = current.marks
+        self._marks: mmap.mmap = current.marks
         self._place = slot * MARK.size
         self._kind = stage.kind
         self._apply, self._runner = _applier(stage)
@@ -80,8 +80,7 @@ class Worker(Actor):
         marks, place, number = self._marks, self._place, chunk.number
         clock, pack = time.perf_counter, MARK.pack_into
         for index, (id, attempt, payload) in enumerate(chunk.items):
-            if marks is not None:
-                pack(marks, place, number, index, time.monotonic())
+            pack(marks, place, number, index, time.monotonic())
             began = clock()
             try:
                 result = self._apply(_value(payload), Item(id, attempt))
@@ -98,9 +97,8 @@ class Worker(Actor):
     async def _together(self, chunk: Chunk) -> list[tuple[int, Any, float]]:
         import asyncio
 
-        if self._marks is not None:
-            # If it dies, it may be any of them.
-            MARK.pack_into(self._marks, self._place, chunk.number, len(chunk.items), time.monotonic())
+        # If it dies, it may be any of them.
+        MARK.pack_into(self._marks, self._place, chunk.number, len(chunk.items), time.monotonic())
 
         async def one(id: str, attempt: int, payload: Any) -> tuple[int, Any, float]:
             began = time.perf_counter()
