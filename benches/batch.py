@@ -7,6 +7,7 @@ Usage: batch.py REBEAM
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -33,7 +34,11 @@ def spin(us: int) -> int:
     return us
 
 
-def ours(us: int, count: int) -> float:
+def without_journal(us: int, count: int) -> float:
+    return ours(us, count, "--no-journal")
+
+
+def ours(us: int, count: int, *flags: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         source = "import time\nfrom rebeam.batch import pipeline, sink\n\n"
         source += "def spin(us):\n    end = time.perf_counter() + us / 1e6\n    while time.perf_counter() < end: pass\n"
@@ -41,7 +46,7 @@ def ours(us: int, count: int) -> float:
         source += f"pipe = pipeline('p').source([{us}] * {count}).stage(spin, concurrency=2).sink(sink.jsonl('out'))\n"
         Path(folder, "app.py").write_text(source)
         report = Path(folder, "report.json")
-        command = [sys.argv[1], "batch", "app.py", "--report", str(report)]
+        command = [sys.argv[1], "batch", "app.py", "--report", str(report), *flags]
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
         return count / float(json.loads(report.read_text())["seconds"])
 
@@ -64,6 +69,17 @@ def joblib(us: int, count: int) -> float:
         return timed(lambda: parallel(delayed(spin)(us) for _ in range(count)), count)
 
 
+def ray_tasks(us: int, count: int) -> float:
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", ignore_reinit_error=True)
+    remote = ray.remote(spin)
+    ray.get([remote.remote(1)] * 2)
+    # A task each: it takes too long to wait for all of the small ones.
+    some = min(count, 5_000)
+    return timed(lambda: ray.get([remote.remote(us) for _ in range(some)]), some)
+
+
 def timed(work: Callable[[], object], count: int) -> float:
     started = time.perf_counter()
     work()
@@ -74,14 +90,15 @@ def main() -> None:
     os.environ.setdefault("REBEAM_RUNTIME_DIR", tempfile.mkdtemp())
     peers: dict[str, Callable[[int, int], float]] = {
         "rebeam batch, journal and all": ours,
+        "rebeam batch --no-journal": without_journal,
         "ProcessPoolExecutor.map": executor,
         "multiprocessing.Pool.map (chunks)": pool,
         "joblib (loky)": joblib,
+        "ray, a task each": ray_tasks,
     }
-    try:
-        import joblib as _
-    except ImportError:
-        del peers["joblib (loky)"]
+    for package, name in (("joblib", "joblib (loky)"), ("ray", "ray, a task each")):
+        if importlib.util.find_spec(package) is None:
+            del peers[name]
     for us, count in WORK:
         runs: dict[str, list[float]] = {name: [] for name in peers}
         for _ in range(3):

@@ -1,7 +1,9 @@
 //! `rebeam batch`: pipelines that lose nothing, whatever is killed, and do nothing twice.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use harness::{Node, Project, Ran, kill};
@@ -140,7 +142,7 @@ fn a_stop_does_not_wait_for_a_source_that_has_nothing_to_say() {
     // Nobody ever writes into this pipe but two lines.
     let (theirs, ours) = nix::unistd::pipe().expect("a pipe");
     nix::unistd::write(&ours, b"1\n2\n").expect("there is room");
-    command.stdin(theirs).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    command.stdin(theirs).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut node = project.adopt(&mut command);
     drop(command);
     node.wait_for("up with");
@@ -222,7 +224,7 @@ pipe = pipeline('p').source(source.stdin()).stage(work).sink(sink.jsonl('out.jso
     project.write("in.txt", &numbers);
     let input = || std::fs::File::open(project.path().join("in.txt")).expect("it is there");
     let mut command = project.command(&["batch", "app.py"]);
-    command.stdin(input()).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    command.stdin(input()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let node = project.adopt(&mut command);
     node.eventually("some are done", |_| (lines(&project, "out.jsonl").len() > 5).then_some(()));
     kill(node.os_pid(), Signal::SIGKILL);
@@ -337,7 +339,7 @@ pipe = pipeline('p').source(range(2000)).stage(work).stage(len).sink(sink.jsonl(
     std::fs::create_dir(&small).expect("a folder");
     let mount = |size: &str, flags: &str| {
         let args = ["-t", "tmpfs", "-o", &format!("{flags}size={size}"), "none"];
-        std::process::Command::new("mount").args(args).arg(&small).output().is_ok_and(|it| it.status.success())
+        Command::new("mount").args(args).arg(&small).output().is_ok_and(|it| it.status.success())
     };
     if !mount("600k", "") {
         return crate::not_tested("a small file system");
@@ -424,7 +426,7 @@ pipe = (pipeline('p').source(source.sql('in.db', 'SELECT n FROM t ORDER BY n')).
     let (ran, _) = run(&project, &[]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let script = "import sqlite3; print(sqlite3.connect('out.db').execute('SELECT count(*), sum(value) FROM results').fetchone())";
-    let mut python = std::process::Command::new(harness::python());
+    let mut python = Command::new(harness::python());
     let told = Ran::from(python.args(["-c", script]).current_dir(project.path()).output().expect("it runs"));
     assert_eq!(told.stdout.trim(), format!("(5000, {})", (0..5000).map(|n| n * 2).sum::<i64>()));
 }
@@ -451,11 +453,153 @@ pipe = pipeline('p').source(range(300)).stage(work, concurrency=2, timeout=1).si
     assert_eq!(project.run(&["batch", "status", "p", "--json"]).json()["taken"], 300);
 }
 
+#[test]
+fn odd_words_and_names_cost_their_item_alone_if_that() {
+    let project = pipelines(
+        "class Odd(Exception):
+    def __str__(self): raise RuntimeError('no words')
+def work(n):
+    if n == 3: raise ValueError('caf\\udce9 \\x1b[31mred')
+    if n == 5: raise Odd
+    if n == 7: raise ValueError('x' * 5_000_000)
+    return 'caf\\udce9' if n == 9 else str(n)
+pipe = pipeline('p').source(range(10)).stage(work).stage(lambda text: text).sink(sink.jsonl('out.jsonl'))
+def name(n): return {'0': 'x' * 400, '1': '', '2': 'a\\0b'}.get(n, n)
+files = pipeline('q').source(range(5)).stage(str).sink(sink.files('out', name=name))
+raw = pipeline('r').source(source.files('in/*')).stage(len).sink(sink.jsonl('r.jsonl'))",
+    );
+    let report = project.path().join("r.json").display().to_string();
+    let ran = project.run(&["batch", "app.py:pipe", "--report", &report]);
+    assert_eq!(ran.code, Some(4), "{ran:?}");
+    let dead_of = dead(&project, "p");
+    let cause = |id: &str| dead_of[id]["cause"].as_str().expect("words").to_owned();
+    assert_eq!(cause("3"), "ValueError: caf\\udce9 \\x1b[31mred");
+    assert_eq!((cause("5"), cause("7").len()), ("Odd, whose str() raises RuntimeError".into(), 1000));
+    let text = std::fs::read_to_string(project.path().join("out.jsonl")).expect("valid UTF-8");
+    assert!(text.contains("caf\\udce9") && text.lines().count() == 7, "{text}");
+    assert_eq!(project.run(&["batch", "app.py:files"]).code, Some(4));
+    assert_eq!(dead(&project, "q").into_keys().collect::<Vec<_>>(), ["0", "1", "2"]);
+    project.write("in/ok", "");
+    std::fs::write(project.path().join("in").join(std::ffi::OsStr::from_bytes(b"caf\xe9")), "").expect("a file");
+    assert_eq!(project.run(&["batch", "app.py:raw"]).code, Some(0));
+    assert_eq!(sorted(lines(&project, "r.jsonl")), [5, 7]);
+}
+
+#[test]
+fn what_was_there_before_is_not_replaced() {
+    let project = pipelines("pipe = pipeline('p').source(range(3)).stage(abs).sink(sink.jsonl('out.jsonl'))");
+    project.write("out.jsonl", "\"precious\"\n");
+    let ran = project.run(&["batch", "app.py"]);
+    ran.assert_error(3, &["out.jsonl", "not of this pipeline's journal", "--fresh"]);
+    assert_eq!(lines(&project, "out.jsonl"), [json!("precious")]);
+    assert_eq!(run(&project, &["--fresh"]).0.code, Some(0));
+    assert_eq!(sorted(lines(&project, "out.jsonl")), [0, 1, 2]);
+    run(&project, &["--only", "7"]).0.assert_error(5, &["there is no item `7`"]);
+}
+
+#[test]
+fn options_that_make_no_sense_are_refused_where_they_stand() {
+    let check = |stage: &str, text: &str| {
+        let project = pipelines(&format!("pipe = pipeline('p').source([1]).stage(abs, {stage}).sink(print)"));
+        let ran = project.run(&["batch", "app.py"]);
+        assert!(matches!(ran.code, Some(2 | 3)) && ran.stderr.contains(text), "{stage}: {ran:?}");
+    };
+    check("timeout=-1", "`abs` has a timeout of -1");
+    check("rate='fast'", "`abs` has a rate of 'fast'");
+    check("key='user'", "`key` of `abs` is 'user', which is no function");
+    check("concurrency=0", "`abs` has concurrency=0");
+    check("retires=2", "retires");
+    check("uses={'gpu': 1}", "uses 1 of `gpu`, of which there are 0");
+}
+
+#[test]
+fn a_script_that_runs_a_pipeline_gets_its_report_and_is_not_survived_by_it() {
+    let project = pipelines(
+        "def work(n):
+    time.sleep(0.02)
+    return n
+pipe = pipeline('p').source(range(200)).stage(work).sink(sink.jsonl('out.jsonl'))
+if __name__ == '__main__':
+    report = pipe.run()
+    print('ended', report['code'], report['counts']['done'])",
+    );
+    let script = || {
+        let mut command = Command::new(harness::python());
+        let scrubbed = project.command(&[]);
+        command.env_clear().envs(scrubbed.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let path = harness::rebeam().parent().expect("a folder").display().to_string();
+        command.env("PATH", format!("{path}:/usr/bin:/bin")).arg("app.py").current_dir(project.path());
+        command
+    };
+    let mut child = script().stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+    let deadline = Instant::now() + harness::PATIENCE;
+    while lines(&project, "out.jsonl").len() < 5 {
+        assert!(Instant::now() < deadline, "nothing is done");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child.kill().expect("it runs");
+    child.wait().expect("it has ended");
+    while !project.processes().is_empty() {
+        assert!(Instant::now() < deadline, "it goes on: {:?}", project.processes());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let before = lines(&project, "out.jsonl").len();
+    assert!(before < 200, "{before}");
+    let ran = Ran::from(script().output().expect("it runs"));
+    assert!(ran.stdout.contains(&format!("ended 0 {}", 200 - before)), "{ran:?}");
+    assert_eq!(sorted(lines(&project, "out.jsonl")), (0..200).collect::<Vec<i64>>());
+}
+
+#[test]
+fn a_pipeline_that_stands_in_no_file_is_run_as_well() {
+    let project = pipelines("");
+    let script = "from rebeam.batch import pipeline, sink
+factor = 3
+def work(n): return n * factor
+report = (pipeline('p').source(range(20)).stage(work).stage(lambda n: n + 1)
+    .sink(sink.jsonl('out.jsonl'))).run(no_journal=True)
+print('ended', report['code'])";
+    let mut command = Command::new(harness::python());
+    let scrubbed = project.command(&[]);
+    command.env_clear().envs(scrubbed.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let path = harness::rebeam().parent().expect("a folder").display().to_string();
+    command.env("PATH", format!("{path}:/usr/bin:/bin")).args(["-c", script]).current_dir(project.path());
+    let ran = Ran::from(command.output().expect("it runs"));
+    assert!(ran.stdout.contains("ended 0"), "{ran:?}");
+    assert_eq!(sorted(lines(&project, "out.jsonl")), (0..20).map(|n| n * 3 + 1).collect::<Vec<i64>>());
+    project.assert_nothing_left();
+}
+
+#[test]
+fn on_a_terminal_the_lines_of_progress_are_replaced() {
+    let project = pipelines(
+        "def work(n):
+    time.sleep(0.05)
+    return n
+pipe = pipeline('p').source(range(60)).stage(work).sink(sink.jsonl('out.jsonl'))",
+    );
+    let terminal = nix::pty::openpty(None, None).expect("a terminal");
+    let mut command = project.command(&["batch", "app.py"]);
+    command.env("TERM", "xterm").stdout(Stdio::null()).stderr(terminal.slave);
+    let mut child = command.spawn().expect("it starts");
+    drop(command);
+    let mut shown = Vec::new();
+    let mut chunk = [0; 4096];
+    // A terminal that nobody has open any more gives an error.
+    while let Ok(count @ 1..) = nix::unistd::read(&terminal.master, &mut chunk) {
+        shown.extend_from_slice(&chunk[..count]);
+    }
+    assert_eq!(child.wait().expect("it has ended").code(), Some(0));
+    let shown = String::from_utf8_lossy(&shown);
+    assert!(shown.contains("\x1b[1A\x1b[J") && shown.contains("/60 done"), "{shown}");
+    project.assert_nothing_left();
+}
+
 struct Unmount<'a>(&'a Path);
 
 impl Drop for Unmount<'_> {
     fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("-l").arg(self.0).status();
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
     }
 }
 
@@ -507,7 +651,7 @@ pipe = (pipeline('torture').source(range(20_000)).stage(first, concurrency=2, re
     };
     for _ in 0..20 {
         let mut command = project.command(&["batch", "app.py"]);
-        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let node = project.adopt(&mut command);
         let until = Instant::now() + Duration::from_millis(300 + next() % 700);
         while Instant::now() < until {

@@ -120,6 +120,8 @@ def _find_tree(module: Any, source: str, attribute: str | None) -> Supervisor:
             names = [name for name in vars(module) if not name.startswith("_")]
             hint = None if is_default else _near(attribute, names)
             if hint is None:
+                hint = f"pipelines there: {', '.join(f'`{it}`' for it in pipelines)}" if pipelines else None
+            if hint is None:
                 hint = f"supervisors there: {', '.join(f'`{t}`' for t in trees)}" if trees else _FIRST_TREE
             raise TargetError(f"`{source}` has no attribute `{attribute}`", hint)
         value = getattr(value, part)

@@ -125,6 +125,9 @@ pub(crate) struct Batch {
     /// Where the journal is kept, in a folder by the pipeline's name [default: `.rebeam/batch` of the project]
     #[arg(long, value_name = "DIR", env = "REBEAM_BATCH_JOURNAL")]
     pub(crate) journal: Option<PathBuf>,
+    /// Keep no journal: a run that ends early begins anew
+    #[arg(long, conflicts_with_all = ["retry_failed", "only", "accept_changes"])]
+    pub(crate) no_journal: bool,
     /// Write the report here too, as JSON
     #[arg(long, value_name = "PATH")]
     pub(crate) report: Option<PathBuf>,

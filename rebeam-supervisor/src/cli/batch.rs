@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::cli::args::{self, About};
@@ -21,6 +22,9 @@ use crate::python;
 use crate::shell::node;
 use crate::shell::node_dir;
 use crate::shell::signals::Hangup;
+
+/// By this a script says who it is: see [`go_with_parent`].
+const PARENT: &str = "REBEAM_BATCH_PARENT";
 
 /// Runs a pipeline, or tells about one.
 pub(super) fn run(
@@ -37,6 +41,7 @@ pub(super) fn run(
     {
         return Err(Failure::usage(format!("`--max-failures {most}`")).hint("write a number, or a share such as `5%`"));
     }
+    go_with_parent();
     let file = project.read()?;
     let mut setup = start::setup(&batch.start, &file, project, here, "batch")?;
     // Held open for as long as the run lasts: its processes open it by this number.
@@ -46,6 +51,7 @@ pub(super) fn run(
         "attribute": setup.target.attribute,
         "journal": journal(batch.journal.as_deref(), project, here),
         "fresh": batch.fresh,
+        "no_journal": batch.no_journal,
         "retry_failed": batch.retry_failed,
         "only": batch.only,
         "max_failures": batch.max_failures,
@@ -80,6 +86,16 @@ pub(super) fn run(
         // The report has said it.
         Some(4) => Err(Failure { is_told: true, ..Failure::new(ExitCode::DeadItems, state) }),
         _ => Err(Failure { is_told: true, ..Failure::new(ExitCode::Unfinished, state) }),
+    }
+}
+
+/// A script that has called `run()` is not survived by what it runs: its end is an order to stop.
+fn go_with_parent() {
+    let Some(parent) = std::env::var(PARENT).ok().and_then(|text| text.parse::<i32>().ok()) else { return };
+    let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGTERM);
+    if nix::unistd::getppid().as_raw() != parent {
+        // It has ended already.
+        let _ = nix::sys::signal::raise(Signal::SIGTERM);
     }
 }
 

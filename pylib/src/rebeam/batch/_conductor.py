@@ -22,7 +22,7 @@ from rebeam._actor import Actor
 from rebeam._errors import ActorDied, NoProc, RebeamError, Stop
 from rebeam.batch import _journal, _worker
 from rebeam.batch._journal import Changes, Dead, Journal, Waiting
-from rebeam.batch._pipeline import Batch, Stage
+from rebeam.batch._pipeline import Batch, PipelineError, Stage
 from rebeam.batch._pools import MOST_BYTES, Gatherer, Pool, Signal, Work, halves, listed, unpickled
 from rebeam.batch._reader import Reader, SourceError
 from rebeam.batch._worker import MARK, Chunk, Worker
@@ -72,15 +72,19 @@ class Flow:
         self._current = current
         self._pipeline: Pipeline = current.pipeline
         self._options = current.options
-        self._journal = Journal(current.directory, self._pipeline.name)
+        in_memory = bool(self._options.get("no_journal"))
+        self._journal = Journal(current.directory, self._pipeline.name, in_memory=in_memory)
         assert self._pipeline.origin is not None and self._pipeline.target is not None
         self._source, self._sink = self._pipeline.origin, self._pipeline.target
         mark = self._journal.meta("mark")
         if self._journal.meta("sink") != self._sink.describe():
             # Another sink begins at its beginning.
             mark = None
-            self._journal.set_meta(sink=self._sink.describe())
-        self._sink.open(mark)
+        try:
+            self._sink.open(mark, may_replace=bool(self._options.get("fresh")))
+        except (PipelineError, OSError, sqlite3.Error, ValueError) as error:
+            raise PipelineError(f"the sink `{self._sink.describe()}`: {error}") from None
+        self._journal.set_meta(sink=self._sink.describe(), mark=mark if mark is not None else "0")
         self._before = self._journal.counts()
         self._pools: dict[int, Pool] = {}
         self._gatherers: dict[int, Gatherer] = {}
@@ -109,6 +113,8 @@ class Flow:
         self._began = time.monotonic()
         self._resources = dict(self._pipeline.resources)
         self._freed = Signal()
+        self._met: set[str] = set()
+        """Which items were found of those that alone are wanted."""
         self._journal_thread = ThreadPoolExecutor(1)
         self._has_read = Signal()
 
@@ -194,6 +200,9 @@ class Flow:
         only = set(self._options["only"]) if self._options.get("only") else None
         if self._stopped is None and (only is None or only):
             await self._feed_source(only)
+        if only and self._stopped is None and (unknown := only - self._met):
+            self._fault = f"there is no item {', '.join(f'`{id}`' for id in sorted(unknown))}"
+            log.error("%s", self._fault)
         self._fed(0)
 
     async def _feed_waiting(self) -> None:
@@ -205,6 +214,8 @@ class Flow:
                 for _, it in page:
                     if only and it.id not in only:
                         continue
+                    if only:
+                        self._met.add(it.id)
                     if step == len(self._pipeline.steps):
                         # The sink refused it, and is to be asked again.
                         self._changes.results.append((it.id, it.value))
@@ -235,7 +246,10 @@ class Flow:
                     if id in self._in_flight or (known.get(id) == self._journal.run and not source.has_numbers):
                         raise SourceError from ValueError(f"the id `{id}` comes twice")
                     if id in known or (only is not None and str(id) not in only):
+                        self._met.add(str(id))
                         continue
+                    if only is not None:
+                        self._met.add(str(id))
                     await self._take_up(id, value)
                     if self._stopped is not None:
                         return
@@ -301,7 +315,9 @@ class Flow:
             try:
                 work.key = repr(pool.stage.key(unpickled(work.payload)))
             except Exception as error:
-                self._failed(pool, work, f"its key: {type(error).__qualname__}: {error}", "", may_retry=False)
+                self._failed(
+                    pool, work, _worker.valid(f"its key: {type(error).__qualname__}: {error}"), "", may_retry=False
+                )
                 self._look_for_end(pool)
                 return
         self._queue(pool, work, first=first)
@@ -543,7 +559,9 @@ class Flow:
         pool.timed_out.discard(number)
         lines = [f"killer: {certificate.killer}"] if certificate.killer else []
         lines += [reason.traceback or "", certificate.stacks, *certificate.last_output[-20:]]
-        return self._failed(pool, culprit, cause, "\n".join(line for line in lines if line))
+        return self._failed(
+            pool, culprit, _worker.valid(cause), _worker.valid("\n".join(line for line in lines if line))
+        )
 
     def _culprit(self, pool: Pool, slot: int, number: int, works: list[Work]) -> Work | None:
         """The item that a worker had in hand by the mark that it has left; None if nobody knows."""

@@ -90,8 +90,10 @@ class Changes:
 class Journal:
     """The journal of one pipeline, open for writing."""
 
-    def __init__(self, directory: Path, name: str, *, fresh: bool = False, looks: bool = False) -> None:
-        """Opens it, or makes it; `looks`: for who does not run it.
+    def __init__(
+        self, directory: Path, name: str, *, fresh: bool = False, looks: bool = False, in_memory: bool = False
+    ) -> None:
+        """Opens it, or makes it; `looks`: for who does not run it; `in_memory`: it is gone with the run.
 
         Raises:
             PipelineError: it cannot be written, is broken, is of a newer version, or belongs to another pipeline.
@@ -103,7 +105,9 @@ class Journal:
             if fresh:
                 for path in [*directory.glob("journal.db*"), *directory.glob("values/*")]:
                     path.unlink()
-            self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(
+                ":memory:" if in_memory else self._path, isolation_level=None, check_same_thread=False
+            )
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA locking_mode=NORMAL")

@@ -126,8 +126,8 @@ class Pipeline:
             within: seconds after which one is passed on that is not full. Default: only at the end.
             key: only items with equal keys are gathered.
         """
-        if size < 1:
-            raise PipelineError(f"a batch of {size}")
+        if size < 1 or (within is not None and within <= 0):
+            raise PipelineError(f"a batch of {size} within {within} s")
         return self._and(Batch(size, within, key))
 
     def sink(self, sink: Sink | Callable[..., Any], *, name: str | None = None, **options: Any) -> Pipeline:
@@ -159,13 +159,13 @@ class Pipeline:
         if isinstance(options.get("uses"), dict):
             options["uses"] = tuple(sorted(options["uses"].items()))
         called = name if name is not None else str(getattr(function, "__name__", type(function).__name__))
+        called = "".join(it if it.isalnum() or it in "-_." else "" for it in called) or kind
+        _check_options(called, options)
         stage = Stage(function, called, kind, **options)
         for resource, amount in stage.uses:
             if amount > self.resources.get(resource, 0):
                 raise PipelineError(f"`{stage.name}` uses {amount} of `{resource}`, of which there are "
                                     f"{self.resources.get(resource, 0)}: `pipeline(…, resources={{…}})`")  # fmt: skip
-        if stage.concurrency < 1:
-            raise PipelineError(f"`{stage.name}` has a concurrency of {stage.concurrency}")
         names = [step.name for step in self.steps]
         if stage.name in names:
             count = sum(one == stage.name or one.startswith(stage.name + "-") for one in names)
@@ -200,6 +200,24 @@ class Pipeline:
             found[f"step {number + 1}, `{step.name}`"] = _digest(text)
         found["sink"] = _digest(self.target.describe() if self.target else "")
         return found
+
+
+def _check_options(stage: str, options: dict[str, Any]) -> None:
+    """Refuses values that make no sense where they are written down."""
+    for option in ("timeout", "rate", "backoff"):
+        value = options.get(option)
+        if value is not None and (
+            not isinstance(value, (int, float)) or value < 0 or (option != "backoff" and value == 0)
+        ):
+            raise PipelineError(f"`{stage}` has a {option} of {value!r}")
+    for option in ("concurrency", "retries"):
+        value = options.get(option, 1)
+        if not isinstance(value, int) or value < int(option == "concurrency"):
+            raise PipelineError(f"`{stage}` has {option}={value!r}")
+    for option in ("init", "key"):
+        value = options.get(option)
+        if value is not None and not callable(value):
+            raise PipelineError(f"`{option}` of `{stage}` is {value!r}, which is no function")
 
 
 def pipeline(name: str, *, resources: Mapping[str, int] | None = None) -> Pipeline:

@@ -64,7 +64,10 @@ def tree(pipeline: Pipeline) -> Supervisor:
     run = _become(pipeline)
     # A zygote that takes another's place makes the tree once more, in the middle of the run.
     is_first = not (run.directory / "run").exists() or (run.directory / "run").read_text() != run.options.get("token")
-    journal = Journal(run.directory, pipeline.name, fresh=is_first and bool(run.options.get("fresh")), looks=True)
+    in_memory = bool(run.options.get("no_journal"))
+    journal = Journal(
+        run.directory, pipeline.name, in_memory=in_memory, looks=True, fresh=is_first and bool(run.options.get("fresh"))
+    )
     try:
         if is_first:
             _check_changes(pipeline, journal, accepts=bool(run.options.get("accept_changes")))
@@ -129,11 +132,6 @@ def run(pipeline: Pipeline, options: dict[str, Any]) -> dict[str, Any]:
     found = program if os.path.exists(program) else shutil.which("rebeam")
     if found is None:
         raise PipelineError("the program `rebeam` is not there: is the package installed?")
-    main: Any = sys.modules["__main__"]
-    names = [name for name, value in vars(main).items() if value is pipeline]
-    path = getattr(main, "__file__", None)
-    if path is None or not names:
-        raise PipelineError("a pipeline is run from a file, where it has a name: `rebeam batch file.py:name`")
     flags = []
     for option, value in options.items():
         flag = "--" + option.replace("_", "-")
@@ -143,10 +141,57 @@ def run(pipeline: Pipeline, options: dict[str, Any]) -> dict[str, Any]:
             flags += [word for one in (value if isinstance(value, list) else [value]) for word in (flag, str(one))]
     with tempfile.TemporaryDirectory() as folder:
         report = os.path.join(folder, "report.json")
-        command = [found, "batch", f"{path}:{names[0]}", "--report", report, *flags]
-        ended = subprocess.run(command)
+        command = [found, "batch", _target(pipeline, folder), "--report", report, *flags]
+        # It goes with us, whatever becomes of us.
+        environment = {**os.environ, "REBEAM_BATCH_PARENT": str(os.getpid())}
+        if "ipykernel" in sys.modules:
+            code = _show([*command, "--json"], environment)
+        else:
+            code = subprocess.run(command, env=environment).returncode
         if not os.path.exists(report):
-            raise PipelineError(f"it did not run (exit code {ended.returncode})")
+            raise PipelineError(f"it did not run (exit code {code})")
         with open(report, encoding="utf-8") as file:
             result: dict[str, Any] = json.load(file)
     return result
+
+
+def _target(pipeline: Pipeline, folder: str) -> str:
+    """Where the program finds a pipeline: in the file of the script, or, of a notebook, in one made for it."""
+    main: Any = sys.modules["__main__"]
+    names = [name for name, value in vars(main).items() if value is pipeline]
+    path = getattr(main, "__file__", None)
+    if path is not None and names:
+        return f"{path}:{names[0]}"
+    try:
+        import cloudpickle  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    except ImportError:
+        raise PipelineError(
+            "a pipeline that stands in no file under a name of its own needs the package `cloudpickle` to be run"
+        ) from None
+    stem = os.path.join(folder, "notebook")
+    with open(f"{stem}.pickle", "wb") as file:
+        cloudpickle.dump(pipeline, file)
+    with open(f"{stem}.py", "w", encoding="utf-8") as file:
+        file.write(f"import cloudpickle\n\npipe = cloudpickle.load(open({stem + '.pickle'!r}, 'rb'))\n")
+    return f"{stem}.py:pipe"
+
+
+def _show(command: list[str], environment: dict[str, str]) -> int:
+    """Runs the program and shows in a notebook how far it is, in one place that is written anew."""
+    from IPython.display import display  # type: ignore[import-not-found, unused-ignore]
+
+    place: Any = None
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        for line in program.stdout:
+            record = json.loads(line)
+            extra = record.get("extra") or {}
+            if "batch" in extra or "batch_report" in extra:
+                shown = {"text/plain": record["message"]}
+                if place is None:
+                    place = display(shown, raw=True, display_id=True)
+                else:
+                    place.update(shown, raw=True)
+            elif record["level"] in ("warning", "error", "critical"):
+                print(f"{record['actor']}: {record['message']}", file=sys.stderr)
+    return program.returncode

@@ -6,11 +6,13 @@ written; when a run goes on, what lies beyond that is taken back.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from typing import TYPE_CHECKING, Any
 
 from rebeam.batch._journal import sync_directory
+from rebeam.batch._pipeline import PipelineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -22,8 +24,12 @@ class Sink:
     takes_values = True
     """Whether it wants results at all."""
 
-    def open(self, mark: str | None) -> None:
-        """Begins, or goes on from the mark of the last transaction."""
+    def open(self, mark: str | None, may_replace: bool) -> None:
+        """Begins, or goes on from the mark of the last transaction.
+
+        Raises:
+            PipelineError: it would have to replace what is not its own.
+        """
 
     def write(self, results: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
         """Takes `(id, value)` pairs; gives the ids of those that it cannot take, each with the reason."""
@@ -50,15 +56,28 @@ class Nothing(Sink):
         return []
 
 
+def _json(value: Any, default: Callable[[Any], Any] | None) -> str:
+    """A value as JSON that can be written down."""
+    text = json.dumps(value, ensure_ascii=False, default=default)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # Lone surrogates, as of a file's name: as escapes they are valid.
+        return json.dumps(value, default=default)
+    return text
+
+
 class _Jsonl(Sink):
     def __init__(self, path: str, default: Callable[[Any], Any] | None) -> None:
         self._path, self._default = path, default
         self._file: Any = None
 
-    def open(self, mark: str | None) -> None:
+    def open(self, mark: str | None, may_replace: bool) -> None:
         os.makedirs(os.path.dirname(os.path.abspath(self._path)), exist_ok=True)
         self._file = open(self._path, "ab")  # noqa: SIM115
         size = int(mark or 0)
+        if mark is None and not may_replace and os.fstat(self._file.fileno()).st_size > 0:
+            raise PipelineError(f"`{self._path}` is there, and not of this pipeline's journal: `--fresh` replaces it")
         if os.fstat(self._file.fileno()).st_size < size:
             raise ValueError(f"`{self._path}` is shorter than the journal says: it was changed by somebody else")
         self._file.truncate(size)
@@ -67,11 +86,11 @@ class _Jsonl(Sink):
         lines, refused = [], []
         for id, value in results:
             try:
-                lines.append(json.dumps(value, ensure_ascii=False, default=self._default))
+                lines.append(_json(value, self._default))
             except Exception as error:
                 refused.append((id, f"it is nothing that JSON knows: {type(error).__qualname__}: {error}"))
         if lines:
-            self._file.write(("\n".join(lines) + "\n").encode("utf-8", "surrogatepass"))
+            self._file.write(("\n".join(lines) + "\n").encode())
         return refused
 
     def flush(self) -> str:
@@ -90,7 +109,7 @@ def jsonl(path: str, *, default: Callable[[Any], Any] | None = None) -> Sink:
     """A file with one JSON value a line, in the order in which items are done.
 
     Args:
-        path: the file. It is the pipeline's own: what a new run finds in it is replaced.
+        path: the file. It is the pipeline's own: what is in it that the journal does not know of is taken back.
         default: as for `json.dumps`: makes what JSON does not know into something that it does.
     """
     return _Jsonl(path, default)
@@ -100,7 +119,7 @@ class _Files(Sink):
     def __init__(self, directory: str, name: Callable[[Any], str] | None, content: Callable[[Any], Any] | None) -> None:
         self._directory, self._name, self._content = directory, name, content
 
-    def open(self, mark: str | None) -> None:
+    def open(self, mark: str | None, may_replace: bool) -> None:
         os.makedirs(self._directory, exist_ok=True)
 
     def write(self, results: Iterable[tuple[str, Any]]) -> list[tuple[str, str]]:
@@ -120,14 +139,20 @@ class _Files(Sink):
             if not isinstance(content, (str, bytes, bytearray, memoryview)):
                 refused.append((id, f"a file is made of text or bytes, not of `{type(content).__qualname__}`"))
                 continue
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            data = content.encode() if isinstance(content, str) else content
-            # Whole or not at all; once more is the same.
-            with open(f"{path}.part", "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(f"{path}.part", path)
+            data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+            try:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                # Whole or not at all; once more is the same.
+                with open(f"{path}.part", "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(f"{path}.part", path)
+            except (OSError, ValueError) as error:
+                if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+                    raise
+                refused.append((id, f"its file cannot be written: {error}"))
+                continue
             folders.add(os.path.dirname(path))
         for folder in folders:
             sync_directory(folder)
@@ -156,12 +181,17 @@ class _Sql(Sink):
         self._connection: Any = None
         self._number = 0
 
-    def open(self, mark: str | None) -> None:
+    def open(self, mark: str | None, may_replace: bool) -> None:
         import sqlite3
 
         self._connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
         self._connection.execute("PRAGMA synchronous=FULL")
         quoted = self._quoted(self._table)
+        found = [row[1] for row in self._connection.execute(f"PRAGMA table_info({quoted})")]
+        if found and (found != ["item_id", "value", "written"] or (mark is None and not may_replace)):
+            raise PipelineError(
+                f"`{self._path}` has a table `{self._table}` ({', '.join(found)}) that is not of this journal"
+            )
         columns = "item_id TEXT PRIMARY KEY, value TEXT, written INTEGER"
         self._connection.execute(f"CREATE TABLE IF NOT EXISTS {quoted} ({columns})")
         # What was written and not noted in the journal comes again, perhaps under other ids.
@@ -175,9 +205,7 @@ class _Sql(Sink):
         rows, refused = [], []
         for id, value in results:
             try:
-                text = json.dumps(value, ensure_ascii=False)
-                text.encode()
-                rows.append((id, text, self._number + 1))
+                rows.append((id, _json(value, None), self._number + 1))
             except Exception as error:
                 refused.append((id, f"it is nothing that JSON knows: {type(error).__qualname__}: {error}"))
         insert = f"INSERT OR REPLACE INTO {self._quoted(self._table)} VALUES (?, ?, ?)"

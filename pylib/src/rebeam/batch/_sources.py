@@ -51,7 +51,7 @@ class _Iterable(Source):
         if self._id is None:
             return enumerate(values)
         make = self._id
-        return ((make(value), value) for value in values)
+        return ((_valid(make(value)), value) for value in values)
 
     def describe(self) -> str:
         return f"iterable {getattr(self._values, '__qualname__', type(self._values).__qualname__)}"
@@ -71,6 +71,10 @@ def iterable(values: Iterable[Any] | Callable[[], Iterable[Any]], *, id: Callabl
     return _Iterable(values, id)
 
 
+def _valid(id: Id) -> Id:
+    return id.encode("utf-8", "backslashreplace").decode() if isinstance(id, str) else id
+
+
 class _Files(Source):
     has_numbers = False
 
@@ -81,7 +85,7 @@ class _Files(Source):
         return sorted(path for path in globbing.glob(self._pattern, recursive=True) if os.path.isfile(path))
 
     def items(self) -> Iterator[tuple[Id, Any]]:
-        return ((path, path) for path in self._paths())
+        return ((os.fsencode(path).decode("utf-8", "backslashreplace"), path) for path in self._paths())
 
     def describe(self) -> str:
         return f"files {self._pattern}"

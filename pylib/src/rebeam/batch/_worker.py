@@ -29,6 +29,10 @@ MARK = struct.Struct("=QQd")
 """What a worker leaves in shared memory: the chunk it works at, the place in it, and since when."""
 
 
+LONGEST = 1000
+"""Characters of a cause; of a traceback, so many times twenty."""
+
+
 class Chunk(NamedTuple):
     """Items that a worker is handed at once: of each its id, its attempt, and its value or the values of a batch."""
 
@@ -88,7 +92,7 @@ class Worker(Actor):
                     result = self._runner.run(result)
                 tag, told = self._told(result)
             except Exception as error:
-                tag, told = FAILED, _failure(error)
+                tag, told = FAILED, failure(error)
             outcomes.append((tag, told, clock() - began))
             if tag == FAILED and self._stops:
                 break
@@ -105,7 +109,7 @@ class Worker(Actor):
             try:
                 tag, told = self._told(await self._apply(_value(payload), Item(id, attempt)))
             except Exception as error:
-                tag, told = FAILED, _failure(error)
+                tag, told = FAILED, failure(error)
             return tag, told, time.perf_counter() - began
 
         return await asyncio.gather(*(one(*item) for item in chunk.items))
@@ -122,19 +126,36 @@ class Worker(Actor):
                 return MANY, [pickle.dumps(one, 5) for one in many]
             return ONE, pickle.dumps(result, 5)
         except Exception as error:
-            what = f"its result cannot be pickled: {type(error).__qualname__}: {error}"
-            return FAILED, (what, "", False)
+            return FAILED, (f"its result cannot be pickled: {valid(_words(error))}"[:LONGEST], "", False)
 
 
 def _value(payload: bytes | list[bytes]) -> Any:
     return pickle.loads(payload) if isinstance(payload, bytes) else [pickle.loads(it) for it in payload]
 
 
-def _failure(error: Exception) -> tuple[str, str, bool]:
+def failure(error: Exception) -> tuple[str, str, bool]:
     """The cause in a line, the traceback from the stage on, and whether another attempt makes sense."""
     own = error.__traceback__.tb_next if error.__traceback__ is not None else None
-    text = "".join(traceback.format_exception(type(error), error, own))
-    return f"{type(error).__qualname__}: {error}".rstrip(": "), text, True
+    try:
+        text = "".join(traceback.format_exception(type(error), error, own))
+    except Exception:
+        # Its own `str` raises.
+        text = "".join(traceback.format_tb(own))
+    return valid(_words(error))[:LONGEST], valid(text)[-20 * LONGEST :], True
+
+
+def _words(error: Exception) -> str:
+    name = type(error).__qualname__
+    try:
+        return f"{name}: {error}".rstrip(": ")
+    except Exception as fault:
+        return f"{name}, whose str() raises {type(fault).__qualname__}"
+
+
+def valid(text: str) -> str:
+    """Text that can be written down: lone surrogates, as of a file's name, and what steers terminals are escaped."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(it if it >= " " or it in "\n\t" else repr(it)[1:-1] for it in text)
 
 
 def _applier(stage: Stage) -> tuple[Callable[[Any, Item], Any], asyncio.Runner | None]:
