@@ -454,6 +454,22 @@ pipe = pipeline('p').source(range(300)).stage(work, concurrency=2, timeout=1).si
 }
 
 #[test]
+fn a_worker_killed_by_name_costs_no_item() {
+    let project = pipelines(
+        "def work(n):
+    if n % 10 == 3 and not os.path.exists(f'{n}.killed'):
+        open(f'{n}.killed', 'w').close()
+        rebeam.kill(rebeam.me().pid)
+        time.sleep(100)
+    return n
+pipe = pipeline('p').source(range(50)).stage(work, concurrency=2, retries=0, timeout=60).sink(sink.jsonl('out.jsonl'))",
+    );
+    let (ran, report) = run(&project, &[]);
+    assert_eq!((ran.code, &report["stages"][0]["deaths"]), (Some(0), &json!(5)), "{ran:?}");
+    assert_eq!(sorted(lines(&project, "out.jsonl")), (0..50).collect::<Vec<i64>>());
+}
+
+#[test]
 fn odd_words_and_names_cost_their_item_alone_if_that() {
     let project = pipelines(
         "class Odd(Exception):

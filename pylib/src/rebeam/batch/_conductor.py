@@ -549,14 +549,14 @@ class Flow:
         """An item has cost its worker's life; says whether it is tried again."""
         certificate = error.certificate
         reason = certificate.reason
+        has_timed_out = pool.timed_out.pop(number, None) is culprit
         is_stranger = reason.kind == "signal" and "SIGKILL" in reason.detail and certificate.killer == "unknown"
+        # Also whoever was killed by name where the item before it took too long.
+        is_stranger |= reason.kind == "killed" and not has_timed_out
         if is_stranger and culprit.strangers < STRANGERS:
             culprit.strangers += 1
             return True
-        cause = f"the worker died: {reason}"
-        if number in pool.timed_out:
-            cause = f"it took longer than {pool.stage.timeout:g} s"
-        pool.timed_out.discard(number)
+        cause = f"it took longer than {pool.stage.timeout:g} s" if has_timed_out else f"the worker died: {reason}"
         lines = [f"killer: {certificate.killer}"] if certificate.killer else []
         lines += [reason.traceback or "", certificate.stacks, *certificate.last_output[-20:]]
         return self._failed(
@@ -582,10 +582,10 @@ class Flow:
             now = time.monotonic()
             for pool in pools:
                 assert pool.stage.timeout is not None
-                for number, (slot, _) in list(pool.in_hand.items()):
-                    chunk, _, since = MARK.unpack_from(marks, (pool.first_slot + slot) * MARK.size)
+                for number, (slot, works) in list(pool.in_hand.items()):
+                    chunk, place, since = MARK.unpack_from(marks, (pool.first_slot + slot) * MARK.size)
                     if chunk == number and now - since > pool.stage.timeout and number not in pool.timed_out:
-                        pool.timed_out.add(number)
+                        pool.timed_out[number] = works[place] if place < len(works) else None
                         rebeam.kill(rebeam.ref(Worker, pool.names[slot]))
 
     # ---- the journal -------------------------------------------------------------------------------------------------

@@ -85,7 +85,8 @@ class Pool:
         self.is_over = False
         self.work, self.room = Signal(), Signal()
         self.in_hand: dict[int, tuple[int, list[Work]]] = {}
-        self.timed_out: set[int] = set()
+        self.timed_out: dict[int, Work | None] = {}
+        """Chunks whose worker was killed for the time that an item took, and the item."""
         self.tokens, self.filled = 1.0, time.monotonic()
         self.average = 0.0
         self.seconds = 0.0
