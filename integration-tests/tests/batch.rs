@@ -348,6 +348,7 @@ pipe = pipeline('p').source(range(2000)).stage(work).stage(len).sink(sink.jsonl(
     let journal = small.join("journal").display().to_string();
     let (ran, report) = run(&project, &["--journal", &journal]);
     assert_eq!(ran.code, Some(5), "{ran:?}");
+    assert_eq!(report["command"], format!("rebeam batch app.py --journal {journal}"));
     assert!(report["why"].as_str().is_some_and(|why| why.contains("no room") || why.contains("No space")), "{report}");
     assert!(mount("50M", "remount,"), "it grows");
     let (ran, _) = run(&project, &["--journal", &journal]);
@@ -574,7 +575,9 @@ factor = 3
 def work(n): return n * factor
 report = (pipeline('p').source(range(20)).stage(work).stage(lambda n: n + 1)
     .sink(sink.jsonl('out.jsonl'))).run(no_journal=True)
-print('ended', report['code'])";
+print('ended', report['code'])
+report = pipeline('q').source(range(3)).stage(lambda n: 1 / n, retries=0).sink(sink.jsonl('q.jsonl')).run()
+print('again', report['code'], report['command'])";
     let mut command = Command::new(harness::python());
     let scrubbed = project.command(&[]);
     command.env_clear().envs(scrubbed.get_envs().filter_map(|(name, value)| Some((name, value?))));
@@ -582,6 +585,7 @@ print('ended', report['code'])";
     command.env("PATH", format!("{path}:/usr/bin:/bin")).args(["-c", script]).current_dir(project.path());
     let ran = Ran::from(command.output().expect("it runs"));
     assert!(ran.stdout.contains("ended 0"), "{ran:?}");
+    assert!(ran.stdout.contains("again 4 run(retry_failed=True)"), "{ran:?}");
     assert_eq!(sorted(lines(&project, "out.jsonl")), (0..20).map(|n| n * 3 + 1).collect::<Vec<i64>>());
     project.assert_nothing_left();
 }

@@ -41,7 +41,7 @@ pub(super) fn run(
     {
         return Err(Failure::usage(format!("`--max-failures {most}`")).hint("write a number, or a share such as `5%`"));
     }
-    go_with_parent();
+    let is_of_script = go_with_parent();
     let file = project.read()?;
     let mut setup = start::setup(&batch.start, &file, project, here, "batch")?;
     // Held open for as long as the run lasts: its processes open it by this number.
@@ -59,7 +59,7 @@ pub(super) fn run(
         "token": token(),
         "marks": format!("/proc/{}/fd/{}", std::process::id(), marks.as_raw_fd()),
         "stdin": format!("/proc/{}/fd/0", std::process::id()),
-        "command": format!("rebeam batch {}", setup.target_text),
+        "command": (!is_of_script).then(|| command(&setup.target_text, batch)),
     });
     let target = setup.target_text.clone();
     setup.python.batch = Some(options.to_string());
@@ -89,14 +89,25 @@ pub(super) fn run(
     }
 }
 
-/// A script that has called `run()` is not survived by what it runs: its end is an order to stop.
-fn go_with_parent() {
-    let Some(parent) = std::env::var(PARENT).ok().and_then(|text| text.parse::<i32>().ok()) else { return };
+/// A script that has called `run()` is not survived by what it runs: its end is an order to stop. Says whether there is one.
+fn go_with_parent() -> bool {
+    let Some(parent) = std::env::var(PARENT).ok().and_then(|text| text.parse::<i32>().ok()) else { return false };
     let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGTERM);
     if nix::unistd::getppid().as_raw() != parent {
         // It has ended already.
         let _ = nix::sys::signal::raise(Signal::SIGTERM);
     }
+    true
+}
+
+/// The command that goes on with a run, as a shell reads it.
+fn command(target: &str, batch: &args::Batch) -> String {
+    let quoted = |word: &str| match word.chars().all(|it| it.is_ascii_alphanumeric() || "-_./:".contains(it)) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    };
+    let journal = batch.journal.iter().map(|path| format!(" --journal {}", quoted(&path.display().to_string())));
+    std::iter::once(format!("rebeam batch {}", quoted(target))).chain(journal).collect()
 }
 
 /// Leaves the report as a page beside the journal, and where it was asked for as JSON.

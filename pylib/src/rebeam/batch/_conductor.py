@@ -678,6 +678,15 @@ class Flow:
             "holds_back": slowest, "dead": self._dead,
         }  # fmt: skip
 
+    def _command(self, code: int) -> str:
+        """What goes on with the run, or tries its dead again; empty where nothing can."""
+        if code == DONE or self._options["no_journal"]:
+            return ""
+        command: str | None = self._options["command"]
+        if command is None:
+            return "run()" if code == UNFINISHED else "run(retry_failed=True)"
+        return command if code == UNFINISHED else f"{command} --retry-failed"
+
     def _report(self, code: int, counts: dict[str, int]) -> dict[str, Any]:
         progress = self._progress()
         for stage, pool in zip(progress["stages"], self._pools.values(), strict=True):
@@ -695,6 +704,6 @@ class Flow:
         return {
             **progress, "code": code, "state": state, "run": self._journal.run, "why": self._fault or self._stopped,
             "counts": {**counts, "done": self._finished, "before": self._before}, "failures": failures,
-            "timeline": self._timeline, "command": self._options.get("command", ""),
+            "timeline": self._timeline, "command": self._command(code),
             "directory": str(self._current.directory),
         }  # fmt: skip

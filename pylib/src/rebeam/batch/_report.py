@@ -62,10 +62,9 @@ def text(report: dict[str, Any]) -> str:
         lines.append(f"  {failure['count']} x in `{failure['stage']}`: {failure['cause']} ({ids})")
     if report["why"]:
         lines.append(f"  it ended early: {report['why']}")
-    if report["code"] == 5:
-        lines.append(f"  it goes on with: {report['command']}")
-    elif report["code"] == 4:
-        lines.append(f"  they are tried again with: {report['command']} --retry-failed")
+    if report["command"]:
+        what = "it goes on with" if report["code"] == 5 else "they are tried again with"
+        lines.append(f"  {what}: {report['command']}")
     return "\n".join(lines)
 
 
