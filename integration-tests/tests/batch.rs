@@ -529,6 +529,16 @@ fn options_that_make_no_sense_are_refused_where_they_stand() {
     check("uses={'gpu': 1}", "uses 1 of `gpu`, of which there are 0");
 }
 
+/// Python itself, as a script of a user's is run.
+fn script_of(project: &Project, args: &[&str]) -> Command {
+    let mut command = Command::new(harness::python());
+    let scrubbed = project.command(&[]);
+    command.env_clear().envs(scrubbed.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let path = harness::rebeam().parent().expect("a folder").display().to_string();
+    command.env("PATH", format!("{path}:/usr/bin:/bin")).args(args).current_dir(project.path());
+    command
+}
+
 #[test]
 fn a_script_that_runs_a_pipeline_gets_its_report_and_is_not_survived_by_it() {
     let project = pipelines(
@@ -540,14 +550,7 @@ if __name__ == '__main__':
     report = pipe.run()
     print('ended', report['code'], report['counts']['done'])",
     );
-    let script = || {
-        let mut command = Command::new(harness::python());
-        let scrubbed = project.command(&[]);
-        command.env_clear().envs(scrubbed.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let path = harness::rebeam().parent().expect("a folder").display().to_string();
-        command.env("PATH", format!("{path}:/usr/bin:/bin")).arg("app.py").current_dir(project.path());
-        command
-    };
+    let script = || script_of(&project, &["app.py"]);
     let mut child = script().stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
     let deadline = Instant::now() + harness::PATIENCE;
     while lines(&project, "out.jsonl").len() < 5 {
@@ -578,15 +581,39 @@ report = (pipeline('p').source(range(20)).stage(work).stage(lambda n: n + 1)
 print('ended', report['code'])
 report = pipeline('q').source(range(3)).stage(lambda n: 1 / n, retries=0).sink(sink.jsonl('q.jsonl')).run()
 print('again', report['code'], report['command'])";
-    let mut command = Command::new(harness::python());
-    let scrubbed = project.command(&[]);
-    command.env_clear().envs(scrubbed.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let path = harness::rebeam().parent().expect("a folder").display().to_string();
-    command.env("PATH", format!("{path}:/usr/bin:/bin")).args(["-c", script]).current_dir(project.path());
-    let ran = Ran::from(command.output().expect("it runs"));
+    let ran = Ran::from(script_of(&project, &["-c", script]).output().expect("it runs"));
     assert!(ran.stdout.contains("ended 0"), "{ran:?}");
     assert!(ran.stdout.contains("again 4 run(retry_failed=True)"), "{ran:?}");
     assert_eq!(sorted(lines(&project, "out.jsonl")), (0..20).map(|n| n * 3 + 1).collect::<Vec<i64>>());
+    project.assert_nothing_left();
+}
+
+#[test]
+fn in_a_notebook_one_place_shows_how_far_it_is_and_errors_say_why() {
+    let project = pipelines("");
+    // What a kernel has, as far as it is asked for it.
+    let script = "import sys, time, types
+from rebeam.batch import pipeline, sink, source
+shown = []
+class Place:
+    def update(self, what, raw): shown.append(('updated', what['text/plain']))
+def display(what, raw, display_id):
+    shown.append(('new', what['text/plain']))
+    return Place()
+sys.modules['ipykernel'] = types.ModuleType('ipykernel')
+sys.modules['IPython'] = types.ModuleType('IPython')
+sys.modules['IPython.display'] = types.SimpleNamespace(display=display)
+def work(n):
+    time.sleep(0.02)
+    if n == 7: raise ValueError('seven')
+pipeline('p').source(range(60)).stage(work, retries=0).sink(sink.jsonl('out.jsonl')).run()
+print([how for how, _ in shown].count('new'), len(shown) > 2, 'run(retry_failed=True)' in shown[-1][1])
+pipeline('q').source(source.lines('nowhere')).stage(len).sink(sink.jsonl('q.jsonl')).run()";
+    let ran = Ran::from(script_of(&project, &["-c", script]).output().expect("it runs"));
+    assert_eq!(ran.stdout.trim(), "1 True True", "{ran:?}");
+    assert!(ran.stderr.contains("ValueError: seven"), "{ran:?}");
+    let last = ran.stderr.lines().rfind(|line| line.contains("PipelineError"));
+    assert!(last.is_some_and(|line| line.contains("exit code 3") && line.contains("'nowhere'")), "{ran:?}");
     project.assert_nothing_left();
 }
 

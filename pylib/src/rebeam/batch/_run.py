@@ -142,14 +142,15 @@ def run(pipeline: Pipeline, options: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         report = os.path.join(folder, "report.json")
         command = [found, "batch", _target(pipeline, folder), "--report", report, *flags]
-        # It goes with us, whatever becomes of us.
-        environment = {**os.environ, "REBEAM_BATCH_PARENT": str(os.getpid())}
+        # By our Python, if nothing else is said; and it goes with us, whatever becomes of us.
+        environment = {"REBEAM_PYTHON": sys.executable, **os.environ, "REBEAM_BATCH_PARENT": str(os.getpid())}
+        told = ""
         if "ipykernel" in sys.modules:
-            code = _show([*command, "--json"], environment)
+            code, told = _show([*command, "--json"], environment)
         else:
             code = subprocess.run(command, env=environment).returncode
         if not os.path.exists(report):
-            raise PipelineError(f"it did not run (exit code {code})")
+            raise PipelineError(f"it did not run (exit code {code}){told and ': '}{told}")
         with open(report, encoding="utf-8") as file:
             result: dict[str, Any] = json.load(file)
     return result
@@ -176,12 +177,19 @@ def _target(pipeline: Pipeline, folder: str) -> str:
     return f"{stem}.py:pipe"
 
 
-def _show(command: list[str], environment: dict[str, str]) -> int:
-    """Runs the program and shows in a notebook how far it is, in one place that is written anew."""
+def _show(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    """Runs the program and shows in a notebook how far it is, in one place that is written anew.
+
+    Returns:
+        Its exit code, and what it has written to stderr, which no notebook shows.
+    """
     from IPython.display import display  # type: ignore[import-not-found, unused-ignore]
 
     place: Any = None
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as program:
+    with (
+        tempfile.TemporaryFile("w+", errors="replace") as errors,
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True) as program,
+    ):
         assert program.stdout is not None
         for line in program.stdout:
             record = json.loads(line)
@@ -194,4 +202,6 @@ def _show(command: list[str], environment: dict[str, str]) -> int:
                     place.update(shown, raw=True)
             elif record["level"] in ("warning", "error", "critical"):
                 print(f"{record['actor']}: {record['message']}", file=sys.stderr)
-    return program.returncode
+        code = program.wait()
+        errors.seek(0)
+        return code, errors.read().strip()
