@@ -309,9 +309,18 @@ fn a_journal_that_does_not_fit_is_named_and_left_alone() {
     project.run(&["batch", "app.py"]).assert_error(2, &changed);
     assert_eq!(run(&project, &["--accept-changes"]).0.code, Some(0));
     let journal = project.path().join(".rebeam/batch");
+    let whole = std::fs::read(journal.join("p/journal.db")).expect("a journal");
+    std::fs::write(journal.join("p/journal.db"), &whole[..whole.len() / 2]).expect("it is written");
+    project.run(&["batch", "app.py"]).assert_error(2, &["is broken", "--fresh"]);
+    std::fs::write(journal.join("p/journal.db"), whole).expect("it is written");
     std::fs::rename(journal.join("p"), journal.join("q")).expect("it is there");
     project.write("app.py", &format!("{head}{}", source("q", "return n + 1")));
     project.run(&["batch", "app.py"]).assert_error(2, &["is that of the pipeline `p`, not of `q`"]);
+    assert_eq!(run(&project, &["--fresh"]).0.code, Some(0));
+    let newer = "import sqlite3
+with sqlite3.connect('.rebeam/batch/q/journal.db') as it: it.execute(\"UPDATE meta SET value = '99' WHERE key = 'format'\")";
+    assert!(script_of(&project, &["-c", newer]).status().expect("it runs").success());
+    project.run(&["batch", "app.py"]).assert_error(2, &["is of a newer version (99, this knows"]);
     std::fs::write(journal.join("q/journal.db"), "this is no database, and was never meant to be one")
         .expect("it is written");
     project.run(&["batch", "app.py"]).assert_error(2, &["is broken", "--fresh"]);
@@ -354,6 +363,9 @@ pipe = pipeline('p').source(range(2000)).stage(work).stage(len).sink(sink.jsonl(
     let (ran, _) = run(&project, &["--journal", &journal]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert_eq!(sorted(lines(&project, "small/out.jsonl")), vec![2000; 2000]);
+    assert!(mount("50M", "remount,ro,"), "nobody may write");
+    let read_only = ["cannot be written", "--journal DIR"];
+    project.run(&["batch", "app.py", "--journal", &journal]).assert_error(2, &read_only);
     drop(unmount);
 }
 
