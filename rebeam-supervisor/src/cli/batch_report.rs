@@ -56,6 +56,10 @@ pub(super) fn page(report: &Value) -> Result<String, Box<dyn Error>> {
         format!("<table><tr><th>items</th><th>stage</th><th>cause</th><th>such as</th></tr>{failures}</table>")
     };
     let why = report["why"].as_str().map_or(String::new(), |why| format!("<p>It ended early: {}</p>", escaped(why)));
+    let again = match text(&report["command"]) {
+        "" => String::new(),
+        command => format!("<p>Run it again: <code>{}</code></p>", escaped(command)),
+    };
     let counts = &report["counts"];
     Ok(format!(
         "<!doctype html><html lang=en><meta charset=utf-8><title>{name}</title><style>body{{font:15px/1.5 sans-serif;\
@@ -64,7 +68,7 @@ pub(super) fn page(report: &Value) -> Result<String, Box<dyn Error>> {
          </style><h1>{name}: {}</h1><p>{} done in this run, {} dead, {} wait between stages; {:.1} s; run {}.</p>{why}\
          <h2>Stages</h2><table><tr><th>stage</th><th>done</th><th>per s</th><th>failed</th><th>retries</th><th>deaths</th>\
          <th>work, s</th><th>CPU, s</th><th>peak</th><th>busy</th></tr>{rows}</table>{}<h2>Failures</h2>{failures}\
-         <p>Run it again: <code>{}</code></p></html>",
+         {again}</html>",
         escaped(text(&report["state"])),
         number(&counts["done"]),
         number(&counts["dead"]),
@@ -72,7 +76,6 @@ pub(super) fn page(report: &Value) -> Result<String, Box<dyn Error>> {
         number(&report["seconds"]),
         number(&report["run"]),
         picture(report)?,
-        escaped(text(&report["command"])),
     ))
 }
 
@@ -128,13 +131,18 @@ mod tests {
 
     #[test]
     fn a_page_needs_nothing_else_and_believes_nobody() {
-        let report = json!({
+        let mut report = json!({
             "name": "p", "state": "done", "seconds": 2.0, "run": 1, "counts": { "done": 7, "dead": 1, "waiting": 0 },
             "stages": [{ "name": "parse", "done": 7, "slowest": [{ "id": "<script>", "seconds": 1.0 }] }],
             "failures": [{ "count": 1, "stage": "parse", "cause": "<b>", "ids": ["x"] }],
             "timeline": [[0.5, [3]], [1.0, [7]]],
         });
+        report["command"] = json!("rebeam batch 'a&b.py'");
+        let goes_on = page(&report).expect("it can be drawn");
+        assert!(goes_on.contains("Run it again: <code>rebeam batch 'a&amp;b.py'</code>"), "{goes_on}");
+        report["command"] = json!("");
         let page = page(&report).expect("it can be drawn");
+        assert!(!page.contains("Run it again"), "there is nothing more to do: {page}");
         assert!(page.contains("<svg") && page.contains("&lt;script&gt;") && !page.contains("<script>"), "{page}");
         assert!(!page.contains("http://") || page.matches("http://").count() == page.matches("www.w3.org").count());
     }

@@ -358,8 +358,7 @@ class Flow:
                 pool.cpu[slot] = done.cpu
                 pool.peak_kib = max(pool.peak_kib, done.peak_kib)
                 # With keys, what comes behind a failure was not begun.
-                for work in reversed(works[len(done.outcomes) :]):
-                    self._queue(pool, work, first=True)
+                self._put_back(pool, works[len(done.outcomes) :])
                 for work, (tag, result, seconds) in zip(works, done.outcomes, strict=False):
                     pool.note(work, seconds)
                     self._concluded(pool, work, tag, result)
