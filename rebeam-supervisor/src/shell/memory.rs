@@ -3,7 +3,7 @@
 //! Resident pages are read from `statm`, which costs microseconds; the proportional size, which is what counts (pages
 //! shared with the zygote are not this actor's), only of who comes near a limit.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rebeam_core::Event;
 use rebeam_protocol::id::ProcessId;
@@ -21,11 +21,12 @@ const FASTEST: f64 = 2e9;
 const SHORTEST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// The shortest while nothing grows.
+/// The shortest when nothing has grown for a while.
 const CALM: Duration = Duration::from_millis(100);
+const A_WHILE: Duration = Duration::from_secs(1);
 
-/// More than this within one look is growth, in bytes.
-const GROWTH: u64 = 1 << 20;
+/// More than this between two looks is growth, in bytes: 12 MB/s and above, at the shortest.
+const GROWTH: u64 = 128 << 10;
 
 /// How long an actor that was ended may take to give its memory back, and how long nobody else is ended if that did not
 /// help.
@@ -38,10 +39,9 @@ const CANDIDATES: usize = 5;
 /// Ends the fattest actor before the kernel ends whom it likes (rule 15 of the design): the kernel may take the whole
 /// container with it, and does not say why.
 pub(super) async fn guard(node: Node, group: Group, limit: u64, printer: Printer) {
-    // What may come between two looks: a sixteenth, but not much of a small container, nor more than is ever needed.
-    let reserve = (limit / 16).clamp(4 << 20, 256 << 20).min(limit / 4);
+    let reserve = reserve(limit);
     let mut has_warned = false;
-    let mut before = 0;
+    let mut pace = Pace::new(Instant::now());
     loop {
         let Some(used) = group.memory_in_use() else {
             // Out of descriptors, most likely.
@@ -50,9 +50,7 @@ pub(super) async fn guard(node: Node, group: Group, limit: u64, printer: Printer
         };
         let room = limit.saturating_sub(used);
         if room > reserve {
-            let shortest = if used > before + GROWTH { SHORTEST } else { CALM };
-            before = used;
-            tokio::time::sleep(Duration::from_secs_f64(room as f64 / FASTEST).clamp(shortest, LONGEST)).await;
+            tokio::time::sleep(pace.until_next(used, room, Instant::now())).await;
             continue;
         }
         match fattest(&node.processes(), limit) {
@@ -62,7 +60,6 @@ pub(super) async fn guard(node: Node, group: Group, limit: u64, printer: Printer
                 tokio::time::sleep(LET_GO).await;
                 // If its end has freed nothing, nor will another's.
                 let freed = used.saturating_sub(group.memory_in_use().unwrap_or(used));
-                before = used;
                 if freed < used_kib * 1024 / 4 {
                     tokio::time::sleep(IN_VAIN).await;
                 }
@@ -75,6 +72,33 @@ pub(super) async fn guard(node: Node, group: Group, limit: u64, printer: Printer
                 tokio::time::sleep(LONGEST).await;
             }
         }
+    }
+}
+
+/// What may come between two looks: a sixteenth, but not much of a small container, nor more than is ever needed.
+fn reserve(limit: u64) -> u64 {
+    (limit / 16).clamp(4 << 20, 256 << 20).min(limit / 4)
+}
+
+/// How soon to look again.
+struct Pace {
+    before: u64,
+    /// When it was last seen to grow.
+    grew: Instant,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Pace { before: 0, grew: now }
+    }
+
+    fn until_next(&mut self, used: u64, room: u64, now: Instant) -> Duration {
+        if used > self.before + GROWTH {
+            self.grew = now;
+        }
+        self.before = used;
+        let shortest = if now.duration_since(self.grew) < A_WHILE { SHORTEST } else { CALM };
+        Duration::from_secs_f64(room as f64 / FASTEST).clamp(shortest, LONGEST)
     }
 }
 
@@ -120,4 +144,46 @@ fn sizes_kib(os_pid: i32) -> Option<(u64, u64)> {
 pub(super) fn proportional_kib(os_pid: i32) -> Option<u64> {
     let rollup = std::fs::read_to_string(format!("/proc/{os_pid}/smaps_rollup")).ok()?;
     rollup.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB")?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// How much room is left at the first look that finds less than the reserve, where `used` grows from a time on.
+    fn room_when_seen(limit: u64, calm: Duration, used: impl Fn(Duration) -> u64) -> u64 {
+        let begin = Instant::now();
+        let mut pace = Pace::new(begin);
+        let mut elapsed = Duration::ZERO;
+        loop {
+            let used = used(elapsed.saturating_sub(calm));
+            let room = limit.saturating_sub(used);
+            if room <= reserve(limit) {
+                return room;
+            }
+            elapsed += pace.until_next(used, room, begin + elapsed);
+        }
+    }
+
+    #[test]
+    fn growth_of_any_pace_is_seen_before_it_has_used_up_a_small_container() {
+        for (calm, per_second) in [0, 1, 30].into_iter().flat_map(|calm| [1, 5, 20, 60, 100, 200].map(|it| (calm, it)))
+        {
+            let used = |since: Duration| 20 * MIB + (since.as_secs_f64() * (per_second * MIB) as f64) as u64;
+            let left = room_when_seen(64 * MIB, Duration::from_secs(calm), used);
+            assert!(left >= MIB, "{per_second} MiB/s after {calm} s: {left} bytes left");
+        }
+    }
+
+    #[test]
+    fn where_nothing_grows_it_looks_ten_times_a_second_at_most() {
+        let begin = Instant::now();
+        let mut pace = Pace::new(begin);
+        pace.until_next(60 * MIB, 4 * MIB, begin);
+        let after = begin + A_WHILE;
+        assert_eq!(pace.until_next(60 * MIB + 1, 4 * MIB - 1, after), CALM);
+        assert_eq!(pace.until_next(60 * MIB, 100 << 30, after), LONGEST);
+    }
 }
