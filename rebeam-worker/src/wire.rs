@@ -18,9 +18,6 @@ const CHUNK: usize = 64 * 1024;
 /// Above this, a payload is written from where it lies rather than copied behind its header.
 const COPIED: usize = 16 * 1024;
 
-/// Waits no longer than this are left to the socket's own timeout, which is set once and not for each wait.
-const COARSE: Duration = Duration::from_secs(1);
-
 /// How a read ended that brought nothing.
 #[derive(Debug)]
 pub(crate) enum NoRead {
@@ -38,7 +35,6 @@ pub(crate) struct Reader {
     buffer: Vec<u8>,
     start: usize,
     limit: usize,
-    socket_timeout: Option<Duration>,
     /// Descriptors that came, in order.
     descriptors: VecDeque<OwnedFd>,
 }
@@ -69,7 +65,6 @@ impl Reader {
             buffer: Vec::with_capacity(CHUNK),
             start: 0,
             limit,
-            socket_timeout: None,
             descriptors: VecDeque::new(),
         }
     }
@@ -105,21 +100,16 @@ impl Reader {
     }
 
     /// Reads what is there, waiting for it until `deadline` (`None`: for ever).
+    ///
+    /// It does not wait in the read itself: the kernel wakes whoever does so also when the other side has taken what was
+    /// sent before, only to send him to sleep again. That was half of all task switches of a call.
     pub(crate) fn read(&mut self, deadline: Option<Instant>) -> Result<(), NoRead> {
-        match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-            None => self.set_socket_timeout(None)?,
-            Some(left) if left > COARSE => self.set_socket_timeout(Some(COARSE))?,
-            Some(left) => self.poll(left)?,
-        }
-        self.receive(0)
+        self.poll(deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())))?;
+        self.read_now()
     }
 
     /// Reads what is there without waiting.
     pub(crate) fn read_now(&mut self) -> Result<(), NoRead> {
-        self.receive(libc::MSG_DONTWAIT)
-    }
-
-    fn receive(&mut self, flags: libc::c_int) -> Result<(), NoRead> {
         self.make_room();
         let spare = self.buffer.spare_capacity_mut();
         let part = libc::iovec { iov_base: spare.as_mut_ptr().cast(), iov_len: spare.len() };
@@ -130,9 +120,10 @@ impl Reader {
         message.msg_iovlen = 1;
         message.msg_control = control.0.as_mut_ptr().cast();
         message.msg_controllen = size_of::<Control>() as _;
+        let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
         // SAFETY: the kernel writes at most `spare.len()` bytes to the buffer's own spare room, and control data to
         // `control`.
-        let count = unsafe { libc::recvmsg(self.fd, &raw mut message, flags | libc::MSG_CMSG_CLOEXEC) };
+        let count = unsafe { libc::recvmsg(self.fd, &raw mut message, flags) };
         if count > 0 && message.msg_controllen > 0 {
             self.take_descriptors(&message);
             if message.msg_flags & libc::MSG_CTRUNC != 0 {
@@ -184,32 +175,20 @@ impl Reader {
         }
     }
 
-    fn poll(&mut self, left: Duration) -> Result<(), NoRead> {
+    /// Waits until there is something to read, for so long at most (`None`: for ever).
+    fn poll(&self, left: Option<Duration>) -> Result<(), NoRead> {
         let mut poll = libc::pollfd { fd: self.fd, events: libc::POLLIN, revents: 0 };
-        let time = libc::timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
-        // SAFETY: one pollfd, one timespec, no signal mask.
-        match unsafe { libc::ppoll(&raw mut poll, 1, &raw const time, std::ptr::null()) } {
+        let time = left.map(|left| libc::timespec {
+            tv_sec: left.as_secs() as libc::time_t,
+            tv_nsec: libc::c_long::from(left.subsec_nanos() as i32),
+        });
+        let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        // SAFETY: one pollfd, one timespec or none, no signal mask.
+        match unsafe { libc::ppoll(&raw mut poll, 1, time, std::ptr::null()) } {
             0 => Err(NoRead::TimedOut),
             count if count > 0 => Ok(()),
             _ => Err(no_read(io::Error::last_os_error())),
         }
-    }
-
-    fn set_socket_timeout(&mut self, timeout: Option<Duration>) -> Result<(), NoRead> {
-        if self.socket_timeout == timeout {
-            return Ok(());
-        }
-        let seconds = timeout.map_or(0, |timeout| timeout.as_secs() as i64);
-        let value = libc::timeval { tv_sec: seconds, tv_usec: 0 };
-        let size = size_of::<libc::timeval>() as libc::socklen_t;
-        // SAFETY: the kernel reads one timeval.
-        let result =
-            unsafe { libc::setsockopt(self.fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, (&raw const value).cast(), size) };
-        if result != 0 {
-            return Err(NoRead::Closed(io::Error::last_os_error()));
-        }
-        self.socket_timeout = timeout;
-        Ok(())
     }
 }
 

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-/// How long to look for the next message.
-const PATIENCE: Duration = Duration::from_micros(50);
+/// How long to look for the next message. A machine that wakes slowly needs it most: with less than such a wake-up takes,
+/// each look is in vain, and each message pays for a wake-up.
+const PATIENCE: Duration = Duration::from_micros(300);
 
 /// Looks in vain, in a row, after which it sleeps at once; it tries again after so many messages.
-const IN_VAIN: u32 = 3;
+const IN_VAIN: u32 = 10;
 const TRY_AGAIN: u32 = 64;
 
 /// Messages as they come.

@@ -3,13 +3,24 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// A descriptor of ours, and its readiness.
 pub(crate) type Watched = AsyncFd<OwnedFd>;
 
-/// Has the event loop watch a descriptor.
+/// Has the event loop watch for something to read. It would be woken for each message that the other side takes, were
+/// it to watch for room as well.
 pub(crate) fn watch(fd: OwnedFd) -> io::Result<Watched> {
+    register(fd, Interest::READABLE)
+}
+
+/// Has the event loop watch for room to write, by a descriptor beside the one that is read from.
+pub(crate) fn watch_for_room(fd: &OwnedFd) -> io::Result<Watched> {
+    register(fd.try_clone()?, Interest::WRITABLE)
+}
+
+fn register(fd: OwnedFd, interest: Interest) -> io::Result<Watched> {
     // SAFETY: an `OwnedFd` is open and the same descriptor for as long as it lives, which is as long as the result.
-    unsafe { AsyncFd::register(fd) }.map_err(|error| io::Error::other(error.to_string()))
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(|error| io::Error::other(error.to_string()))
 }

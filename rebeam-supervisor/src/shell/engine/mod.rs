@@ -44,7 +44,7 @@ use crate::shell::reaper::{self, Strangers};
 use crate::shell::service_manager;
 use crate::shell::spin::{Traffic, spin};
 use crate::shell::status_page::{StatusPage, clock_ns};
-use crate::shell::watched::{Watched, watch};
+use crate::shell::watched::{Watched, watch, watch_for_room};
 use crate::shell::zygote::Zygote;
 
 /// A shared handle on the engine. Tasks borrow it for one call at a time, and never across an await.
@@ -449,8 +449,15 @@ impl Node {
     }
 
     async fn write_worker(self, process: ProcessId, channel: Rc<Watched>) {
+        let room = loop {
+            match watch_for_room(channel.get_ref()) {
+                Ok(room) => break room,
+                // Out of descriptors, most likely: others may go.
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
         loop {
-            let Ok(mut guard) = channel.writable().await else { return };
+            let Ok(mut guard) = room.writable().await else { return };
             if self.0.borrow_mut().write_more(process) {
                 return;
             }
