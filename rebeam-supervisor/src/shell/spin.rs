@@ -2,12 +2,14 @@
 //!
 //! Waking a process on another CPU takes many times what passing a message on does. So while a call goes back and forth,
 //! the supervisor keeps looking, for as long as it has been worth it. It gives way to whoever else wants its CPU, and
-//! does none of this where it has only one.
+//! does none of this where everybody shares one.
 
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
 use tokio::sync::Notify;
 
 /// How long to look for the next message. A machine that wakes slowly needs it most: with less than such a wake-up takes,
@@ -19,8 +21,12 @@ const IN_VAIN: u32 = 10;
 const TRY_AGAIN: u32 = 64;
 
 /// Messages as they come.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Traffic {
+    /// The CPUs that we may run on.
+    own: CpuSet,
+    /// Whether somebody may run at the same time as we do.
+    can_pay: Cell<bool>,
     count: Cell<u64>,
     is_asleep: Cell<bool>,
     /// Looks in vain, in a row.
@@ -31,10 +37,31 @@ pub(crate) struct Traffic {
 }
 
 impl Traffic {
+    pub(crate) fn new() -> Self {
+        let own = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+        let count = (0..CpuSet::count()).filter(|cpu| own.is_set(*cpu) == Ok(true)).count();
+        Traffic {
+            own,
+            can_pay: Cell::new(count > 1),
+            count: Cell::default(),
+            is_asleep: Cell::default(),
+            in_vain: Cell::default(),
+            rest: Cell::default(),
+            wake: Notify::new(),
+        }
+    }
+
+    /// An actor is bound to these CPUs, or, if there are none, to ours.
+    pub(crate) fn bound(&self, cpus: &[u32]) {
+        if cpus.iter().any(|cpu| self.own.is_set(*cpu as usize) != Ok(true)) {
+            self.can_pay.set(true);
+        }
+    }
+
     /// A message has come.
     pub(crate) fn note(&self) {
         self.count.set(self.count.get() + 1);
-        if self.is_asleep.get() {
+        if self.is_asleep.get() && self.can_pay.get() {
             if self.rest.get() > 0 {
                 self.rest.set(self.rest.get() - 1);
                 return;
@@ -45,14 +72,8 @@ impl Traffic {
     }
 }
 
-/// Keeps the event loop awake while that pays. Never returns, unless it can never pay.
+/// Keeps the event loop awake while that pays. Never returns.
 pub(crate) async fn spin(traffic: Rc<Traffic>) {
-    let cpus = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0));
-    let count =
-        cpus.map_or(1, |cpus| (0..nix::sched::CpuSet::count()).filter(|cpu| cpus.is_set(*cpu) == Ok(true)).count());
-    if count < 2 {
-        return;
-    }
     loop {
         traffic.is_asleep.set(true);
         traffic.wake.notified().await;

@@ -122,6 +122,7 @@ impl Engine {
         };
         let (mut welcome, start) = launch.welcome(self.setup.max_frame);
         welcome.cpus.clone_from(&launch.spec.process.cpus);
+        self.traffic.bound(&welcome.cpus);
         welcome.nice = launch.spec.process.nice;
         welcome.log_level = welcome.log_level.or(self.setup.log_level);
         worker.out.push(&ToWorker::Welcome(welcome), &start, u32::MAX as usize).map_err(std::io::Error::other)?;

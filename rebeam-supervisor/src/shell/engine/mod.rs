@@ -296,7 +296,7 @@ impl Node {
                 dead_letters: DeadLetterCount::default(),
                 freed: Freed::default(),
                 ledger,
-                traffic: Rc::new(Traffic::default()),
+                traffic: Rc::new(Traffic::new()),
                 exporter: None,
             })
         }))
