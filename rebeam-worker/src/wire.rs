@@ -18,6 +18,9 @@ const CHUNK: usize = 64 * 1024;
 /// Above this, a payload is written from where it lies rather than copied behind its header.
 const COPIED: usize = 16 * 1024;
 
+/// How often to look for more, giving way to others, before going to sleep in a flood: who sleeps has to be woken.
+const LOOKS: u32 = 8;
+
 /// How a read ended that brought nothing.
 #[derive(Debug)]
 pub(crate) enum NoRead {
@@ -35,6 +38,8 @@ pub(crate) struct Reader {
     buffer: Vec<u8>,
     start: usize,
     limit: usize,
+    /// How many frames the last read has brought.
+    frames: usize,
     /// Descriptors that came, in order.
     descriptors: VecDeque<OwnedFd>,
 }
@@ -65,6 +70,7 @@ impl Reader {
             buffer: Vec::with_capacity(CHUNK),
             start: 0,
             limit,
+            frames: 0,
             descriptors: VecDeque::new(),
         }
     }
@@ -84,6 +90,7 @@ impl Reader {
         let Some(length) = frame::length(bytes, self.limit)? else { return Ok(None) };
         let Some(body) = bytes.get(PREFIX..PREFIX + length) else { return Ok(None) };
         let (header, offset) = frame::decode(body)?;
+        self.frames += 1;
         let payload = if self.start == 0 && bytes.len() == PREFIX + length && length > COPIED {
             // The buffer holds nothing but this large frame: hand it over as it is.
             Payload { bytes: std::mem::take(&mut self.buffer), start: PREFIX + offset, memory: None }
@@ -104,6 +111,14 @@ impl Reader {
     /// It does not wait in the read itself: the kernel wakes whoever does so also when the other side has taken what was
     /// sent before, only to send him to sleep again. That was half of all task switches of a call.
     pub(crate) fn read(&mut self, deadline: Option<Instant>) -> Result<(), NoRead> {
+        if self.frames > 1 {
+            for _ in 0..LOOKS {
+                match self.read_now() {
+                    Err(NoRead::TimedOut) => std::thread::yield_now(),
+                    done => return done,
+                }
+            }
+        }
         self.poll(deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())))?;
         self.read_now()
     }
@@ -111,6 +126,7 @@ impl Reader {
     /// Reads what is there without waiting.
     pub(crate) fn read_now(&mut self) -> Result<(), NoRead> {
         self.make_room();
+        self.frames = 0;
         let spare = self.buffer.spare_capacity_mut();
         let part = libc::iovec { iov_base: spare.as_mut_ptr().cast(), iov_len: spare.len() };
         let mut control = Control::default();
