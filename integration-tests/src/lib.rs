@@ -4,6 +4,7 @@
 //! is found again, wherever it hides. What is waited for is an event with a deadline; nothing here asserts on a time.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -115,9 +116,15 @@ impl Project {
 
     /// A `rebeam` command in this project, its environment scrubbed.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(rebeam());
+        let mut command = self.command_of(rebeam());
+        command.args(args);
         command
-            .args(args)
+    }
+
+    /// Any other program in this project, its environment scrubbed alike.
+    pub fn command_of(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command
             .current_dir(self.path())
             .env_clear()
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")

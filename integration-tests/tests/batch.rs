@@ -523,6 +523,7 @@ fn what_was_there_before_is_not_replaced() {
     assert_eq!(lines(&project, "out.jsonl"), [json!("precious")]);
     assert_eq!(run(&project, &["--fresh"]).0.code, Some(0));
     assert_eq!(sorted(lines(&project, "out.jsonl")), [0, 1, 2]);
+    assert_eq!(run(&project, &["--only", "1"]).0.code, Some(0), "it is done");
     run(&project, &["--only", "7"]).0.assert_error(5, &["there is no item `7`"]);
 }
 
@@ -543,11 +544,9 @@ fn options_that_make_no_sense_are_refused_where_they_stand() {
 
 /// Python itself, as a script of a user's is run.
 fn script_of(project: &Project, args: &[&str]) -> Command {
-    let mut command = Command::new(harness::python());
-    let scrubbed = project.command(&[]);
-    command.env_clear().envs(scrubbed.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut command = project.command_of(harness::python());
     let path = harness::rebeam().parent().expect("a folder").display().to_string();
-    command.env("PATH", format!("{path}:/usr/bin:/bin")).args(args).current_dir(project.path());
+    command.env("PATH", format!("{path}:/usr/bin:/bin")).args(args);
     command
 }
 

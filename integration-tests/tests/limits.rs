@@ -286,11 +286,9 @@ impl Cgroup {
     /// A command of a project that runs in it: the shell enters the cgroup and becomes the supervisor, whose children
     /// are in it from the start.
     pub(crate) fn command(&self, project: &Project, args: &str) -> Command {
-        let mut command = Command::new("sh");
-        let scrubbed = project.command(&[]);
-        command.env_clear().envs(scrubbed.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let mut command = project.command_of("sh");
         let script = format!("echo $$ > {}/cgroup.procs && exec \"$0\" {args}", self.0.display());
-        command.args(["-c", &script]).arg(harness::rebeam()).current_dir(project.path());
+        command.args(["-c", &script]).arg(harness::rebeam());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

@@ -391,11 +391,9 @@ fn as_process_1<'a>(project: &'a Project, args: &str) -> Option<Node<'a>> {
         crate::not_tested("a process 1");
         return None;
     }
-    let mut command = Command::new("unshare");
-    let scrubbed = project.command(&[]);
-    command.env_clear().envs(scrubbed.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut command = project.command_of("unshare");
     command.args(["--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", &format!("exec \"$0\" {args}")]);
-    command.arg(harness::rebeam()).current_dir(project.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.arg(harness::rebeam()).stdout(Stdio::piped()).stderr(Stdio::piped());
     Some(project.adopt(&mut command))
 }
 
@@ -525,11 +523,9 @@ fn http_is_served_at_a_socket_that_was_handed_over() {
     let project = shop();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
-    let mut command = Command::new("sh");
-    let scrubbed = project.command(&[]);
-    command.env_clear().envs(scrubbed.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut command = project.command_of("sh");
     let script = "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" run app.py --http systemd";
-    command.args(["-c", script]).arg(harness::rebeam()).current_dir(project.path());
+    command.args(["-c", script]).arg(harness::rebeam());
     command.stdin(std::os::fd::OwnedFd::from(listener)).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut node = project.adopt(&mut command);
     drop(command);

@@ -234,6 +234,9 @@ class Flow:
         skipped = self._journal.taken_up_to() if source.has_numbers and source.is_replayable else 0
         reader = Reader(self._loop, lambda: itertools.islice(source.items(), skipped, None), self._has_read.set)
         self._read = skipped
+        if only is not None:
+            # What is passed over unread is there all the same.
+            self._met.update(id for id in only if id.isdecimal() and int(id) < skipped and f"{int(id)}" == id)
         try:
             while self._stopped is None and (block := reader.take()) is not None:
                 if not block:
@@ -245,11 +248,12 @@ class Flow:
                 for id, value in block:
                     if id in self._in_flight or (known.get(id) == self._journal.run and not source.has_numbers):
                         raise SourceError from ValueError(f"the id `{id}` comes twice")
-                    if id in known or (only is not None and str(id) not in only):
-                        self._met.add(str(id))
-                        continue
                     if only is not None:
+                        if str(id) not in only:
+                            continue
                         self._met.add(str(id))
+                    if id in known:
+                        continue
                     await self._take_up(id, value)
                     if self._stopped is not None:
                         return
