@@ -15,7 +15,7 @@ OWN_BASE := localhost/rebeam-base:latest
 APP := examples/shop
 IMAGE := localhost/rebeam-shop:latest
 # cargo-nextest where it is installed, cargo's own runner elsewhere: the tests are the same.
-RUN_TESTS := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo test)
+RUN_TESTS := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run --no-fail-fast" || echo "test --no-fail-fast")
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build demo demo-batch test test-rust test-python test-wheel test-container image lint fmt deny bench bench-batch bench-peers soak instructions wheel fuzz doc docs clean FORCE
