@@ -6,53 +6,38 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use rebeam_core::event::{Death, Requester, Status};
+use rebeam_core::event::{Death, Status};
+use rebeam_core::shell::{self, Heard};
 use rebeam_core::{Action, Core, Event};
+use rebeam_protocol::address::Caller;
 use rebeam_protocol::frame;
 use rebeam_protocol::id::{NodeStart, ProcessId};
-use rebeam_protocol::message::{Caller, Started, ToSupervisor};
 use rebeam_protocol::spec::{
-    ActorSpec, AutoShutdown, ChildKind, ChildSpec, Limits, MailboxOptions, OnGiveup, Overflow, ProcessOptions, Restart, Shutdown,
-    Strategy, SupervisorKind, SupervisorSpec,
+    ActorSpec, ChildSpec, Limits, MailboxOptions, Overflow, Restart, Shutdown, Strategy, SupervisorSpec,
 };
+use rebeam_protocol::worker::{Started, ToSupervisor};
 
 fn actor(name: &str, restart: Restart, overflow: Overflow) -> ChildSpec {
-    ChildSpec {
-        id: name.into(),
-        restart,
-        shutdown: Shutdown::Timeout(100),
-        significant: false,
-        backoff: None,
-        on_giveup: OnGiveup::Stop,
-        kind: ChildKind::Actor(Box::new(ActorSpec {
-            name: Some(name.into()),
-            via: None,
-            class: "A".into(),
-            start: Vec::new(),
-            start_ms: Some(1000),
-            mailbox: MailboxOptions { messages: Some(4), bytes: Some(64), overflow, ..MailboxOptions::default() },
-            concurrency: 2,
-            redelivered: vec![(String::new(), 2)],
-            terminate_on_shutdown: true,
-            limits: Limits { max_messages: Some(3), deadline_ms: Some(500), ..Limits::default() },
-            process: ProcessOptions::default(),
-        })),
-    }
+    let spec = ActorSpec {
+        start_ms: Some(1000),
+        mailbox: MailboxOptions { messages: Some(4), bytes: Some(64), overflow, ..MailboxOptions::default() },
+        concurrency: 2,
+        redelivered: vec![(String::new(), 2)],
+        limits: Limits { max_messages: Some(3), deadline_ms: Some(500), ..Limits::default() },
+        ..ActorSpec::new("A")
+    };
+    ChildSpec { restart, shutdown: Shutdown::Timeout(100), ..ChildSpec::actor(name, spec) }
 }
 
 fn tree() -> SupervisorSpec {
+    let children =
+        vec![actor("a", Restart::Permanent, Overflow::Block), actor("b", Restart::Temporary, Overflow::DropOldest)];
     SupervisorSpec {
-        id: "root".into(),
         name: Some("s".into()),
-        kind: SupervisorKind::Static,
         strategy: Strategy::OneForAll,
         max_restarts: 1000,
         max_ms: 1000,
-        children: vec![
-            actor("a", Restart::Permanent, Overflow::Block),
-            actor("b", Restart::Temporary, Overflow::DropOldest),
-        ],
-        auto_shutdown: AutoShutdown::Never,
+        ..SupervisorSpec::new("root", children)
     }
 }
 
@@ -112,31 +97,14 @@ fuzz_target!(|bytes: &[u8]| {
             continue;
         };
         let payload = Bytes::copy_from_slice(&said[offset..]);
-        world.tell(match message {
-            ToSupervisor::Send(envelope) => Event::Sent { process, envelope, payload, buffers: None },
-            ToSupervisor::Reply(reply) => Event::Replied { process, reply, payload, buffers: None },
-            ToSupervisor::Ack { done } => Event::Acked { process, done },
-            ToSupervisor::Started(started) => Event::Started { process, started, info: payload },
-            ToSupervisor::HandOver => Event::HandedOver { process, state: payload },
-            ToSupervisor::WantMore { more } => Event::WantsMore { process, more },
-            ToSupervisor::Exit(reason) => Event::Reported { process, reason },
-            ToSupervisor::Readiness { not_ready } => Event::Readiness { process, not_ready },
-            ToSupervisor::Request { request, body } => {
-                Event::Requested { from: Requester::Worker(process, request), request: body, payload }
+        let no_arenas = |_| Err("there are no arenas".to_owned());
+        match shell::hear(process, message, payload, no_arenas) {
+            Ok(Heard::Event(event)) => world.tell(event),
+            Ok(Heard::Abandon(call)) => {
+                world.tell(Event::Abandoned { caller: Caller::Actor(process.pid), call, page: None });
             }
-            ToSupervisor::Abandon { call } => {
-                Event::Abandoned { caller: Caller::Actor(process.pid), call, page: None }
-            }
-            ToSupervisor::Cancel { call } => Event::Cancelled { caller: Caller::Actor(process.pid), call },
-            ToSupervisor::Await { call, waits } => Event::Awaited { process, call, waits },
-            ToSupervisor::AwaitRoom { call, to, method, waits } => {
-                Event::AwaitsRoom { process, call, to, method, waits }
-            }
-            ToSupervisor::Arena { .. }
-            | ToSupervisor::ArenaGone { .. }
-            | ToSupervisor::Released { .. }
-            | ToSupervisor::Hello(_)
-            | ToSupervisor::Log(_) => continue,
-        });
+            Ok(Heard::Shell(_)) => {}
+            Err(complaint) => world.tell(Event::Misbehaved { process, complaint }),
+        }
     }
 });

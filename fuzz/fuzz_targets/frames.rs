@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use rebeam_protocol::frame::{self, PREFIX};
-use rebeam_protocol::message::ToSupervisor;
+use rebeam_protocol::worker::{ToSupervisor};
 
 const LIMIT: usize = 1 << 16;
 

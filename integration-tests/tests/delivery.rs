@@ -152,10 +152,13 @@ fn attack(node: &Node<'_>, bytes: &[u8]) -> Vec<u8> {
 
 #[test]
 fn nothing_from_outside_is_ever_unpickled() {
-    use rebeam_protocol::control::Request;
+    use rebeam_protocol::address::Address;
     use rebeam_protocol::frame::{self, MAX_FRAME};
-    use rebeam_protocol::message::{Address, Waits};
-    use rebeam_protocol::process::ProcessRequest;
+    use rebeam_protocol::id::RequestId;
+    use rebeam_protocol::message::Waits;
+    use rebeam_protocol::outside::{Asked, Hello, Request};
+    use rebeam_protocol::process::{ProcessRequest, SupervisorRequest};
+    use rebeam_protocol::worker::ToSupervisor;
 
     let project = project("child(Child, name='a')");
     let node = project.up();
@@ -165,29 +168,43 @@ fn nothing_from_outside_is_ever_unpickled() {
     let pickle = format!("cos\nsystem\n(S'touch {}'\ntR.", canary.display()).into_bytes();
     let encoded = |request: &Request, payload: &[u8]| {
         let mut bytes = Vec::new();
-        frame::encode(request, payload, MAX_FRAME, &mut bytes).expect("below the limit");
+        frame::encode(&Hello::new(), &[], MAX_FRAME, &mut bytes).expect("below the limit");
+        let asked = Asked { number: 1, request: request.clone() };
+        frame::encode(&asked, payload, MAX_FRAME, &mut bytes).expect("below the limit");
         bytes
     };
     let requests = [
         Request::Call { name: "a".into(), method: "take".into(), timeout_ms: 2000 },
         Request::Cast { name: "a".into(), method: "take".into() },
-        Request::Process(ProcessRequest::SendAfter {
+    ];
+    for request in &requests {
+        attack(&node, &encoded(request, &pickle));
+    }
+    // What only an actor may ask, with and without a handshake.
+    let of_actors = [
+        ProcessRequest::SendAfter {
             timer: 1,
             to: Address::Name("a".into()),
             after_ms: 0,
             every_ms: None,
             method: "take".into(),
             is_method: true,
-        }),
-        Request::Process(ProcessRequest::Supervisor {
+        },
+        ProcessRequest::Supervisor {
             supervisor: Address::Name("root".into()),
-            request: rebeam_protocol::process::SupervisorRequest::Which,
+            request: SupervisorRequest::Which,
             waits: Waits::Nobody,
-        }),
-        Request::Process(ProcessRequest::Kill(Address::Name("a".into()))),
+        },
+        ProcessRequest::Kill(Address::Name("a".into())),
     ];
-    for request in &requests {
-        attack(&node, &encoded(request, &pickle));
+    for body in of_actors {
+        let mut bytes = Vec::new();
+        frame::encode(&Hello::new(), &[], MAX_FRAME, &mut bytes).expect("below the limit");
+        let handshake = bytes.len();
+        let message = ToSupervisor::Request { request: RequestId(1), body };
+        frame::encode(&message, &pickle, MAX_FRAME, &mut bytes).expect("below the limit");
+        attack(&node, &bytes);
+        attack(&node, &bytes[handshake..]);
     }
     // Values that nest without end, in each way that a value can, and rubbish.
     for byte in 0..16 {

@@ -1,21 +1,15 @@
 //! What the core keeps about one actor, over all its incarnations.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use rebeam_protocol::certificate::Certificate;
-use rebeam_protocol::exit::ExitReason;
+use rebeam_protocol::address::Address;
 use rebeam_protocol::id::{ActorId, Pid, ProcessId, Seq};
-use rebeam_protocol::message::ReplyTo;
+use rebeam_protocol::page::{Snapshot, Stage};
 use rebeam_protocol::spec::{ActorSpec, Restart, Shutdown};
 
-use crate::mailbox::Mailbox;
-use crate::timers::TimerKey;
-
-/// How many certificates are kept per actor.
-const CERTIFICATES: usize = 10;
+use crate::incarnation::Incarnation;
+use crate::mailbox::{Mailbox, Message};
 
 #[derive(Debug)]
 pub(crate) struct Actor {
@@ -32,7 +26,6 @@ pub(crate) struct Actor {
     pub(crate) life: Life,
     /// How often it was started.
     pub(crate) starts: u32,
-    pub(crate) certificates: VecDeque<Certificate>,
     /// Calls that were dropped before they were handed over: nobody waited for them any more.
     pub(crate) expired: u64,
     /// Who had it spawned, and takes it along with its own end.
@@ -56,88 +49,7 @@ pub(crate) enum Life {
     Alive(Box<Incarnation>),
 }
 
-#[derive(Debug)]
-pub(crate) struct Incarnation {
-    pub(crate) process: ProcessId,
-    pub(crate) since: Duration,
-    pub(crate) stage: Stage,
-    pub(crate) timer: Option<TimerKey>,
-    /// The worker's own last word.
-    pub(crate) report: Option<ExitReason>,
-    /// What we killed it for, and in words why.
-    pub(crate) killed_for: Option<(ExitReason, &'static str)>,
-    /// The exit signal that it has to end with.
-    pub(crate) exit: Option<ExitReason>,
-    /// The reason that a stop gives it.
-    pub(crate) stop_reason: ExitReason,
-    /// Its `init` asked to be passed over.
-    pub(crate) is_ignored: bool,
-    /// Calls it has taken and will answer later.
-    pub(crate) owed: Vec<ReplyTo>,
-    /// Whether exit signals come to it as messages.
-    pub(crate) traps_exits: bool,
-    /// What its `init` handed back for whoever starts it.
-    pub(crate) info: Bytes,
-    /// The state it has handed over, to go on in a new process.
-    pub(crate) handed_over: Option<Bytes>,
-    /// Messages it has handled in this process.
-    pub(crate) handled: u64,
-    /// When it is looked at next.
-    pub(crate) look: Option<TimerKey>,
-    /// The message that waited longest when it was last looked at, and since when it did.
-    pub(crate) waited: Option<(Seq, Duration)>,
-    /// When this process is too old.
-    pub(crate) aged: Option<TimerKey>,
-    /// Nobody will start the actor again after this incarnation.
-    pub(crate) is_last: bool,
-    /// Why it is not ready, if it says so.
-    pub(crate) not_ready: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
-    Starting,
-    Running,
-    /// Asked to hand its state over to a new process.
-    Recycling,
-    /// Asked to stop, or about to be once the mail before it is handed over.
-    Stopping {
-        asked: bool,
-    },
-}
-
-impl Incarnation {
-    pub(crate) fn new(process: ProcessId, since: Duration) -> Self {
-        Incarnation {
-            process,
-            since,
-            stage: Stage::Starting,
-            timer: None,
-            report: None,
-            killed_for: None,
-            exit: None,
-            stop_reason: ExitReason::SHUTDOWN,
-            is_ignored: false,
-            owed: Vec::new(),
-            traps_exits: false,
-            info: Bytes::new(),
-            handed_over: None,
-            handled: 0,
-            look: None,
-            waited: None,
-            aged: None,
-            is_last: false,
-            not_ready: None,
-        }
-    }
-}
-
 impl Actor {
-    /// Whether it was killed, and is only not known to be dead yet.
-    pub(crate) fn is_being_killed(&self) -> bool {
-        self.incarnation().is_some_and(|incarnation| incarnation.killed_for.is_some())
-    }
-
     pub(crate) fn incarnation(&self) -> Option<&Incarnation> {
         match &self.life {
             Life::Alive(incarnation) => Some(incarnation),
@@ -152,10 +64,48 @@ impl Actor {
         }
     }
 
-    pub(crate) fn keep_certificate(&mut self, certificate: Certificate) {
-        self.certificates.push_back(certificate);
-        if self.certificates.len() > CERTIFICATES {
-            self.certificates.pop_front();
+    /// The process that it has now.
+    pub(crate) fn process(&self) -> Option<ProcessId> {
+        Some(self.incarnation()?.process())
+    }
+
+    /// The incarnation that it has now.
+    pub(crate) fn pid(&self) -> Option<Pid> {
+        Some(self.process()?.pid)
+    }
+
+    /// Whether it was killed, and is only not known to be dead yet.
+    pub(crate) fn is_being_killed(&self) -> bool {
+        self.incarnation().is_some_and(|incarnation| incarnation.machine.is_being_killed())
+    }
+
+    /// The address by which mail to it outlives its incarnations.
+    pub(crate) fn address(&self) -> Address {
+        match &self.spec.name {
+            Some(name) => Address::Name(name.clone()),
+            None => Address::Actor(self.id),
         }
+    }
+
+    /// Messages that wait for it: in its mailbox, and those that its process was handed and has not begun.
+    pub(crate) fn waiting(&self, page: Option<&Snapshot>) -> usize {
+        let not_begun = |page: &Snapshot| self.handed_at(page, Stage::Waiting).count();
+        self.mailbox.len() + page.map_or(0, not_begun)
+    }
+
+    /// Since when the oldest message waits for it, the process's own included.
+    pub(crate) fn oldest(&self, page: Option<&Snapshot>) -> Option<Duration> {
+        let handed = page.and_then(|page| self.handed_at(page, Stage::Waiting).map(|(_, message)| message.at).min());
+        self.mailbox.oldest().into_iter().chain(handed).min()
+    }
+
+    /// What it has in hand by its page: the oldest message begun and not done, and for how many milliseconds.
+    pub(crate) fn busy_with(&self, page: &Snapshot, now_ns: u64) -> Option<(String, u64)> {
+        let (Seq(seq), message) = self.handed_at(page, Stage::Begun).next()?;
+        Some((message.head.method.clone(), now_ns.saturating_sub(page.since_ns(*seq)) / 1_000_000))
+    }
+
+    fn handed_at<'a>(&'a self, page: &'a Snapshot, stage: Stage) -> impl Iterator<Item = &'a (Seq, Message)> {
+        self.mailbox.handed().filter(move |(seq, _)| page.stage(seq.0) == stage)
     }
 }

@@ -1,14 +1,16 @@
 //! Messages that nobody handled and nobody will: kept within bounds, to be looked at and sent again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use rebeam_protocol::address::Address;
 use rebeam_protocol::certificate::Certificate;
-use rebeam_protocol::control::Which;
-use rebeam_protocol::message::{Address, Cause, DeadLetter};
+use rebeam_protocol::id::Pid;
+use rebeam_protocol::message::{Cause, DeadLetter};
+use rebeam_protocol::outside::Which;
 
+use crate::actor::Actor;
 use crate::mailbox::Message;
 
 /// How many are kept, and how many bytes of content. A single one that is larger is kept without its content.
@@ -22,6 +24,8 @@ pub(crate) struct DeadLetters {
     /// How many there were.
     count: u64,
     forgotten: u64,
+    /// Who gets a message for every one.
+    subscribers: BTreeSet<Pid>,
 }
 
 /// Why a message ends here.
@@ -35,6 +39,13 @@ pub(crate) struct End {
     pub(crate) certificates: Vec<Arc<Certificate>>,
 }
 
+impl End {
+    /// Of a message to an actor, that is not anybody's fault.
+    pub(crate) fn of(actor: &Actor, cause: Cause) -> Self {
+        End { to: actor.address(), label: actor.label.clone(), cause, certificates: Vec::new() }
+    }
+}
+
 #[derive(Debug)]
 struct Kept {
     letter: DeadLetter,
@@ -45,6 +56,25 @@ struct Kept {
 }
 
 impl DeadLetters {
+    /// An incarnation wants a message for every one from now on.
+    pub(crate) fn subscribe(&mut self, pid: Pid) {
+        self.subscribers.insert(pid);
+    }
+
+    /// It wants them no more, or has ended.
+    pub(crate) fn unsubscribe(&mut self, pid: Pid) {
+        self.subscribers.remove(&pid);
+    }
+
+    pub(crate) fn subscribed(&self) -> Vec<Pid> {
+        self.subscribers.iter().copied().collect()
+    }
+
+    /// How many incarnations subscribe; for tests that nothing is left behind.
+    pub(crate) fn subscribers(&self) -> usize {
+        self.subscribers.len()
+    }
+
     /// Keeps one; gives what is to be said of it.
     pub(crate) fn add(&mut self, message: Message, sender: String, end: End, now: Duration) -> DeadLetter {
         let End { to, label, cause, certificates } = end;
@@ -55,7 +85,7 @@ impl DeadLetters {
             id: self.count,
             to: label,
             sender,
-            method: message.method.to_string(),
+            method: message.head.method.clone(),
             cause,
             at_ms: now.as_millis() as u64,
             deliveries: message.deliveries,
@@ -84,12 +114,10 @@ impl DeadLetters {
         (self.kept.iter().map(|kept| kept.letter.clone()).collect(), self.forgotten)
     }
 
-    /// One, with its certificates and its content.
-    pub(crate) fn show(&self, id: u64) -> Option<(DeadLetter, Bytes)> {
+    /// One, with its certificates.
+    pub(crate) fn show(&self, id: u64) -> Option<DeadLetter> {
         let kept = self.kept.iter().find(|kept| kept.letter.id == id)?;
-        let certificates = kept.certificates.iter().map(|certificate| (**certificate).clone()).collect();
-        let content = kept.message.as_ref().map(|message| message.payload.clone()).unwrap_or_default();
-        Some((DeadLetter { certificates, ..kept.letter.clone() }, content))
+        Some(DeadLetter { certificates: kept.certificates.clone(), ..kept.letter.clone() })
     }
 
     /// Takes out those that are meant and that `wanted` accepts by their address; gives what is kept of their content.

@@ -4,16 +4,17 @@ use std::any::Any;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rebeam_protocol::certificate::Certificate;
-use rebeam_protocol::control::{Answer, Request};
+use rebeam_protocol::address::{Address, Caller};
+use rebeam_protocol::certificate::{Certificate, Next};
 use rebeam_protocol::exit::ExitReason;
-use rebeam_protocol::handshake::{Features, MAGIC, VERSION, Welcome};
+use rebeam_protocol::handshake::{MAGIC, VERSION, Welcome};
 use rebeam_protocol::id::{ActorId, CallId, ProcessId, RequestId, Seq};
-use rebeam_protocol::message::{
-    Address, Caller, DeadLetter, Delivery, Done, Envelope, Gate, Outcome, Reply, Started, Waits,
-};
+use rebeam_protocol::message::{DeadLetter, Outcome, Waits};
+use rebeam_protocol::outside::{Answer, TreeRequest};
 use rebeam_protocol::page::Snapshot;
+use rebeam_protocol::process::{ProcessAnswer, ProcessRequest};
 use rebeam_protocol::spec::ActorSpec;
+use rebeam_protocol::worker::{Delivery, Done, Envelope, Gate, Reply, Started};
 
 use crate::registries::EntryChange;
 use crate::tracing::Span;
@@ -182,14 +183,23 @@ pub enum Event {
     },
     /// A process is gone: reaped, its channel read to the end, its page read.
     Died(Box<Death>),
-    /// A request to the supervisor itself.
-    Requested {
+    /// A worker asks something of the supervisor itself.
+    Asked {
         /// Who asks.
-        from: Requester,
+        process: ProcessId,
+        /// Its number for the request.
+        request: RequestId,
         /// What.
-        request: Request,
+        body: ProcessRequest,
         /// What came with it.
         payload: Bytes,
+    },
+    /// A client of the control socket asks something of the tree.
+    AskedFromOutside {
+        /// A number for the request.
+        asker: u64,
+        /// What.
+        request: TreeRequest,
     },
     /// Stop the tree, in order.
     StopNode,
@@ -252,17 +262,6 @@ pub enum Status {
     Exited(i32),
     /// By this signal.
     Signalled(i32),
-}
-
-/// Who asks the supervisor itself for something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Requester {
-    /// A worker.
-    Worker(ProcessId, RequestId),
-    /// A client of the control socket.
-    Outside(u64),
-    /// The core itself, which wants no answer.
-    Nobody,
 }
 
 /// Large buffers of a message, which only the shell knows. They are held as long as the message is kept anywhere.
@@ -346,43 +345,62 @@ pub enum Action {
     Gate {
         /// The sender.
         process: ProcessId,
-        /// The address as the sender wrote it.
-        to: Address,
-        /// Whether there is.
+        /// Where, and whether there is.
         gate: Gate,
     },
-    /// Answer a request to the supervisor itself.
+    /// Answer a worker's request.
     Answer {
         /// To whom.
-        to: Requester,
+        process: ProcessId,
+        /// Its number for the request.
+        request: RequestId,
         /// What.
-        answer: Answer,
+        answer: ProcessAnswer,
         /// What goes with it.
         payload: Bytes,
     },
-    /// Report an end that nobody ordered; what follows stands in it.
-    Report(Box<Certificate>),
+    /// Answer a client's request.
+    AnswerOutside {
+        /// The number of the request.
+        asker: u64,
+        /// What.
+        answer: Answer,
+    },
+    /// Report an end that nobody ordered, and what follows.
+    Report {
+        /// What is known about the end.
+        certificate: Arc<Certificate>,
+        /// What its supervisor made of it.
+        next: Next,
+    },
     /// The ledger is to say this, before anything that follows is done.
     Entry(EntryChange),
     /// A message was not handled by anyone and never will be.
     DeadLetter(DeadLetter),
     /// Something that is traced was done.
     Span(Box<Span>),
+    /// The node as a whole comes up or goes down.
+    Node(NodeEvent),
+}
+
+/// What becomes of a node as a whole.
+#[derive(Debug)]
+pub enum NodeEvent {
     /// Every supervisor and actor of the tree is up.
-    NodeUp,
+    Up,
     /// The tree did not come up; everything is down again.
-    NodeFailed {
+    Failed {
         /// Path of the child that failed.
         child: String,
         /// Why.
         reason: ExitReason,
         /// What is known about its end.
-        certificate: Option<Box<Certificate>>,
+        certificate: Option<Arc<Certificate>>,
     },
     /// The tree is being stopped, as ordered.
-    NodeStopping,
+    Stopping,
     /// The root supervisor has ended; everything is down.
-    NodeEnded(NodeEnd),
+    Ended(NodeEnd),
 }
 
 /// How the root supervisor ended.
@@ -393,7 +411,7 @@ pub enum NodeEnd {
     /// Its restart limit was used up.
     GaveUp {
         /// What is known about the end that used it up.
-        certificate: Option<Box<Certificate>>,
+        certificate: Option<Arc<Certificate>>,
     },
 }
 
@@ -428,21 +446,18 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// What the new process is told first, with what it starts from. Neither CPUs nor a niceness are set in it: whether
-    /// they hold is up to who makes the process.
+    /// What the new process is told first, with what it starts from.
     pub fn welcome(&self, max_frame: usize) -> (Welcome, Bytes) {
         let welcome = Welcome {
             magic: MAGIC,
             version: VERSION,
-            features: Features::default(),
             process: self.process,
             actor: self.actor,
             label: self.label.clone(),
             named: self.named,
             restarts: self.restarts,
             start_length: self.spec.start.len() as u64,
-            cpus: Vec::new(),
-            nice: None,
+            options: self.spec.process.clone(),
             concurrency: self.spec.concurrency,
             max_frame: max_frame as u64,
             log_level: self.log_level,

@@ -3,16 +3,19 @@
 //! It belongs to the *actor* and outlives incarnations. Of what waits, a small window is handed over ahead of need, so
 //! that the worker's socket is never idle; what the worker has not begun at its death comes back to the front, in order.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rebeam_protocol::address::{Address, ReplyTo};
 use rebeam_protocol::certificate::Certificate;
 use rebeam_protocol::id::{ActorId, ProcessId, Seq};
-use rebeam_protocol::message::{Address, Caller, Codec, Form, Lane, ReplyTo};
+use rebeam_protocol::message::{Form, Head, Lane};
 use rebeam_protocol::page::{Snapshot, Stage};
 use rebeam_protocol::spec::{MailboxOptions, Overflow};
+
+use rustc_hash::FxBuildHasher;
 
 use crate::event::Ticket;
 use crate::tracing::Traced;
@@ -38,13 +41,11 @@ pub(crate) struct Message {
     pub(crate) reply_to: Option<ReplyTo>,
     /// When it came.
     pub(crate) at: Duration,
-    pub(crate) form: Form,
-    pub(crate) codec: Codec,
-    pub(crate) lane: Lane,
+    pub(crate) head: Head,
     /// Handed over so many times before.
     pub(crate) deliveries: u32,
+    /// When nobody waits any more.
     pub(crate) deadline: Option<Duration>,
-    pub(crate) method: Box<str>,
     pub(crate) payload: Bytes,
     pub(crate) buffers: Option<Ticket>,
     pub(crate) traced: Option<Box<Traced>>,
@@ -53,6 +54,23 @@ pub(crate) struct Message {
 }
 
 impl Message {
+    /// Of what comes at that moment, for a receiver in whichever incarnation.
+    pub(crate) fn new(sender: Sender, head: Head, payload: Bytes, at: Duration) -> Self {
+        Message {
+            sender,
+            for_pid: false,
+            reply_to: None,
+            at,
+            deadline: head.deadline_ms.map(|left| at + Duration::from_millis(left)),
+            head,
+            deliveries: 0,
+            payload,
+            buffers: None,
+            traced: None,
+            deaths: Vec::new(),
+        }
+    }
+
     /// Bytes of its content, large buffers included.
     pub(crate) fn size(&self) -> usize {
         self.payload.len() + self.buffers.as_ref().map_or(0, |buffers| buffers.bytes as usize)
@@ -79,6 +97,15 @@ pub(crate) enum Fate {
     Done(Message),
 }
 
+/// What a process has left behind that handed its state over, beside what it had not begun.
+#[derive(Debug, Default)]
+pub(crate) struct Recycled {
+    /// Handled; the acknowledgement was still under way.
+    pub(crate) done: Vec<Message>,
+    /// In hand.
+    pub(crate) begun: Vec<Message>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     options: MailboxOptions,
@@ -93,8 +120,8 @@ pub(crate) struct Mailbox {
     window: u64,
     /// How many of the waiting messages may still be handed over; `None`: all.
     sealed_after: Option<usize>,
-    /// Senders that were told to wait.
-    shut_out: Vec<(ProcessId, Address)>,
+    /// Senders that were told to wait, with the addresses by which they know this mailbox.
+    shut_out: HashMap<ProcessId, Vec<Address>, FxBuildHasher>,
     /// A message that was in hand at a death is handed over again: alone, so that the next death has one cause.
     has_suspect: bool,
 }
@@ -116,13 +143,13 @@ impl Mailbox {
             first_window: window,
             window,
             sealed_after: None,
-            shut_out: Vec::new(),
+            shut_out: HashMap::default(),
             has_suspect: false,
         }
     }
 
     /// Messages that count towards the bound: all that wait, here or handed over, but for the one in hand.
-    fn used(&self) -> usize {
+    pub(crate) fn used(&self) -> usize {
         self.len() + self.handed.len().saturating_sub(1)
     }
 
@@ -182,7 +209,7 @@ impl Mailbox {
             return None;
         }
         // Notices are not mail that somebody sent: they stay.
-        let is_mail = |message: &Message| !matches!(message.form, Form::Signal(_));
+        let is_mail = |message: &Message| !matches!(message.head.form, Form::Signal(_));
         let place = self.normal.iter().position(is_mail)?;
         let message = self.normal.remove(place)?;
         self.bytes -= message.size();
@@ -194,7 +221,7 @@ impl Mailbox {
 
     pub(crate) fn push(&mut self, message: Message) {
         self.bytes += message.size();
-        match message.lane {
+        match message.head.lane {
             Lane::System | Lane::High => self.high.push_back(message),
             Lane::Normal => self.normal.push_back(message),
         }
@@ -202,35 +229,65 @@ impl Mailbox {
 
     /// Takes back what waits here of a monitor or a watch.
     pub(crate) fn take_back(&mut self, of: u64) {
-        let is_it = |message: &Message| match &message.form {
+        let is_it = |message: &Message| match &message.head.form {
             Form::Signal(signal) => signal.is_of(of),
             Form::Arguments | Form::Message => false,
         };
-        self.normal.retain(|message| !is_it(message));
+        self.take_where(is_it);
     }
 
-    /// Notes that a sender was told to wait; true if it had not been told before.
-    pub(crate) fn shut_out(&mut self, sender: ProcessId, to: &Address) -> bool {
-        let known = self.shut_out.iter().any(|(other, address)| *other == sender && address == to);
-        if !known {
-            self.shut_out.push((sender, to.clone()));
+    /// Takes out what waits and fits, in order. A seal stays where it is among the rest.
+    fn take_where(&mut self, fits: impl Fn(&Message) -> bool) -> Vec<Message> {
+        let mut taken = Vec::new();
+        let mut before_seal = self.sealed_after;
+        for queue in [&mut self.high, &mut self.normal] {
+            for message in std::mem::take(queue) {
+                let is_before_seal = before_seal.is_some_and(|left| left > 0);
+                if is_before_seal {
+                    before_seal = before_seal.map(|left| left - 1);
+                }
+                if !fits(&message) {
+                    queue.push_back(message);
+                    continue;
+                }
+                self.bytes -= message.size();
+                if is_before_seal {
+                    self.sealed_after = self.sealed_after.map(|left| left - 1);
+                }
+                taken.push(message);
+            }
         }
-        !known
+        taken
+    }
+
+    /// Notes that a sender was told to wait; true if it had not been told before by this address.
+    pub(crate) fn shut_out(&mut self, sender: ProcessId, to: &Address) -> bool {
+        let known = self.shut_out.entry(sender).or_default();
+        let is_new = !known.contains(to);
+        if is_new {
+            known.push(to.clone());
+        }
+        is_new
     }
 
     /// Whether this sender was told to wait.
-    pub(crate) fn is_shut_out(&self, caller: Caller) -> bool {
-        self.shut_out.iter().any(|(process, _)| Caller::Actor(process.pid) == caller)
+    pub(crate) fn is_shut_out(&self, sender: ProcessId) -> bool {
+        self.shut_out.contains_key(&sender)
     }
 
     /// Senders to let go on now.
-    pub(crate) fn let_in(&mut self) -> Vec<(ProcessId, Address)> {
-        if self.shut_out.is_empty() || !self.has_room_again() { Vec::new() } else { std::mem::take(&mut self.shut_out) }
+    pub(crate) fn let_in(&mut self) -> Vec<ProcessId> {
+        if self.shut_out.is_empty() || !self.has_room_again() {
+            return Vec::new();
+        }
+        let mut senders: Vec<ProcessId> = std::mem::take(&mut self.shut_out).into_keys().collect();
+        senders.sort_unstable();
+        senders
     }
 
     /// From now on only what waits already is handed over (a final stop: what comes later is not handled).
     pub(crate) fn seal(&mut self) {
-        self.sealed_after = Some(self.len());
+        self.sealed_after.get_or_insert(self.high.len() + self.normal.len());
     }
 
     /// Whether everything before the seal was handed over.
@@ -284,13 +341,22 @@ impl Mailbox {
         Some(message)
     }
 
-    /// The process was recycled: what it had not begun comes back to the front, in order, mail to the pid too.
-    pub(crate) fn process_recycled(&mut self) {
-        for (_, mut message) in std::mem::take(&mut self.handed).into_iter().rev() {
-            message.deliveries -= 1;
-            self.put_back(message);
+    /// The process has handed its state over: what it had not begun comes back to the front, in order, mail to the pid
+    /// too. Gives the rest: what it had done, and what it had begun and not done.
+    pub(crate) fn process_recycled(&mut self, page: &Snapshot) -> Recycled {
+        let mut rest = Recycled::default();
+        for (Seq(seq), mut message) in std::mem::take(&mut self.handed).into_iter().rev() {
+            match page.stage(seq) {
+                Stage::Waiting => {
+                    message.deliveries -= 1;
+                    self.put_back(message);
+                }
+                Stage::Begun => rest.begun.push(message),
+                Stage::Done => rest.done.push(message),
+            }
         }
         self.begin_anew();
+        rest
     }
 
     fn begin_anew(&mut self) {
@@ -300,10 +366,13 @@ impl Mailbox {
         self.window = self.first_window;
     }
 
-    /// Puts a message to the front of what waits.
+    /// Puts a message to the front of what waits, and so before a seal.
     pub(crate) fn put_back(&mut self, message: Message) {
         self.bytes += message.size();
-        match message.lane {
+        if let Some(left) = &mut self.sealed_after {
+            *left += 1;
+        }
+        match message.head.lane {
             Lane::System | Lane::High => self.high.push_front(message),
             Lane::Normal => self.normal.push_front(message),
         }
@@ -325,14 +394,7 @@ impl Mailbox {
             }
         }
         back.into_iter().rev().for_each(|message| self.put_back(message));
-        let for_pid = |queue: &mut VecDeque<Message>| -> Vec<Message> {
-            let (dead, kept) = std::mem::take(queue).into_iter().partition(|message| message.for_pid);
-            *queue = kept;
-            Vec::from(dead)
-        };
-        let dead: Vec<Message> = [for_pid(&mut self.high), for_pid(&mut self.normal)].concat();
-        self.bytes -= dead.iter().map(Message::size).sum::<usize>();
-        fates.extend(dead.into_iter().map(Fate::ForPid));
+        fates.extend(self.take_where(|message| message.for_pid).into_iter().map(Fate::ForPid));
         self.begin_anew();
         self.sealed_after = None;
         fates
@@ -340,14 +402,7 @@ impl Mailbox {
 
     /// Takes out the calls that wait.
     pub(crate) fn take_calls(&mut self) -> Vec<Message> {
-        let mut taken = Vec::new();
-        for queue in [&mut self.high, &mut self.normal] {
-            let (calls, kept) = std::mem::take(queue).into_iter().partition(|message| message.reply_to.is_some());
-            *queue = kept;
-            taken.extend::<VecDeque<Message>>(calls);
-        }
-        self.bytes -= taken.iter().map(Message::size).sum::<usize>();
-        taken
+        self.take_where(|message| message.reply_to.is_some())
     }
 
     /// Empties it: nobody will come for this mail.
@@ -365,29 +420,16 @@ mod tests {
 
     fn message(number: u64, lane: Lane, for_pid: bool) -> Message {
         let pid = Pid { at: NodeStart::default(), serial: 1 };
-        Message {
-            sender: Sender::Process(ProcessId { pid, generation: Generation(0) }, ActorId(0)),
-            for_pid,
-            reply_to: None,
-            at: Duration::ZERO,
-            form: Form::Arguments,
-            codec: Codec::Pickle,
-            lane,
-            deliveries: 0,
-            deadline: None,
-            method: number.to_string().into(),
-            payload: Bytes::from_static(b"12345678"),
-            buffers: None,
-            traced: None,
-            deaths: Vec::new(),
-        }
+        let sender = Sender::Process(ProcessId { pid, generation: Generation(0) }, ActorId(0));
+        let head = Head { lane, ..Head::new(number.to_string()) };
+        Message { for_pid, ..Message::new(sender, head, Bytes::from_static(b"12345678"), Duration::ZERO) }
     }
 
     fn hand_over_all(mailbox: &mut Mailbox) -> Vec<String> {
         std::iter::from_fn(|| {
             let mut next = mailbox.next()?;
             next.deliveries += 1;
-            let method = next.method.to_string();
+            let method = next.head.method.clone();
             mailbox.hand_over(next);
             Some(method)
         })
@@ -405,9 +447,9 @@ mod tests {
         page.note(1, Stage::Done, 1);
         page.note(2, Stage::Begun, 2);
         let fates = mailbox.process_died(&page);
-        assert!(matches!(&fates[0], Fate::Done(message) if &*message.method == "1"));
-        assert!(matches!(&fates[1], Fate::InHand { message, since_ns: 2 } if &*message.method == "2"));
-        assert!(matches!(&fates[2], Fate::ForPid(message) if &*message.method == "4"));
+        assert!(matches!(&fates[0], Fate::Done(message) if &*message.head.method == "1"));
+        assert!(matches!(&fates[1], Fate::InHand { message, since_ns: 2 } if &*message.head.method == "2"));
+        assert!(matches!(&fates[2], Fate::ForPid(message) if &*message.head.method == "4"));
         assert_eq!(fates.len(), 3);
         assert_eq!(hand_over_all(&mut mailbox), ["3", "5", "6"]);
     }
@@ -441,7 +483,7 @@ mod tests {
         assert_eq!(hand_over_all(&mut mailbox).len() as u64, WINDOW);
         mailbox.push(message(1000, Lane::High, false));
         assert_eq!(hand_over_all(&mut mailbox), ["1000"]);
-        assert_eq!(mailbox.settle(Seq(WINDOW + 1)).expect("it was handed over").lane, Lane::High);
+        assert_eq!(mailbox.settle(Seq(WINDOW + 1)).expect("it was handed over").head.lane, Lane::High);
     }
 
     #[test]
@@ -450,7 +492,7 @@ mod tests {
         for number in 1..=3 {
             mailbox.push(message(number, Lane::Normal, false));
         }
-        let dropped = std::iter::from_fn(|| mailbox.take_surplus()).map(|message| message.method.to_string());
+        let dropped = std::iter::from_fn(|| mailbox.take_surplus()).map(|message| message.head.method);
         assert_eq!(dropped.collect::<Vec<_>>(), ["1"]);
         assert_eq!(hand_over_all(&mut mailbox), ["2", "3"]);
     }
@@ -472,7 +514,7 @@ mod tests {
             let fates = mailbox.process_died(&page);
             let in_hand = fates.iter().filter(|fate| matches!(fate, Fate::InHand { .. })).count();
             prop_assert_eq!((fates.len() as u64, in_hand as u64), (done + begun, begun));
-            let left: Vec<String> = mailbox.drain().into_iter().map(|message| message.method.into()).collect();
+            let left: Vec<String> = mailbox.drain().into_iter().map(|message| message.head.method).collect();
             let expected: Vec<String> = (done + begun + 1..=count).map(|number| number.to_string()).collect();
             prop_assert_eq!(left, expected);
         }

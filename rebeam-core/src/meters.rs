@@ -7,14 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use rebeam_protocol::exit::ExitReason;
-use rebeam_protocol::id::ProcessId;
 use rebeam_protocol::message::Cause;
-use rebeam_protocol::page::{Snapshot, Stage};
+use rebeam_protocol::state::MemberState;
 use rustc_hash::FxBuildHasher;
-
-use crate::actor::Actor;
-use crate::core::Core;
-use crate::mailbox::Message;
 
 /// Upper bounds of the buckets of a [`Histogram`], in microseconds; one more bucket takes the rest.
 pub const BOUNDS_US: [u64; 16] = [
@@ -59,21 +54,21 @@ pub(crate) struct Meters {
     handled: HashMap<String, HashMap<Box<str>, Histogram, FxBuildHasher>, FxBuildHasher>,
     methods: usize,
     ended: BTreeMap<String, BTreeMap<&'static str, u64>>,
-    ends: usize,
+    end_pairs: usize,
     dead_letters: BTreeMap<&'static str, u64>,
     starts: Histogram,
 }
 
 impl Meters {
     /// A message was handled, if a handler ran at all.
-    pub(crate) fn handled(&mut self, class: &str, message: &Message, took_us: Option<u32>) {
+    pub(crate) fn handled(&mut self, class: &str, method: &str, took_us: Option<u32>) {
         let Some(took_us) = took_us else { return };
-        let known = self.handled.get_mut(class).and_then(|methods| methods.get_mut(&message.method));
+        let known = self.handled.get_mut(class).and_then(|methods| methods.get_mut(method));
         if let Some(histogram) = known {
             return histogram.note(took_us.into());
         }
         let (class, method) = match self.methods < MOST_METHODS {
-            true => (class, message.method.clone()),
+            true => (class, method.into()),
             false => (OTHER, OTHER.into()),
         };
         let histogram = self.handled.entry(class.to_owned()).or_default().entry(method).or_insert_with(|| {
@@ -90,9 +85,9 @@ impl Meters {
             *count += 1;
             return;
         }
-        let class = if self.ends < MOST_ENDS { class } else { OTHER };
+        let class = if self.end_pairs < MOST_ENDS { class } else { OTHER };
         let count = self.ended.entry(class.to_owned()).or_default().entry(reason.kind()).or_insert_with(|| {
-            self.ends += 1;
+            self.end_pairs += 1;
             0
         });
         *count += 1;
@@ -101,6 +96,32 @@ impl Meters {
     /// An incarnation has come up.
     pub(crate) fn started(&mut self, took: Duration) {
         self.starts.note(took.as_micros() as u64);
+    }
+
+    /// How long handlers took, by class and method.
+    pub(crate) fn handlers(&self) -> Vec<(String, String, Histogram)> {
+        let mut handled = Vec::new();
+        for (class, methods) in &self.handled {
+            handled.extend(methods.iter().map(|(method, times)| (class.clone(), method.to_string(), times.clone())));
+        }
+        handled.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+        handled
+    }
+
+    /// Ends of incarnations, by class and reason.
+    pub(crate) fn ends(&self) -> Vec<(String, &'static str, u64)> {
+        let ended = self.ended.iter();
+        ended.flat_map(|(class, ends)| ends.iter().map(|(reason, count)| (class.clone(), *reason, *count))).collect()
+    }
+
+    /// Dead letters, by cause.
+    pub(crate) fn letters(&self) -> Vec<(&'static str, u64)> {
+        self.dead_letters.iter().map(|(cause, count)| (*cause, *count)).collect()
+    }
+
+    /// From the order to start an incarnation until its `init` had returned.
+    pub(crate) fn starts(&self) -> &Histogram {
+        &self.starts
     }
 
     /// A message was not handled by anyone and never will be.
@@ -135,8 +156,8 @@ pub struct ActorFigures {
     pub is_lasting: bool,
     /// Module and class.
     pub class: String,
-    /// Its state in a word, as in `ps`.
-    pub state: &'static str,
+    /// What it is doing, as in `ps`.
+    pub state: MemberState,
     /// Messages that wait for it.
     pub waiting: u64,
     /// Bytes of them, and of what it has in hand.
@@ -147,61 +168,6 @@ pub struct ActorFigures {
     pub restarts: u32,
     /// Its process, while it has one.
     pub os_pid: Option<u32>,
-}
-
-impl Core {
-    /// How everything stands. `process` gives what the shell knows of a process: its id for the system, and its page.
-    pub fn figures(&self, mut process: impl FnMut(ProcessId) -> Option<(u32, Snapshot)>) -> Figures {
-        let meters = &self.meters;
-        let mut handled = Vec::new();
-        for (class, methods) in &meters.handled {
-            handled.extend(methods.iter().map(|(method, times)| (class.clone(), method.to_string(), times.clone())));
-        }
-        handled.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
-        let ended = meters.ended.iter();
-        let ended = ended.flat_map(|(class, ends)| ends.iter().map(|(reason, count)| (class.clone(), *reason, *count)));
-        let mut actors: Vec<&Actor> = self.actors.values().collect();
-        actors.sort_by_key(|actor| actor.id);
-        let actors = actors.into_iter().map(|actor| {
-            let known = actor.incarnation().and_then(|incarnation| process(incarnation.process));
-            let page = known.as_ref().map(|(_, page)| page);
-            ActorFigures {
-                label: actor.label.clone(),
-                is_lasting: self.supervisors.get(&actor.parent).is_some_and(|it| it.listed.contains(&actor.id)),
-                class: actor.spec.class.clone(),
-                state: self.state_word(actor.id),
-                waiting: waiting(actor, page),
-                waiting_bytes: actor.mailbox.bytes() as u64,
-                oldest: oldest(actor, page).map(|at| self.now.saturating_sub(at)),
-                restarts: actor.starts.saturating_sub(1),
-                os_pid: known.map(|(os_pid, _)| os_pid),
-            }
-        });
-        Figures {
-            handled,
-            ended: ended.collect(),
-            dead_letters: meters.dead_letters.iter().map(|(cause, count)| (*cause, *count)).collect(),
-            starts: meters.starts.clone(),
-            calls_in_flight: self.router.answers() as u64,
-            actors: actors.collect(),
-        }
-    }
-}
-
-/// Messages that were handed over and not begun.
-fn not_begun<'a>(actor: &'a Actor, page: Option<&'a Snapshot>) -> impl Iterator<Item = &'a Message> {
-    let is_waiting = move |seq: u64| page.is_some_and(|page| page.stage(seq) == Stage::Waiting);
-    actor.mailbox.handed().filter(move |(seq, _)| is_waiting(seq.0)).map(|(_, message)| message)
-}
-
-/// How many messages wait for an actor.
-pub(crate) fn waiting(actor: &Actor, page: Option<&Snapshot>) -> u64 {
-    (actor.mailbox.len() + not_begun(actor, page).count()) as u64
-}
-
-/// When the oldest message came that waits for an actor.
-pub(crate) fn oldest(actor: &Actor, page: Option<&Snapshot>) -> Option<Duration> {
-    not_begun(actor, page).map(|message| message.at).chain(actor.mailbox.oldest()).min()
 }
 
 #[cfg(test)]

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rebeam_protocol::address::Registry;
 use rebeam_protocol::id::Pid;
 use rebeam_protocol::ledger::{Record, RegistryId};
-use rebeam_protocol::process::Registry;
 use rustc_hash::FxBuildHasher;
 
 pub(crate) type Key = Arc<[u8]>;

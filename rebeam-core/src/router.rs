@@ -7,8 +7,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use rebeam_protocol::address::{Address, Caller, ReplyTo};
 use rebeam_protocol::id::{ActorId, CallId, Pid};
-use rebeam_protocol::message::{Address, Caller, ReplyTo, Waits};
+use rebeam_protocol::message::Waits;
 use rustc_hash::FxBuildHasher;
 
 use crate::tracing::TracedCall;

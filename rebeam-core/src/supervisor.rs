@@ -15,6 +15,7 @@ use std::time::Duration;
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::id::ActorId;
 use rebeam_protocol::spec::{AutoShutdown, Backoff, OnGiveup, Restart, Strategy, SupervisorKind, SupervisorSpec};
+use rebeam_protocol::state::MemberState;
 
 use crate::intensity::RestartWindow;
 use crate::strategy;
@@ -73,7 +74,7 @@ pub enum Command {
         /// How long.
         time: Duration,
     },
-    /// What follows from an end that nobody ordered.
+    /// What follows from an end that was told before, while this supervisor had something else to do.
     Verdict {
         /// Who ended.
         child: ActorId,
@@ -258,6 +259,8 @@ pub struct Machine {
     phase: Phase,
     inbox: VecDeque<Item>,
     commands: VecDeque<Command>,
+    /// The child whose end is being told just now, and what was decided about it.
+    telling: Option<(ActorId, Option<Verdict>)>,
 }
 
 impl Machine {
@@ -274,6 +277,7 @@ impl Machine {
             phase: Phase::New,
             inbox: VecDeque::new(),
             commands: VecDeque::new(),
+            telling: None,
         }
     }
 
@@ -320,8 +324,15 @@ impl Machine {
         }
     }
 
-    /// A child has ended: by itself, because it was told to, or before it was up.
-    pub fn child_ended(&mut self, child: ActorId, reason: ExitReason, now: Duration) {
+    /// A child has ended: by itself, because it was told to, or before it was up. Gives what was decided about it, if
+    /// there is something to decide and this supervisor is free to; else [`Command::Verdict`] comes later.
+    pub fn child_ended(&mut self, child: ActorId, reason: ExitReason, now: Duration) -> Option<Verdict> {
+        self.telling = Some((child, None));
+        self.note_end(child, reason, now);
+        self.telling.take()?.1
+    }
+
+    fn note_end(&mut self, child: ActorId, reason: ExitReason, now: Duration) {
         match self.state(child) {
             Some(ChildState::Starting) => self.start_failed(child, reason, now),
             Some(ChildState::Stopping) => {
@@ -329,7 +340,7 @@ impl Machine {
                 // It was asked, and ended otherwise (SUP-055).
                 if !matches!(reason, ExitReason::Shutdown(_)) {
                     let verdict = self.children[&child].purpose.verdict();
-                    self.commands.push_back(Command::Verdict { child, reason, verdict });
+                    self.decide(child, reason, verdict);
                 }
                 if self.kind == SupervisorKind::Spawned && !matches!(self.phase, Phase::Ending { .. }) {
                     let comes_back = self.children.get_mut(&child).is_some_and(|it| std::mem::take(&mut it.comes_back));
@@ -348,6 +359,14 @@ impl Machine {
                 self.advance(now);
             }
             _ => {}
+        }
+    }
+
+    /// Lets know what follows from an end: whoever tells of that end just now, or later by a command.
+    fn decide(&mut self, child: ActorId, reason: ExitReason, verdict: Verdict) {
+        match &mut self.telling {
+            Some((told, decided @ None)) if *told == child => *decided = Some(verdict),
+            _ => self.commands.push_back(Command::Verdict { child, reason, verdict }),
         }
     }
 
@@ -384,14 +403,6 @@ impl Machine {
         self.commands.pop_front()
     }
 
-    /// What was decided just now about the end of this child, if it was.
-    pub fn pending_verdict(&self, child: ActorId) -> Option<Verdict> {
-        self.commands.iter().find_map(|command| match command {
-            Command::Verdict { child: other, verdict, .. } if *other == child => Some(*verdict),
-            _ => None,
-        })
-    }
-
     /// What a child is doing, if it is one.
     pub fn state(&self, child: ActorId) -> Option<&ChildState> {
         self.children.get(&child).map(|child| &child.state)
@@ -402,14 +413,19 @@ impl Machine {
         self.children.iter().map(|(key, child)| (*key, child.traits.id.as_str(), &child.state))
     }
 
-    /// A word for what the supervisor itself is doing.
-    pub fn state_word(&self) -> &'static str {
+    /// What the supervisor itself is doing.
+    pub fn member_state(&self) -> MemberState {
         match self.phase {
-            Phase::New | Phase::Starting { .. } => "starting",
-            Phase::Running | Phase::Restarting { .. } | Phase::Serving { .. } => "running",
-            Phase::Ending { .. } => "stopping",
-            Phase::Ended => "stopped",
+            Phase::New | Phase::Starting { .. } => MemberState::Starting,
+            Phase::Running | Phase::Restarting { .. } | Phase::Serving { .. } => MemberState::Running,
+            Phase::Ending { .. } => MemberState::Stopping,
+            Phase::Ended => MemberState::Stopped,
         }
+    }
+
+    /// Whether it is on its way down.
+    pub fn is_ending(&self) -> bool {
+        matches!(self.phase, Phase::Ending { .. })
     }
 
     /// Whether it waits for this child to start or to end, and so cannot answer it.
@@ -781,7 +797,7 @@ impl Machine {
             return self.restart(child, reason, now);
         }
         let is_significant = found.traits.significant;
-        self.commands.push_back(Command::Verdict { child, reason, verdict: Verdict::StaysDown });
+        self.decide(child, reason, Verdict::StaysDown);
         self.leave_down(child);
         if is_significant && self.significant_end_is_last() {
             self.end(Command::Ended(ExitReason::SHUTDOWN), Purpose::Final, now);
@@ -812,7 +828,7 @@ impl Machine {
             (false, OnGiveup::Stop) => Verdict::GivesUp,
             (false, OnGiveup::Park) => Verdict::Parks,
         };
-        self.commands.push_back(Command::Verdict { child, reason, verdict });
+        self.decide(child, reason, verdict);
         match verdict {
             Verdict::GivesUp => {
                 self.set(child, ChildState::Stopped);
@@ -871,7 +887,7 @@ impl Machine {
             Some(ChildState::Ended(reason)) => {
                 let reason = reason.clone();
                 self.set(child, ChildState::Stopped);
-                self.commands.push_back(Command::Verdict { child, reason, verdict: purpose.verdict() });
+                self.decide(child, reason, purpose.verdict());
             }
             Some(ChildState::Restarting | ChildState::Parked) => self.set(child, ChildState::Stopped),
             Some(ChildState::Stopped | ChildState::Stopping) | None => {}

@@ -10,14 +10,10 @@ use crate::alarms::AlarmId;
 /// What a timer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
-    /// The process was asked to stop and has had its shutdown time.
-    Shutdown(ProcessId),
-    /// The process has had its time for `init`.
-    Start(ProcessId),
+    /// The life of the process has lasted as long as it may.
+    Limit(ProcessId),
     /// A supervisor was asked to stop and has had its shutdown time.
     SupervisorShutdown(ActorId),
-    /// An exit signal was sent to the process, which has had its time to unwind.
-    Unwound(ProcessId),
     /// The pause before a child's restart is over.
     PauseOver(ActorId),
     /// A message is to be sent.

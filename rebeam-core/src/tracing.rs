@@ -6,12 +6,8 @@
 
 use std::time::Duration;
 
-use rebeam_protocol::id::{ActorId, Pid};
-use rebeam_protocol::message::{Address, Caller, Outcome, ReplyTo, Trace};
-
-use crate::core::Core;
-use crate::event::Action;
-use crate::mailbox::Message;
+use rebeam_protocol::id::Pid;
+use rebeam_protocol::message::{Outcome, Trace};
 
 /// The flag by which W3C's trace context says that a trace is sampled.
 const SAMPLED: u8 = 1;
@@ -73,10 +69,28 @@ pub(crate) struct Traced {
 }
 
 impl Traced {
+    /// The span of its handler, if its trace is sampled.
+    pub(crate) fn span(&self, work: impl FnOnce() -> Work) -> Option<Span> {
+        let Work { kind, name, actor, pid, from, until, error } = self.is_sampled.then(work)?;
+        let (trace, span, parent) = (self.trace, self.handler, self.parent);
+        Some(Span { trace, span, parent, kind, name, actor, pid, from, until, error })
+    }
+
     /// What the handler runs in.
     pub(crate) fn context(&self) -> Trace {
         Trace { trace: self.trace, span: self.handler, flags: if self.is_sampled { SAMPLED } else { 0 } }
     }
+}
+
+/// What a handler has done, for its span.
+pub(crate) struct Work {
+    pub(crate) kind: SpanKind,
+    pub(crate) name: String,
+    pub(crate) actor: String,
+    pub(crate) pid: Option<Pid>,
+    pub(crate) from: Duration,
+    pub(crate) until: Duration,
+    pub(crate) error: Option<String>,
 }
 
 /// How a call is traced that is not answered yet.
@@ -89,7 +103,20 @@ pub(crate) struct TracedCall {
     from: Duration,
 }
 
+impl TracedCall {
+    /// The span of the call, which has ended.
+    pub(crate) fn span(self, actor: String, pid: Option<Pid>, until: Duration, error: Option<String>) -> Span {
+        let TracedCall { trace, parent, span, method, from } = self;
+        Span { trace, span, parent, kind: SpanKind::Call, name: method.into(), actor, pid, from, until, error }
+    }
+}
+
 impl Tracer {
+    /// Traces this share of what begins here, from 0 to 1. Numbers come from the seed.
+    pub(crate) fn new(seed: u64, share: f64) -> Self {
+        Tracer { share: (share.clamp(0.0, 1.0) * (1u64 << 32) as f64) as u64, state: seed }
+    }
+
     /// How a message is traced that was sent within `within`; `None` if nobody traces. What is not sampled at its
     /// beginning is not sampled later, either.
     pub(crate) fn trace(&mut self, within: Option<Trace>) -> Option<Box<Traced>> {
@@ -120,70 +147,6 @@ impl Tracer {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (mixed ^ (mixed >> 31)).max(1)
-    }
-}
-
-impl Core {
-    /// From now on traces this share of what begins here, from 0 to 1. Numbers come from the seed.
-    pub fn trace(&mut self, seed: u64, share: f64) {
-        self.tracer = Tracer { share: (share.clamp(0.0, 1.0) * (1u64 << 32) as f64) as u64, state: seed };
-    }
-
-    /// The handler of a message has ended after that time.
-    pub(crate) fn handler_ended(
-        &mut self,
-        pid: Pid,
-        id: ActorId,
-        message: &Message,
-        took: Duration,
-        error: impl FnOnce() -> Option<String>,
-    ) {
-        let traced = message.traced.as_deref().copied().filter(|traced| traced.is_sampled);
-        let (Some(traced), Some(actor)) = (traced, self.actors.get(&id)) else { return };
-        let class = actor.spec.class.rsplit('.').next().unwrap_or_default();
-        let kind = if message.reply_to.is_some() { SpanKind::Handler } else { SpanKind::Consumer };
-        self.add_span(Span {
-            trace: traced.trace,
-            span: traced.handler,
-            parent: traced.parent,
-            kind,
-            name: format!("{class}.{}", message.method),
-            actor: actor.label.clone(),
-            pid: Some(pid),
-            from: self.now.saturating_sub(took),
-            until: self.now,
-            error: error(),
-        });
-    }
-
-    /// A call has its answer, or will have none.
-    pub(crate) fn call_ended(
-        &mut self,
-        call: ReplyTo,
-        traced: Option<Box<TracedCall>>,
-        error: impl FnOnce() -> Option<String>,
-    ) {
-        let Some(traced) = traced else { return };
-        let (actor, pid) = match call.caller {
-            Caller::Actor(pid) => (self.label_of(&Address::Pid(pid)).unwrap_or_else(|| pid.to_string()), Some(pid)),
-            Caller::Outside(_) => ("outside".to_owned(), None),
-        };
-        self.add_span(Span {
-            trace: traced.trace,
-            span: traced.span,
-            parent: traced.parent,
-            kind: SpanKind::Call,
-            name: traced.method.into(),
-            actor,
-            pid,
-            from: traced.from,
-            until: self.now,
-            error: error(),
-        });
-    }
-
-    fn add_span(&mut self, span: Span) {
-        self.actions.push_back(Action::Span(Box::new(span)));
     }
 }
 

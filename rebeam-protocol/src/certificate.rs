@@ -36,6 +36,25 @@ pub struct Certificate {
     pub peak_kib: u64,
 }
 
+impl Certificate {
+    /// About how many bytes of memory it takes.
+    pub fn size(&self) -> usize {
+        let reason = match &self.reason {
+            ExitReason::Exception(raised) => raised.kind.len() + raised.message.len() + raised.traceback.len(),
+            ExitReason::Shutdown(detail) => detail.as_ref().map_or(0, String::len),
+            ExitReason::Other(text)
+            | ExitReason::BadProtocol(text)
+            | ExitReason::NotStarted(text)
+            | ExitReason::NameTaken(text)
+            | ExitReason::BadReturn(text) => text.len(),
+            _ => 0,
+        };
+        let in_hand = self.in_hand.iter().map(|it| size_of::<InHand>() + it.method.len() + it.sender.len());
+        let output = self.last_output.iter().map(|line| size_of::<String>() + line.len());
+        size_of::<Self>() + self.actor.len() + reason + self.stacks.len() + in_hand.chain(output).sum::<usize>()
+    }
+}
+
 /// Who ended a process by a signal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Killer {

@@ -3,16 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ActorId, ProcessId};
+use crate::spec::ProcessOptions;
 
 /// The version of everything in this crate. Both binaries and the module come in one wheel, so it must be equal.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// What starts every first frame, so that rubbish is told from another version.
 pub const MAGIC: u32 = u32::from_be_bytes(*b"RBEM");
-
-/// Optional abilities, by bit. None are defined yet; unknown bits are ignored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Features(pub u64);
 
 /// The supervisor's first frame. The payload behind it is the start payload (which class, which arguments), and behind
 /// that the state that the last process of this incarnation handed over, if one did.
@@ -22,8 +19,6 @@ pub struct Welcome {
     pub magic: u32,
     /// [`VERSION`].
     pub version: u32,
-    /// The supervisor's abilities.
-    pub features: Features,
     /// Who this process is.
     pub process: ProcessId,
     /// Which actor it is an incarnation of.
@@ -36,10 +31,8 @@ pub struct Welcome {
     pub restarts: u32,
     /// How many bytes of the payload are the start payload; the rest is the handed-over state.
     pub start_length: u64,
-    /// The CPUs that the process may run on; empty: all.
-    pub cpus: Vec<u32>,
-    /// Added to its niceness.
-    pub nice: Option<i32>,
+    /// How its process differs from the others.
+    pub options: ProcessOptions,
     /// How many messages it handles at once, where handlers can overlap.
     pub concurrency: u32,
     /// The largest frame either side may send, in bytes.
@@ -55,8 +48,6 @@ pub struct Hello {
     pub magic: u32,
     /// [`VERSION`].
     pub version: u32,
-    /// The worker's abilities.
-    pub features: Features,
     /// Its process id, as it sees it.
     pub os_pid: u32,
 }

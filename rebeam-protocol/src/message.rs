@@ -1,211 +1,46 @@
-//! What a worker and the supervisor say, one enum per direction.
+//! Messages between actors: what is known of one wherever it is, how a call ends, what becomes of what nobody handled.
 //!
-//! Payloads (pickles, plain values) are not in these types: they follow the header in the same frame (see
-//! [`crate::frame`]), and the supervisor never looks into them.
+//! It must not know how a message travels: the frames that carry it stand in [`crate::worker`].
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::address::Registry;
 use crate::certificate::Certificate;
-use crate::control::{Answer, Request};
 use crate::exit::{ExitReason, Raised};
-use crate::handshake::{Hello, Welcome};
-use crate::id::{ActorId, CallId, Pid, RequestId, Seq};
-use crate::process::Registry;
+use crate::id::{CallId, Pid, Seq};
+use crate::state::MemberState;
 
-/// From the supervisor to a worker.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum ToWorker {
-    /// The handshake; payload: the start payload.
-    Welcome(Welcome),
-    /// A message for the mailbox; payload: its content.
-    Deliver(Delivery),
-    /// The answer to a call; payload: the result or the exception.
-    Reply {
-        /// Which call.
-        call: CallId,
-        /// How it went.
-        outcome: Outcome,
-        /// Where the large buffers of the answer are, if it has any.
-        buffers: Option<Lease>,
-    },
-    /// End yourself with this reason, after `terminate`.
-    Stop {
-        /// The reason to end with.
-        reason: ExitReason,
-        /// Before what waits (a group restart) rather than in turn (a final stop).
-        urgent: bool,
-    },
-    /// End without `terminate`: an exit signal came and is not trapped (MAP-04).
-    Exit,
-    /// Hand your state over and end, to go on in a new process.
-    Recycle,
-    /// Nobody waits for the answer to this message any more: drop it if it was not begun, cancel its handler if that is
-    /// one that can be.
-    Cancel {
-        /// Which message.
-        seq: Seq,
-    },
-    /// Nothing: virtual time has moved on.
-    Wake,
-    /// Nobody has this arena any more: it may be written to again.
-    ArenaFree {
-        /// Which.
-        arena: u64,
-    },
-    /// The answer to a request to the supervisor itself; payload: what a child's `init` handed back, if it is asked for.
-    Answer {
-        /// Which request.
-        request: RequestId,
-        /// The answer.
-        answer: Answer,
-    },
-    /// Whether there is room in the mailbox of an address that this worker sent to.
-    Gate {
-        /// The address as the worker wrote it.
-        to: Address,
-        /// What the next send is to do.
-        gate: Gate,
-    },
-    /// Log from this of `logging`'s numbers on.
-    LogLevel {
-        /// The number.
-        level: u16,
-    },
-    /// The stacks that it has written were read: the next may be written over them.
-    StacksTaken,
+/// What is known of a message wherever it is: on its way to the supervisor, in a mailbox, on its way to its receiver.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// The method asked for.
+    pub method: String,
+    /// What the payload is.
+    pub form: Form,
+    /// How the payload is coded, and the answer is to be.
+    pub codec: Codec,
+    /// Which lane it waits in.
+    pub lane: Lane,
+    /// Time left until nobody waits any more, in milliseconds from when this was written; `None`: no limit.
+    pub deadline_ms: Option<u64>,
+    /// Trace context: of the sender on its way to the supervisor, of the handler on its way to the receiver.
+    pub trace: Option<Trace>,
 }
 
-/// Whether there is room in a mailbox.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Gate {
-    /// Send.
-    Open,
-    /// Wait first.
-    Shut,
-    /// Fail at once.
-    Refused,
-}
-
-/// From a worker to the supervisor.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum ToSupervisor {
-    /// The handshake.
-    Hello(Hello),
-    /// `init` returned; payload: what it handed back for whoever starts it, if anything (SUP-016).
-    Started(Started),
-    /// A call, cast or plain send; payload: its content.
-    Send(Envelope),
-    /// An answer to a call; payload: the result or the exception.
-    Reply(Reply),
-    /// Messages done that owe no answer (or owe it later).
-    Ack {
-        /// Which ones.
-        done: Vec<Done>,
-    },
-    /// The caller's deadline has passed: drop the call if it was not begun, and say what the callee does.
-    Abandon {
-        /// Which call.
-        call: CallId,
-    },
-    /// The caller does not want the answer any more: no answer comes.
-    Cancel {
-        /// Which call.
-        call: CallId,
-    },
-    /// From now on somebody waits for the answer to this call, which was made without waiting.
-    Await {
-        /// Which call.
-        call: CallId,
-        /// Who waits.
-        waits: Waits,
-    },
-    /// A send waits until there is room. No answer comes but [`CallFailure::Deadlock`]; [`ToWorker::Gate`] ends it.
-    AwaitRoom {
-        /// A number for this wait, as for a call.
-        call: CallId,
-        /// Where there is none.
-        to: Address,
-        /// What is to be sent.
-        method: String,
-        /// Who waits.
-        waits: Waits,
-    },
-    /// An arena for large buffers; its descriptor comes with this frame.
-    Arena {
-        /// The worker's number for it.
-        arena: u64,
-        /// Bytes.
-        size: u64,
-    },
-    /// The arena is not used any more.
-    ArenaGone {
-        /// Which.
-        arena: u64,
-    },
-    /// Buffers that were handed over are not looked at any more.
-    Released {
-        /// Which leases.
-        leases: Vec<u64>,
-    },
-    /// A request to the supervisor itself; payload: the content of a message that is to be sent later.
-    Request {
-        /// Chosen by the worker, repeated in the answer.
-        request: RequestId,
-        /// What is asked.
-        body: Request,
-    },
-    /// A record of the `logging` module.
-    Log(LogRecord),
-    /// The final report, sent right before the process ends.
-    Exit(ExitReason),
-    /// Hand over so many messages more than usual: what is looked for is not among those that were.
-    WantMore {
-        /// How many.
-        more: u64,
-    },
-    /// The final report of a process that is recycled; payload: the state that it hands over.
-    HandOver,
-    /// Whether the actor is ready for what it is there for, as it sees it; until it says so, it is.
-    Readiness {
-        /// Why it is not; `None`: it is.
-        not_ready: Option<String>,
-    },
-}
-
-/// How `init` ended when it did not fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Started {
-    /// The actor serves.
-    Ready,
-    /// It does not want to run; its process ends by itself now.
-    Ignore,
-}
-
-/// Who a message is for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Address {
-    /// Whoever holds this name; waits for the next incarnation.
-    Name(String),
-    /// This actor in whichever incarnation.
-    Actor(ActorId),
-    /// This incarnation and no other.
-    Pid(Pid),
-    /// The copy that a key falls to, of the partition supervisor with this name.
-    Partition {
-        /// The supervisor's name.
-        name: String,
-        /// A whole number that stands for the key.
-        key: u64,
-    },
-    /// Whoever holds a key of a registry of the tree.
-    Via {
-        /// The registry's name.
-        registry: String,
-        /// The key, an encoded [`crate::value::Value`].
-        key: Vec<u8>,
-    },
-    /// Every member of this group; for what nobody answers.
-    Group(String),
+impl Head {
+    /// Of a message to a method, with pickled arguments, in turn, without a deadline.
+    pub fn new(method: impl Into<String>) -> Self {
+        Head {
+            method: method.into(),
+            form: Form::Arguments,
+            codec: Codec::Pickle,
+            lane: Lane::Normal,
+            deadline_ms: None,
+            trace: None,
+        }
+    }
 }
 
 /// What a message is.
@@ -270,7 +105,7 @@ pub enum Signal {
         /// Why.
         reason: ExitReason,
         /// What is known about its end.
-        certificate: Option<Box<Certificate>>,
+        certificate: Option<Arc<Certificate>>,
     },
     /// An exit signal, from a link or sent by hand, to an actor that traps exits.
     Exit {
@@ -339,129 +174,6 @@ pub struct Trace {
     pub flags: u8,
 }
 
-/// The head of a message on its way to the supervisor.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Envelope {
-    /// For whom.
-    pub to: Address,
-    /// What it is.
-    pub kind: Kind,
-    /// The method asked for.
-    pub method: String,
-    /// What the payload is.
-    pub form: Form,
-    /// How the payload is coded.
-    pub codec: Codec,
-    /// Which lane it waits in.
-    pub lane: Lane,
-    /// Time left until nobody waits any more, in milliseconds from when it was sent; `None`: no limit.
-    pub deadline_ms: Option<u64>,
-    /// Where its large buffers are, if it has any.
-    pub buffers: Option<Buffers>,
-    /// Trace context.
-    pub trace: Option<Trace>,
-}
-
-/// Where large buffers of a payload are, on their way to the supervisor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Buffers {
-    /// The memory.
-    pub from: Memory,
-    /// How many bytes of it they take; counted as part of the message.
-    pub bytes: u64,
-}
-
-/// Memory that a worker has and passes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Memory {
-    /// An arena of its own.
-    Arena(u64),
-    /// What was handed to it, and is still held.
-    Lease(u64),
-}
-
-/// Memory that is handed to a worker. The descriptor comes with the frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lease {
-    /// Its number in this process, for [`ToSupervisor::Released`].
-    pub lease: u64,
-    /// Bytes that may be mapped.
-    pub size: u64,
-}
-
-/// The head of a message handed to a worker.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Delivery {
-    /// Its number in this process; the mark on the status page carries it.
-    pub seq: Seq,
-    /// Who waits for the answer, if it is a call.
-    pub reply_to: Option<ReplyTo>,
-    /// The method asked for.
-    pub method: String,
-    /// What the payload is.
-    pub form: Form,
-    /// How the payload is coded, and the answer is to be.
-    pub codec: Codec,
-    /// Which lane it waits in.
-    pub lane: Lane,
-    /// Time left until nobody waits any more, in milliseconds; `None`: no limit.
-    pub deadline_ms: Option<u64>,
-    /// Which delivery of this message it is, from 1.
-    pub delivery: u32,
-    /// The label of the sender.
-    pub sender: String,
-    /// Where its large buffers are, if it has any.
-    pub buffers: Option<Lease>,
-    /// Trace context.
-    pub trace: Option<Trace>,
-}
-
-/// Where the answer to a call goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct ReplyTo {
-    /// Who called.
-    pub caller: Caller,
-    /// The caller's number for the call.
-    pub call: CallId,
-}
-
-/// Who waits for an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Caller {
-    /// An actor's incarnation.
-    Actor(Pid),
-    /// A client of the control socket, by connection number.
-    Outside(u64),
-}
-
-/// The head of an answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reply {
-    /// To whom, and to which call.
-    pub to: ReplyTo,
-    /// How it went.
-    pub outcome: Outcome,
-    /// The message that is done with this answer, if it is the one in hand.
-    pub done: Option<Done>,
-    /// Where the large buffers of the answer are, if it has any.
-    pub buffers: Option<Buffers>,
-}
-
-/// A message that is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Done {
-    /// Which.
-    pub seq: Seq,
-    /// How long its handler took, in microseconds; `None` if none ran.
-    pub took_us: Option<u32>,
-}
-
-impl From<Seq> for Done {
-    fn from(seq: Seq) -> Self {
-        Done { seq, took_us: None }
-    }
-}
-
 /// How a call went.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
@@ -486,7 +198,7 @@ pub enum CallFailure {
         is_down: bool,
     },
     /// The callee ended with the call in hand, or before it could take it.
-    Died(Box<Certificate>),
+    Died(Arc<Certificate>),
     /// The deadline passed.
     TimedOut(Callee),
     /// It closes a cycle of actors that wait for each other.
@@ -533,8 +245,8 @@ impl CallFailure {
 pub struct Callee {
     /// Its label.
     pub target: String,
-    /// The state it was in, in a word.
-    pub state: String,
+    /// The state it was in.
+    pub state: MemberState,
     /// The method it has in hand, and since how many milliseconds.
     pub busy: Option<(String, u64)>,
     /// How many messages wait.
@@ -563,7 +275,7 @@ pub struct DeadLetter {
     /// Whether the content is kept, and so can be sent again.
     pub is_kept: bool,
     /// The deaths with it in hand, or the death that made it one; oldest first.
-    pub certificates: Vec<Certificate>,
+    pub certificates: Vec<Arc<Certificate>>,
 }
 
 /// Why a message became a dead letter.

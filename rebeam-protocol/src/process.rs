@@ -3,9 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::address::{Address, Registry};
 use crate::exit::ExitReason;
 use crate::id::{ActorId, Pid};
-use crate::message::{Address, Waits};
+use crate::message::Waits;
 use crate::spec::ChildSpec;
 
 /// A request of an actor.
@@ -105,27 +106,10 @@ pub enum ProcessRequest {
     },
     /// Whether a message comes for every dead letter.
     WatchDeadLetters(bool),
-}
-
-/// Which registry.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Registry {
-    /// The names of the node.
-    Names,
-    /// Its groups.
-    Groups,
-    /// The registry of the tree with this name.
-    Named(String),
-}
-
-impl std::fmt::Display for Registry {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Registry::Names => "names",
-            Registry::Groups => "groups",
-            Registry::Named(name) => name,
-        })
-    }
+    /// Who has this name, alive or between two lives?
+    Whereis(String),
+    /// Stop the node.
+    StopNode,
 }
 
 /// A request about entries. A key is an encoded [`crate::value::Value`].
@@ -273,6 +257,17 @@ pub enum ProcessAnswer {
     },
     /// A registry says no.
     Registry(RegistryError),
+    /// Who holds the name.
+    Whereis(Option<Whereabouts>),
+}
+
+/// Who holds a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Whereabouts {
+    /// The actor.
+    pub actor: ActorId,
+    /// Its living incarnation, if there is one.
+    pub pid: Option<Pid>,
 }
 
 /// One child, as its supervisor lists it.

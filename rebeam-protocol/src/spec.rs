@@ -26,6 +26,22 @@ pub struct SupervisorSpec {
     pub auto_shutdown: AutoShutdown,
 }
 
+impl SupervisorSpec {
+    /// A static one with these children and the defaults of `rebeam.Supervisor`.
+    pub fn new(id: impl Into<String>, children: Vec<ChildSpec>) -> Self {
+        SupervisorSpec {
+            id: id.into(),
+            name: None,
+            kind: SupervisorKind::Static,
+            strategy: Strategy::OneForOne,
+            max_restarts: 3,
+            max_ms: 5000,
+            children,
+            auto_shutdown: AutoShutdown::Never,
+        }
+    }
+}
+
 /// How many supervisors may stand above one another.
 pub const MAX_DEPTH: usize = 32;
 
@@ -65,6 +81,32 @@ pub struct ChildSpec {
     pub on_giveup: OnGiveup,
     /// What it is.
     pub kind: ChildKind,
+}
+
+impl ChildSpec {
+    /// A permanent actor, known by its name.
+    pub fn actor(name: impl Into<String>, spec: ActorSpec) -> Self {
+        let id = name.into();
+        let spec = ActorSpec { name: Some(id.clone()), ..spec };
+        ChildSpec { shutdown: Shutdown::Timeout(5000), ..ChildSpec::new(id, ChildKind::Actor(Box::new(spec))) }
+    }
+
+    /// A permanent supervisor.
+    pub fn supervisor(spec: SupervisorSpec) -> Self {
+        ChildSpec::new(spec.id.clone(), ChildKind::Supervisor(spec))
+    }
+
+    fn new(id: String, kind: ChildKind) -> Self {
+        ChildSpec {
+            id,
+            restart: Restart::Permanent,
+            shutdown: Shutdown::Infinity,
+            significant: false,
+            backoff: None,
+            on_giveup: OnGiveup::Stop,
+            kind,
+        }
+    }
 }
 
 /// How a supervisor holds its children.
@@ -168,6 +210,25 @@ pub struct ActorSpec {
     pub limits: Limits,
     /// What its process is like.
     pub process: ProcessOptions,
+}
+
+impl ActorSpec {
+    /// Of a class, with the defaults of `rebeam.child`.
+    pub fn new(class: impl Into<String>) -> Self {
+        ActorSpec {
+            name: None,
+            via: None,
+            class: class.into(),
+            start: Vec::new(),
+            start_ms: Some(60_000),
+            mailbox: MailboxOptions::default(),
+            concurrency: 1,
+            redelivered: Vec::new(),
+            terminate_on_shutdown: true,
+            limits: Limits::default(),
+            process: ProcessOptions::default(),
+        }
+    }
 }
 
 /// What an actor may use before something is done about it.

@@ -5,6 +5,7 @@ mod config;
 mod printer;
 mod python;
 mod shell;
+mod view;
 
 use std::process::ExitCode;
 

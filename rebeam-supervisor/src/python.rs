@@ -12,8 +12,8 @@ use std::process::{Command, Stdio};
 use rebeam_protocol::hash::fnv1a;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::failure::Failure;
 use crate::config::Embed;
+use crate::view::failure::Failure;
 
 /// The oldest Python that the stable ABI of the module is for.
 const OLDEST: (u32, u32) = (3, 11);

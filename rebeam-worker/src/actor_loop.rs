@@ -10,9 +10,8 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
 use rebeam_protocol::exit::Raised;
 use rebeam_protocol::id::Seq;
-use rebeam_protocol::message::{
-    Buffers, CallFailure, Codec, Delivery, Done, Form, Lane, Outcome, Reply, Signal, Started, ToSupervisor,
-};
+use rebeam_protocol::message::{CallFailure, Codec, Form, Lane, Outcome, Signal};
+use rebeam_protocol::worker::{Buffers, Delivery, Done, Reply, Started, ToSupervisor};
 
 use crate::arenas::{self, Held};
 use crate::channel::{Channel, Letter, Place};
@@ -33,6 +32,8 @@ thread_local! {
     static SEEN: RefCell<Seen> = RefCell::default();
     /// Whether this actor is a function, which takes its own mail and so learns of a stop there.
     static IS_PLAIN: Cell<bool> = const { Cell::new(false) };
+    /// Whether such an actor was asked to go on in a new process.
+    static IS_RECYCLED: Cell<bool> = const { Cell::new(false) };
     /// How many messages the supervisor hands over beyond what it does by itself.
     static WIDENED: Cell<usize> = const { Cell::new(0) };
 }
@@ -82,9 +83,11 @@ pub(crate) fn report(py: Python<'_>, kind: &str, text: String, traceback: Option
     send(py, channel(py)?, &ToSupervisor::Exit(reason), &[])
 }
 
-/// Sends the state that the next process of this incarnation goes on with.
+/// Sends the state that the next process of this incarnation goes on with. What was done is told before, so that the
+/// next process does not do it again.
 #[pyfunction]
 pub(crate) fn hand_over(py: Python<'_>, state: &Bound<'_, PyBytes>) -> PyResult<()> {
+    settle_done(py, channel(py)?)?;
     send(py, channel(py)?, &ToSupervisor::HandOver, state.as_bytes())
 }
 
@@ -167,7 +170,7 @@ pub(crate) fn serve(
             handlers.receive.call1(py, ("handle_info", timeout))?;
             continue;
         };
-        if matches!(&letter, Letter::Message(delivery, ..) if delivery.lane != Lane::System) {
+        if matches!(&letter, Letter::Message(delivery, ..) if delivery.head.lane != Lane::System) {
             idle_until = None;
         }
         match handlers.take(py, channel, letter)? {
@@ -254,18 +257,8 @@ pub(crate) fn receive<'py>(
         _ => 0,
     });
     loop {
-        if IS_PLAIN.get()
-            && let Some(level) = channel.take_log_level()
-        {
-            py.import("rebeam._logging")?.call_method1("set_level", (level,))?;
-        }
-        if IS_PLAIN.get()
-            && let Some(reason) = channel.take_stop()
-        {
-            let (kind, text, _) = convert::reason_fields(&reason);
-            return Err(PyErr::from_value(py.import("rebeam._functions")?.call_method1("stop", (kind, text))?));
-        }
         if IS_PLAIN.get() {
+            attend_to_process(py, channel)?;
             refuse_calls(py, channel)?;
         }
         let known = channel.last_place();
@@ -308,6 +301,45 @@ pub(crate) fn receive<'py>(
     }
 }
 
+/// Does what is asked of the process of a function, which handles no letters. An order to end is raised.
+fn attend_to_process(py: Python<'_>, channel: &Channel) -> PyResult<()> {
+    let stop = |kind: &str, text: &str| -> PyResult<()> {
+        Err(PyErr::from_value(py.import("rebeam._functions")?.call_method1("stop", (kind, text))?))
+    };
+    while let Some(letter) = channel.next_for_process() {
+        match letter {
+            Letter::Stop(reason) => {
+                let (kind, text, _) = convert::reason_fields(&reason);
+                return stop(kind, &text);
+            }
+            Letter::Recycle => {
+                IS_RECYCLED.set(true);
+                return stop("shutdown", "recycled");
+            }
+            Letter::Exit => return Err(PyErr::from_value(class(py, "ActorExit")?.call0()?)),
+            Letter::LogLevel(level) => {
+                py.import("rebeam._logging")?.call_method1("set_level", (level,))?;
+            }
+            Letter::StacksTaken => channel.rewind_stacks(),
+            Letter::Message(delivery, ..) => {
+                let Some(to) = delivery.reply_to else { continue };
+                let text = format!("`{}` is a function: it has no state", channel.welcome.label);
+                let outcome = Outcome::Failed(CallFailure::BadCall(text));
+                let reply = Reply { to, outcome, done: None, buffers: None };
+                send(py, channel, &ToSupervisor::Reply(reply), &[])?;
+            }
+            Letter::Lent => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether this function was asked to go on in a new process, where it begins anew.
+#[pyfunction]
+pub(crate) fn is_recycled() -> bool {
+    IS_RECYCLED.get()
+}
+
 /// A function has no methods: whoever calls one learns it at once.
 fn refuse_calls(py: Python<'_>, channel: &Channel) -> PyResult<()> {
     while let Some(delivery) = channel.take_call() {
@@ -341,7 +373,7 @@ fn message_at<'py>(py: Python<'py>, channel: &Channel, place: Place) -> PyResult
     let Some((delivery, mut payload)) = channel.lend(place) else {
         return Err(PyTypeError::new_err("somebody else looks at this message"));
     };
-    let object = match &delivery.form {
+    let object = match &delivery.head.form {
         Form::Signal(signal) => signal_object(py, signal),
         _ => codec::load_content(py, &mut payload),
     };
@@ -392,7 +424,7 @@ impl Handlers {
                 py.import("rebeam._logging")?.call_method1("set_level", (level,))?;
                 Ok(Taken::Done)
             }
-            Letter::Message(delivery, payload, _) if delivery.lane == Lane::System => {
+            Letter::Message(delivery, payload, _) if delivery.head.lane == Lane::System => {
                 self.handle_system(py, channel, &delivery, &payload)?;
                 Ok(Taken::Done)
             }
@@ -425,13 +457,13 @@ impl Handlers {
     fn handle_system(&self, py: Python<'_>, channel: &Channel, delivery: &Delivery, payload: &Payload) -> PyResult<()> {
         let Some(to) = delivery.reply_to else { return Ok(()) };
         let result = (|| {
-            match delivery.method.as_str() {
+            match delivery.head.method.as_str() {
                 "suspend" => channel.set_suspended(true),
                 "resume" => channel.set_suspended(false),
                 _ => {}
             }
             let content = codec::loads(py, payload.as_slice())?;
-            let result = self.system.call1(py, (&delivery.method, content))?;
+            let result = self.system.call1(py, (&delivery.head.method, content))?;
             Ok(codec::dumps(result.bind(py))?.as_bytes().to_vec())
         })();
         let (outcome, content) = match result {
@@ -537,20 +569,20 @@ impl Handlers {
     }
 
     fn prepare<'py>(&mut self, py: Python<'py>, delivery: &Delivery, payload: &mut Payload) -> PyResult<Work<'py>> {
-        let mut load = || match delivery.codec {
+        let mut load = || match delivery.head.codec {
             Codec::Pickle => codec::load_content(py, payload),
             Codec::Data => codec::load_value(py, payload.as_slice()),
         };
-        match &delivery.form {
+        match &delivery.head.form {
             Form::Arguments => {}
             Form::Message => return Ok(Work::Message(load()?)),
             Form::Signal(signal) => return Ok(Work::Message(signal_object(py, signal)?)),
         }
-        let function = match self.methods.get(&delivery.method) {
+        let function = match self.methods.get(&delivery.head.method) {
             Some(function) => function.clone_ref(py),
             None => {
-                let function = self.resolve.call1(py, (&delivery.method,))?;
-                self.methods.insert(delivery.method.clone(), function.clone_ref(py));
+                let function = self.resolve.call1(py, (&delivery.head.method,))?;
+                self.methods.insert(delivery.head.method.clone(), function.clone_ref(py));
                 function
             }
         };
@@ -665,13 +697,13 @@ impl<'py> Work<'py> {
         let (function, args, kwargs) = match self {
             Work::Method(function, args, kwargs) => (function, args, kwargs),
             Work::Message(message) => {
-                let result = handlers.receive.bind(py).call1((&delivery.method, message));
+                let result = handlers.receive.bind(py).call1((&delivery.head.method, message));
                 return result.map_err(|error| match class(py, "BadCall") {
                     // The actor is of a sort that takes no such message.
                     Ok(bad)
                         if error.is_instance(py, &bad)
                             && (error.traceback(py).as_ref().is_none_or(is_own)
-                                || delivery.method == "stream_open") =>
+                                || delivery.head.method == "stream_open") =>
                     {
                         Refusal::bad_call(py, error)
                     }

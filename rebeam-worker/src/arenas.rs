@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use pyo3::exceptions::{PyBufferError, PyOSError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use rebeam_protocol::message::{Buffers, Lease, Memory, ToSupervisor};
+use rebeam_protocol::worker::{Buffers, Lease, Memory, ToSupervisor};
 
 use crate::channel::Channel;
 use crate::session::{is_helper, send_with};

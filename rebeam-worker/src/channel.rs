@@ -12,15 +12,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use rebeam_protocol::control::Answer;
+use rebeam_protocol::address::Address;
 use rebeam_protocol::exit::ExitReason;
-use rebeam_protocol::handshake::{Features, Hello, MAGIC, VERSION, Welcome};
+use rebeam_protocol::frame::HEAD_ROOM;
+use rebeam_protocol::handshake::{Hello, MAGIC, VERSION, Welcome};
 use rebeam_protocol::id::{CallId, RequestId, Seq};
-use rebeam_protocol::message::{Address, Delivery, Done, Form, Gate, Lane, Lease, Outcome, ToSupervisor, ToWorker};
+use rebeam_protocol::message::{Form, Lane, Outcome};
 use rebeam_protocol::page::SIZE;
+use rebeam_protocol::process::ProcessAnswer;
+use rebeam_protocol::worker::{Delivery, Done, Full, Lease, ToSupervisor, ToWorker};
 
 use crate::arenas::{self, Leased};
 use crate::clock;
+use crate::gates::Gates;
 use crate::session::is_main_thread;
 use crate::status_page::StatusPage;
 use crate::wire::{NoRead, NoWrite, Payload, Reader, Wait, Writer};
@@ -97,15 +101,6 @@ struct Slot {
     is_event: bool,
 }
 
-/// Why a send cannot go on at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Blocked {
-    /// There is no room, and the sender waits for it.
-    Full,
-    /// There is no room, and the sender does not wait.
-    Refused,
-}
-
 struct State {
     /// `None` while a thread reads.
     reader: Option<Reader>,
@@ -122,9 +117,9 @@ struct State {
     cancelled: Vec<Seq>,
     /// Whether handlers can be cancelled here at all.
     takes_cancels: bool,
-    answers: HashMap<RequestId, Option<(Answer, Payload)>>,
+    answers: HashMap<RequestId, Option<(ProcessAnswer, Payload)>>,
     is_suspended: bool,
-    shut: HashMap<Address, Blocked>,
+    gates: Gates,
     is_closed: bool,
     /// Threads that wait while another one reads.
     sleepers: usize,
@@ -152,7 +147,8 @@ impl Channel {
             return Err(io::Error::other("the first frame is not a handshake"));
         };
         welcome.check().map_err(io::Error::other)?;
-        reader.set_limit(welcome.max_frame as usize);
+        // What is passed on to this worker tells more than what its sender wrote.
+        reader.set_limit((welcome.max_frame as usize).saturating_add(HEAD_ROOM));
         let channel = Channel {
             page,
             stacks,
@@ -174,7 +170,7 @@ impl Channel {
                 takes_cancels: false,
                 answers: HashMap::new(),
                 is_suspended: false,
-                shut: HashMap::new(),
+                gates: Gates::default(),
                 is_closed: false,
                 sleepers: 0,
                 done: Vec::new(),
@@ -183,7 +179,7 @@ impl Channel {
             wake: Condvar::new(),
             nudge: OnceLock::new(),
         };
-        let hello = Hello { magic: MAGIC, version: VERSION, features: Features::default(), os_pid: std::process::id() };
+        let hello = Hello { magic: MAGIC, version: VERSION, os_pid: std::process::id() };
         channel.send(&ToSupervisor::Hello(hello), &[], None, |wait| wait()).map_err(|error| match error {
             NoWrite::Closed(error) => error,
             NoWrite::Frame(error) => io::Error::other(error),
@@ -352,7 +348,11 @@ impl Channel {
         if system_only { state.system.pop_front() } else { state.take_letter() }
     }
 
-    pub(crate) fn wait_answer(&self, request: RequestId, until: Option<Instant>) -> Result<(Answer, Payload), Unmet> {
+    pub(crate) fn wait_answer(
+        &self,
+        request: RequestId,
+        until: Option<Instant>,
+    ) -> Result<(ProcessAnswer, Payload), Unmet> {
         self.wait(until, |state| state.answers.get_mut(&request).and_then(Option::take))
     }
 
@@ -378,7 +378,9 @@ impl Channel {
         let state = self.state();
         let from = state.normal.partition_point(|(place, _)| *place <= behind);
         let is_plain = |letter: &Letter| match letter {
-            Letter::Message(delivery, ..) => delivery.method == "handle_info" && delivery.form != Form::Arguments,
+            Letter::Message(delivery, ..) => {
+                delivery.head.method == "handle_info" && delivery.head.form != Form::Arguments
+            }
             _ => false,
         };
         state.normal.range(from..).find(|(_, letter)| is_plain(letter)).map(|(place, _)| *place)
@@ -423,7 +425,9 @@ impl Channel {
     pub(crate) fn take_call(&self) -> Option<Box<Delivery>> {
         let mut state = self.state();
         let is_call = |letter: &Letter| match letter {
-            Letter::Message(delivery, ..) => delivery.method != "handle_info" || delivery.form == Form::Arguments,
+            Letter::Message(delivery, ..) => {
+                delivery.head.method != "handle_info" || delivery.head.form == Form::Arguments
+            }
             _ => false,
         };
         let taken = match state.high.pop_front() {
@@ -452,21 +456,15 @@ impl Channel {
         })
     }
 
-    /// Takes an order to stop, if there is one, and drops what else is for the process.
-    pub(crate) fn take_stop(&self) -> Option<ExitReason> {
+    /// The next letter for the process of an actor that takes its own mail: what is on the system lane, else an order to
+    /// stop, which does not wait for mail that may never be taken.
+    pub(crate) fn next_for_process(&self) -> Option<Letter> {
         let mut state = self.state();
-        for letter in std::mem::take(&mut state.system) {
-            match letter {
-                Letter::Stop(reason) => return Some(reason),
-                Letter::StacksTaken => self.rewind_stacks(),
-                _ => {}
-            }
+        if let Some(letter) = state.system.pop_front() {
+            return Some(letter);
         }
         let place = state.normal.iter().position(|(_, letter)| matches!(letter, Letter::Stop(_)))?;
-        match state.normal.remove(place)? {
-            (_, Letter::Stop(reason)) => Some(reason),
-            _ => None,
-        }
+        state.normal.remove(place).map(|(_, letter)| letter)
     }
 
     /// Takes what has come of a monitor or a watch out of what waits here; gives the numbers of those messages.
@@ -474,7 +472,7 @@ impl Channel {
         let mut taken = Vec::new();
         self.state().normal.retain(|(_, letter)| {
             let Letter::Message(delivery, ..) = letter else { return true };
-            let Form::Signal(signal) = &delivery.form else { return true };
+            let Form::Signal(signal) = &delivery.head.form else { return true };
             let is_it = signal.is_of(of);
             if is_it {
                 taken.push(delivery.seq.into());
@@ -505,14 +503,14 @@ impl Channel {
     ) -> Result<Option<Outcome>, Unmet> {
         self.wait(until, |state| match state.take_reply(wait) {
             Some((outcome, _)) => Some(Some(outcome)),
-            None => (!state.shut.contains_key(to)).then_some(None),
+            None => state.gates.blocked(to).is_none().then_some(None),
         })
     }
 
     /// Whether mail to `to` has to wait; reads the channel first if the supervisor asked for it.
-    pub(crate) fn is_blocked(&self, to: &Address) -> Option<Blocked> {
+    pub(crate) fn is_blocked(&self, to: &Address) -> Option<Full> {
         self.look_if_asked();
-        self.state().shut.get(to).copied()
+        self.state().gates.blocked(to)
     }
 
     /// Notes a message done without an answer; gives what to acknowledge once it is worth a frame.
@@ -539,16 +537,6 @@ impl Channel {
         if let Some(stacks) = &self.stacks {
             // SAFETY: a plain system call on a descriptor that is open.
             unsafe { libc::lseek(stacks.as_raw_fd(), SIZE as libc::off_t, libc::SEEK_SET) };
-        }
-    }
-
-    /// What a function is told that handles no letters, but a stop: from which level on to log.
-    pub(crate) fn take_log_level(&self) -> Option<u16> {
-        let mut state = self.state();
-        let place = state.system.iter().rposition(|letter| matches!(letter, Letter::LogLevel(_)))?;
-        match state.system.remove(place) {
-            Some(Letter::LogLevel(level)) => Some(level),
-            _ => None,
         }
     }
 
@@ -718,7 +706,7 @@ impl State {
     fn file_one(&mut self, message: ToWorker, payload: Payload) {
         match message {
             ToWorker::Deliver(delivery) => {
-                let lane = delivery.lane;
+                let lane = delivery.head.lane;
                 let place = if lane == Lane::Normal { self.last_place + 1 } else { 0 };
                 let letter = Letter::Message(Box::new(delivery), payload, place);
                 match lane {
@@ -750,15 +738,7 @@ impl State {
             ToWorker::Wake => {}
             ToWorker::Cancel { seq } => self.cancel(seq),
             ToWorker::ArenaFree { arena } => arenas::freed(arena),
-            ToWorker::Gate { to, gate: Gate::Open } => {
-                self.shut.remove(&to);
-            }
-            ToWorker::Gate { to, gate: Gate::Shut } => {
-                self.shut.insert(to, Blocked::Full);
-            }
-            ToWorker::Gate { to, gate: Gate::Refused } => {
-                self.shut.insert(to, Blocked::Refused);
-            }
+            ToWorker::Gate(gate) => self.gates.note(gate),
             ToWorker::Welcome(_) => {}
         }
     }

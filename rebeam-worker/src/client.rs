@@ -12,11 +12,13 @@ use std::time::Duration;
 use pyo3::exceptions::{PyConnectionError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
-use rebeam_protocol::control::{Answer, Request, abstract_socket};
 use rebeam_protocol::frame::{self, HEAD_ROOM, MAX_FRAME, PREFIX};
 use rebeam_protocol::hash::fnv1a;
 use rebeam_protocol::message::Outcome;
+use rebeam_protocol::outside::{Answer, Answered, Asked, Hello, MemberKind, Request, abstract_socket};
 use rebeam_protocol::value::{self, Value};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::codec;
 use crate::convert;
@@ -34,7 +36,14 @@ type ActorFields = (String, Option<String>, String, String, u32, u64);
 /// One connection. Threads take turns.
 #[pyclass(frozen, module = "rebeam._rebeam")]
 pub(crate) struct Client {
-    stream: Mutex<UnixStream>,
+    connection: Mutex<Connection>,
+}
+
+/// A connection whose handshake is done.
+struct Connection {
+    stream: UnixStream,
+    /// Requests so far.
+    asked: u64,
 }
 
 /// Connects to a node's socket, or, if nobody has chosen where that is, to the abstract one that a node has which could
@@ -75,7 +84,8 @@ impl Client {
     #[new]
     fn new(path: &str, is_chosen: bool) -> PyResult<Self> {
         let stream = connect(path, is_chosen).map_err(|error| PyConnectionError::new_err(error.to_string()))?;
-        Ok(Client { stream: Mutex::new(stream) })
+        let connection = Connection::open(stream).map_err(|error| PyConnectionError::new_err(error.to_string()))?;
+        Ok(Client { connection: Mutex::new(connection) })
     }
 
     /// Calls a method of an actor by its name or path.
@@ -92,7 +102,7 @@ impl Client {
         let timeout_ms = timeout.map_or(u64::MAX, |seconds| (seconds.max(0.0) * 1000.0) as u64);
         let patience = timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         let patience = patience.and_then(|patience| patience.checked_add(PATIENCE));
-        let (answer, content) = self.ask(py, &Request::Call { name, method, timeout_ms }, &payload, patience)?;
+        let (answer, content) = self.ask(py, Request::Call { name, method, timeout_ms }, &payload, patience)?;
         match answer {
             Answer::Outcome(Outcome::Returned(_)) => codec::load_value(py, &content),
             Answer::Outcome(Outcome::Raised(raised)) => {
@@ -114,7 +124,7 @@ impl Client {
         kwargs: &Bound<'_, PyDict>,
     ) -> PyResult<()> {
         let payload = plain(py, &method, args, kwargs)?;
-        match self.ask(py, &Request::Cast { name, method }, &payload, Some(PATIENCE))?.0 {
+        match self.ask(py, Request::Cast { name, method }, &payload, Some(PATIENCE))?.0 {
             Answer::Ok => Ok(()),
             other => Err(refusal(py, other)?),
         }
@@ -122,11 +132,16 @@ impl Client {
 
     /// The actors of the node: path, name, state, class, restarts and messages that wait.
     fn actors(&self, py: Python<'_>) -> PyResult<Vec<ActorFields>> {
-        match self.ask(py, &Request::List, &[], Some(PATIENCE))?.0 {
+        match self.ask(py, Request::List, &[], Some(PATIENCE))?.0 {
             Answer::List(children) => Ok(children
                 .into_iter()
-                .filter(|child| !child.supervisor)
-                .map(|child| (child.id, child.name, child.state, child.class, child.restarts, child.waiting))
+                .filter_map(|child| match child.kind {
+                    MemberKind::Actor(class) => {
+                        let state = child.state.word().to_owned();
+                        Some((child.id, child.name, state, class, child.restarts, child.waiting))
+                    }
+                    MemberKind::Supervisor(_) => None,
+                })
                 .collect()),
             other => Err(refusal(py, other)?),
         }
@@ -137,7 +152,7 @@ impl Client {
     fn ask(
         &self,
         py: Python<'_>,
-        request: &Request,
+        request: Request,
         payload: &[u8],
         patience: Option<Duration>,
     ) -> PyResult<(Answer, Vec<u8>)> {
@@ -146,8 +161,8 @@ impl Client {
             return Err(too_large(py, length, MAX_REQUEST));
         }
         let exchanged = py.detach(|| {
-            let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
-            exchange(&mut stream, request, payload, patience)
+            let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+            connection.exchange(request, payload, patience)
         });
         exchanged.map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => PyConnectionError::new_err("the node does not answer"),
@@ -156,23 +171,51 @@ impl Client {
     }
 }
 
-fn exchange(
-    stream: &mut UnixStream,
-    request: &Request,
-    payload: &[u8],
-    patience: Option<Duration>,
-) -> io::Result<(Answer, Vec<u8>)> {
-    stream.set_read_timeout(patience)?;
+impl Connection {
+    /// Shakes hands.
+    fn open(mut stream: UnixStream) -> io::Result<Self> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        write(&mut stream, &Hello::new(), &[])?;
+        let (hello, _) = read::<Hello>(&mut stream)?;
+        hello.check().map_err(io::Error::other)?;
+        Ok(Connection { stream, asked: 0 })
+    }
+
+    /// Asks, and waits for the answer.
+    fn exchange(
+        &mut self,
+        request: Request,
+        payload: &[u8],
+        patience: Option<Duration>,
+    ) -> io::Result<(Answer, Vec<u8>)> {
+        self.asked += 1;
+        let number = self.asked;
+        self.stream.set_read_timeout(patience)?;
+        write(&mut self.stream, &Asked { number, request }, payload)?;
+        loop {
+            // The answer to a request that nobody waited for any more may come first.
+            let (answered, content) = read::<Answered>(&mut self.stream)?;
+            if answered.number == number {
+                return Ok((answered.answer, content));
+            }
+        }
+    }
+}
+
+fn write(stream: &mut UnixStream, header: &impl Serialize, payload: &[u8]) -> io::Result<()> {
     let mut bytes = Vec::new();
-    frame::encode(request, payload, MAX_FRAME, &mut bytes).map_err(io::Error::other)?;
-    stream.write_all(&bytes)?;
+    frame::encode(header, payload, MAX_FRAME, &mut bytes).map_err(io::Error::other)?;
+    stream.write_all(&bytes)
+}
+
+fn read<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Result<(T, Vec<u8>)> {
     let mut prefix = [0; PREFIX];
     stream.read_exact(&mut prefix)?;
     let length = frame::length(&prefix, u32::MAX as usize - HEAD_ROOM).map_err(io::Error::other)?;
     let mut body = vec![0; length.unwrap_or_default()];
     stream.read_exact(&mut body)?;
-    let (answer, offset) = frame::decode(&body).map_err(io::Error::other)?;
-    Ok((answer, body.split_off(offset)))
+    let (header, offset) = frame::decode(&body).map_err(io::Error::other)?;
+    Ok((header, body.split_off(offset)))
 }
 
 /// The payload of a message from outside: arguments that are plain data.

@@ -7,8 +7,8 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString, PyTuple};
-use rebeam_protocol::message::Buffers;
 use rebeam_protocol::value::{self, MAX_DEPTH, Value};
+use rebeam_protocol::worker::Buffers;
 
 use crate::arenas::{self, Buffer, Held, LARGE, Placed, Slice};
 use crate::channel::Channel;

@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
+use rebeam_protocol::address::{Caller, ReplyTo};
 use rebeam_protocol::id::Seq;
-use rebeam_protocol::message::{Caller, Codec, Delivery, Form, ReplyTo, Trace, Waits};
+use rebeam_protocol::message::{Codec, Form, Trace, Waits};
+use rebeam_protocol::worker::Delivery;
 
 use crate::clock;
 use crate::convert;
@@ -84,21 +86,21 @@ pub(crate) fn trace(py: Python<'_>) -> Option<Trace> {
 
 impl Message {
     pub(crate) fn new(delivery: &Delivery, size: usize) -> Self {
-        if delivery.trace.is_some() {
+        if delivery.head.trace.is_some() {
             IS_TRACED.store(true, Ordering::Relaxed);
         }
         let after = |ms| clock::now().checked_add(Duration::from_millis(ms));
         Message {
             seq: delivery.seq,
             reply_to: delivery.reply_to,
-            codec: delivery.codec,
-            deadline: delivery.deadline_ms.and_then(after),
-            method: delivery.method.clone(),
-            is_method: delivery.form == Form::Arguments,
+            codec: delivery.head.codec,
+            deadline: delivery.head.deadline_ms.and_then(after),
+            method: delivery.head.method.clone(),
+            is_method: delivery.head.form == Form::Arguments,
             size,
             sender: delivery.sender.clone(),
             delivery: delivery.delivery,
-            trace: delivery.trace,
+            trace: delivery.head.trace,
             is_deferred: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
         }

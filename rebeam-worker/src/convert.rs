@@ -3,10 +3,11 @@
 use pyo3::exceptions::{PyException, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyInt, PyString, PyTuple};
+use rebeam_protocol::address::Address;
 use rebeam_protocol::certificate::{Certificate, Next};
 use rebeam_protocol::exit::{ExitReason, Raised, signal_name};
 use rebeam_protocol::id::{ActorId, NodeStart, Pid};
-use rebeam_protocol::message::{Address, CallFailure, DeadLetter};
+use rebeam_protocol::message::{CallFailure, DeadLetter};
 use rebeam_protocol::process::ChildAddress;
 use rebeam_protocol::spec::{
     ActorSpec, AutoShutdown, Backoff, ChildKind, ChildSpec, Limits, MAX_DEPTH, MailboxOptions, OnGiveup, Overflow,
@@ -109,6 +110,15 @@ pub(crate) fn reason(kind: &str, text: String, traceback: Option<String>) -> PyR
 
 /// A certificate as a dictionary, from which Python makes its own object.
 pub(crate) fn certificate<'py>(py: Python<'py>, certificate: &Certificate) -> PyResult<Bound<'py, PyDict>> {
+    certificate_then(py, certificate, certificate.next)
+}
+
+/// The same, with what followed.
+pub(crate) fn certificate_then<'py>(
+    py: Python<'py>,
+    certificate: &Certificate,
+    next: Next,
+) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("actor", &certificate.actor)?;
     dict.set_item("pid", pid_numbers(certificate.pid))?;
@@ -122,7 +132,7 @@ pub(crate) fn certificate<'py>(py: Python<'py>, certificate: &Certificate) -> Py
     dict.set_item("in_hand", in_hand)?;
     dict.set_item("killer", certificate.killer.words())?;
     dict.set_item("stacks", &certificate.stacks)?;
-    let (next, after_ms) = match certificate.next {
+    let (next, after_ms) = match next {
         Next::Nothing => (None, 0),
         Next::Restarts { after_ms } => (Some("restarts"), after_ms),
         Next::StaysDown => (Some("stays_down"), 0),
@@ -160,7 +170,7 @@ pub(crate) fn failure(py: Python<'_>, failure: &CallFailure) -> PyErr {
                     Some((method, ms)) => (Some(method), *ms as f64 / 1000.0),
                     None => (None, 0.0),
                 };
-                let fields = (&callee.target, &callee.state, method, since, callee.waiting);
+                let fields = (&callee.target, callee.state.word(), method, since, callee.waiting);
                 errors.call_method1("call_timeout", fields)
             }
             CallFailure::Deadlock { cycle } => errors.call_method1("deadlock", (cycle,)),

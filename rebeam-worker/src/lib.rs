@@ -12,7 +12,7 @@ mod codec;
 mod context;
 mod convert;
 mod fork;
-mod in_process;
+mod gates;
 mod ledger;
 mod lifeline;
 mod outgoing;
@@ -20,6 +20,7 @@ mod registry;
 mod requests;
 mod session;
 mod status_page;
+mod testing;
 mod wire;
 mod zygote;
 
@@ -29,8 +30,8 @@ use pyo3::prelude::*;
 mod _rebeam {
     #[pymodule_export]
     use crate::actor_loop::{
-        Handlers, hand_over, receive, report, serve, set_after, set_idle, settle, started, take_cancelled, take_idle,
-        take_own_mail, trim_memory,
+        Handlers, hand_over, is_recycled, receive, report, serve, set_after, set_idle, settle, started, take_cancelled,
+        take_idle, take_own_mail, trim_memory,
     };
     #[pymodule_export]
     use crate::arenas::pin_memory;
@@ -42,8 +43,6 @@ mod _rebeam {
     use crate::codec::{private_view, set_dumps, share};
     #[pymodule_export]
     use crate::context::{Message, caller, current, defer, set_context_variable};
-    #[pymodule_export]
-    use crate::in_process::{Node, is_virtual};
     #[pymodule_export]
     use crate::outgoing::{
         abandon, await_answer, call, call_message, cancel_call, cast, forget_call, has_answer, key_number, look,
@@ -61,6 +60,8 @@ mod _rebeam {
         attach, attach_forked, attach_in_process, detach_after_fork, detach_in_process, exit_ordered, is_attached,
         map_ledger,
     };
+    #[pymodule_export]
+    use crate::testing::{Node, is_virtual};
 
     use super::*;
 

@@ -5,15 +5,15 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyEllipsis, PyTuple};
+use rebeam_protocol::address::{Address, Caller, ReplyTo};
 use rebeam_protocol::exit::Raised;
 use rebeam_protocol::hash::fnv1a;
 use rebeam_protocol::id::{CallId, NodeStart, Pid};
-use rebeam_protocol::message::{
-    Address, CallFailure, Caller, Codec, Envelope, Form, Kind, Lane, Outcome, Reply, ReplyTo, ToSupervisor, Waits,
-};
+use rebeam_protocol::message::{CallFailure, Codec, Form, Head, Kind, Lane, Outcome, Waits};
+use rebeam_protocol::worker::{Envelope, Full, Reply, ToSupervisor};
 
 use crate::arenas;
-use crate::channel::{Blocked, Channel};
+use crate::channel::Channel;
 use crate::clock;
 use crate::codec::{self, Content};
 use crate::context::{self, PyCaller};
@@ -53,9 +53,7 @@ impl Outgoing<'_, '_> {
             self.wait_for_room(py, channel)?;
         }
         let left = |until: Instant| until.saturating_duration_since(clock::now()).as_millis() as u64;
-        let envelope = Envelope {
-            to: self.to,
-            kind: self.kind,
+        let head = Head {
             method: self.method.to_owned(),
             form: self.form,
             codec: Codec::Pickle,
@@ -64,21 +62,21 @@ impl Outgoing<'_, '_> {
                 Kind::Call { .. } => self.until.map(left),
                 Kind::Cast | Kind::Info => None,
             },
-            buffers: self.content.buffers,
             trace: context::trace(py),
         };
+        let envelope = Envelope { to: self.to, kind: self.kind, head, buffers: self.content.buffers };
         send(py, channel, &ToSupervisor::Send(envelope), self.content.as_bytes())
     }
 
     fn wait_for_room(&self, py: Python<'_>, channel: &Channel) -> PyResult<()> {
         let full = || {
-            let target = rebeam_protocol::control::address_label(&self.to);
+            let target = self.to.to_string();
             Err(convert::failure(py, &CallFailure::MailboxFull { target, waiting: 0 }))
         };
         match channel.is_blocked(&self.to) {
             None => return Ok(()),
-            Some(Blocked::Refused) => return full(),
-            Some(Blocked::Full) => {}
+            Some(Full::Fail) => return full(),
+            Some(Full::Wait) => {}
         }
         let call = CallId(channel.next_id());
         channel.expect_reply(call);

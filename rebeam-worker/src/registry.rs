@@ -4,12 +4,13 @@ use pyo3::exceptions::{PyLookupError, PyRuntimeError, PyTypeError, PyValueError}
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
-use rebeam_protocol::control::{Answer, Request};
+use rebeam_protocol::address::{Address, Registry as Which};
 use rebeam_protocol::id::Pid;
 use rebeam_protocol::ledger::{RegistryId, UNIQUE, key_label, text_key};
-use rebeam_protocol::message::{Address, CallFailure, Signal, ToSupervisor};
-use rebeam_protocol::process::{ProcessAnswer, ProcessRequest, Registry as Which, RegistryError, RegistryRequest};
+use rebeam_protocol::message::{CallFailure, Signal};
+use rebeam_protocol::process::{ProcessAnswer, ProcessRequest, RegistryError, RegistryRequest};
 use rebeam_protocol::value::{self, Value};
+use rebeam_protocol::worker::ToSupervisor;
 
 use crate::codec;
 use crate::context;
@@ -426,8 +427,8 @@ pub(crate) fn is_name_known(py: Python<'_>, name: String) -> PyResult<bool> {
     if ledger::is_there() && ledger::look(RegistryId::NAMES, |names| names.entries.contains_key(&*key)) {
         return Ok(true);
     }
-    match crate::requests::ask(py, Request::Whereis { name }, &[], None)? {
-        Some((Answer::Whereis(found), _)) => Ok(found.is_some()),
-        other => unfit(&other.map(|(answer, _)| answer)),
+    match crate::requests::ask(py, ProcessRequest::Whereis(name))? {
+        ProcessAnswer::Whereis(found) => Ok(found.is_some()),
+        other => unfit(&other),
     }
 }

@@ -3,11 +3,11 @@
 use pyo3::exceptions::{PyOSError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
-use rebeam_protocol::control::{Answer, Request};
 use rebeam_protocol::id::{ActorId, Pid, RequestId};
-use rebeam_protocol::message::{CallFailure, LogRecord, ToSupervisor};
+use rebeam_protocol::message::{CallFailure, LogRecord};
 use rebeam_protocol::process::{ChildError, ProcessAnswer, ProcessRequest, SupervisorRequest};
 use rebeam_protocol::spec::{ChildKind, ChildSpec, Restart, Shutdown};
+use rebeam_protocol::worker::ToSupervisor;
 
 use crate::codec;
 use crate::context;
@@ -30,44 +30,47 @@ pub(crate) fn unfit<T>(answer: &impl std::fmt::Debug) -> PyResult<T> {
 }
 
 /// Asks and waits, for so many seconds at most; `None` if the time is over.
-pub(crate) fn ask(
+fn ask_for(
     py: Python<'_>,
-    body: Request,
-    payload: &[u8],
+    body: ProcessRequest,
+    content: &[u8],
     timeout: Option<f64>,
-) -> PyResult<Option<(Answer, Payload)>> {
+) -> PyResult<Option<(ProcessAnswer, Payload)>> {
     let channel = channel(py)?;
     let until = until(timeout)?;
     let request = RequestId(channel.next_id());
     channel.expect_answer(request);
-    let answer = send(py, channel, &ToSupervisor::Request { request, body }, payload)
+    let answer = send(py, channel, &ToSupervisor::Request { request, body }, content)
         .and_then(|()| wait(py, || channel.wait_answer(request, until)));
     channel.forget_answer(request);
     answer
 }
 
-fn ask_process(py: Python<'_>, request: ProcessRequest) -> PyResult<ProcessAnswer> {
-    ask_about(py, request, &[])
+/// Asks something that belongs to some content; gives the answer with what comes with it.
+fn ask_with(py: Python<'_>, request: ProcessRequest, content: &[u8]) -> PyResult<(ProcessAnswer, Payload)> {
+    ask_for(py, request, content, None)?.ok_or_else(|| PyOSError::new_err("the supervisor does not answer"))
 }
 
 /// Asks something that belongs to some content.
 pub(crate) fn ask_about(py: Python<'_>, request: ProcessRequest, content: &[u8]) -> PyResult<ProcessAnswer> {
-    match ask(py, Request::Process(request), content, None)? {
-        Some((Answer::Process(answer), _)) => Ok(answer),
-        other => unfit(&other.map(|(answer, _)| answer)),
-    }
+    Ok(ask_with(py, request, content)?.0)
+}
+
+/// Asks something.
+pub(crate) fn ask(py: Python<'_>, request: ProcessRequest) -> PyResult<ProcessAnswer> {
+    ask_about(py, request, &[])
 }
 
 /// Asks for the node to be stopped.
 #[pyfunction]
 pub(crate) fn request_down(py: Python<'_>) -> PyResult<()> {
-    ask(py, Request::Down, &[], None).map(drop)
+    ask(py, ProcessRequest::StopNode).map(drop)
 }
 
 /// The living incarnation behind an address.
 #[pyfunction]
 pub(crate) fn resolve(py: Python<'_>, to: &Bound<'_, PyAny>) -> PyResult<Option<PyPid>> {
-    match ask_process(py, ProcessRequest::Resolve(convert::address(to)?))? {
+    match ask(py, ProcessRequest::Resolve(convert::address(to)?))? {
         ProcessAnswer::Pid(pid) => Ok(pid.map(convert::pid_numbers)),
         other => unfit(&other),
     }
@@ -76,25 +79,25 @@ pub(crate) fn resolve(py: Python<'_>, to: &Bound<'_, PyAny>) -> PyResult<Option<
 /// Links this actor with an incarnation; false if there is no such one.
 #[pyfunction]
 pub(crate) fn link(py: Python<'_>, to: &Bound<'_, PyAny>) -> PyResult<bool> {
-    Ok(ask_process(py, ProcessRequest::Link(convert::pid(to)?))? == ProcessAnswer::Ok)
+    Ok(ask(py, ProcessRequest::Link(convert::pid(to)?))? == ProcessAnswer::Ok)
 }
 
 /// Takes a link back.
 #[pyfunction]
 pub(crate) fn unlink(py: Python<'_>, to: &Bound<'_, PyAny>) -> PyResult<()> {
-    ask_process(py, ProcessRequest::Unlink(convert::pid(to)?)).map(drop)
+    ask(py, ProcessRequest::Unlink(convert::pid(to)?)).map(drop)
 }
 
 /// Has exit signals come as messages, or not.
 #[pyfunction]
 pub(crate) fn trap_exits(py: Python<'_>, traps: bool) -> PyResult<()> {
-    ask_process(py, ProcessRequest::TrapExits(traps)).map(drop)
+    ask(py, ProcessRequest::TrapExits(traps)).map(drop)
 }
 
 /// Watches an incarnation; gives the monitor's number.
 #[pyfunction]
 pub(crate) fn monitor(py: Python<'_>, to: &Bound<'_, PyAny>) -> PyResult<u64> {
-    match ask_process(py, ProcessRequest::Monitor(convert::address(to)?))? {
+    match ask(py, ProcessRequest::Monitor(convert::address(to)?))? {
         ProcessAnswer::Monitor(monitor) => Ok(monitor),
         other => unfit(&other),
     }
@@ -103,7 +106,7 @@ pub(crate) fn monitor(py: Python<'_>, to: &Bound<'_, PyAny>) -> PyResult<u64> {
 /// Watches no longer; with `flush`, a notice that has come is taken out of the mailbox, too.
 #[pyfunction]
 pub(crate) fn demonitor(py: Python<'_>, monitor: u64, flush: bool) -> PyResult<()> {
-    ask_process(py, ProcessRequest::Demonitor { monitor, flush })?;
+    ask(py, ProcessRequest::Demonitor { monitor, flush })?;
     if flush {
         let channel = channel(py)?;
         // What was handed over before the answer lies here.
@@ -119,13 +122,13 @@ pub(crate) fn demonitor(py: Python<'_>, monitor: u64, flush: bool) -> PyResult<(
 #[pyfunction]
 pub(crate) fn exit_signal(py: Python<'_>, to: &Bound<'_, PyAny>, reason: PyReason) -> PyResult<()> {
     let reason = convert::reason(&reason.0, reason.1, reason.2)?;
-    ask_process(py, ProcessRequest::Exit { to: convert::address(to)?, reason }).map(drop)
+    ask(py, ProcessRequest::Exit { to: convert::address(to)?, reason }).map(drop)
 }
 
 /// Kills.
 #[pyfunction]
 pub(crate) fn kill(py: Python<'_>, to: &Bound<'_, PyAny>) -> PyResult<()> {
-    ask_process(py, ProcessRequest::Kill(convert::address(to)?)).map(drop)
+    ask(py, ProcessRequest::Kill(convert::address(to)?)).map(drop)
 }
 
 /// Stops and waits for the end. Gives a word, `ok`, `noproc`, `self`, `timeout` or `other`, and the other reason.
@@ -137,16 +140,14 @@ pub(crate) fn stop(
     timeout: Option<f64>,
 ) -> PyResult<(&'static str, Option<ReasonFields>)> {
     let reason = convert::reason(&reason.0, reason.1, reason.2)?;
-    let request = Request::Process(ProcessRequest::Stop { to: convert::address(to)?, reason });
-    match ask(py, request, &[], timeout)? {
+    let request = ProcessRequest::Stop { to: convert::address(to)?, reason };
+    match ask_for(py, request, &[], timeout)?.map(|(answer, _)| answer) {
         None => Ok(("timeout", None)),
-        Some((Answer::Process(ProcessAnswer::Ok), _)) => Ok(("ok", None)),
-        Some((Answer::Process(ProcessAnswer::NoProc), _)) => Ok(("noproc", None)),
-        Some((Answer::Process(ProcessAnswer::Child(ChildError::WaitingForYou)), _)) => Ok(("self", None)),
-        Some((Answer::Process(ProcessAnswer::EndedWith(reason)), _)) => {
-            Ok(("other", Some(convert::reason_fields(&reason))))
-        }
-        Some((other, _)) => unfit(&other),
+        Some(ProcessAnswer::Ok) => Ok(("ok", None)),
+        Some(ProcessAnswer::NoProc) => Ok(("noproc", None)),
+        Some(ProcessAnswer::Child(ChildError::WaitingForYou)) => Ok(("self", None)),
+        Some(ProcessAnswer::EndedWith(reason)) => Ok(("other", Some(convert::reason_fields(&reason)))),
+        Some(other) => unfit(&other),
     }
 }
 
@@ -173,14 +174,14 @@ pub(crate) fn send_after(
         method: name.to_owned(),
         is_method,
     };
-    ask(py, Request::Process(request), payload.as_bytes(), None)?;
+    ask_about(py, request, payload.as_bytes())?;
     Ok(timer)
 }
 
 /// Takes a timer back; gives the seconds it had left.
 #[pyfunction]
 pub(crate) fn cancel_timer(py: Python<'_>, maker: &Bound<'_, PyAny>, timer: u64) -> PyResult<Option<f64>> {
-    match ask_process(py, ProcessRequest::CancelTimer { maker: convert::pid(maker)?, timer })? {
+    match ask(py, ProcessRequest::CancelTimer { maker: convert::pid(maker)?, timer })? {
         ProcessAnswer::TimeLeft(left) => Ok(left.map(|ms| ms as f64 / 1000.0)),
         other => unfit(&other),
     }
@@ -211,10 +212,8 @@ pub(crate) fn supervisor<'py>(
         _ => return Err(PyTypeError::new_err(format!("a supervisor is not asked for `{what}`"))),
     };
     let waits = context::waits(py, false);
-    let request = Request::Process(ProcessRequest::Supervisor { supervisor: convert::address(to)?, request, waits });
-    let Some((Answer::Process(answer), payload)) = ask(py, request, &[], None)? else {
-        return Err(PyOSError::new_err("the supervisor does not answer"));
-    };
+    let request = ProcessRequest::Supervisor { supervisor: convert::address(to)?, request, waits };
+    let (answer, payload) = ask_with(py, request, &[])?;
     Ok(match answer {
         ProcessAnswer::Started { actor, pid } => started_fields(py, actor, pid, &payload)?,
         ProcessAnswer::Deadlock(cycle) => return Err(convert::failure(py, &CallFailure::Deadlock { cycle })),
@@ -244,13 +243,10 @@ pub(crate) fn spawn<'py>(
     is_linked: bool,
 ) -> PyResult<Bound<'py, PyAny>> {
     let (child, waits) = (Box::new(convert::child_spec(child)?), context::waits(py, false));
-    let request = Request::Process(ProcessRequest::Spawn { child, is_owned, is_linked, waits });
-    match ask(py, request, &[], None)? {
-        Some((Answer::Process(ProcessAnswer::Started { actor, pid }), payload)) => {
-            started_fields(py, actor, pid, &payload)
-        }
-        Some((Answer::Process(ProcessAnswer::Child(error)), _)) => Err(child_error(py, &error)?),
-        other => unfit(&other.map(|(answer, _)| answer)),
+    match ask_with(py, ProcessRequest::Spawn { child, is_owned, is_linked, waits }, &[])? {
+        (ProcessAnswer::Started { actor, pid }, payload) => started_fields(py, actor, pid, &payload),
+        (ProcessAnswer::Child(error), _) => Err(child_error(py, &error)?),
+        (other, _) => unfit(&other),
     }
 }
 
@@ -271,7 +267,7 @@ fn started_fields<'py>(
 /// Has a message come for every dead letter, or no more.
 #[pyfunction]
 pub(crate) fn watch_dead_letters(py: Python<'_>, watches: bool) -> PyResult<()> {
-    ask_process(py, ProcessRequest::WatchDeadLetters(watches)).map(drop)
+    ask(py, ProcessRequest::WatchDeadLetters(watches)).map(drop)
 }
 
 fn no_supervisor(py: Python<'_>, to: &Bound<'_, PyAny>) -> PyResult<PyErr> {

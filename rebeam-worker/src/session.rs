@@ -12,7 +12,7 @@ use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use rebeam_protocol::frame::FrameError;
-use rebeam_protocol::message::ToSupervisor;
+use rebeam_protocol::worker::ToSupervisor;
 
 use crate::arenas;
 use crate::channel::{Channel, Unmet};
@@ -147,8 +147,8 @@ fn open<'py>(
     dict.set_item("label", &welcome.label)?;
     dict.set_item("named", welcome.named)?;
     dict.set_item("restarts", welcome.restarts)?;
-    dict.set_item("cpus", &welcome.cpus)?;
-    dict.set_item("nice", welcome.nice)?;
+    dict.set_item("cpus", &welcome.options.cpus)?;
+    dict.set_item("nice", welcome.options.nice)?;
     dict.set_item("concurrency", welcome.concurrency)?;
     dict.set_item("log_level", welcome.log_level)?;
     dict.set_item("stacks", channel.stacks.as_ref().map(AsRawFd::as_raw_fd))?;

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rebeam_protocol::id::Seq;
-use rebeam_protocol::message::Done;
 use rebeam_protocol::page::{
     ATTENTION, CONDITION, EXIT, FILED, LOOK, MARKS, OWN_MAIL, SIZE, SUSPENDED, Snapshot, Stage, WAITING, mark_offset,
     state_word,
 };
+use rebeam_protocol::worker::Done;
 
 use crate::clock;
 

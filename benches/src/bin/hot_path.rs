@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rebeam_core::{Action, Core, Event};
+use rebeam_protocol::address::{Address, ReplyTo};
 use rebeam_protocol::id::{CallId, NodeStart, ProcessId, Seq};
-use rebeam_protocol::message::{Address, Codec, Envelope, Form, Kind, Lane, Outcome, Reply, ReplyTo, Started, Waits};
-use rebeam_protocol::spec::{
-    ActorSpec, AutoShutdown, ChildKind, ChildSpec, Limits, MailboxOptions, OnGiveup, ProcessOptions, Restart, Shutdown,
-    Strategy, SupervisorKind, SupervisorSpec,
-};
+use rebeam_protocol::message::{Codec, Head, Kind, Outcome, Waits};
+use rebeam_protocol::spec::{ActorSpec, ChildSpec, SupervisorSpec};
+use rebeam_protocol::worker::{Envelope, Reply, Started};
 
 fn main() {
     let kind = std::env::args().nth(1).unwrap();
@@ -31,16 +30,7 @@ struct Node {
 
 impl Node {
     fn up() -> Self {
-        let spec = SupervisorSpec {
-            id: "root".into(),
-            name: None,
-            kind: SupervisorKind::Static,
-            strategy: Strategy::OneForOne,
-            max_restarts: 3,
-            max_ms: 5000,
-            children: vec![actor("sender"), actor("receiver")],
-            auto_shutdown: AutoShutdown::Never,
-        };
+        let spec = SupervisorSpec::new("root", vec![actor("sender"), actor("receiver")]);
         let core = Core::new(spec, NodeStart::default()).unwrap();
         let mut node = Node { core, processes: Vec::new(), delivered: None };
         node.tell(Event::Boot);
@@ -64,17 +54,8 @@ impl Node {
     }
 
     fn send(&mut self, kind: Kind) {
-        let envelope = Envelope {
-            to: Address::Name("receiver".into()),
-            kind,
-            method: "note".into(),
-            form: Form::Arguments,
-            codec: Codec::Pickle,
-            lane: Lane::Normal,
-            deadline_ms: None,
-            buffers: None,
-            trace: None,
-        };
+        let to = Address::Name("receiver".into());
+        let envelope = Envelope { to, kind, head: Head::new("note"), buffers: None };
         let payload = Bytes::from_static(b"a small message, pickled");
         self.tell(Event::Sent { process: self.processes[0], envelope, payload, buffers: None });
     }
@@ -97,25 +78,5 @@ impl Node {
 }
 
 fn actor(name: &str) -> ChildSpec {
-    ChildSpec {
-        id: name.into(),
-        restart: Restart::Permanent,
-        shutdown: Shutdown::Timeout(5000),
-        significant: false,
-        backoff: None,
-        on_giveup: OnGiveup::Stop,
-        kind: ChildKind::Actor(Box::new(ActorSpec {
-            name: Some(name.into()),
-            via: None,
-            class: "app.A".into(),
-            start: Vec::new(),
-            start_ms: None,
-            mailbox: MailboxOptions::default(),
-            concurrency: 1,
-            redelivered: Vec::new(),
-            terminate_on_shutdown: true,
-            limits: Limits::default(),
-            process: ProcessOptions::default(),
-        })),
-    }
+    ChildSpec::actor(name, ActorSpec { start_ms: None, ..ActorSpec::new("app.A") })
 }

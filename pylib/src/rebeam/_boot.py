@@ -220,8 +220,13 @@ def _work(actor: Actor, concurrency: int) -> _Reason:
     from rebeam import _dispatch, _functions, _server, _spec
 
     if isinstance(actor, _functions.FunctionActor):
-        actor._run()
-        return "normal", "", None
+        try:
+            actor._run()
+        except Stop:
+            if not _rebeam.is_recycled():
+                raise
+        # However it has left its `receive`: it begins anew in the next process.
+        return ("recycle" if _rebeam.is_recycled() else "normal"), "", None
     resolve = _dispatch.resolver(actor)
     receive = _server.receiver(actor, resolve)
     handlers = _rebeam.Handlers(resolve, receive, _server.system(actor))

@@ -1,27 +1,28 @@
 //! Mail: where it goes, when it is handed over, and what becomes of it when nobody will handle it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rebeam_protocol::address::{Address, Caller, ReplyTo};
 use rebeam_protocol::certificate::Certificate;
-use rebeam_protocol::control::{Answer, DeadLetters, address_label};
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::id::{ActorId, ProcessId, Seq};
-use rebeam_protocol::message::{
-    Address, CallFailure, Callee, Caller, Cause, Delivery, Done, Envelope, Form, Gate, Kind, Lane, Outcome, Reply,
-    ReplyTo, Signal, Waits,
-};
-use rebeam_protocol::page::{Snapshot, Stage as MarkStage};
+use rebeam_protocol::message::{CallFailure, Callee, Cause, Form, Head, Kind, Lane, Outcome, Signal, Waits};
+use rebeam_protocol::outside::{Answer, DeadLetters};
+use rebeam_protocol::page::Snapshot;
 use rebeam_protocol::spec::Overflow;
+use rebeam_protocol::state::MemberState;
+use rebeam_protocol::worker::{Delivery, Done, Envelope, Full, Gate, Reply};
 
 use super::Core;
-use crate::actor::{Actor, Life, Stage};
+use crate::actor::{Actor, Life};
 use crate::dead_letters::End;
 use crate::event::{Action, Recipient, Ticket};
 use crate::mailbox::{Message, Sender};
-use crate::router::{On, Open, Router};
+use crate::resolve::Resolved;
+use crate::router::{On, Open};
 use crate::tracing::error_of;
 
 impl Core {
@@ -33,47 +34,37 @@ impl Core {
         payload: Bytes,
         buffers: Option<Ticket>,
     ) {
-        let (reply_to, waits) = match envelope.kind {
+        let Envelope { to, kind, head, .. } = envelope;
+        let (reply_to, waits) = match kind {
             Kind::Call { call, waits } => (Some(ReplyTo { caller, call }), waits),
             Kind::Cast | Kind::Info => (None, Waits::Nobody),
         };
-        if let (Form::Signal(_), Sender::Process(process, _)) = (&envelope.form, sender) {
+        if let (Form::Signal(_), Sender::Process(process, _)) = (&head.form, sender) {
             let complaint = "it sent what only the supervisor says".to_owned();
             return self.kill_for(process, ExitReason::BadProtocol(complaint), "it broke the protocol");
         }
-        let to = envelope.to;
-        let mut traced = self.tracer.trace(envelope.trace);
+        let mut traced = self.tracer.trace(head.trace);
         let traced_call = traced.as_mut().filter(|_| reply_to.is_some());
-        let traced_call = traced_call.and_then(|traced| self.tracer.call(traced, &envelope.method, self.now));
-        let deadline = envelope.deadline_ms.map(|left| self.now + Duration::from_millis(left));
-        let message = Message {
-            sender,
-            for_pid: self.is_for_pid(&to),
-            reply_to,
-            at: self.now,
-            form: envelope.form,
-            codec: envelope.codec,
-            lane: envelope.lane,
-            deliveries: 0,
-            deadline,
-            method: envelope.method.into_boxed_str(),
-            payload,
-            buffers,
-            traced,
-            deaths: Vec::new(),
-        };
+        let traced_call = traced_call.and_then(|traced| self.tracer.call(traced, &head.method, self.now));
+        let message = Message { reply_to, buffers, traced, ..Message::new(sender, head, payload, self.now) };
         if let Address::Group(group) = &to
-            && message.reply_to.is_none()
+            && reply_to.is_none()
         {
-            return self.sent_to_group(group, &message);
+            return self.sent_to_group(group, &Message { for_pid: true, ..message });
         }
-        let Some(id) = self.receiver(&to) else { return self.sent_to_nobody(message, to) };
-        let Some(actor) = self.actors.get_mut(&id) else { return };
+        let (id, for_pid) = match self.resolve(&to) {
+            Resolved::Local { id, for_pid } => (id, for_pid),
+            Resolved::Nobody => return self.sent_to_nobody(message, to),
+        };
+        let Some(actor) = self.members.actor_mut(id).filter(|actor| !matches!(actor.life, Life::Gone)) else {
+            return self.sent_to_nobody(message, to);
+        };
+        let message = Message { for_pid, ..message };
         if let Some(call) = reply_to {
-            if let Some(failure) = refusal(actor, call, message.lane) {
+            if let Some(failure) = refusal(actor, call, message.head.lane) {
                 return self.reply_failure(call, failure);
             }
-            if !self.router.open(call, On::Answer(id), waits, deadline) {
+            if !self.router.open(call, On::Answer(id), waits, message.deadline) {
                 // Two calls with one number: the worker's bookkeeping is broken, and an answer could reach the wrong one.
                 if let Sender::Process(process, _) = sender {
                     let complaint = format!("call {} was made twice", call.call.0);
@@ -85,21 +76,21 @@ impl Core {
                 self.router.trace(call, traced);
             }
         }
-        if message.lane == Lane::System {
+        if message.head.lane == Lane::System {
             return self.send_to_process(id, &message);
         }
         if waits != Waits::Nobody
             && let Some(call) = reply_to
-            && let Some(cycle) = self.deadlock(call, &message.method)
+            && let Some(cycle) = self.deadlock(call, &message.head.method)
         {
             return self.fail_call(call, CallFailure::Deadlock { cycle });
         }
-        self.deliver(id, message, to);
+        self.deliver(id, message, &to);
     }
 
-    /// Puts a message into a mailbox, by its policy.
-    pub(super) fn deliver(&mut self, id: ActorId, message: Message, to: Address) {
-        let Some(actor) = self.actors.get_mut(&id) else { return };
+    /// Puts a message into a mailbox, by its policy. `to` is the address by which its sender knows that.
+    pub(super) fn deliver(&mut self, id: ActorId, message: Message, to: &Address) {
+        let Some(actor) = self.members.actor_mut(id) else { return };
         let sender = message.sender;
         let overflow = actor.mailbox.overflow();
         if overflow == Overflow::DropNew && actor.mailbox.is_full() {
@@ -107,36 +98,54 @@ impl Core {
         }
         actor.mailbox.push(message);
         if overflow == Overflow::DropOldest {
-            while let Some(oldest) = self.actors.get_mut(&id).and_then(|actor| actor.mailbox.take_surplus()) {
+            while let Some(oldest) = self.members.actor_mut(id).and_then(|actor| actor.mailbox.take_surplus()) {
                 self.overflown(id, oldest);
             }
         }
         self.pump(id);
-        let gate = match overflow {
-            Overflow::Block => Gate::Shut,
-            Overflow::Fail => Gate::Refused,
+        let full = match overflow {
+            Overflow::Block => Full::Wait,
+            Overflow::Fail => Full::Fail,
             Overflow::DropOldest | Overflow::DropNew => return,
         };
+        if let Sender::Process(process, _) = sender {
+            self.shut_gate(process, id, to, full);
+        }
+    }
+
+    /// Tells a sender if the mailbox it has sent to is full now.
+    fn shut_gate(&mut self, process: ProcessId, id: ActorId, to: &Address, full: Full) {
         // Of a group nobody waits for the slowest.
-        if let Sender::Process(process, _) = sender
-            && !matches!(to, Address::Group(_))
-            && let Some(actor) = self.actors.get_mut(&id)
-            && actor.mailbox.is_full()
-            && actor.mailbox.shut_out(process, &to)
-        {
-            self.actions.push_back(Action::Gate { process, to, gate });
+        let is_full = |actor: &Actor| actor.mailbox.is_full();
+        if matches!(to, Address::Group(_)) || !self.members.actor(id).is_some_and(is_full) {
+            return;
+        }
+        let copies = if let Address::Partition { name, .. } = to { self.copies(name) } else { None };
+        let to = to.canonical(|_| copies);
+        if self.members.actor_mut(id).is_some_and(|actor| actor.mailbox.shut_out(process, &to)) {
+            let gate = Gate::Shut { actor: id, to, copies, full };
+            self.actions.push_back(Action::Gate { process, gate });
+        }
+    }
+
+    /// Lets senders go on who waited for room, if there is some.
+    pub(super) fn let_in(&mut self, id: ActorId) {
+        let senders = self.members.actor_mut(id).map(|actor| actor.mailbox.let_in()).unwrap_or_default();
+        for process in senders {
+            self.router.close_rooms(process.pid, id);
+            self.actions.push_back(Action::Gate { process, gate: Gate::Open { actor: id } });
         }
     }
 
     pub(super) fn overflown(&mut self, id: ActorId, message: Message) {
-        let Some(actor) = self.actors.get(&id) else { return };
+        let Some(actor) = self.members.actor(id) else { return };
         match message.reply_to {
             Some(call) => {
                 let failure = mailbox_full(actor);
                 self.fail_call(call, failure);
             }
             None => {
-                let end = end_at(actor, Cause::Overflow);
+                let end = End::of(actor, Cause::Overflow);
                 self.lay_out(message, end);
             }
         }
@@ -144,14 +153,14 @@ impl Core {
 
     fn sent_to_nobody(&mut self, message: Message, to: Address) {
         if let Some(call) = message.reply_to {
-            let is_supervisor = self.member(&to).is_some_and(|id| self.supervisors.contains_key(&id));
+            let is_supervisor = self.member(&to).is_some_and(|id| self.members.is_supervisor(id));
             let failure = match is_supervisor {
                 true => CallFailure::BadCall("a supervisor has neither methods nor state: see SupervisorRef".into()),
                 false => self.is_no_address(&to).unwrap_or_else(|| self.no_proc(&to)),
             };
             return self.reply_failure(call, failure);
         }
-        let label = address_label(&to);
+        let label = to.to_string();
         self.lay_out(message, End { to, label, cause: Cause::Nobody, certificates: Vec::new() });
     }
 
@@ -159,8 +168,8 @@ impl Core {
     pub(super) fn awaited(&mut self, call: ReplyTo, waits: Waits) {
         let Some(On::Answer(callee)) = self.router.get(call).map(|open| open.on.clone()) else { return };
         self.router.wait(call, waits);
-        let message = self.actors.get(&callee).and_then(|actor| actor.mailbox.find_call(call));
-        let method = message.map(|message| message.method.clone()).unwrap_or_default();
+        let message = self.members.actor(callee).and_then(|actor| actor.mailbox.find_call(call));
+        let method = message.map(|message| message.head.method.clone()).unwrap_or_default();
         if let Some(cycle) = self.deadlock(call, &method) {
             self.take_back_call(call, callee);
             self.fail_call(call, CallFailure::Deadlock { cycle });
@@ -168,9 +177,10 @@ impl Core {
     }
 
     /// A sender waits for room; it is told so by its gate, and here only if it would wait for ever.
-    pub(super) fn awaits_room(&mut self, call: ReplyTo, to: &Address, method: &str, waits: Waits) {
-        let Some(id) = self.receiver(to) else { return };
-        let is_shut = self.actors.get(&id).is_some_and(|actor| actor.mailbox.is_shut_out(call.caller));
+    pub(super) fn awaits_room(&mut self, process: ProcessId, call: ReplyTo, to: &Address, method: &str, waits: Waits) {
+        let Some(actor) = self.member(to).and_then(|id| self.members.actor(id)) else { return };
+        let id = actor.id;
+        let is_shut = actor.mailbox.is_shut_out(process);
         if !is_shut || !self.router.open(call, On::Room(id, method.into()), waits, None) {
             return;
         }
@@ -188,10 +198,12 @@ impl Core {
 
     /// Tells the callee, if it has the call already; else it is never handed over.
     fn take_back_call(&mut self, call: ReplyTo, callee: ActorId) {
-        let Some(actor) = self.actors.get(&callee) else { return };
-        let Some(incarnation) = actor.incarnation() else { return };
-        if let Some(seq) = actor.mailbox.handed_call(call) {
-            self.actions.push_back(Action::Cancel { process: incarnation.process, seq });
+        let Some(actor) = self.members.actor_mut(callee) else { return };
+        let handed = actor.mailbox.handed_call(call);
+        let Some(incarnation) = actor.incarnation_mut() else { return };
+        match handed {
+            Some(seq) => self.actions.push_back(Action::Cancel { process: incarnation.process(), seq }),
+            None => incarnation.answered(call),
         }
     }
 
@@ -204,23 +216,36 @@ impl Core {
 
     /// The actor behind an address, if mail to it can still arrive.
     fn receiver(&self, to: &Address) -> Option<ActorId> {
-        let id = self.member(to)?;
-        let actor = self.actors.get(&id)?;
-        (!matches!(actor.life, Life::Gone)).then_some(id)
+        let actor = self.members.actor(self.member(to)?)?;
+        (!matches!(actor.life, Life::Gone)).then_some(actor.id)
     }
 
-    /// What is asked of an actor's process goes past its mailbox, and is owed from the moment it is handed over.
+    /// What is asked of an actor's process goes past its mailbox, and is owed from the moment it is asked. If the actor
+    /// is between two processes, the next one is asked.
     fn send_to_process(&mut self, id: ActorId, message: &Message) {
-        let sender = self.sender_label(message.sender);
-        let label = self.actors.get(&id).map(|actor| actor.label.clone()).unwrap_or_default();
         let Some(call) = message.reply_to else { return };
-        let Some(incarnation) = self.incarnation_mut(id).filter(|it| it.stage != Stage::Starting) else {
-            return self.fail_call(call, CallFailure::NoProc { target: label, similar: Vec::new(), is_down: true });
+        let Some(actor) = self.members.actor_mut(id) else { return };
+        let target = actor.label.clone();
+        let Some(incarnation) =
+            actor.incarnation_mut().filter(|it| !it.machine.is_starting() || it.machine.is_between_processes())
+        else {
+            return self.fail_call(call, CallFailure::NoProc { target, similar: Vec::new(), is_down: true });
         };
-        incarnation.owed.push(call);
-        let process = incarnation.process;
-        let (payload, buffers) = (message.payload.clone(), message.buffers.clone());
+        incarnation.ask(message.clone());
+        if !incarnation.machine.is_between_processes() {
+            let process = incarnation.process();
+            self.hand_to_process(process, message);
+        }
+    }
+
+    /// Asks a process something.
+    pub(super) fn hand_to_process(&mut self, process: ProcessId, message: &Message) {
+        if message.reply_to.is_none_or(|call| !self.router.is_open(call)) {
+            return;
+        }
+        let sender = self.sender_label(message.sender);
         let delivery = delivery(message, sender, None);
+        let (payload, buffers) = (message.payload.clone(), message.buffers.clone());
         self.actions.push_back(Action::Deliver { process, delivery, payload, buffers });
     }
 
@@ -229,18 +254,16 @@ impl Core {
         let now = self.now;
         let mut has_handed = false;
         loop {
-            let Some(actor) = self.actors.get_mut(&id) else { return };
+            let Some(actor) = self.members.actor_mut(id) else { return };
             let Life::Alive(incarnation) = &mut actor.life else { return };
-            match incarnation.stage {
-                Stage::Running | Stage::Stopping { asked: false } => {}
-                Stage::Starting | Stage::Recycling | Stage::Stopping { asked: true } => return,
+            if !incarnation.machine.takes_mail() {
+                return;
             }
-            let process = incarnation.process;
+            let process = incarnation.process();
             let Some(mut message) = actor.mailbox.next() else {
-                if incarnation.stage == (Stage::Stopping { asked: false }) && actor.mailbox.is_drained() {
-                    incarnation.stage = Stage::Stopping { asked: true };
-                    let reason = incarnation.stop_reason.clone();
-                    self.actions.push_back(Action::Stop { process, reason, urgent: false });
+                if actor.mailbox.is_drained() {
+                    let commands = incarnation.machine.drained();
+                    self.obey(id, commands);
                 }
                 break;
             };
@@ -250,7 +273,7 @@ impl Core {
                 actor.expired += 1;
                 if let Some(call) = message.reply_to.filter(|_| !is_abandoned) {
                     let (target, waiting) = (actor.label.clone(), actor.mailbox.len() as u64);
-                    let callee = Callee { target, state: "running".into(), busy: None, waiting };
+                    let callee = Callee { target, state: MemberState::Running, busy: None, waiting };
                     self.fail_call(call, CallFailure::TimedOut(callee));
                 }
                 continue;
@@ -260,7 +283,7 @@ impl Core {
             let (payload, buffers) = (message.payload.clone(), message.buffers.clone());
             let sender = self.sender_label(message.sender);
             let mut delivery = delivery(&message, sender, deadline_ms);
-            if let Some(actor) = self.actors.get_mut(&id) {
+            if let Some(actor) = self.members.actor_mut(id) {
                 delivery.seq = actor.mailbox.hand_over(message);
             }
             has_handed = true;
@@ -269,13 +292,13 @@ impl Core {
         if has_handed {
             self.watch(id);
         }
-        let_in(&mut self.actions, self.actors.get_mut(&id), &mut self.router);
+        self.let_in(id);
     }
 
     pub(super) fn replied(&mut self, process: ProcessId, reply: Reply, payload: Bytes, buffers: Option<Ticket>) {
-        let Some(id) = self.serving_actor(process) else { return };
+        let Some(id) = self.members.serving(process).map(|actor| actor.id) else { return };
         if let Some(done) = reply.done
-            && let Some(actor) = self.actors.get_mut(&id)
+            && let Some(actor) = self.members.actor_mut(id)
         {
             if let Some(message) = actor.mailbox.settle(done.seq) {
                 self.note_handled(process, id, &message, done.took_us, || error_of(&reply.outcome));
@@ -286,9 +309,9 @@ impl Core {
             self.call_ended(reply.to, traced, || error_of(&reply.outcome));
             // Answered later than it was handled: it is not owed any more.
             if reply.done.is_none()
-                && let Some(incarnation) = self.incarnation_mut(callee)
+                && let Some(incarnation) = self.members.incarnation_mut(callee)
             {
-                incarnation.owed.retain(|call| *call != reply.to);
+                incarnation.answered(reply.to);
             }
             self.reply(reply.to, reply.outcome, payload, buffers);
         }
@@ -304,8 +327,8 @@ impl Core {
         took_us: Option<u32>,
         error: impl FnOnce() -> Option<String>,
     ) {
-        let Some(actor) = self.actors.get(&id) else { return };
-        self.meters.handled(&actor.spec.class, message, took_us);
+        let Some(actor) = self.members.actor(id) else { return };
+        self.meters.handled(&actor.spec.class, &message.head.method, took_us);
         if message.traced.is_some()
             && let Some(took_us) = took_us
         {
@@ -314,18 +337,18 @@ impl Core {
     }
 
     pub(super) fn acked(&mut self, process: ProcessId, done: &[Done]) {
-        let Some(id) = self.serving_actor(process) else { return };
+        let Some(id) = self.members.serving(process).map(|actor| actor.id) else { return };
         for done in done {
-            let Some(actor) = self.actors.get_mut(&id) else { return };
+            let Some(actor) = self.members.actor_mut(id) else { return };
             let Some(message) = actor.mailbox.settle(done.seq) else { continue };
             self.note_handled(process, id, &message, done.took_us, || None);
-            let Some(actor) = self.actors.get_mut(&id) else { return };
+            let Some(actor) = self.members.actor_mut(id) else { return };
             // Done without an answer: it is owed, and fails with the incarnation that owes it.
             if let Some(call) = message.reply_to
                 && self.router.is_open(call)
                 && let Life::Alive(incarnation) = &mut actor.life
             {
-                incarnation.owed.push(call);
+                incarnation.owe(call);
                 self.router.owe(call);
             }
         }
@@ -336,9 +359,12 @@ impl Core {
     pub(super) fn abandoned(&mut self, call: ReplyTo, page: Option<(Snapshot, u64)>) {
         let Some(Open { on: On::Answer(callee), traced, .. }) = self.router.close(call) else { return };
         self.call_ended(call, traced, || Some("timed out".into()));
-        let Some(actor) = self.actors.get(&callee) else { return };
-        let state = self.state_word(callee).to_owned();
-        let busy = page.and_then(|(page, now_ns)| busy_with(actor, &page, now_ns));
+        let state = self.state_of(callee);
+        let Some(actor) = self.members.actor_mut(callee) else { return };
+        if let Some(incarnation) = actor.incarnation_mut() {
+            incarnation.answered(call);
+        }
+        let busy = page.and_then(|(page, now_ns)| actor.busy_with(&page, now_ns));
         let waiting = actor.mailbox.handed().filter(|(_, message)| message.reply_to != Some(call)).count();
         let waiting = (actor.mailbox.len() + waiting).saturating_sub(usize::from(busy.is_some()));
         let callee = Callee { target: actor.label.clone(), state, busy, waiting: waiting as u64 };
@@ -347,11 +373,11 @@ impl Core {
 
     /// Nobody will come for the mail of this actor.
     pub(super) fn bury_mail(&mut self, id: ActorId) {
-        let Some(actor) = self.actors.get_mut(&id) else { return };
-        let certificate = actor.certificates.back().cloned().map(Arc::new);
+        let certificate = self.deaths.last_of(id).cloned();
+        let Some(actor) = self.members.actor_mut(id) else { return };
         let messages = actor.mailbox.drain();
         // Who waited for room learns with the next send that nobody is there.
-        let_in(&mut self.actions, self.actors.get_mut(&id), &mut self.router);
+        self.let_in(id);
         for message in messages {
             match (&certificate, message.reply_to) {
                 (Some(certificate), _) => self.bury(message, Cause::ReceiverGone, certificate),
@@ -360,8 +386,8 @@ impl Core {
                     self.fail_call(call, failure);
                 }
                 (None, None) => {
-                    let Some(actor) = self.actors.get(&id) else { continue };
-                    let end = end_at(actor, Cause::ReceiverGone);
+                    let Some(actor) = self.members.actor(id) else { continue };
+                    let end = End::of(actor, Cause::ReceiverGone);
                     self.lay_out(message, end);
                 }
             }
@@ -370,55 +396,49 @@ impl Core {
 
     pub(super) fn bury(&mut self, message: Message, cause: Cause, certificate: &Arc<Certificate>) {
         if let Some(call) = message.reply_to {
-            return self.fail_call(call, CallFailure::Died(Box::new((**certificate).clone())));
+            return self.fail_call(call, CallFailure::Died(certificate.clone()));
         }
         let certificates = match message.deaths.is_empty() {
             true => vec![certificate.clone()],
             false => message.deaths.clone(),
         };
-        let to = match self.find(&certificate.actor).and_then(|id| self.actors.get(&id)) {
+        let to = match self.find(&certificate.actor).and_then(|id| self.members.actor(id)) {
             Some(_) if message.for_pid => Address::Pid(certificate.pid),
-            Some(actor) => address_of(actor),
+            Some(actor) => actor.address(),
             None => Address::Name(certificate.actor.clone()),
         };
         self.lay_out(message, End { to, label: certificate.actor.clone(), cause, certificates });
     }
 
     /// Keeps a message as a dead letter, and says so.
-    fn lay_out(&mut self, message: Message, end: End) {
+    pub(super) fn lay_out(&mut self, message: Message, end: End) {
         // A notice of an end, or a clock's tick, is about the incarnation that is gone: nobody misses it.
-        if matches!(message.form, Form::Signal(_)) {
+        if matches!(message.head.form, Form::Signal(_)) {
             return;
         }
         let sender = self.sender_label(message.sender);
         self.meters.dead_letter(end.cause);
         let letter = self.dead_letters.add(message, sender, end, self.now);
-        for mourner in self.mourners.clone() {
-            let mailbox = self.living.get(&mourner).and_then(|id| self.actors.get(id)).map(|actor| &actor.mailbox);
-            if mailbox.is_some_and(|mailbox| !mailbox.is_full()) {
-                self.send_signal(mourner, Signal::DeadLetter(letter.clone()));
+        for subscriber in self.dead_letters.subscribed() {
+            if self.members.living_actor(subscriber).is_some_and(|actor| !actor.mailbox.is_full()) {
+                self.send_signal(subscriber, Signal::DeadLetter(letter.clone()));
             }
         }
         self.actions.push_back(Action::DeadLetter(letter));
     }
 
-    /// A request about dead letters; the content of one, if that is asked for.
-    pub(super) fn about_dead_letters(&mut self, request: DeadLetters) -> (Answer, Bytes) {
+    /// A request about dead letters. Their content may be a pickle, and does not leave the tree.
+    pub(super) fn about_dead_letters(&mut self, request: DeadLetters) -> Answer {
         match request {
             DeadLetters::List => {
                 let (letters, forgotten) = self.dead_letters.list();
-                (Answer::DeadLetters { letters, forgotten }, Bytes::new())
+                Answer::DeadLetters { letters, forgotten }
             }
             DeadLetters::Show(id) => match self.dead_letters.show(id) {
-                Some((letter, content)) => (Answer::DeadLetters { letters: vec![letter], forgotten: 0 }, content),
-                None => {
-                    (Answer::Refused(format!("there is no dead letter {id}: see `rebeam dead list`")), Bytes::new())
-                }
+                Some(letter) => Answer::DeadLetters { letters: vec![letter], forgotten: 0 },
+                None => Answer::Refused(format!("there is no dead letter {id}: see `rebeam dead list`")),
             },
-            DeadLetters::Drop(which) => {
-                let count = self.dead_letters.take(&which, |_, _| true).len();
-                (Answer::Count(count as u64), Bytes::new())
-            }
+            DeadLetters::Drop(which) => Answer::Count(self.dead_letters.take(&which, |_, _| true).len() as u64),
             DeadLetters::Replay(which) => {
                 let there: HashSet<Address> =
                     self.dead_letters.addresses().filter(|to| self.receiver(to).is_some()).cloned().collect();
@@ -429,9 +449,9 @@ impl Core {
                     message.deliveries = 0;
                     message.deaths.clear();
                     message.deadline = None;
-                    self.deliver(id, message, to);
+                    self.deliver(id, message, &to);
                 }
-                (Answer::Count(count as u64), Bytes::new())
+                Answer::Count(count as u64)
             }
         }
     }
@@ -451,9 +471,8 @@ impl Core {
         let to = match caller {
             Caller::Outside(client) => Recipient::Outside(client),
             Caller::Actor(pid) => {
-                let incarnation = self.living.get(&pid).and_then(|id| self.actors.get(id)?.incarnation());
-                let Some(incarnation) = incarnation else { return };
-                Recipient::Worker(incarnation.process)
+                let Some(process) = self.members.living_actor(pid).and_then(|actor| actor.process()) else { return };
+                Recipient::Worker(process)
             }
         };
         self.actions.push_back(Action::Reply { to, call, outcome, payload, buffers });
@@ -462,11 +481,11 @@ impl Core {
     fn no_proc(&self, to: &Address) -> CallFailure {
         let target = match to {
             Address::Actor(_) | Address::Partition { .. } => {
-                self.member(to).and_then(|id| self.actors.get(&id)).map(|actor| actor.label.clone())
+                self.member(to).and_then(|id| self.members.actor(id)).map(|actor| actor.label.clone())
             }
             Address::Name(_) | Address::Pid(_) | Address::Via { .. } | Address::Group(_) => None,
         };
-        let target = target.unwrap_or_else(|| address_label(to));
+        let target = target.unwrap_or_else(|| to.to_string());
         let is_down = self.member(to).is_some();
         let similar = if is_down { Vec::new() } else { self.similar(&target) };
         CallFailure::NoProc { similar, target, is_down }
@@ -477,7 +496,7 @@ impl Core {
             Sender::Outside => "outside".into(),
             Sender::Node => "rebeam".into(),
             Sender::Process(process, id) => {
-                self.actors.get(&id).map_or_else(|| process.pid.to_string(), |actor| actor.label.clone())
+                self.members.actor(id).map_or_else(|| process.pid.to_string(), |actor| actor.label.clone())
             }
         }
     }
@@ -489,7 +508,7 @@ fn refusal(actor: &Actor, call: ReplyTo, lane: Lane) -> Option<CallFailure> {
         return None;
     }
     let is_between = match &actor.life {
-        Life::Alive(incarnation) => incarnation.stage == Stage::Starting && actor.starts > 1,
+        Life::Alive(incarnation) => incarnation.machine.is_starting() && actor.starts > 1,
         Life::Waiting => actor.starts > 0,
         Life::Gone => false,
     };
@@ -502,49 +521,17 @@ fn refusal(actor: &Actor, call: ReplyTo, lane: Lane) -> Option<CallFailure> {
 }
 
 fn mailbox_full(actor: &Actor) -> CallFailure {
-    CallFailure::MailboxFull { target: actor.label.clone(), waiting: actor.mailbox.len() as u64 }
-}
-
-/// The address by which mail to an actor outlives its incarnations.
-fn address_of(actor: &Actor) -> Address {
-    match &actor.spec.name {
-        Some(name) => Address::Name(name.clone()),
-        None => Address::Actor(actor.id),
-    }
-}
-
-/// The end of a message that is not anybody's fault.
-fn end_at(actor: &Actor, cause: Cause) -> End {
-    End { to: address_of(actor), label: actor.label.clone(), cause, certificates: Vec::new() }
-}
-
-/// Lets senders go on who waited for room, if there is some.
-pub(super) fn let_in(actions: &mut VecDeque<Action>, actor: Option<&mut Actor>, router: &mut Router) {
-    let Some(actor) = actor else { return };
-    for (process, to) in actor.mailbox.let_in() {
-        router.close_rooms(process.pid, actor.id);
-        actions.push_back(Action::Gate { process, to, gate: Gate::Open });
-    }
+    CallFailure::MailboxFull { target: actor.label.clone(), waiting: actor.mailbox.used() as u64 }
 }
 
 fn delivery(message: &Message, sender: String, deadline_ms: Option<u64>) -> Delivery {
+    let trace = message.traced.as_ref().map(|traced| traced.context());
     Delivery {
         seq: Seq(0),
         reply_to: message.reply_to,
-        method: message.method.to_string(),
-        form: message.form.clone(),
-        codec: message.codec,
-        lane: message.lane,
-        deadline_ms,
+        head: Head { deadline_ms, trace, ..message.head.clone() },
         delivery: message.deliveries,
         sender,
         buffers: None,
-        trace: message.traced.as_ref().map(|traced| traced.context()),
     }
-}
-
-/// What an actor has in hand by its page: the oldest message begun and not done.
-pub(crate) fn busy_with(actor: &Actor, page: &Snapshot, now_ns: u64) -> Option<(String, u64)> {
-    let (Seq(seq), message) = actor.mailbox.handed().find(|(seq, _)| page.stage(seq.0) == MarkStage::Begun)?;
-    Some((message.method.to_string(), now_ns.saturating_sub(page.since_ns(*seq)) / 1_000_000))
 }

@@ -6,50 +6,25 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use rebeam_protocol::control::{Answer, EntryInfo, Request};
+use rebeam_protocol::address::{Address, Registry};
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::id::{ActorId, Pid};
 use rebeam_protocol::ledger::{DUPLICATE, MOST, MOST_KEY, MOST_VALUE, RegistryId, UNIQUE, key_label, text_key};
-use rebeam_protocol::message::{Address, CallFailure, Signal, Waits};
-use rebeam_protocol::process::{
-    ChildError, Entry, ProcessAnswer, ProcessRequest, Registry, RegistryError, RegistryRequest,
-};
+use rebeam_protocol::message::{CallFailure, Signal, Waits};
+use rebeam_protocol::outside::{EntryInfo, MemberKind};
+use rebeam_protocol::process::{ChildError, Entry, ProcessAnswer, ProcessRequest, RegistryError, RegistryRequest};
 use rebeam_protocol::spec::{ChildKind, ChildSpec, Restart, SupervisorKind};
 use rebeam_protocol::value::{self, Value};
 
 use super::Core;
-use super::request::wait_of;
-use crate::actor::{Actor, Life, Stage};
-use crate::event::{Action, Requester};
-use crate::listing::sort_of;
+use crate::actor::{Actor, Life};
+use crate::event::Action;
 use crate::mailbox::Message;
 use crate::registries::EntryChange;
+use crate::requests::Requester;
 use crate::router::On;
-use crate::timers::{Due, TimerKey};
-
-/// Somebody who waits for an actor to come up.
-#[derive(Debug)]
-pub(super) struct Waiting {
-    number: u64,
-    from: Requester,
-    to: Address,
-    timer: Option<TimerKey>,
-}
-
-/// A key that is asked for while its holder is being killed.
-#[derive(Debug)]
-pub(super) struct Postponed {
-    from: Requester,
-    what: Late,
-}
-
-/// What is done once the holder is gone.
-#[derive(Debug)]
-enum Late {
-    Enter(Registry, RegistryRequest, Bytes),
-    /// A start under that key, or the name.
-    Start(Box<ProcessRequest>),
-}
+use crate::timers::Due;
+use crate::waiters::{Late, Postponed, Waiting};
 
 impl Core {
     /// Every entry of every registry, as if it had just come, oldest first.
@@ -63,7 +38,7 @@ impl Core {
             Registry::Names => Some(RegistryId::NAMES),
             Registry::Groups => Some(RegistryId::GROUPS),
             Registry::Named(name) => {
-                let node = self.supervisors.get(self.names.get(name)?)?;
+                let node = self.members.supervisor(self.members.named(name)?)?;
                 let is_registry = matches!(node.spec.kind, SupervisorKind::Registry { .. });
                 node.pid.filter(|_| is_registry).map(|pid| RegistryId(pid.serial))
             }
@@ -73,26 +48,12 @@ impl Core {
     /// Who holds a name that was given at run time.
     pub(super) fn registered(&self, name: &str) -> Option<ActorId> {
         let entry = self.registries.entries(RegistryId::NAMES, &text_key(name)).first()?;
-        self.living.get(&entry.holder).copied()
-    }
-
-    /// Whether mail to an address is for the incarnation behind it, and no later one: what is not the actor's own over all
-    /// its lives, somebody else may have by then.
-    pub(super) fn is_for_pid(&self, to: &Address) -> bool {
-        match to {
-            Address::Pid(_) | Address::Group(_) => true,
-            Address::Name(name) => !self.names.contains_key(name),
-            Address::Via { registry, key } => {
-                let own = self.holder(registry, key).and_then(|id| self.actors.get(&id)?.spec.via.clone());
-                own.is_none_or(|own| own != (registry.clone(), key.clone()))
-            }
-            Address::Actor(_) | Address::Partition { .. } => false,
-        }
+        self.members.living(entry.holder)
     }
 
     /// Whether an incarnation was killed, and is only not known to be dead yet.
     fn is_dying(&self, pid: Pid) -> bool {
-        self.living.get(&pid).and_then(|id| self.actors.get(id)).is_some_and(Actor::is_being_killed)
+        self.members.living_actor(pid).is_some_and(Actor::is_being_killed)
     }
 
     /// Who holds a key of a registry of the tree, if that has one holder.
@@ -103,7 +64,7 @@ impl Core {
         if !self.registries.is_unique(id)? || self.is_dying(entry.holder) {
             return None;
         }
-        self.living.get(&entry.holder).copied()
+        self.members.living(entry.holder)
     }
 
     /// Why mail by a key finds nobody, if that is the address's own fault.
@@ -123,13 +84,13 @@ impl Core {
 
     /// Registers a member under its name and key, if it has them; says who is in the way.
     pub(super) fn claim(&mut self, id: ActorId) -> Result<(), ExitReason> {
-        if let Some(name) = self.name_of(id).cloned() {
+        if let Some(name) = self.members.name_of(id).cloned() {
             let is_free = self.registered(&name).is_none_or(|other| other == id);
-            if !is_free || *self.names.entry(name.clone()).or_insert(id) != id {
+            if !is_free || self.members.reserve(&name, id) != id {
                 return Err(ExitReason::NameTaken(name));
             }
         }
-        if let Some((registry, key)) = self.actors.get(&id).and_then(|actor| actor.spec.via.clone()) {
+        if let Some((registry, key)) = self.members.actor(id).and_then(|actor| actor.spec.via.clone()) {
             let label = format!("{registry}[{}]", key_label(&key));
             let Some(table) = self.registry(&Registry::Named(registry)) else {
                 return Err(ExitReason::NotStarted(format!("there is no registry for `{label}`")));
@@ -175,7 +136,7 @@ impl Core {
         let id = self.member(&holder)?;
         Some(match self.pid_of(&holder) {
             Some(pid) => ChildError::AlreadyStarted(pid),
-            None if self.actors.get(&id).is_some_and(|actor| matches!(actor.life, Life::Waiting)) => {
+            None if self.members.actor(id).is_some_and(|actor| matches!(actor.life, Life::Waiting)) => {
                 ChildError::Restarting
             }
             None => ChildError::AlreadyPresent,
@@ -192,22 +153,22 @@ impl Core {
         let ChildError::AlreadyStarted(holder) = why else { return false };
         // The next life of an actor of the tree has its name, too.
         let is_free_then = self.is_dying(*holder)
-            && self.living.get(holder).and_then(|id| self.actors.get(id)).is_some_and(|actor| {
+            && self.members.living_actor(*holder).is_some_and(|actor| {
                 actor.restart == Restart::Temporary || (actor.spec.name.is_none() && actor.spec.via.is_none())
             });
         if is_free_then {
-            self.postponed.push(Postponed { from, what: Late::Start(Box::new(request())) });
+            self.waiters.postpone(from, Late::Start(Box::new(request())));
         }
         is_free_then
     }
 
     /// An incarnation begins: it is found under its name and key from now on.
     pub(super) fn announce(&mut self, id: ActorId, pid: Pid) {
-        let registry = match self.supervisors.get(&id).map(|node| (node.spec.kind, &node.spec.name)) {
+        let registry = match self.members.supervisor(id).map(|node| (node.spec.kind, &node.spec.name)) {
             Some((SupervisorKind::Registry { is_unique }, Some(name))) => Some((is_unique, name.clone())),
             _ => None,
         };
-        if let Some(key) = self.name_of(id).map(|name| text_key(name)) {
+        if let Some(key) = self.members.name_of(id).map(|name| text_key(name)) {
             // By its value a reader knows a registry, and its sort.
             let value = match registry {
                 None => Bytes::new(),
@@ -217,7 +178,7 @@ impl Core {
             let change = self.registries.enter(RegistryId::NAMES, &key, pid, value);
             self.changed(change);
         }
-        if let Some((registry, key)) = self.actors.get(&id).and_then(|actor| actor.spec.via.clone())
+        if let Some((registry, key)) = self.members.actor(id).and_then(|actor| actor.spec.via.clone())
             && let Some(table) = self.registry(&Registry::Named(registry))
         {
             let change = self.registries.enter(table, &key, pid, Bytes::new());
@@ -236,9 +197,9 @@ impl Core {
         }
         let own = |actor: &Actor| {
             let (_, key) = actor.spec.via.as_ref().filter(|(registry, _)| registry == name)?;
-            Some((actor.id, key.clone(), actor.incarnation()?.process.pid))
+            Some((actor.id, key.clone(), actor.pid()?))
         };
-        let mut found: Vec<(ActorId, Vec<u8>, Pid)> = self.actors.values().filter_map(own).collect();
+        let mut found: Vec<(ActorId, Vec<u8>, Pid)> = self.members.actors().filter_map(own).collect();
         found.sort();
         for (_, key, pid) in found {
             if self.registries.entries(table, &key).is_empty() {
@@ -257,12 +218,12 @@ impl Core {
 
     /// Who asked for a key whose holder was being killed is answered now that somebody has died.
     pub(super) fn ask_again(&mut self) {
-        for Postponed { from, what } in std::mem::take(&mut self.postponed) {
+        for Postponed { from, what } in self.waiters.take_postponed() {
             match what {
                 Late::Enter(registry, request, value) => {
-                    self.requested(from, Request::Process(ProcessRequest::Registry { registry, request }), value);
+                    self.asked(from, ProcessRequest::Registry { registry, request }, value);
                 }
-                Late::Start(request) => self.requested(from, Request::Process(*request), Bytes::new()),
+                Late::Start(request) => self.asked(from, *request, Bytes::new()),
             }
         }
     }
@@ -273,8 +234,7 @@ impl Core {
         self.actions.extend(changes.iter().cloned().map(Action::Entry));
         for change in changes {
             for (watch, watcher) in self.registries.watchers(&change) {
-                let mailbox = self.living.get(&watcher).and_then(|id| self.actors.get(id)).map(|actor| &actor.mailbox);
-                if mailbox.is_some_and(|mailbox| !mailbox.is_full()) {
+                if self.members.living_actor(watcher).is_some_and(|actor| !actor.mailbox.is_full()) {
                     let value = change.value.as_ref().map(|value| value.to_vec());
                     let (registry, key, holder) = (change.which.clone(), change.key.to_vec(), change.holder);
                     self.send_signal(watcher, Signal::Entry { watch, registry, key, holder, value });
@@ -296,7 +256,7 @@ impl Core {
     ) -> Option<ProcessAnswer> {
         if let RegistryRequest::Unwatch { watch } = request {
             self.registries.unwatch(own, watch);
-            if let Some(actor) = self.living.get(&own).copied().and_then(|id| self.actors.get_mut(&id)) {
+            if let Some(actor) = self.members.living(own).and_then(|id| self.members.actor_mut(id)) {
                 actor.mailbox.take_back(watch);
             }
             return Some(ProcessAnswer::Ok);
@@ -309,7 +269,7 @@ impl Core {
             && self.registries.is_unique(id) == Some(true)
             && self.registries.entries(id, key).first().is_some_and(|entry| self.is_dying(entry.holder))
         {
-            self.postponed.push(Postponed { from, what: Late::Enter(registry, request, value) });
+            self.waiters.postpone(from, Late::Enter(registry, request, value));
             return None;
         }
         let answer = match request {
@@ -360,7 +320,7 @@ impl Core {
             if let Some(entry) = self.registries.entries(id, key).first() {
                 return Err(RegistryError::AlreadyRegistered(Some(entry.holder)));
             }
-            if id == RegistryId::NAMES && self.names.contains_key(&key_label(key)) {
+            if id == RegistryId::NAMES && self.members.named(&key_label(key)).is_some() {
                 return Err(RegistryError::AlreadyRegistered(None));
             }
         }
@@ -395,7 +355,7 @@ impl Core {
     ) -> Result<ProcessAnswer, RegistryError> {
         // A name is given back by whoever knows it; one of the tree is not given back at all.
         if id == RegistryId::NAMES {
-            if self.names.contains_key(&key_label(key)) {
+            if self.members.named(&key_label(key)).is_some() {
                 return Err(RegistryError::NotYours);
             }
             let entry = self.registries.entries(id, key).first().ok_or(RegistryError::NotRegistered)?;
@@ -415,7 +375,7 @@ impl Core {
 
     fn least_busy(&self, id: RegistryId, key: &[u8]) -> Option<Pid> {
         let waiting = |pid: &Pid| {
-            let actor = self.actors.get(self.living.get(pid)?)?;
+            let actor = self.members.living_actor(*pid)?;
             Some(actor.mailbox.len() + actor.mailbox.handed().count())
         };
         let entries = self.registries.entries(id, key).iter();
@@ -430,11 +390,11 @@ impl Core {
             self.registries.entries(RegistryId::GROUPS, &text_key(group)).iter().map(|entry| entry.holder).collect();
         for member in members {
             // Nobody waits for the slowest of many: what finds no room is a dead letter.
-            match self.living.get(&member).copied() {
-                Some(id) if self.actors.get(&id).is_some_and(|actor| actor.mailbox.is_full()) => {
+            match self.members.living(member) {
+                Some(id) if self.members.actor(id).is_some_and(|actor| actor.mailbox.is_full()) => {
                     self.overflown(id, message.clone());
                 }
-                Some(id) => self.deliver(id, message.clone(), to.clone()),
+                Some(id) => self.deliver(id, message.clone(), &to),
                 None => {}
             }
         }
@@ -444,16 +404,17 @@ impl Core {
     pub(super) fn entry_infos(&self, registry: &Registry) -> Option<Vec<EntryInfo>> {
         let id = self.registry(registry)?;
         let info = |change: EntryChange| {
-            let member = self.living.get(&change.holder);
-            let actor = member.and_then(|id| self.actors.get(id));
-            let node = || member.and_then(|id| self.supervisors.get(id));
+            let member = self.members.living(change.holder);
+            let actor = member.and_then(|id| self.members.actor(id));
+            let supervisor = member.and_then(|id| self.members.supervisor(id));
+            let holder = actor.map(|actor| actor.label.clone()).or_else(|| Some(supervisor?.path.clone()));
             EntryInfo {
                 key: key_label(&change.key),
-                holder: actor.map(|it| it.label.clone()).or_else(|| Some(node()?.path.clone())).unwrap_or_default(),
+                holder: holder.unwrap_or_default(),
                 pid: change.holder,
-                class: match actor {
-                    Some(actor) => actor.spec.class.clone(),
-                    None => node().map(|node| sort_of(&node.spec).to_owned()).unwrap_or_default(),
+                kind: match (actor, supervisor) {
+                    (None, Some(supervisor)) => MemberKind::Supervisor(supervisor.sort()),
+                    (actor, _) => MemberKind::Actor(actor.map(|actor| actor.spec.class.clone()).unwrap_or_default()),
                 },
             }
         };
@@ -469,18 +430,17 @@ impl Core {
         let Some(pid) = self.pid_of(to) else {
             let is_over = match to {
                 Address::Pid(_) => true,
-                Address::Actor(id) => !self.actors.contains_key(id) && !self.supervisors.contains_key(id),
+                Address::Actor(id) => !self.members.is_there(*id),
                 _ => false,
             };
             return if is_over { Err(()) } else { Ok(None) };
         };
-        let actor = self.living.get(&pid).and_then(|id| self.actors.get(id));
-        let is_up = match actor.and_then(|actor| actor.incarnation()) {
-            Some(incarnation) => matches!(incarnation.stage, Stage::Running | Stage::Recycling),
+        let is_up = match self.members.living_actor(pid).and_then(|actor| actor.incarnation()) {
+            Some(incarnation) => incarnation.machine.is_up(),
             // A supervisor.
             None => true,
         };
-        Ok(Some(pid).filter(|_| is_up && !self.is_dying(pid)))
+        Ok(Some(pid).filter(|_| is_up))
     }
 
     /// Waits until there is a running incarnation behind an address; `None` if the answer comes later.
@@ -496,25 +456,24 @@ impl Core {
             Ok(found) => return Some(ProcessAnswer::Pid(found)),
             Err(()) => return Some(ProcessAnswer::Pid(None)),
         }
-        if let Some(wait) = wait_of(from) {
+        if let Some(wait) = from.wait() {
             self.router.open(wait, On::Up(to.clone()), waits, None);
             if let Some(cycle) = self.deadlock(wait, "") {
                 self.router.close(wait);
                 return Some(ProcessAnswer::Deadlock(cycle));
             }
         }
-        self.next_wait += 1;
-        let number = self.next_wait;
+        let number = self.waiters.next_number();
         let timer = timeout_ms.map(|ms| self.timers.set(self.now + Duration::from_millis(ms), Due::WaitOver(number)));
-        self.waiting.push(Waiting { number, from, to, timer });
+        self.waiters.wait_for_start(Waiting { number, from, to, timer });
         None
     }
 
     /// Answers those for whom somebody has come up, or will not.
     pub(super) fn look_for_those_who_wait(&mut self) {
-        for waiting in std::mem::take(&mut self.waiting) {
+        for waiting in self.waiters.take_for_start() {
             match self.up(&waiting.to) {
-                Ok(None) => self.waiting.push(waiting),
+                Ok(None) => self.waiters.wait_for_start(waiting),
                 Ok(found) => self.waited(&waiting, found),
                 Err(()) => self.waited(&waiting, None),
             }
@@ -523,12 +482,11 @@ impl Core {
 
     fn waited(&mut self, waiting: &Waiting, found: Option<Pid>) {
         self.timers.cancel(waiting.timer);
-        self.answer(waiting.from, Answer::Process(ProcessAnswer::Pid(found)));
+        self.answer(waiting.from, ProcessAnswer::Pid(found));
     }
 
     pub(super) fn wait_over(&mut self, number: u64) {
-        if let Some(place) = self.waiting.iter().position(|waiting| waiting.number == number) {
-            let waiting = self.waiting.remove(place);
+        if let Some(waiting) = self.waiters.take_number(number) {
             self.waited(&waiting, None);
         }
     }
@@ -536,9 +494,8 @@ impl Core {
     /// An incarnation has ended: it waits for nobody, watches nothing, and who waited for it in person waits in vain.
     pub(super) fn forget_waiter(&mut self, pid: Pid) {
         self.registries.forget_watcher(pid);
-        let is_own = |waiting: &Waiting| matches!(waiting.from, Requester::Worker(process, _) if process.pid == pid);
-        for waiting in self.waiting.extract_if(.., |waiting| is_own(waiting)) {
-            self.timers.cancel(waiting.timer);
+        for timer in self.waiters.forget(pid) {
+            self.timers.cancel(timer);
         }
         self.look_for_those_who_wait();
     }

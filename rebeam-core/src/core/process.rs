@@ -3,25 +3,23 @@
 //! The rules are those of Erlang's processes. A notice travels as mail to the receiver's pid, in turn with other mail
 //! (rule 4 of the design); an exit signal that is not trapped does not wait.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rebeam_protocol::address::Address;
 use rebeam_protocol::certificate::Certificate;
-use rebeam_protocol::control::Answer;
 use rebeam_protocol::exit::ExitReason;
-use rebeam_protocol::id::{ActorId, Pid, ProcessId};
-use rebeam_protocol::message::{Address, Codec, Form, Lane, Signal};
+use rebeam_protocol::id::{ActorId, Pid};
+use rebeam_protocol::message::{Form, Head, Signal};
 use rebeam_protocol::process::{ChildError, ProcessAnswer, ProcessRequest};
 
 use super::Core;
-use crate::actor::Stage;
 use crate::alarms::{Alarm, AlarmId};
-use crate::event::{Action, Requester};
+use crate::incarnation::{Manner, Stop};
 use crate::mailbox::{Message, Sender};
+use crate::requests::Requester;
 use crate::timers::Due;
-
-/// How long an actor has to unwind after an exit signal that it does not trap, before it is killed (MAP-04).
-const EXIT_GRACE: Duration = Duration::from_millis(500);
 
 /// The method that gets what is neither a call nor a cast.
 const HANDLE_INFO: &str = "handle_info";
@@ -35,7 +33,7 @@ impl Core {
         payload: Bytes,
     ) -> Option<ProcessAnswer> {
         let Requester::Worker(process, _) = from else { return Some(ProcessAnswer::NoProc) };
-        let own = self.serving_actor(process)?;
+        let own = self.members.serving(process)?.id;
         let pid = process.pid;
         Some(match request {
             ProcessRequest::Resolve(to) => ProcessAnswer::Pid(self.pid_of(&to)),
@@ -45,7 +43,7 @@ impl Core {
                 ProcessAnswer::Ok
             }
             ProcessRequest::TrapExits(traps) => {
-                if let Some(incarnation) = self.incarnation_mut(own) {
+                if let Some(incarnation) = self.members.incarnation_mut(own) {
                     incarnation.traps_exits = traps;
                 }
                 ProcessAnswer::Ok
@@ -55,13 +53,14 @@ impl Core {
                 None => {
                     let monitor = self.links.next_monitor();
                     let gone = if let Address::Pid(gone) = to { Some(gone) } else { None };
-                    self.send_down(pid, monitor, gone, ExitReason::NoProc, None);
+                    let certificate = None;
+                    self.send_signal(pid, Signal::Down { monitor, pid: gone, reason: ExitReason::NoProc, certificate });
                     ProcessAnswer::Monitor(monitor)
                 }
             },
             ProcessRequest::Demonitor { monitor, flush } => {
                 self.links.demonitor(pid, monitor);
-                if flush && let Some(actor) = self.actors.get_mut(&own) {
+                if flush && let Some(actor) = self.members.actor_mut(own) {
                     actor.mailbox.take_back(monitor);
                 }
                 ProcessAnswer::Ok
@@ -74,14 +73,14 @@ impl Core {
                 ProcessAnswer::Ok
             }
             ProcessRequest::Kill(to) => {
-                if let Some(id) = self.pid_of(&to).and_then(|pid| self.living.get(&pid).copied()) {
+                if let Some(id) = self.pid_of(&to).and_then(|pid| self.members.living(pid)) {
                     self.kill_member(id);
                 }
                 ProcessAnswer::Ok
             }
             ProcessRequest::Stop { to, reason } => {
                 let Some(target) = self.pid_of(&to) else { return Some(ProcessAnswer::NoProc) };
-                if self.living.get(&target).is_some_and(|id| self.is_below(own, *id)) {
+                if self.members.living(target).is_some_and(|id| self.members.is_below(own, id)) {
                     return Some(ProcessAnswer::Child(ChildError::WaitingForYou));
                 }
                 self.stop_by_request(from, target, reason);
@@ -118,25 +117,32 @@ impl Core {
             }
             ProcessRequest::WatchDeadLetters(watches) => {
                 if watches {
-                    self.mourners.insert(pid);
+                    self.dead_letters.subscribe(pid);
                 } else {
-                    self.mourners.remove(&pid);
+                    self.dead_letters.unsubscribe(pid);
                 }
                 ProcessAnswer::Ok
+            }
+            ProcessRequest::Whereis(name) => ProcessAnswer::Whereis(self.whereabouts(name)),
+            ProcessRequest::StopNode => {
+                // Who orders it is told before it is stopped itself.
+                self.answer(from, ProcessAnswer::Ok);
+                self.stop_node();
+                return None;
             }
         })
     }
 
     fn link(&mut self, own: Pid, other: Pid) -> ProcessAnswer {
-        if self.living.contains_key(&other) {
+        if self.members.living(other).is_some() {
             if own != other {
                 self.links.link(own, other);
             }
             return ProcessAnswer::Ok;
         }
         // To who traps exits it is a message; to who does not, an error of the caller's (LNK-006).
-        let traps = |id: &ActorId| self.actors.get(id)?.incarnation().map(|incarnation| incarnation.traps_exits);
-        if self.living.get(&own).and_then(traps) != Some(true) {
+        let own_incarnation = self.members.living_actor(own).and_then(|actor| actor.incarnation());
+        if !own_incarnation.is_some_and(|incarnation| incarnation.traps_exits) {
             return ProcessAnswer::NoProc;
         }
         self.send_signal(own, Signal::Exit { pid: other, reason: ExitReason::NoProc });
@@ -144,13 +150,13 @@ impl Core {
     }
 
     /// Tells everybody who wanted to know that an incarnation has ended.
-    pub(super) fn notify_end(&mut self, pid: Pid, reason: &ExitReason, certificate: Option<&Certificate>) {
-        for (requester, wanted) in self.stops.remove(&pid).unwrap_or_default() {
+    pub(super) fn notify_end(&mut self, pid: Pid, reason: &ExitReason, certificate: Option<&Arc<Certificate>>) {
+        for (requester, wanted) in self.waiters.take_for_end(pid) {
             let answer = match *reason == wanted {
                 true => ProcessAnswer::Ok,
                 false => ProcessAnswer::EndedWith(reason.clone()),
             };
-            self.answer(requester, Answer::Process(answer));
+            self.answer(requester, answer);
         }
         self.stop_what_it_owns(pid);
         let notices = self.links.end(pid);
@@ -158,19 +164,9 @@ impl Core {
             self.exit_signal(other, pid, reason);
         }
         for (monitor, watcher) in notices.monitors {
-            self.send_down(watcher, monitor, Some(pid), reason.clone(), certificate.cloned().map(Box::new));
+            let (pid, reason, certificate) = (Some(pid), reason.clone(), certificate.cloned());
+            self.send_signal(watcher, Signal::Down { monitor, pid, reason, certificate });
         }
-    }
-
-    fn send_down(
-        &mut self,
-        to: Pid,
-        monitor: u64,
-        pid: Option<Pid>,
-        reason: ExitReason,
-        certificate: Option<Box<Certificate>>,
-    ) {
-        self.send_signal(to, Signal::Down { monitor, pid, reason, certificate });
     }
 
     pub(super) fn send_signal(&mut self, to: Pid, signal: Signal) {
@@ -179,100 +175,55 @@ impl Core {
 
     /// Puts a message that nobody answers into the mailbox of an incarnation.
     fn post(&mut self, to: Pid, sender: Sender, method: &str, form: Form, payload: Bytes) {
-        let Some(&id) = self.living.get(&to) else { return };
-        let Some(actor) = self.actors.get_mut(&id) else { return };
-        actor.mailbox.push(Message {
-            sender,
-            for_pid: true,
-            reply_to: None,
-            at: self.now,
-            form,
-            codec: Codec::Pickle,
-            lane: Lane::Normal,
-            deliveries: 0,
-            deadline: None,
-            method: method.into(),
-            payload,
-            buffers: None,
-            traced: None,
-            deaths: Vec::new(),
-        });
+        let Some(id) = self.members.living(to) else { return };
+        let Some(actor) = self.members.actor_mut(id) else { return };
+        let head = Head { form, ..Head::new(method) };
+        actor.mailbox.push(Message { for_pid: true, ..Message::new(sender, head, payload, self.now) });
         self.pump(id);
     }
 
     /// An exit signal: a message to who traps exits, nothing if it is `normal`, else the end (LNK-001 to LNK-003).
     pub(super) fn exit_signal(&mut self, to: Pid, from: Pid, reason: &ExitReason) {
-        let Some(&id) = self.living.get(&to) else { return };
         // Supervisors trap exits, and take no orders but their parent's.
-        let Some(incarnation) = self.incarnation_mut(id) else { return };
+        let Some(incarnation) = self.members.living_actor(to).and_then(|actor| actor.incarnation()) else { return };
         if incarnation.traps_exits {
             self.send_signal(to, Signal::Exit { pid: from, reason: reason.clone() });
         } else if *reason != ExitReason::Normal || to == from {
-            let process = incarnation.process;
+            let process = incarnation.process();
             self.order_exit(process, reason.clone());
         }
     }
 
     /// An exit signal from the parent: who traps exits runs `terminate` and ends with it (LNK-007).
     pub(super) fn exit_signal_from_parent(&mut self, id: ActorId, reason: ExitReason) {
-        let Some(incarnation) = self.incarnation_mut(id) else { return };
-        let process = incarnation.process;
+        let Some(incarnation) = self.members.incarnation_mut(id) else { return };
+        let process = incarnation.process();
         if incarnation.traps_exits {
-            incarnation.stage = Stage::Stopping { asked: true };
-            self.actions.push_back(Action::Stop { process, reason, urgent: true });
+            self.order(process, |machine| machine.stop(Stop { reason, manner: Manner::Urgent, is_limited: false }));
         } else if reason != ExitReason::Normal {
             self.order_exit(process, reason);
         }
     }
 
-    /// Has a process unwind and end without `terminate`; it is killed if it does not.
-    pub(super) fn order_exit(&mut self, process: ProcessId, reason: ExitReason) {
-        let Some(incarnation) = self.serving(process) else { return };
-        if incarnation.exit.is_some() {
-            return;
-        }
-        incarnation.exit = Some(reason);
-        self.timers.set(self.now + EXIT_GRACE, Due::Unwound(process));
-        self.actions.push_back(Action::Exit(process));
-    }
-
-    pub(super) fn unwound(&mut self, process: ProcessId) {
-        if let Some(reason) = self.serving(process).and_then(|incarnation| incarnation.exit.clone()) {
-            self.kill_for(process, reason, "it did not unwind in time after an exit signal");
-        }
-    }
-
     /// A kill that nobody can trap; of a supervisor, with everything below it (LNK-004, SUP-088).
     fn kill_member(&mut self, id: ActorId) {
-        if let Some(incarnation) = self.incarnation_mut(id) {
-            let process = incarnation.process;
+        if let Some(incarnation) = self.members.incarnation_mut(id) {
+            let process = incarnation.process();
             self.kill_for(process, ExitReason::Killed, "an actor asked for it");
-        } else if self.supervisors.contains_key(&id) {
+        } else if self.members.is_supervisor(id) {
             self.kill_below(id);
             self.stop_supervisor(id, ExitReason::Killed);
         }
     }
 
     fn stop_by_request(&mut self, from: Requester, target: Pid, reason: ExitReason) {
-        let Some(&id) = self.living.get(&target) else { return };
-        self.stops.entry(target).or_default().push((from, reason.clone()));
-        if self.supervisors.contains_key(&id) {
+        let Some(id) = self.members.living(target) else { return };
+        self.waiters.wait_for_end(target, from, reason.clone());
+        if self.members.is_supervisor(id) {
             return self.stop_supervisor(id, reason);
         }
-        let Some(incarnation) = self.incarnation_mut(id) else { return };
-        match incarnation.stage {
-            Stage::Running | Stage::Recycling => {
-                incarnation.stage = Stage::Stopping { asked: false };
-                incarnation.stop_reason = reason;
-                self.stop_in_turn(id);
-            }
-            Stage::Starting => {
-                incarnation.stage = Stage::Stopping { asked: true };
-                let process = incarnation.process;
-                self.actions.push_back(Action::Stop { process, reason, urgent: true });
-            }
-            Stage::Stopping { .. } => {}
-        }
+        let Some(process) = self.members.actor(id).and_then(|actor| actor.process()) else { return };
+        self.order(process, |machine| machine.stop(Stop { reason, manner: Manner::InTurn, is_limited: false }));
     }
 
     /// An alarm is due.
@@ -281,10 +232,15 @@ impl Core {
         let (to, sender, method, form, payload) =
             (alarm.to, alarm.sender, alarm.method.clone(), alarm.form.clone(), alarm.payload.clone());
         match alarm.every {
-            Some(every) => alarm.key = self.timers.set(at + every, Due::Alarm(id)),
+            // Ticks that were missed, because the node was stopped for a while, are skipped.
+            Some(every) => {
+                let missed = self.now.saturating_sub(at).as_nanos() / every.as_nanos().max(1);
+                let next = at + every * (u32::try_from(missed).unwrap_or(u32::MAX - 1) + 1);
+                alarm.key = self.timers.set(next.max(self.now), Due::Alarm(id));
+            }
             None => drop(self.alarms.remove(id)),
         }
-        let is_full = self.living.get(&to).and_then(|id| self.actors.get(id)).is_some_and(|it| it.mailbox.is_full());
+        let is_full = self.members.living_actor(to).is_some_and(|actor| actor.mailbox.is_full());
         // A clock that ticks faster than it is heard is not to fill the mailbox.
         if !is_full {
             self.post(to, sender, &method, form, payload);

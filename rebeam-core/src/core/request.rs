@@ -1,122 +1,115 @@
-//! Requests to the supervisor itself: of the command line, and of actors about supervisors.
+//! Requests to the supervisor itself: of clients of the control socket, and of actors about supervisors.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
-use rebeam_protocol::control::{Answer, Request, Whereabouts};
-use rebeam_protocol::exit::ExitReason;
-use rebeam_protocol::id::{ActorId, CallId, Pid};
-use rebeam_protocol::message::{Address, Caller, ReplyTo, Waits};
+use rebeam_protocol::address::Address;
+use rebeam_protocol::certificate::{Certificate, Next};
+use rebeam_protocol::id::{ActorId, Pid};
+use rebeam_protocol::message::Waits;
+use rebeam_protocol::outside::{Answer, TreeRequest};
 use rebeam_protocol::process::{
     ChildAddress, ChildEntry, ChildError, Counts, ProcessAnswer, ProcessRequest, SupervisorRequest,
 };
-use rebeam_protocol::spec::{ChildKind, ChildSpec};
+use rebeam_protocol::spec::{ChildKind, ChildSpec, Restart};
 
 use super::Core;
-use super::tree::traits;
 use crate::actor::Life;
-use crate::event::{Action, Requester};
+use crate::event::Action;
+use crate::members::{Supervisor, traits};
+use crate::requests::{Pending, Requester, What};
 use crate::router::On;
 use crate::spec;
 use crate::supervisor::{ChildRef, ChildState, Done, RequestError, Verb};
 
-/// A request that a supervisor's machine has not got to yet.
-#[derive(Debug)]
-pub(super) struct Pending {
-    from: Requester,
-    what: What,
-}
-
-/// What is answered once the machine is done.
-#[derive(Debug)]
-enum What {
-    /// `rebeam stop` or `restart`, of that name.
-    ByName(String),
-    /// A child was started.
-    Start,
-    Done,
-    Exit(ExitReason),
-    Which,
-    Count,
-    Spec,
-}
-
 impl Core {
-    pub(super) fn answer(&mut self, to: Requester, answer: Answer) {
+    pub(super) fn answer(&mut self, to: Requester, answer: ProcessAnswer) {
         self.answer_with(to, answer, Bytes::new());
     }
 
-    fn answer_with(&mut self, to: Requester, answer: Answer, payload: Bytes) {
-        if let Some(wait) = wait_of(to) {
+    fn answer_with(&mut self, to: Requester, answer: ProcessAnswer, payload: Bytes) {
+        if let Some(wait) = to.wait() {
             self.router.close(wait);
         }
-        if to != Requester::Nobody {
-            self.actions.push_back(Action::Answer { to, answer, payload });
+        if let Requester::Worker(process, request) = to {
+            self.actions.push_back(Action::Answer { process, request, answer, payload });
         }
     }
 
-    pub(super) fn requested(&mut self, from: Requester, request: Request, payload: Bytes) {
+    fn answer_outside(&mut self, asker: u64, answer: Answer) {
+        self.actions.push_back(Action::AnswerOutside { asker, answer });
+    }
+
+    /// A worker asks something, or did so before and is heard now.
+    pub(super) fn asked(&mut self, from: Requester, request: ProcessRequest, payload: Bytes) {
+        if let Some(answer) = self.process_request(from, request, payload) {
+            self.answer(from, answer);
+        }
+    }
+
+    pub(super) fn asked_from_outside(&mut self, asker: u64, request: TreeRequest) {
         let answer = match request {
-            Request::Whereis { name } => Answer::Whereis(self.member(&Address::Name(name)).and_then(|id| {
-                let is_gone = self.actors.get(&id).is_some_and(|actor| matches!(actor.life, Life::Gone));
-                (!is_gone).then(|| Whereabouts { actor: id, pid: self.pid_of(&Address::Actor(id)) })
-            })),
-            Request::Why { name } if self.find(&name).is_some_and(|id| self.supervisors.contains_key(&id)) => {
-                Answer::Refused(format!("`{name}` is a supervisor: ask for one of its actors"))
-            }
-            Request::Why { name } => match self.find(&name).and_then(|id| self.actors.get(&id)) {
-                Some(actor) => Answer::Why(actor.certificates.iter().cloned().collect()),
-                None => match self.departed(&name) {
-                    certificates if certificates.is_empty() => self.not_found(name),
-                    certificates => Answer::Why(certificates),
-                },
+            TreeRequest::Why { name } => self.why(name),
+            TreeRequest::Stop { name } => return self.request_by_name(asker, name, Verb::Terminate),
+            TreeRequest::Restart { name } => match self.cannot_be_restarted(&name) {
+                Some(why) => Answer::Refused(why),
+                None => return self.request_by_name(asker, name, Verb::Cycle),
             },
-            Request::StopChild { name } => return self.request_by_name(from, name, Verb::Terminate),
-            Request::RestartChild { name } => return self.request_by_name(from, name, Verb::Cycle),
-            Request::Down => {
-                self.answer(from, Answer::Ok);
+            TreeRequest::Down => {
+                self.answer_outside(asker, Answer::Ok);
                 return self.stop_node();
             }
-            Request::DeadLetters(request) => {
-                let (answer, content) = self.about_dead_letters(request);
-                return self.answer_with(from, answer, content);
-            }
-            Request::Entries(registry) => Answer::Entries(self.entry_infos(&registry)),
-            Request::Process(request) => match self.process_request(from, request, payload) {
-                Some(answer) => Answer::Process(answer),
-                None => return,
-            },
-            Request::LogLevel { name, level } => self.set_log_level(name, level),
-            Request::Node
-            | Request::List
-            | Request::Call { .. }
-            | Request::Cast { .. }
-            | Request::Health
-            | Request::Stacks { .. } => Answer::Refused("this is asked of the node, not of its core".into()),
+            TreeRequest::DeadLetters(request) => self.about_dead_letters(request),
+            TreeRequest::Entries(registry) => Answer::Entries(self.entry_infos(&registry)),
+            TreeRequest::LogLevel { name, level } => self.set_log_level(name, level),
         };
-        self.answer(from, answer);
+        self.answer_outside(asker, answer);
+    }
+
+    fn why(&self, name: String) -> Answer {
+        let id = self.find(&name);
+        if id.is_some_and(|id| self.members.is_supervisor(id)) {
+            return Answer::Refused(format!("`{name}` is a supervisor: ask for one of its actors"));
+        }
+        let deaths: Vec<(Arc<Certificate>, Next)> = match id {
+            Some(id) => self.deaths.of(id),
+            None => self.deaths.named(&name),
+        };
+        if id.is_none() && deaths.is_empty() { self.not_found(name) } else { Answer::Why(deaths) }
+    }
+
+    /// Why an actor must not be stopped to be started again.
+    fn cannot_be_restarted(&self, name: &str) -> Option<String> {
+        let actor = self.members.actor(self.find(name)?)?;
+        let is_forgotten = actor.restart == Restart::Temporary && actor.spec.start.is_empty() && actor.starts > 0;
+        (is_forgotten && actor.incarnation().is_some()).then(|| {
+            format!("`{name}` is temporary, and its arguments were too large to be kept: stop it, and start it anew")
+        })
     }
 
     fn set_log_level(&mut self, name: String, level: u16) -> Answer {
-        let Some(actor) = self.find(&name).and_then(|id| self.actors.get_mut(&id)) else { return self.not_found(name) };
+        let Some(actor) = self.find(&name).and_then(|id| self.members.actor_mut(id)) else {
+            return self.not_found(name);
+        };
         actor.log_level = Some(level);
-        if let Some(incarnation) = actor.incarnation() {
-            let process = incarnation.process;
+        if let Some(process) = actor.process() {
             self.actions.push_back(Action::LogLevel { process, level });
         }
         Answer::Ok
     }
 
-    fn request_by_name(&mut self, from: Requester, name: String, verb: impl FnOnce(ChildRef) -> Verb) {
-        let Some((id, parent)) = self.find(&name).and_then(|id| Some((id, self.parent_of(id)?))) else {
+    fn request_by_name(&mut self, asker: u64, name: String, verb: impl FnOnce(ChildRef) -> Verb) {
+        let Some((id, parent)) = self.find(&name).and_then(|id| Some((id, self.members.parent_of(id)?))) else {
             let answer = self.not_found(name);
-            return self.answer(from, answer);
+            return self.answer_outside(asker, answer);
         };
         self.revive(id);
-        self.ask_supervisor(parent, from, What::ByName(name), verb(ChildRef::Key(id)));
+        self.ask_supervisor(parent, Requester::Outside(asker), What::ByName(name), verb(ChildRef::Key(id)));
     }
 
     /// What was settled may come back now: its mail is to wait again.
     fn revive(&mut self, id: ActorId) {
-        if let Some(actor) = self.actors.get_mut(&id)
+        if let Some(actor) = self.members.actor_mut(id)
             && matches!(actor.life, Life::Gone)
         {
             actor.life = Life::Waiting;
@@ -124,9 +117,7 @@ impl Core {
     }
 
     fn ask_supervisor(&mut self, supervisor: ActorId, from: Requester, what: What, verb: Verb) {
-        self.next_request += 1;
-        let request = self.next_request;
-        self.requests.insert(request, Pending { from, what });
+        let request = self.requests.add(from, what);
         self.command(supervisor, |machine, now| machine.request(request, verb, now));
     }
 
@@ -139,14 +130,15 @@ impl Core {
         request: SupervisorRequest,
         waits: Waits,
     ) -> Option<ProcessAnswer> {
-        let id = self.supervisor_at(supervisor).filter(|id| self.supervisors[id].pid.is_some());
+        let is_up = |id: &ActorId| self.members.supervisor(*id).is_some_and(|supervisor| supervisor.pid.is_some());
+        let id = self.supervisor_at(supervisor).filter(is_up);
         let Some(id) = id else { return Some(ProcessAnswer::NoProc) };
         if self.waits_for(id, own) {
             return Some(ProcessAnswer::Child(ChildError::WaitingForYou));
         }
         // What would have to end first would wait for the answer.
         if let SupervisorRequest::Terminate(child) | SupervisorRequest::Restart(child) = &request
-            && self.key_of(id, child).is_some_and(|child| self.is_below(own, child))
+            && self.key_of(id, child).is_some_and(|child| self.members.is_below(own, child))
         {
             return Some(ProcessAnswer::Child(ChildError::WaitingForYou));
         }
@@ -188,7 +180,7 @@ impl Core {
 
     /// Notes that an actor waits for a supervisor; the cycle, if that would be for ever.
     fn wait_for_supervisor(&mut self, from: Requester, supervisor: ActorId, waits: Waits) -> Option<Vec<String>> {
-        let wait = wait_of(from)?;
+        let wait = from.wait()?;
         self.router.open(wait, On::Supervisor(supervisor), waits, None);
         let cycle = self.deadlock(wait, "");
         if cycle.is_some() {
@@ -207,7 +199,7 @@ impl Core {
         waits: Waits,
     ) -> Option<ProcessAnswer> {
         let spawner = self.spawner();
-        if self.supervisors[&spawner].pid.is_none() {
+        if self.members.supervisor(spawner).is_none_or(|spawner| spawner.pid.is_none()) {
             return Some(ProcessAnswer::Child(ChildError::Ending));
         }
         if let Err(error) = self.check_new(spawner, &child) {
@@ -218,7 +210,7 @@ impl Core {
         }
         let traits = traits(&child);
         let id = self.add_child(*child, spawner);
-        if let Some(actor) = self.actors.get_mut(&id) {
+        if let Some(actor) = self.members.actor_mut(id) {
             actor.owner = owner;
             actor.is_linked = is_linked;
         }
@@ -229,9 +221,9 @@ impl Core {
 
     /// Stops what an incarnation that has ended had spawned.
     pub(super) fn stop_what_it_owns(&mut self, owner: Pid) {
-        let Some(spawner) = self.spawner else { return };
-        let Some(node) = self.supervisors.get(&spawner) else { return };
-        let is_owned = |id: &ActorId| self.actors.get(id).is_some_and(|actor| actor.owner == Some(owner));
+        let Some(spawner) = self.members.spawner() else { return };
+        let Some(node) = self.members.supervisor(spawner) else { return };
+        let is_owned = |id: &ActorId| self.members.actor(*id).is_some_and(|actor| actor.owner == Some(owner));
         let owned: Vec<ActorId> = node.machine.children().map(|(child, ..)| child).filter(is_owned).collect();
         for child in owned {
             self.ask_supervisor(spawner, Requester::Nobody, What::Done, Verb::Terminate(ChildRef::Key(child)));
@@ -241,8 +233,8 @@ impl Core {
     /// Whether a supervisor, or one above an actor that it waits for, waits for the actor that asks (rule 10).
     fn waits_for(&self, supervisor: ActorId, own: ActorId) -> bool {
         let mut below = own;
-        while let Some(parent) = self.parent_of(below) {
-            if !self.supervisors[&parent].machine.waits_for(below) {
+        while let Some(parent) = self.members.parent_of(below) {
+            if !self.members.supervisor(parent).is_some_and(|supervisor| supervisor.machine.waits_for(below)) {
                 return false;
             }
             if parent == supervisor {
@@ -254,7 +246,7 @@ impl Core {
     }
 
     fn check_new(&self, supervisor: ActorId, child: &ChildSpec) -> Result<(), ChildError> {
-        let node = &self.supervisors[&supervisor];
+        let Some(node) = self.members.supervisor(supervisor) else { return Err(ChildError::Ending) };
         let depth = 2 + node.path.split('/').count();
         spec::check_child(&node.spec, child, &node.path, depth)
             .map_err(|error| ChildError::BadSpec(error.to_string()))?;
@@ -264,7 +256,7 @@ impl Core {
     fn key_of(&self, supervisor: ActorId, child: &ChildAddress) -> Option<ActorId> {
         match self.child_ref(child) {
             ChildRef::Key(key) => Some(key),
-            ChildRef::Id(id) => self.supervisors.get(&supervisor)?.machine.child_by_id(&id),
+            ChildRef::Id(id) => self.members.supervisor(supervisor)?.machine.child_by_id(&id),
         }
     }
 
@@ -273,39 +265,40 @@ impl Core {
         match child {
             ChildAddress::Id(id) => ChildRef::Id(id.clone()),
             ChildAddress::Actor(id) => ChildRef::Key(*id),
-            ChildAddress::Pid(pid) => ChildRef::Key(self.living.get(pid).copied().unwrap_or(ActorId(u64::MAX))),
+            ChildAddress::Pid(pid) => ChildRef::Key(self.members.living(*pid).unwrap_or(ActorId(u64::MAX))),
         }
     }
 
     /// A supervisor's machine is done with a request.
     pub(super) fn request_done(&mut self, supervisor: ActorId, request: u64, result: Result<Done, RequestError>) {
-        let Some(Pending { from, what }) = self.requests.remove(&request) else { return };
+        let Some(Pending { from, what }) = self.requests.take(request) else { return };
         let (answer, payload) = match (what, result) {
-            (What::ByName(name), result) => (self.answer_by_name(name, result), Bytes::new()),
-            (_, Err(error)) => (Answer::Process(ProcessAnswer::Child(self.child_error(error))), Bytes::new()),
+            (What::ByName(name), result) => {
+                let answer = self.answer_by_name(name, result);
+                if let Requester::Outside(asker) = from {
+                    self.answer_outside(asker, answer);
+                }
+                return;
+            }
+            (_, Err(error)) => (ProcessAnswer::Child(self.child_error(error)), Bytes::new()),
             (What::Start, Ok(Done::Child(child))) => {
-                let pid = self.pid_of(&Address::Actor(child));
-                let info = self.incarnation_mut(child).map(|incarnation| incarnation.info.clone());
-                let started = ProcessAnswer::Started { actor: child, pid };
-                (Answer::Process(started), info.unwrap_or_default())
+                let pid = self.members.pid(child);
+                let info = self.members.incarnation_mut(child).map(|incarnation| incarnation.info.clone());
+                (ProcessAnswer::Started { actor: child, pid }, info.unwrap_or_default())
             }
             (What::Exit(reason), Ok(Done::Child(child))) => {
                 self.exit_signal_from_parent(child, reason);
-                (Answer::Process(ProcessAnswer::Ok), Bytes::new())
+                (ProcessAnswer::Ok, Bytes::new())
             }
             (What::Which, Ok(Done::Children(children))) => {
-                let children = self.entries(supervisor, children);
-                (Answer::Process(ProcessAnswer::Children(children)), Bytes::new())
+                (ProcessAnswer::Children(self.entries(supervisor, children)), Bytes::new())
             }
             (What::Count, Ok(Done::Children(children))) => {
-                let counts = counts(&self.entries(supervisor, children));
-                (Answer::Process(ProcessAnswer::Counts(counts)), Bytes::new())
+                (ProcessAnswer::Counts(counts(&self.entries(supervisor, children))), Bytes::new())
             }
-            (What::Spec, Ok(Done::Child(child))) => {
-                (Answer::Process(self.spec_answer(supervisor, child)), Bytes::new())
-            }
+            (What::Spec, Ok(Done::Child(child))) => (self.spec_answer(supervisor, child), Bytes::new()),
             (What::Start | What::Done | What::Exit(_) | What::Spec | What::Which | What::Count, Ok(_)) => {
-                (Answer::Process(ProcessAnswer::Ok), Bytes::new())
+                (ProcessAnswer::Ok, Bytes::new())
             }
         };
         self.answer_with(from, answer, payload);
@@ -327,7 +320,7 @@ impl Core {
             RequestError::NotFound => ChildError::NotFound,
             RequestError::Running => ChildError::Running,
             RequestError::Restarting => ChildError::Restarting,
-            RequestError::AlreadyStarted(other) => match self.pid_of(&Address::Actor(other)) {
+            RequestError::AlreadyStarted(other) => match self.members.pid(other) {
                 Some(pid) => ChildError::AlreadyStarted(pid),
                 None => ChildError::AlreadyPresent,
             },
@@ -340,14 +333,14 @@ impl Core {
     }
 
     fn entries(&self, supervisor: ActorId, children: Vec<(ActorId, String, ChildState)>) -> Vec<ChildEntry> {
-        let is_dynamic = self.is_dynamic(supervisor);
+        let is_dynamic = self.members.supervisor(supervisor).is_some_and(Supervisor::is_dynamic);
         let entry = |(child, id, state): (ActorId, String, ChildState)| {
-            let actor = self.actors.get(&child);
+            let actor = self.members.actor(child);
             let is_up = matches!(state, ChildState::Running | ChildState::Starting | ChildState::Stopping);
             ChildEntry {
                 id: if is_dynamic { String::new() } else { id },
                 actor: child,
-                pid: self.pid_of(&Address::Actor(child)).filter(|_| is_up),
+                pid: self.members.pid(child).filter(|_| is_up),
                 is_restarting: matches!(state, ChildState::Restarting | ChildState::Ended(_)),
                 is_supervisor: actor.is_none(),
                 class: actor.map_or_else(|| "rebeam.Supervisor".to_owned(), |actor| actor.spec.class.clone()),
@@ -358,11 +351,11 @@ impl Core {
 
     fn spec_answer(&self, supervisor: ActorId, child: ActorId) -> ProcessAnswer {
         let spec = || {
-            let traits = self.supervisors.get(&supervisor)?.machine.traits(child)?;
-            let (shutdown, kind) = match self.actors.get(&child) {
+            let traits = self.members.supervisor(supervisor)?.machine.traits(child)?;
+            let (shutdown, kind) = match self.members.actor(child) {
                 Some(actor) => (actor.shutdown, ChildKind::Actor(Box::new((*actor.spec).clone()))),
                 None => {
-                    let node = self.supervisors.get(&child)?;
+                    let node = self.members.supervisor(child)?;
                     (node.shutdown, ChildKind::Supervisor((*node.spec).clone()))
                 }
             };
@@ -380,16 +373,6 @@ impl Core {
             Some(spec) => ProcessAnswer::Spec(Box::new(spec)),
             None => ProcessAnswer::Child(ChildError::NotFound),
         }
-    }
-}
-
-/// The wait of an actor that asks a supervisor for something. Its requests and its calls are counted together.
-pub(super) fn wait_of(from: Requester) -> Option<ReplyTo> {
-    match from {
-        Requester::Worker(process, request) => {
-            Some(ReplyTo { caller: Caller::Actor(process.pid), call: CallId(request.0) })
-        }
-        Requester::Outside(_) | Requester::Nobody => None,
     }
 }
 

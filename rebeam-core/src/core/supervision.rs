@@ -5,27 +5,50 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rebeam_protocol::address::Caller;
 use rebeam_protocol::certificate::{Certificate, InHand, Killer, Next};
 use rebeam_protocol::exit::ExitReason;
-use rebeam_protocol::id::{ActorId, Generation, ProcessId};
-use rebeam_protocol::message::{CallFailure, Caller, Cause, Started};
-use rebeam_protocol::spec::{ActorSpec, Limits, Restart, Shutdown, SupervisorKind};
+use rebeam_protocol::id::{ActorId, Generation, Pid, ProcessId};
+use rebeam_protocol::message::{CallFailure, Cause};
+use rebeam_protocol::page::Snapshot;
+use rebeam_protocol::spec::{ActorSpec, Limits, Restart, Shutdown};
+use rebeam_protocol::worker::Started;
 
-use super::tree::traits;
-use super::{Core, ROOT};
-use crate::actor::{Actor, Incarnation, Life, Stage};
-use crate::core::mail::let_in;
-use crate::event::{Action, Death, Launch, NodeEnd, Status};
+use super::Core;
+use crate::actor::{Actor, Life};
+use crate::dead_letters;
+use crate::event::{Action, Death, Launch, NodeEvent, Status};
+use crate::incarnation::{self, End, Incarnation, Limit, Manner, Stop};
 use crate::mailbox::{Fate, Message};
+use crate::members::{ROOT, traits};
 use crate::supervisor::{Command, Machine, Purpose, Verdict};
 use crate::timers::Due;
+
+/// How long an actor has to unwind after an exit signal that it does not trap, before it is killed (MAP-04).
+const EXIT_GRACE: Duration = Duration::from_millis(500);
+
+/// Up to how many bytes the arguments of a temporary child are kept once it has started.
+const KEPT_ARGUMENTS: usize = 16 * 1024;
+
+/// An incarnation that has ended, for whoever decides about its mail.
+struct Over {
+    id: ActorId,
+    pid: Pid,
+    /// The time on the page's clock, in nanoseconds.
+    clock_ns: u64,
+    /// Why what it had in hand is lost.
+    cause: Cause,
+    /// Whether its end was asked for.
+    is_ordered: bool,
+    certificate: Arc<Certificate>,
+}
 
 impl Core {
     /// Tells a supervisor something, then carries out what it and those it affects want.
     pub(super) fn command(&mut self, supervisor: ActorId, tell: impl FnOnce(&mut Machine, Duration)) {
         let now = self.now;
-        if let Some(node) = self.supervisors.get_mut(&supervisor) {
-            tell(&mut node.machine, now);
+        if let Some(supervisor) = self.members.supervisor_mut(supervisor) {
+            tell(&mut supervisor.machine, now);
         }
         self.run(supervisor);
     }
@@ -34,21 +57,23 @@ impl Core {
     pub(super) fn run(&mut self, supervisor: ActorId) {
         let mut busy = VecDeque::from([supervisor]);
         while let Some(id) = busy.pop_front() {
-            while let Some(command) = self.supervisors.get_mut(&id).and_then(|node| node.machine.poll_command()) {
+            while let Some(command) = self.members.supervisor_mut(id).and_then(|it| it.machine.poll_command()) {
                 self.carry_out(id, command, &mut busy);
             }
         }
-        if self.supervisors[&ROOT].machine.state_word() == "stopping" {
+        if self.members.supervisor(ROOT).is_some_and(|root| root.machine.is_ending()) {
             self.node_stops();
         }
     }
 
     fn carry_out(&mut self, id: ActorId, command: Command, busy: &mut VecDeque<ActorId>) {
+        let Some(supervisor) = self.members.supervisor(id) else { return };
+        let parent = supervisor.parent;
         match command {
             Command::Start(child) => self.start_child(id, child, busy),
             Command::Stop { child, purpose } => {
-                let is_killing = self.supervisors[&id].is_killing;
-                if self.supervisors.contains_key(&child) {
+                let is_killing = supervisor.is_killing;
+                if self.members.is_supervisor(child) {
                     self.stop_inner(child, purpose, is_killing);
                     busy.push_back(child);
                 } else {
@@ -58,40 +83,39 @@ impl Core {
             Command::Pause { child, time } => {
                 self.timers.set(self.now + time, Due::PauseOver(child));
             }
-            Command::Verdict { child, reason, verdict } => self.report(id, child, &reason, verdict),
+            Command::Verdict { child, reason, verdict } => self.decided(id, child, &reason, verdict),
             Command::Settled(child) => self.settle(child),
             Command::Removed(child) => {
                 // The children of the initial list come back with their supervisor.
-                if self.supervisors[&id].listed.contains(&child) {
+                if supervisor.listed.contains(&child) {
                     self.settle(child);
-                    self.release_name(child);
+                    self.members.release_name(child);
                 } else {
                     self.remove(child);
                 }
             }
-            Command::Up => match self.supervisors[&id].parent {
+            Command::Up => match parent {
                 Some(parent) => {
                     self.tell_parent(parent, busy, |machine, now| machine.child_started(id, now));
                 }
-                None if id == ROOT => self.actions.push_back(Action::NodeUp),
+                None if id == ROOT => self.actions.push_back(Action::Node(NodeEvent::Up)),
                 None => {}
             },
             Command::Failed { child, reason } => {
                 self.supervisor_ended(id, &reason);
-                match self.supervisors[&id].parent {
-                    Some(parent) => self.tell_parent(parent, busy, |machine, now| machine.child_ended(id, reason, now)),
+                match parent {
+                    Some(parent) => self.tell_end(parent, id, &reason, busy),
                     None => self.node_failed(child, reason, busy),
                 }
             }
             Command::Ended(reason) => {
                 self.supervisor_ended(id, &reason);
-                match self.supervisors[&id].parent {
-                    Some(parent) => self.tell_parent(parent, busy, |machine, now| machine.child_ended(id, reason, now)),
+                match parent {
+                    Some(parent) => self.tell_end(parent, id, &reason, busy),
                     None if id == ROOT => {
                         self.settle(ROOT);
-                        let certificate = self.last_gave_up.take();
-                        let end = if self.has_given_up { NodeEnd::GaveUp { certificate } } else { NodeEnd::Clean };
-                        self.root_is_down(Action::NodeEnded(end), busy);
+                        let end = self.shutdown.end();
+                        self.root_is_down(NodeEvent::Ended(end), busy);
                     }
                     None => self.spawner_is_down(busy),
                 }
@@ -107,16 +131,26 @@ impl Core {
         tell: impl FnOnce(&mut Machine, Duration),
     ) {
         let now = self.now;
-        if let Some(node) = self.supervisors.get_mut(&parent) {
-            tell(&mut node.machine, now);
+        if let Some(supervisor) = self.members.supervisor_mut(parent) {
+            tell(&mut supervisor.machine, now);
             busy.push_back(parent);
+        }
+    }
+
+    /// Tells a supervisor that a child of it has ended of which there is no certificate.
+    fn tell_end(&mut self, parent: ActorId, child: ActorId, reason: &ExitReason, busy: &mut VecDeque<ActorId>) {
+        let mut verdict = None;
+        let told = reason.clone();
+        self.tell_parent(parent, busy, |machine, now| verdict = machine.child_ended(child, told, now));
+        if let Some(verdict) = verdict {
+            self.decided(parent, child, reason, verdict);
         }
     }
 
     fn start_child(&mut self, parent: ActorId, child: ActorId, busy: &mut VecDeque<ActorId>) {
         if let Err(reason) = self.claim(child) {
-            self.tell_parent(parent, busy, |machine, now| machine.child_ended(child, reason, now));
-        } else if self.supervisors.contains_key(&child) {
+            self.tell_end(parent, child, &reason, busy);
+        } else if self.members.is_supervisor(child) {
             self.start_supervisor(child);
             busy.push_back(child);
         } else {
@@ -126,17 +160,18 @@ impl Core {
 
     /// Starts a supervisor anew, with the children of its initial list only and an empty history (SUP-087).
     pub(super) fn start_supervisor(&mut self, id: ActorId) {
-        let pid = self.new_process().pid;
+        let pid = self.members.new_process().pid;
         let now = self.now;
-        let Some(node) = self.supervisors.get_mut(&id) else { return };
-        let children = node.listed.iter().copied().zip(node.spec.children.iter().map(traits));
-        node.machine = Machine::new(&node.spec, children);
-        node.pid = Some(pid);
-        node.starts += 1;
-        node.is_killing = false;
-        node.machine.begin(now);
-        self.living.insert(pid, id);
-        for child in self.supervisors[&id].listed.clone() {
+        let Some(supervisor) = self.members.supervisor_mut(id) else { return };
+        let listed = supervisor.listed.clone();
+        let children = listed.iter().copied().zip(supervisor.spec.children.iter().map(traits));
+        supervisor.machine = Machine::new(&supervisor.spec, children);
+        supervisor.pid = Some(pid);
+        supervisor.starts += 1;
+        supervisor.is_killing = false;
+        supervisor.machine.begin(now);
+        self.members.born(pid, id);
+        for child in listed {
             self.reserve_name(child);
         }
         self.announce(id, pid);
@@ -145,14 +180,13 @@ impl Core {
 
     /// A supervisor has ended, and everything below it: children that were added at run time are gone with it.
     fn supervisor_ended(&mut self, id: ActorId, reason: &ExitReason) {
-        let Some(node) = self.supervisors.get_mut(&id) else { return };
-        let pid = node.pid.take();
-        self.timers.cancel(node.timer.take());
-        let added: Vec<ActorId> =
-            node.machine.children().map(|(child, ..)| child).filter(|child| !node.listed.contains(child)).collect();
+        let Some(supervisor) = self.members.supervisor_mut(id) else { return };
+        let pid = supervisor.pid.take();
+        let added = supervisor.added();
+        self.timers.cancel(supervisor.timer.take());
         added.into_iter().for_each(|child| self.remove(child));
         if let Some(pid) = pid {
-            self.living.remove(&pid);
+            self.members.ended(pid);
             self.withdraw(pid);
             self.notify_end(pid, reason, None);
         }
@@ -162,24 +196,24 @@ impl Core {
     fn node_failed(&mut self, child: ActorId, reason: ExitReason, busy: &mut VecDeque<ActorId>) {
         let mut failed = child;
         // A supervisor that failed did so because of a child of its own: name the innermost.
-        while let Some(node) = self.supervisors.get(&failed) {
-            let is_cause = |id: &&ActorId| match self.actors.get(id) {
-                Some(actor) => actor.certificates.back().is_some_and(|last| last.reason == reason),
+        while let Some(supervisor) = self.members.supervisor(failed) {
+            let is_cause = |id: &&ActorId| match self.members.actor(**id) {
+                Some(actor) => self.deaths.last_of(actor.id).is_some_and(|last| last.reason == reason),
                 None => true,
             };
-            let Some(inner) = node.listed.iter().find(is_cause) else { break };
+            let Some(inner) = supervisor.listed.iter().find(is_cause) else { break };
             failed = *inner;
         }
-        let (child, certificate) = match self.actors.get(&failed) {
-            Some(actor) => (actor.label.clone(), actor.certificates.back().cloned().map(Box::new)),
-            None => (self.supervisors.get(&failed).map(|node| node.path.clone()).unwrap_or_default(), None),
-        };
-        self.root_is_down(Action::NodeFailed { child, reason, certificate }, busy);
+        let path = |id| self.members.supervisor(id).map(|supervisor| supervisor.path.clone()).unwrap_or_default();
+        let child = self.members.actor(failed).map_or_else(|| path(failed), |actor| actor.label.clone());
+        let certificate = self.deaths.last_of(failed).cloned();
+        self.root_is_down(NodeEvent::Failed { child, reason, certificate }, busy);
     }
 
     /// Stops what was spawned, then the tree.
     pub(super) fn stop_node(&mut self) {
-        match self.spawner.filter(|spawner| self.supervisors[spawner].pid.is_some()) {
+        let is_up = |id: &ActorId| self.members.supervisor(*id).is_some_and(|spawner| spawner.pid.is_some());
+        match self.members.spawner().filter(is_up) {
             Some(spawner) => {
                 self.node_stops();
                 self.command(spawner, |machine, now| machine.stop(ExitReason::SHUTDOWN, Purpose::Final, now));
@@ -189,56 +223,52 @@ impl Core {
     }
 
     /// The tree is down. What was spawned goes before the node does.
-    fn root_is_down(&mut self, last_word: Action, busy: &mut VecDeque<ActorId>) {
+    fn root_is_down(&mut self, last_word: NodeEvent, busy: &mut VecDeque<ActorId>) {
         let now = self.now;
-        match self.spawner.and_then(|id| Some((id, self.supervisors.get_mut(&id)?))) {
-            Some((id, node)) if node.pid.is_some() => {
-                self.last_word = Some(last_word);
-                node.machine.stop(ExitReason::SHUTDOWN, Purpose::Final, now);
+        match self.members.spawner().and_then(|id| Some((id, self.members.supervisor_mut(id)?))) {
+            Some((id, spawner)) if spawner.pid.is_some() => {
+                self.shutdown.say_last(last_word);
+                spawner.machine.stop(ExitReason::SHUTDOWN, Purpose::Final, now);
                 busy.push_back(id);
             }
-            _ => self.actions.push_back(last_word),
+            _ => self.actions.push_back(Action::Node(last_word)),
         }
     }
 
     fn spawner_is_down(&mut self, busy: &mut VecDeque<ActorId>) {
-        match self.last_word.take() {
-            Some(last_word) => self.actions.push_back(last_word),
+        match self.shutdown.take_last_word() {
+            Some(last_word) => self.actions.push_back(Action::Node(last_word)),
             None => {
-                let now = self.now;
-                if let Some(root) = self.supervisors.get_mut(&ROOT) {
-                    root.machine.stop(ExitReason::SHUTDOWN, Purpose::Final, now);
-                    busy.push_back(ROOT);
-                }
+                self.tell_parent(ROOT, busy, |root, now| root.stop(ExitReason::SHUTDOWN, Purpose::Final, now));
             }
         }
     }
 
-    fn report(&mut self, supervisor: ActorId, child: ActorId, reason: &ExitReason, verdict: Verdict) {
-        let is_killing = self.supervisors[&supervisor].is_killing;
-        self.has_given_up |= supervisor == ROOT && verdict == Verdict::GivesUp;
-        let Some(actor) = self.actors.get_mut(&child) else { return };
-        let Some(certificate) = actor.certificates.back_mut() else { return };
-        certificate.next = next_of(verdict);
+    /// A supervisor has decided what follows from the end of a child: it is remembered with that death, and reported.
+    fn decided(&mut self, supervisor: ActorId, child: ActorId, reason: &ExitReason, verdict: Verdict) {
+        let certificate = self.members.actor(child).and_then(|_| self.deaths.last_of(child)).cloned();
+        if verdict == Verdict::GivesUp {
+            self.shutdown.gives_up(supervisor == ROOT, certificate.clone());
+        }
+        let (Some(certificate), Some(actor)) = (certificate, self.members.actor(child)) else { return };
+        let next = next_of(verdict);
+        self.deaths.decided(child, next);
         // SUP-025: every abnormal end, and every end of a permanent child; but none that was ordered.
         let is_brutal = actor.shutdown == Shutdown::BrutalKill && *reason == ExitReason::Killed;
         let is_due = (!reason.is_clean() || actor.restart == Restart::Permanent) && !is_brutal;
-        let certificate = Box::new(certificate.clone());
-        if verdict == Verdict::GivesUp {
-            self.last_gave_up = Some(certificate.clone());
-        }
+        let is_killing = self.members.supervisor(supervisor).is_some_and(|supervisor| supervisor.is_killing);
         if is_due && !is_killing {
-            self.actions.push_back(Action::Report(certificate));
+            self.actions.push_back(Action::Report { certificate, next });
         }
     }
 
     /// The child will not come back by itself: its mail is dead, and so is that of everything below it.
     fn settle(&mut self, id: ActorId) {
-        if let Some(node) = self.supervisors.get(&id) {
-            for child in node.listed.clone() {
+        if let Some(supervisor) = self.members.supervisor(id) {
+            for child in supervisor.listed.clone() {
                 self.settle(child);
             }
-        } else if let Some(actor) = self.actors.get_mut(&id) {
+        } else if let Some(actor) = self.members.actor_mut(id) {
             match &mut actor.life {
                 Life::Alive(incarnation) => incarnation.is_last = true,
                 Life::Waiting | Life::Gone => {
@@ -250,25 +280,66 @@ impl Core {
     }
 
     fn start_actor(&mut self, id: ActorId) {
-        let process = self.new_process();
+        let process = self.members.new_process();
         let now = self.now;
-        let Some(actor) = self.actors.get_mut(&id) else { return };
-        let mut incarnation = Box::new(Incarnation::new(process, now));
-        if let Some(limit) = actor.spec.start_ms {
-            incarnation.timer = Some(self.timers.set(now + Duration::from_millis(limit), Due::Start(process)));
-        }
-        actor.life = Life::Alive(incarnation);
+        let Some(actor) = self.members.actor_mut(id) else { return };
+        actor.life = Life::Alive(Box::new(Incarnation::new(process, now)));
         let launch = launch(actor, process, None);
         actor.starts += 1;
-        self.living.insert(process.pid, id);
+        self.members.born(process.pid, id);
         self.announce(id, process.pid);
         self.actions.push_back(Action::Launch(launch));
+        self.obey(id, vec![incarnation::Command::Limit(Limit::Start)]);
+    }
+
+    /// Carries out what the machine of an incarnation commands.
+    pub(super) fn obey(&mut self, id: ActorId, commands: Vec<incarnation::Command>) {
+        use incarnation::Command;
+        for command in commands {
+            let Some(actor) = self.members.actor_mut(id) else { return };
+            let (shutdown, start_ms) = (actor.shutdown, actor.spec.start_ms);
+            let Life::Alive(incarnation) = &mut actor.life else { return };
+            let process = incarnation.process();
+            match command {
+                Command::Stop { reason, urgent } => self.actions.push_back(Action::Stop { process, reason, urgent }),
+                Command::Exit => self.actions.push_back(Action::Exit(process)),
+                Command::Kill => self.actions.push_back(Action::Kill(process)),
+                Command::Recycle => self.actions.push_back(Action::Recycle(process)),
+                Command::Limit(limit) => {
+                    let time = match limit {
+                        Limit::None => None,
+                        Limit::Start => start_ms.map(Duration::from_millis),
+                        Limit::Shutdown => self.shutdown.stop_time(shutdown),
+                        Limit::Unwind => Some(EXIT_GRACE),
+                    };
+                    let timer = time.map(|time| self.timers.set(self.now + time, Due::Limit(process)));
+                    let old = std::mem::replace(&mut incarnation.limit, timer);
+                    self.timers.cancel(old);
+                }
+                Command::Seal => actor.mailbox.seal(),
+                Command::Pump => self.pump(id),
+            }
+        }
+    }
+
+    /// Tells the machine of the incarnation that a process serves something, and does what it commands.
+    pub(super) fn order(
+        &mut self,
+        process: ProcessId,
+        tell: impl FnOnce(&mut incarnation::Machine) -> Vec<incarnation::Command>,
+    ) {
+        let Some(actor) = self.members.serving_mut(process) else { return };
+        let id = actor.id;
+        if let Some(incarnation) = actor.incarnation_mut() {
+            let commands = tell(&mut incarnation.machine);
+            self.obey(id, commands);
+        }
     }
 
     /// The node is on its way down, as ordered or because the root has given up: said once.
     fn node_stops(&mut self) {
-        if !std::mem::replace(&mut self.is_stopping, true) {
-            self.actions.push_back(Action::NodeStopping);
+        if self.shutdown.begin() {
+            self.actions.push_back(Action::Node(NodeEvent::Stopping));
         }
     }
 
@@ -283,147 +354,117 @@ impl Core {
     /// Stops a supervisor for its parent.
     fn stop_inner(&mut self, id: ActorId, purpose: Purpose, is_killing: bool) {
         let now = self.now;
-        let shutdown = self.supervisors[&id].shutdown;
-        let timer = self.stop_time(shutdown).map(|limit| self.timers.set(now + limit, Due::SupervisorShutdown(id)));
+        let Some(supervisor) = self.members.supervisor(id) else { return };
+        let shutdown = supervisor.shutdown;
+        let limit = self.shutdown.stop_time(shutdown);
+        let timer = limit.map(|limit| self.timers.set(now + limit, Due::SupervisorShutdown(id)));
         if shutdown == Shutdown::BrutalKill || is_killing {
             self.kill_below(id);
         }
-        if let Some(node) = self.supervisors.get_mut(&id) {
-            node.timer = timer;
-            node.machine.stop(ExitReason::SHUTDOWN, purpose, now);
+        if let Some(supervisor) = self.members.supervisor_mut(id) {
+            supervisor.timer = timer;
+            supervisor.machine.stop(ExitReason::SHUTDOWN, purpose, now);
         }
     }
 
+    /// Stops an actor for its supervisor.
     fn stop_actor(&mut self, id: ActorId, purpose: Purpose, is_killing: bool) {
-        let is_hurried = self.stop_limit.is_some();
-        let Some(actor) = self.actors.get_mut(&id) else { return };
-        let shutdown = actor.shutdown;
-        let asks = actor.spec.terminate_on_shutdown;
-        let Some(incarnation) = actor.incarnation_mut() else { return };
-        let process = incarnation.process;
-        let is_starting = incarnation.stage == Stage::Starting;
-        let urgent = purpose == Purpose::Restart || is_starting || is_hurried;
-        let is_heard = asks || incarnation.traps_exits;
-        incarnation.stage = Stage::Stopping { asked: urgent };
-        incarnation.stop_reason = ExitReason::SHUTDOWN;
-        let old_timer = incarnation.timer.take();
-        self.timers.cancel(old_timer);
-        if shutdown == Shutdown::BrutalKill || is_killing {
+        let Some(actor) = self.members.actor(id) else { return };
+        let Some(incarnation) = actor.incarnation() else { return };
+        let process = incarnation.process();
+        if actor.shutdown == Shutdown::BrutalKill || is_killing {
             let why = if is_killing { "its supervisor was killed, or out of time" } else { "by `brutal_kill`" };
             return self.kill_for(process, ExitReason::Killed, why);
         }
-        let timer = self.stop_time(shutdown).map(|limit| self.timers.set(self.now + limit, Due::Shutdown(process)));
-        if let Some(incarnation) = self.incarnation_mut(id) {
-            incarnation.timer = timer;
+        // OTP's rule: who does not trap exits is not asked (MAP-05).
+        if !actor.spec.terminate_on_shutdown && !incarnation.traps_exits {
+            return self.order_exit(process, ExitReason::SHUTDOWN);
         }
-        if !is_heard {
-            self.order_exit(process, ExitReason::SHUTDOWN);
-        } else if urgent {
-            self.actions.push_back(Action::Stop { process, reason: ExitReason::SHUTDOWN, urgent });
-        } else {
-            self.stop_in_turn(id);
-        }
-    }
-
-    /// Lets the mail that waits be handled, and nothing after it; then the stop goes out.
-    pub(super) fn stop_in_turn(&mut self, id: ActorId) {
-        if let Some(actor) = self.actors.get_mut(&id) {
-            actor.mailbox.seal();
-        }
-        self.pump(id);
+        let is_urgent = purpose == Purpose::Restart || self.shutdown.is_hurried();
+        let manner = if is_urgent { Manner::Urgent } else { Manner::InTurn };
+        self.order(process, |machine| machine.stop(Stop { reason: ExitReason::SHUTDOWN, manner, is_limited: true }));
     }
 
     pub(super) fn started(&mut self, process: ProcessId, started: Started, info: Bytes) {
-        let Some(id) = self.serving_actor(process) else { return };
         let now = self.now;
-        let Some(actor) = self.actors.get_mut(&id) else { return };
-        let parent = actor.parent;
-        let is_listed = self.supervisors.get(&parent).is_some_and(|parent| parent.listed.contains(&id));
-        if actor.restart == Restart::Temporary && !is_listed && actor.spec.limits == Limits::default() {
-            // It never starts again, not even with its supervisor, so its arguments are not kept (SUP-036).
-            actor.spec = Arc::new(ActorSpec { start: Vec::new(), ..(*actor.spec).clone() });
-        }
-        let max_age = actor.spec.limits.max_age_ms;
+        let Some(id) = self.members.serving(process).map(|actor| actor.id) else { return };
+        self.forget_arguments(id);
+        let Some(actor) = self.members.actor_mut(id) else { return };
+        let (parent, max_age) = (actor.parent, actor.spec.limits.max_age_ms);
         let linked = actor.owner.filter(|_| actor.is_linked);
-        let Some(incarnation) = actor.incarnation_mut() else { return };
-        if incarnation.stage != Stage::Starting {
-            return;
-        }
+        let Life::Alive(incarnation) = &mut actor.life else { return };
         if started == Started::Ignore {
             // Its process ends by itself now; only then it is over.
-            incarnation.is_ignored = true;
-            return;
+            return incarnation.machine.ignored();
         }
-        let is_first = process.generation == Generation(0);
-        let took = now.saturating_sub(incarnation.since);
-        incarnation.stage = Stage::Running;
+        let Some(commands) = incarnation.machine.started() else { return };
         incarnation.info = info;
-        let timer = incarnation.timer.take();
-        self.timers.cancel(timer);
-        if let Some(limit) = max_age {
-            let timer = self.timers.set(now + Duration::from_millis(limit), Due::Aged(process));
-            if let Some(incarnation) = self.incarnation_mut(id) {
-                incarnation.aged = Some(timer);
-            }
-        }
-        if let Some(actor) = self.actors.get_mut(&id) {
-            actor.down_since = None;
-        }
-        if is_first {
+        let took = now.saturating_sub(incarnation.since);
+        incarnation.aged = max_age.map(|limit| self.timers.set(now + Duration::from_millis(limit), Due::Aged(process)));
+        let asked = incarnation.asked().to_vec();
+        actor.down_since = None;
+        self.obey(id, commands);
+        if process.generation == Generation(0) {
             self.meters.started(took);
             // Not before: a start that fails is an error of its starter's, and no exit signal.
-            if let Some(owner) = linked.filter(|owner| self.living.contains_key(owner)) {
+            if let Some(owner) = linked.filter(|owner| self.members.living(*owner).is_some()) {
                 self.links.link(owner, process.pid);
             }
             self.command(parent, |machine, now| machine.child_started(id, now));
+        }
+        for message in &asked {
+            self.hand_to_process(process, message);
         }
         self.look_for_those_who_wait();
         self.pump(id);
     }
 
-    /// A worker has said its last word: what it still has to do may take as long as a stop.
-    pub(super) fn reported(&mut self, process: ProcessId, reason: ExitReason) {
-        let Some(id) = self.serving_actor(process) else { return };
-        let limit = self.stop_time(self.actors[&id].shutdown);
-        let Some(incarnation) = self.incarnation_mut(id) else { return };
-        incarnation.report.get_or_insert(reason);
-        if !matches!(incarnation.stage, Stage::Stopping { .. })
-            && let Some(limit) = limit
+    /// What never starts again by itself, not even with its supervisor, keeps its arguments only if they are small
+    /// (SUP-036): for whoever restarts it by hand.
+    fn forget_arguments(&mut self, id: ActorId) {
+        let is_listed = self.members.is_listed(id);
+        let Some(actor) = self.members.actor_mut(id) else { return };
+        let is_recycled = actor.spec.limits != Limits::default();
+        if actor.restart == Restart::Temporary && !is_listed && !is_recycled && actor.spec.start.len() > KEPT_ARGUMENTS
         {
-            let old_timer = incarnation.timer.take();
-            self.timers.cancel(old_timer);
-            let timer = self.timers.set(self.now + limit, Due::Shutdown(process));
-            if let Some(incarnation) = self.incarnation_mut(id) {
-                incarnation.timer = Some(timer);
-            }
+            actor.spec = Arc::new(ActorSpec { start: Vec::new(), ..(*actor.spec).clone() });
         }
     }
 
+    /// A worker has said its last word.
+    pub(super) fn reported(&mut self, process: ProcessId, reason: ExitReason) {
+        self.order(process, |machine| machine.reported(reason));
+    }
+
     pub(super) fn launch_failed(&mut self, process: ProcessId, error: String) {
-        let Some(incarnation) = self.serving(process) else { return };
-        incarnation.report = Some(ExitReason::NotStarted(error));
+        self.order(process, |machine| machine.reported(ExitReason::NotStarted(error)));
         self.died(Death::without_trace(process, Status::Exited(0)));
     }
 
     /// Kills a process and remembers why, unless something else is its end already.
     pub(super) fn kill_for(&mut self, process: ProcessId, reason: ExitReason, why: &'static str) {
-        let Some(incarnation) = self.serving(process) else { return };
-        incarnation.killed_for.get_or_insert((reason, why));
-        let timer = incarnation.timer.take();
-        self.timers.cancel(timer);
-        self.actions.push_back(Action::Kill(process));
+        self.order(process, |machine| machine.kill(reason, why));
+    }
+
+    /// Has a process unwind and end without `terminate`; it is killed if it does not.
+    pub(super) fn order_exit(&mut self, process: ProcessId, reason: ExitReason) {
+        self.order(process, |machine| machine.exit(reason));
+    }
+
+    /// What a process is doing has taken as long as it may.
+    pub(super) fn time_is_over(&mut self, process: ProcessId) {
+        self.order(process, incarnation::Machine::time_is_over);
     }
 
     /// A supervisor's time to stop is over: whatever lives below it is killed, and what is still to be stopped too.
     pub(super) fn kill_below(&mut self, supervisor: ActorId) {
-        let Some(node) = self.supervisors.get_mut(&supervisor) else { return };
+        let Some(node) = self.members.supervisor_mut(supervisor) else { return };
         node.is_killing = true;
         let children: Vec<ActorId> = node.machine.children().map(|(child, ..)| child).collect();
         for child in children {
-            if self.supervisors.contains_key(&child) {
+            if self.members.is_supervisor(child) {
                 self.kill_below(child);
-            } else if let Some(incarnation) = self.incarnation_mut(child) {
-                let process = incarnation.process;
+            } else if let Some(process) = self.members.actor(child).and_then(|actor| actor.process()) {
                 self.kill_for(process, ExitReason::Killed, "its supervisor was killed, or out of time");
             }
         }
@@ -431,166 +472,181 @@ impl Core {
 
     /// From now on no stop takes longer than `limit`, and mail that waits is not handled first.
     pub(super) fn hurry(&mut self, limit: Duration) {
-        self.stop_limit = Some(limit);
-        let mut ids: Vec<ActorId> = self.actors.keys().copied().collect();
-        ids.sort();
-        for id in ids {
-            let Some(incarnation) = self.incarnation_mut(id) else { continue };
-            let Stage::Stopping { asked } = &mut incarnation.stage else { continue };
-            let was_asked = std::mem::replace(asked, true);
-            let process = incarnation.process;
-            let reason = incarnation.stop_reason.clone();
-            let old_timer = incarnation.timer.take();
-            self.timers.cancel(old_timer);
-            let timer = self.timers.set(self.now + limit, Due::Shutdown(process));
-            if let Some(incarnation) = self.incarnation_mut(id) {
-                incarnation.timer = Some(timer);
-            }
-            if !was_asked {
-                self.actions.push_back(Action::Stop { process, reason, urgent: true });
-            }
+        self.shutdown.hurry(limit);
+        let alive = self.members.actors().filter_map(|actor| Some((actor.id, actor.process()?)));
+        let mut alive: Vec<(ActorId, ProcessId)> = alive.collect();
+        alive.sort();
+        for (_, process) in alive {
+            self.order(process, incarnation::Machine::hurry);
         }
     }
 
     pub(super) fn pause_over(&mut self, child: ActorId) {
-        if let Some(parent) = self.parent_of(child) {
+        if let Some(parent) = self.members.parent_of(child) {
             self.command(parent, |machine, now| machine.pause_over(child, now));
         }
     }
 
+    /// A process is gone. What it held is released first, then its supervisor decides, then others are told, and then
+    /// the decision is carried out (MAP-03, MON-005).
     pub(super) fn died(&mut self, death: Death) {
-        let Some(id) = self.serving_actor(death.process) else { return };
-        let Some(actor) = self.actors.get_mut(&id) else { return };
+        let Some(actor) = self.members.serving_mut(death.process) else { return };
+        let (id, pid) = (actor.id, death.process.pid);
         let Life::Alive(mut incarnation) = std::mem::replace(&mut actor.life, Life::Waiting) else { return };
-        for timer in [incarnation.timer.take(), incarnation.look.take(), incarnation.aged.take()] {
+        let end = incarnation.machine.died();
+        for timer in incarnation.process_ended() {
             self.timers.cancel(timer);
         }
-        if incarnation.stage == Stage::Recycling
-            && let Some(state) = incarnation.handed_over.take()
-        {
-            return self.recycled(id, incarnation, state);
+        if let End::NextGeneration { state, commands } = end {
+            return self.next_generation(id, incarnation, &death.page, state, commands);
         }
-        let pid = death.process.pid;
-        let parent = actor.parent;
-        let reason = exit_reason(&incarnation, death.status);
-        let is_ordered = is_ordered(&incarnation);
-        let fates = actor.mailbox.process_died(&death.page);
-        // The deaths by one message, beyond the first, are its fault and not the actor's.
-        let is_again = |fate: &Fate| matches!(fate, Fate::InHand { message, .. } if !message.deaths.is_empty());
-        let is_poisoned = !is_ordered && fates.iter().any(is_again);
-        // First what it held is released, then its supervisor decides, then others are told, then the decision is
-        // carried out (MAP-03, MON-005).
-        self.living.remove(&pid);
-        self.withdraw(pid);
-        if self.actors[&id].restart == Restart::Temporary {
-            self.release_name(id);
-        }
-        self.ask_again();
-        for timer in self.alarms.target_ended(pid) {
-            self.timers.cancel(Some(timer));
-        }
-        let now = self.now;
-        let mut verdict = None;
-        if let Some(node) = self.supervisors.get_mut(&parent) {
-            if is_poisoned {
-                node.machine.do_not_count(id);
-            }
-            if incarnation.is_ignored {
-                node.machine.child_ignored(id, now);
-            } else {
-                node.machine.child_ended(id, reason.clone(), now);
-            }
-            verdict = node.machine.pending_verdict(id);
-        }
-        let killer = killer(&incarnation, &death);
-        let certificate = Certificate {
-            actor: self.actors[&id].label.clone(),
-            pid,
-            os_pid: death.os_pid,
-            reason: reason.clone(),
-            in_hand: self.in_hand(&fates, death.clock_ns),
-            killer,
-            stacks: death.stacks,
-            next: verdict.map_or(Next::Nothing, next_of),
-            last_output: death.last_output,
-            age_ms: now.saturating_sub(incarnation.since).as_millis() as u64,
-            restarts: self.actors[&id].starts.saturating_sub(1),
-            cpu_ms: death.cpu_ms,
-            peak_kib: death.peak_kib,
-        };
-        if let Some(actor) = self.actors.get_mut(&id) {
-            actor.keep_certificate(certificate.clone());
-            actor.down_since = Some(now);
-            self.meters.ended(&actor.spec.class, &reason);
-        }
+        self.timers.cancel(incarnation.limit.take());
+        let reason = incarnation.machine.exit_reason(death.status);
+        let is_ordered = incarnation.machine.is_ordered();
+        let fates = self.release(id, pid, &death.page);
+        let verdict = self.ask_for_verdict(id, &reason, &end, !is_ordered && is_poisoned(&fates));
+        let cause = if incarnation.machine.has_reported() { Cause::Failed } else { Cause::OutcomeUnknown };
+        let clock_ns = death.clock_ns;
+        let certificate = Arc::new(self.certificate(id, &incarnation, &reason, &fates, verdict, death));
+        self.remember(id, &reason, certificate.clone());
         self.forget_caller(Caller::Actor(pid));
         self.forget_waiter(pid);
-        self.mourners.remove(&pid);
-        let certificate = Arc::new(certificate);
-        let cause = if incarnation.report.is_some() { Cause::Failed } else { Cause::OutcomeUnknown };
-        let mut again = Vec::new();
-        for fate in fates {
-            match fate {
-                Fate::InHand { message, since_ns } => {
-                    let took = Duration::from_nanos(death.clock_ns.saturating_sub(since_ns));
-                    self.handler_ended(pid, id, &message, took, || Some(reason.to_string()));
-                    again.extend(self.after_death_in_hand(id, message, cause, is_ordered, &certificate));
-                }
-                Fate::ForPid(message) => self.bury(message, Cause::PidDead, &certificate),
-                Fate::Done(message) => {
-                    // Its answer would have come before the end.
-                    if let Some(call) = message.reply_to {
-                        self.fail_call(call, CallFailure::Died(Box::new((*certificate).clone())));
-                    }
-                }
-            }
-        }
-        if let Some(actor) = self.actors.get_mut(&id) {
-            again.into_iter().rev().for_each(|message| actor.mailbox.put_back(message));
-        }
-        for call in std::mem::take(&mut incarnation.owed) {
-            self.fail_call(call, CallFailure::Died(Box::new((*certificate).clone())));
+        self.dead_letters.unsubscribe(pid);
+        self.share_out(fates, &Over { id, pid, clock_ns, cause, is_ordered, certificate: certificate.clone() });
+        for call in incarnation.take_owed() {
+            self.fail_call(call, CallFailure::Died(certificate.clone()));
         }
         self.let_go_what_is_not_kept(id, &certificate);
         if incarnation.is_last {
             self.settle(id);
         }
         self.notify_end(pid, &reason, Some(&certificate));
+        let Some(parent) = self.members.parent_of(id) else { return };
+        if let Some(verdict) = verdict {
+            self.decided(parent, id, &reason, verdict);
+        }
         self.run(parent);
     }
 
-    /// What becomes of a message that was in hand at a death; gives it back if it is to come again.
-    fn after_death_in_hand(
-        &mut self,
+    /// Releases what an incarnation held that has ended; gives what becomes of the mail that it was handed.
+    fn release(&mut self, id: ActorId, pid: Pid, page: &Snapshot) -> Vec<Fate> {
+        self.members.ended(pid);
+        self.withdraw(pid);
+        let mut fates = Vec::new();
+        if let Some(actor) = self.members.actor_mut(id) {
+            fates = actor.mailbox.process_died(page);
+            if actor.restart == Restart::Temporary {
+                self.members.release_name(id);
+            }
+        }
+        self.ask_again();
+        for timer in self.alarms.target_ended(pid) {
+            self.timers.cancel(Some(timer));
+        }
+        fates
+    }
+
+    /// Has the supervisor of an actor decide what follows from its end; `None` if it has something else to do.
+    fn ask_for_verdict(&mut self, id: ActorId, reason: &ExitReason, end: &End, is_poisoned: bool) -> Option<Verdict> {
+        let now = self.now;
+        let parent = self.members.parent_of(id)?;
+        let machine = &mut self.members.supervisor_mut(parent)?.machine;
+        if is_poisoned {
+            machine.do_not_count(id);
+        }
+        if *end == End::Ignored {
+            machine.child_ignored(id, now);
+            return None;
+        }
+        machine.child_ended(id, reason.clone(), now)
+    }
+
+    fn certificate(
+        &self,
         id: ActorId,
-        mut message: Message,
-        cause: Cause,
-        is_ordered: bool,
-        certificate: &Arc<Certificate>,
-    ) -> Option<Message> {
-        let redelivered = &self.actors.get(&id)?.spec.redelivered;
-        let most = redelivered.iter().find(|(method, _)| **method == *message.method).map(|(_, most)| *most);
+        incarnation: &Incarnation,
+        reason: &ExitReason,
+        fates: &[Fate],
+        verdict: Option<Verdict>,
+        death: Death,
+    ) -> Certificate {
+        let actor = self.members.actor(id);
+        Certificate {
+            actor: actor.map(|actor| actor.label.clone()).unwrap_or_default(),
+            pid: death.process.pid,
+            os_pid: death.os_pid,
+            reason: reason.clone(),
+            in_hand: self.in_hand(fates, death.clock_ns),
+            killer: killer(&incarnation.machine, &death),
+            stacks: death.stacks,
+            next: verdict.map_or(Next::Nothing, next_of),
+            last_output: death.last_output,
+            age_ms: self.now.saturating_sub(incarnation.since).as_millis() as u64,
+            restarts: actor.map_or(0, |actor| actor.starts.saturating_sub(1)),
+            cpu_ms: death.cpu_ms,
+            peak_kib: death.peak_kib,
+        }
+    }
+
+    fn remember(&mut self, id: ActorId, reason: &ExitReason, certificate: Arc<Certificate>) {
+        self.deaths.add(id, certificate);
+        let now = self.now;
+        if let Some(actor) = self.members.actor_mut(id) {
+            actor.down_since = Some(now);
+            self.meters.ended(&actor.spec.class, reason);
+        }
+    }
+
+    /// Carries out what becomes of the mail that a process was handed.
+    fn share_out(&mut self, fates: Vec<Fate>, over: &Over) {
+        let mut again = Vec::new();
+        for fate in fates {
+            match fate {
+                Fate::InHand { message, since_ns } => {
+                    let took = Duration::from_nanos(over.clock_ns.saturating_sub(since_ns));
+                    let error = || Some(over.certificate.reason.to_string());
+                    self.handler_ended(over.pid, over.id, &message, took, error);
+                    again.extend(self.after_death_in_hand(message, over));
+                }
+                Fate::ForPid(message) => self.bury(message, Cause::PidDead, &over.certificate),
+                Fate::Done(message) => {
+                    // Its answer would have come before the end.
+                    if let Some(call) = message.reply_to {
+                        self.fail_call(call, CallFailure::Died(over.certificate.clone()));
+                    }
+                }
+            }
+        }
+        if let Some(actor) = self.members.actor_mut(over.id) {
+            again.into_iter().rev().for_each(|message| actor.mailbox.put_back(message));
+        }
+    }
+
+    /// What becomes of a message that was in hand at a death; gives it back if it is to come again.
+    fn after_death_in_hand(&mut self, mut message: Message, over: &Over) -> Option<Message> {
+        let redelivered = &self.members.actor(over.id)?.spec.redelivered;
+        let most = redelivered.iter().find(|(method, _)| *method == message.head.method).map(|(_, most)| *most);
         let is_answered = message.reply_to.is_some_and(|call| !self.router.is_open(call));
         let (Some(most), false, false) = (most, message.for_pid, is_answered) else {
-            self.bury(message, cause, certificate);
+            self.bury(message, over.cause, &over.certificate);
             return None;
         };
-        if !is_ordered {
-            message.deaths.push(certificate.clone());
+        if !over.is_ordered {
+            message.deaths.push(over.certificate.clone());
         }
         if (message.deaths.len() as u64) < u64::from(most) {
             return Some(message);
         }
         if let Some(call) = message.reply_to.take() {
-            self.fail_call(call, CallFailure::Died(Box::new((**certificate).clone())));
+            self.fail_call(call, CallFailure::Died(over.certificate.clone()));
         }
-        self.bury(message, Cause::Poison, certificate);
+        self.bury(message, Cause::Poison, &over.certificate);
         None
     }
 
     /// The mail that an actor does not keep over its own end.
     fn let_go_what_is_not_kept(&mut self, id: ActorId, certificate: &Arc<Certificate>) {
-        let Some(actor) = self.actors.get_mut(&id) else { return };
+        let Some(actor) = self.members.actor_mut(id) else { return };
         let options = actor.spec.mailbox;
         let dead = match (options.is_kept, options.fails_while_restarting) {
             (false, _) => actor.mailbox.drain(),
@@ -600,36 +656,41 @@ impl Core {
         for message in dead {
             self.bury(message, Cause::NotKept, certificate);
         }
-        let_in(&mut self.actions, self.actors.get_mut(&id), &mut self.router);
+        self.let_in(id);
     }
 
     /// The process has ended as it was asked to, and a new one takes its place in the same incarnation.
-    fn recycled(&mut self, id: ActorId, mut incarnation: Box<Incarnation>, state: Bytes) {
-        let now = self.now;
-        let process =
-            ProcessId { pid: incarnation.process.pid, generation: Generation(incarnation.process.generation.0 + 1) };
+    fn next_generation(
+        &mut self,
+        id: ActorId,
+        mut incarnation: Box<Incarnation>,
+        page: &Snapshot,
+        state: Bytes,
+        commands: Vec<incarnation::Command>,
+    ) {
+        let process = incarnation.process();
         // Its open calls end with the process that made them.
         self.forget_caller(Caller::Actor(process.pid));
-        let Some(actor) = self.actors.get_mut(&id) else { return };
-        actor.mailbox.process_recycled();
-        incarnation.process = process;
-        incarnation.stage = Stage::Starting;
-        incarnation.report = None;
-        incarnation.handled = 0;
-        incarnation.waited = None;
-        incarnation.not_ready = None;
-        if let Some(limit) = actor.spec.start_ms {
-            incarnation.timer = Some(self.timers.set(now + Duration::from_millis(limit), Due::Start(process)));
-        }
+        let Some(actor) = self.members.actor_mut(id) else { return };
+        let rest = actor.mailbox.process_recycled(page);
+        // Done without an answer, which the next process may still give: its state may say to whom.
+        let unanswered = rest.done.iter().filter_map(|message| message.reply_to);
+        unanswered.filter(|call| self.router.is_open(*call)).for_each(|call| incarnation.owe(call));
         actor.life = Life::Alive(incarnation);
         let launch = launch(actor, process, Some(state));
+        let end = |actor: &Actor| dead_letters::End::of(actor, Cause::OutcomeUnknown);
+        let begun: Vec<(Message, dead_letters::End)> = rest.begun.into_iter().map(|it| (it, end(actor))).collect();
         self.actions.push_back(Action::Launch(launch));
+        for (message, end) in begun {
+            self.lay_out(message, end);
+        }
+        self.obey(id, commands);
     }
 
     fn in_hand(&self, fates: &[Fate], clock_ns: u64) -> Vec<InHand> {
         let in_hand = |fate: &Fate| match fate {
             Fate::InHand { message, since_ns } => Some(InHand {
-                method: message.method.to_string(),
+                method: message.head.method.to_string(),
                 sender: self.sender_label(message.sender),
                 age_ms: clock_ns.saturating_sub(*since_ns) / 1_000_000,
                 delivery: message.deliveries,
@@ -637,13 +698,6 @@ impl Core {
             Fate::ForPid(_) | Fate::Done(_) => None,
         };
         fates.iter().filter_map(in_hand).collect()
-    }
-
-    /// Whether a supervisor holds its children by pid rather than by id.
-    pub(crate) fn is_dynamic(&self, id: ActorId) -> bool {
-        self.supervisors
-            .get(&id)
-            .is_some_and(|node| matches!(node.spec.kind, SupervisorKind::Dynamic { .. } | SupervisorKind::Spawned))
     }
 }
 
@@ -669,31 +723,16 @@ fn next_of(verdict: Verdict) -> Next {
     }
 }
 
-/// The reason of an end: the first that applies of MAP-02.
-fn exit_reason(incarnation: &Incarnation, status: Status) -> ExitReason {
-    if let Some(report) = &incarnation.report {
-        return report.clone();
-    }
-    match (&incarnation.killed_for, &incarnation.exit, status) {
-        (Some((reason, _)), _, Status::Signalled(9)) => reason.clone(),
-        (_, Some(reason), _) => reason.clone(),
-        (_, None, Status::Signalled(number)) => ExitReason::Signal(number),
-        (_, None, Status::Exited(code)) => ExitReason::ExitCode(code),
-    }
-}
-
-/// Whether the end was asked for, rather than caused by what the actor did.
-fn is_ordered(incarnation: &Incarnation) -> bool {
-    matches!(incarnation.stage, Stage::Stopping { .. })
-        || incarnation.exit.is_some()
-        || matches!(incarnation.killed_for, Some((ExitReason::Killed, _)))
+/// The deaths by one message, beyond the first, are its fault and not the actor's.
+fn is_poisoned(fates: &[Fate]) -> bool {
+    fates.iter().any(|fate| matches!(fate, Fate::InHand { message, .. } if !message.deaths.is_empty()))
 }
 
 /// Who ended it, where a signal did.
-fn killer(incarnation: &Incarnation, death: &Death) -> Killer {
-    match (death.status, &incarnation.killed_for) {
+fn killer(machine: &incarnation::Machine, death: &Death) -> Killer {
+    match (death.status, machine.killed_because()) {
         (Status::Exited(_), _) => Killer::Nobody,
-        (Status::Signalled(9), Some((_, why))) => Killer::Rebeam((*why).to_owned()),
+        (Status::Signalled(9), Some(why)) => Killer::Rebeam(why.to_owned()),
         (Status::Signalled(_), _) if death.out_of_memory => Killer::OutOfMemory,
         (Status::Signalled(_), _) => Killer::Unknown,
     }

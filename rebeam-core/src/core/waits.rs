@@ -8,13 +8,13 @@
 
 use std::collections::HashSet;
 
-use rebeam_protocol::control::address_label;
+use rebeam_protocol::address::{Caller, ReplyTo};
 use rebeam_protocol::id::{ActorId, Seq};
-use rebeam_protocol::message::{Caller, ReplyTo, Waits};
+use rebeam_protocol::message::Waits;
 use rebeam_protocol::spec::SupervisorKind;
 
 use super::Core;
-use crate::actor::{Actor, Life, Stage};
+use crate::actor::{Actor, Life};
 use crate::router::On;
 use crate::supervisor::ChildState;
 
@@ -58,14 +58,14 @@ impl Core {
         }
         match &open.on {
             On::Supervisor(supervisor) => self.start_under_way(*supervisor, None),
-            On::Up(to) => match self.member(to).and_then(|id| self.actors.get(&id)) {
+            On::Up(to) => match self.member(to).and_then(|id| self.members.actor(id)) {
                 Some(actor) if !matches!(actor.life, Life::Gone) => self.stand_still(actor),
                 // Anybody may take a name that is free.
                 _ => Vec::new(),
             },
-            On::Room(callee, _) => self.actors.get(callee).map_or_else(Vec::new, |actor| self.stand_still(actor)),
+            On::Room(callee, _) => self.members.actor(*callee).map_or_else(Vec::new, |actor| self.stand_still(actor)),
             On::Answer(callee) => {
-                let Some(actor) = self.actors.get(callee) else { return Vec::new() };
+                let Some(actor) = self.members.actor(*callee) else { return Vec::new() };
                 match actor.mailbox.handed_call(wait).and_then(|seq| self.in_hand_of(actor, seq)) {
                     Some(waits) => waits,
                     None => self.stand_still(actor),
@@ -76,7 +76,7 @@ impl Core {
 
     /// What the handler waits for that has this message in hand; `None` if no handler that has it waits.
     fn in_hand_of(&self, actor: &Actor, seq: Seq) -> Option<Vec<ReplyTo>> {
-        let pid = actor.incarnation()?.process.pid;
+        let pid = actor.pid()?;
         let mut is_any_deferred = false;
         let own = |waits: Waits| match waits {
             Waits::Handler { message, is_deferred } => (message == seq).then_some(is_deferred),
@@ -100,15 +100,15 @@ impl Core {
             Life::Gone => Vec::new(),
             Life::Waiting => self.start_under_way(actor.parent, Some(actor.id)),
             // Its waits end with it.
-            Life::Alive(incarnation) if incarnation.killed_for.is_some() || incarnation.exit.is_some() => Vec::new(),
+            Life::Alive(incarnation) if incarnation.machine.is_ending() => Vec::new(),
             Life::Alive(incarnation) => {
-                let pid = incarnation.process.pid;
+                let pid = incarnation.process().pid;
                 let waits = || self.router.waits_of(pid);
                 let whole: Vec<ReplyTo> = waits()
                     .filter(|(_, open)| matches!(open.waits, Waits::Actor { .. }))
                     .map(|(wait, _)| wait)
                     .collect();
-                if !whole.is_empty() || incarnation.stage == Stage::Starting {
+                if !whole.is_empty() || incarnation.machine.is_starting() {
                     return whole;
                 }
                 let handlers: HashSet<Seq> = waits()
@@ -126,13 +126,13 @@ impl Core {
     /// What the child waits for that a supervisor is starting, and before which it does nothing else; of interest to a
     /// child that is to be started after it, or to whoever asked the supervisor.
     fn start_under_way(&self, supervisor: ActorId, later: Option<ActorId>) -> Vec<ReplyTo> {
-        let Some(node) = self.supervisors.get(&supervisor) else { return Vec::new() };
+        let Some(node) = self.members.supervisor(supervisor) else { return Vec::new() };
         if node.spec.kind == SupervisorKind::Spawned {
             return Vec::new();
         }
         let starting = node.machine.children().find(|(_, _, state)| **state == ChildState::Starting);
         match starting {
-            Some((child, ..)) if Some(child) != later => match self.actors.get(&child) {
+            Some((child, ..)) if Some(child) != later => match self.members.actor(child) {
                 Some(actor) => self.stand_still(actor),
                 None => self.start_under_way(child, None),
             },
@@ -144,27 +144,27 @@ impl Core {
     fn words(&self, wait: ReplyTo, method: Option<&str>) -> String {
         let who = match wait.caller {
             Caller::Outside(_) => "outside".to_owned(),
-            Caller::Actor(pid) => match self.living.get(&pid).and_then(|id| self.actors.get(id)) {
+            Caller::Actor(pid) => match self.members.living_actor(pid) {
                 Some(actor) => actor.label.clone(),
                 None => pid.to_string(),
             },
         };
         let class = |id: &ActorId| {
-            let class = self.actors.get(id).map_or("", |actor| actor.spec.class.as_str());
+            let class = self.members.actor(*id).map_or("", |actor| actor.spec.class.as_str());
             class.rsplit('.').next().unwrap_or(class).to_owned()
         };
         match self.router.get(wait).map(|open| &open.on) {
             Some(On::Answer(callee)) => {
-                let message = || self.actors.get(callee).and_then(|actor| actor.mailbox.find_call(wait));
-                let method = method.unwrap_or_else(|| message().map_or("?", |message| &message.method));
+                let message = || self.members.actor(*callee).and_then(|actor| actor.mailbox.find_call(wait));
+                let method = method.unwrap_or_else(|| message().map_or("?", |message| &message.head.method));
                 format!("{who}.call({}.{method})", class(callee))
             }
             Some(On::Room(callee, method)) => format!("{who}.cast({}.{method})", class(callee)),
             Some(On::Supervisor(supervisor)) => {
-                let path = self.supervisors.get(supervisor).map_or("", |node| node.path.as_str());
+                let path = self.members.supervisor(*supervisor).map_or("", |node| node.path.as_str());
                 format!("{who}.supervisor({})", if path.is_empty() { "root" } else { path })
             }
-            Some(On::Up(to)) => format!("{who}.wait_for({})", address_label(to)),
+            Some(On::Up(to)) => format!("{who}.wait_for({})", to),
             None => who,
         }
     }

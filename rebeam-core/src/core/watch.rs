@@ -6,12 +6,12 @@
 use std::time::Duration;
 
 use rebeam_protocol::exit::ExitReason;
-use rebeam_protocol::id::{ActorId, ProcessId};
+use rebeam_protocol::id::{ActorId, ProcessId, Seq};
 use rebeam_protocol::page::{Snapshot, Stage as MarkStage};
 
 use super::Core;
-use crate::actor::Stage;
 use crate::event::Action;
+use crate::incarnation::Machine;
 use crate::timers::Due;
 
 /// How long an actor may leave mail untaken while it has nothing in hand.
@@ -27,20 +27,20 @@ impl Core {
     /// Mail was handed over: a look is due when a limit may have passed.
     pub(super) fn watch(&mut self, id: ActorId) {
         let now = self.now;
-        let Some(actor) = self.actors.get_mut(&id) else { return };
+        let Some(actor) = self.members.actor_mut(id) else { return };
         let limits = &actor.spec.limits;
         let deadline = limits.deadlines.iter().map(|(_, limit)| *limit).chain(limits.deadline_ms).min();
         let wait = deadline.map_or(TAKES_NO_MAIL, |limit| Duration::from_millis(limit).min(TAKES_NO_MAIL));
         let Some(incarnation) = actor.incarnation_mut() else { return };
         if incarnation.look.is_none() {
-            incarnation.look = Some(self.timers.set(now + wait, Due::Look(incarnation.process)));
+            incarnation.look = Some(self.timers.set(now + wait, Due::Look(incarnation.process())));
         }
     }
 
     pub(super) fn look(&mut self, process: ProcessId, due: Duration) {
         let is_late = self.now.saturating_sub(due) > PAUSE;
-        let Some(id) = self.serving_actor(process) else { return };
-        let Some(incarnation) = self.incarnation_mut(id) else { return };
+        let Some(id) = self.members.serving(process).map(|actor| actor.id) else { return };
+        let Some(incarnation) = self.members.incarnation_mut(id) else { return };
         incarnation.look = None;
         if is_late {
             incarnation.waited = None;
@@ -51,9 +51,11 @@ impl Core {
 
     /// What a look found.
     pub(super) fn looked(&mut self, process: ProcessId, page: &Snapshot, clock_ns: u64) {
-        let Some(id) = self.serving_actor(process) else { return };
+        let Some(id) = self.members.serving(process).map(|actor| actor.id) else { return };
         let now = self.now;
-        let Some(actor) = self.actors.get(&id) else { return };
+        let Some(actor) = self.members.actor(id) else { return };
+        // Whoever is asked for its state, and has nothing in hand, is to give it: as if a message waited.
+        let is_asked = actor.incarnation().is_some_and(|incarnation| incarnation.machine.is_handing_over());
         let mut next = TAKES_NO_MAIL;
         let mut is_busy = false;
         let mut is_hung = false;
@@ -62,7 +64,7 @@ impl Core {
             match page.stage(seq.0) {
                 MarkStage::Begun => {
                     is_busy = true;
-                    let Some(limit) = actor.spec.limits.deadline_of(&message.method) else { continue };
+                    let Some(limit) = actor.spec.limits.deadline_of(&message.head.method) else { continue };
                     let limit = Duration::from_millis(limit);
                     let age = Duration::from_nanos(clock_ns.saturating_sub(page.since_ns(seq.0)));
                     is_hung |= age >= limit;
@@ -75,7 +77,8 @@ impl Core {
         if is_hung {
             return self.judge_hung(process);
         }
-        let Some(incarnation) = self.incarnation_mut(id) else { return };
+        let oldest = oldest.or(is_asked.then_some(Seq(0)));
+        let Some(incarnation) = self.members.incarnation_mut(id) else { return };
         let is_silent = !is_busy && !page.lets_mail_wait();
         match (oldest.filter(|_| is_silent), incarnation.waited) {
             (Some(seq), Some((same, since))) if seq == same => {
@@ -89,7 +92,7 @@ impl Core {
         }
         if is_busy || oldest.is_some() {
             let timer = self.timers.set(now + next, Due::Look(process));
-            if let Some(incarnation) = self.incarnation_mut(id) {
+            if let Some(incarnation) = self.members.incarnation_mut(id) {
                 incarnation.look = Some(timer);
             }
         }
@@ -102,19 +105,20 @@ impl Core {
 
     /// An actor has handled a message: it may have handled as many as its process may.
     pub(super) fn count_handled(&mut self, id: ActorId, by: u64) {
-        let Some(actor) = self.actors.get_mut(&id) else { return };
+        let Some(actor) = self.members.actor_mut(id) else { return };
         let Some(most) = actor.spec.limits.max_messages else { return };
         let Some(incarnation) = actor.incarnation_mut() else { return };
         incarnation.handled += by;
         if incarnation.handled >= most {
-            let process = incarnation.process;
+            let process = incarnation.process();
             self.recycle(process);
         }
     }
 
     pub(super) fn over_memory(&mut self, process: ProcessId, used_kib: u64) {
-        let Some(id) = self.serving_actor(process) else { return };
-        let limits = &self.actors[&id].spec.limits;
+        let Some(id) = self.members.serving(process).map(|actor| actor.id) else { return };
+        let Some(actor) = self.members.actor(id) else { return };
+        let limits = &actor.spec.limits;
         match (limits.memory_hard_kib, limits.memory_soft_kib) {
             (Some(hard), _) if used_kib >= hard => {
                 let reason = ExitReason::MemoryLimit(used_kib, hard);
@@ -127,10 +131,9 @@ impl Core {
 
     /// Has an actor go on in a new process, between two messages, unseen by others.
     pub(super) fn recycle(&mut self, process: ProcessId) {
-        let Some(incarnation) = self.serving(process) else { return };
-        if incarnation.stage == Stage::Running {
-            incarnation.stage = Stage::Recycling;
-            self.actions.push_back(Action::Recycle(process));
+        self.order(process, Machine::recycle);
+        if let Some(id) = self.members.serving(process).map(|actor| actor.id) {
+            self.watch(id);
         }
     }
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 use crate::world::{World, actor, actor_with, call, died_of, envelope, name, supervisor};
 use bytes::Bytes;
 use rebeam_core::Event;
-use rebeam_protocol::control::{Answer, DeadLetters, Request, Which};
+use rebeam_protocol::address::{Address, Caller};
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::id::CallId;
-use rebeam_protocol::message::{Address, CallFailure, Caller, Cause, DeadLetter, Kind, Outcome};
+use rebeam_protocol::message::{CallFailure, Cause, DeadLetter, Kind, Outcome};
+use rebeam_protocol::outside::{Answer, DeadLetters, TreeRequest, Which};
 use rebeam_protocol::process::ProcessRequest;
 use rebeam_protocol::spec::{ActorSpec, MailboxOptions, Overflow, Strategy};
 
@@ -21,8 +22,8 @@ fn with_mailbox(mailbox: MailboxOptions) -> World {
 }
 
 fn letters(world: &mut World) -> Vec<DeadLetter> {
-    world.requests(Request::DeadLetters(DeadLetters::List));
-    match world.answers.pop() {
+    world.requests(TreeRequest::DeadLetters(DeadLetters::List));
+    match world.outside.pop() {
         Some(Answer::DeadLetters { letters, .. }) => letters,
         other => panic!("{other:?}"),
     }
@@ -41,8 +42,8 @@ fn a_message_that_may_come_again_does_so_first_and_is_quarantined_in_the_end() {
     let letters = letters(&mut world);
     assert_eq!(letters.len(), 1);
     assert_eq!((letters[0].cause, letters[0].deliveries), (Cause::Poison, 3));
-    world.requests(Request::DeadLetters(DeadLetters::Show(letters[0].id)));
-    let Some(Answer::DeadLetters { letters, .. }) = world.answers.pop() else { panic!("no letter") };
+    world.requests(TreeRequest::DeadLetters(DeadLetters::Show(letters[0].id)));
+    let Some(Answer::DeadLetters { letters, .. }) = world.outside.pop() else { panic!("no letter") };
     assert_eq!(letters[0].certificates.len(), 3, "one for each death");
 }
 
@@ -77,7 +78,7 @@ fn an_ordered_death_is_not_the_message_s_fault() {
     world.sends("a", name("b"), Kind::Cast, "work");
     for _ in 0..4 {
         world.begins("b");
-        world.requests(Request::RestartChild { name: "b".into() });
+        world.requests(TreeRequest::Restart { name: "b".into() });
         world.pass(Duration::from_millis(5000));
         assert_eq!(world.delivered("b"), ["work"]);
     }
@@ -147,7 +148,7 @@ fn a_full_mailbox_drops_the_oldest_or_the_newest_or_fails() {
     assert_eq!(letters(&mut world).iter().map(|letter| &letter.method).collect::<Vec<_>>(), ["m3"]);
     assert!(matches!(&world.replies[0].2, Outcome::Failed(CallFailure::MailboxFull { .. })));
     let mut world = full(Overflow::Fail);
-    assert!(world.take_trace().contains(&"gate Name(\"b\") Refused".to_owned()));
+    assert!(world.take_trace().contains(&"gate of b Fail".to_owned()));
     assert!(matches!(&world.replies[0].2, Outcome::Failed(CallFailure::MailboxFull { waiting: 3, .. })));
 }
 
@@ -160,11 +161,11 @@ fn dead_letters_are_told_to_who_asked_and_sent_again() {
     world.begins("b");
     world.is_shot("b");
     assert_eq!(world.signals("a"), ["DEAD lost Nobody", "DEAD in_hand OutcomeUnknown"]);
-    world.requests(Request::DeadLetters(DeadLetters::Replay(Which::All)));
-    assert_eq!(world.answers.pop(), Some(Answer::Count(1)), "there still is no `nobody`");
+    world.requests(TreeRequest::DeadLetters(DeadLetters::Replay(Which::All)));
+    assert_eq!(world.outside.pop(), Some(Answer::Count(1)), "there still is no `nobody`");
     assert_eq!(world.delivered("b"), ["in_hand"]);
-    world.requests(Request::DeadLetters(DeadLetters::Drop(Which::To("nobody".into()))));
-    assert_eq!(world.answers.pop(), Some(Answer::Count(1)));
+    world.requests(TreeRequest::DeadLetters(DeadLetters::Drop(Which::To("nobody".into()))));
+    assert_eq!(world.outside.pop(), Some(Answer::Count(1)));
     assert!(letters(&mut world).is_empty());
 }
 

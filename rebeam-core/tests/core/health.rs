@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::world::{World, actor, actor_with, call, inner, name, supervisor};
 use rebeam_core::Event;
-use rebeam_protocol::control::Request;
 use rebeam_protocol::message::Kind;
+use rebeam_protocol::outside::{Answer, TreeRequest};
 use rebeam_protocol::spec::{Backoff, ChildSpec, Limits, OnGiveup, Strategy, SupervisorKind, SupervisorSpec};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -24,7 +24,7 @@ fn a_tree_in_which_all_is_well_has_no_troubles() {
     world.pass(10 * MINUTE);
     assert_eq!(world.troubles(MINUTE), Vec::<String>::new());
     // Stopped by hand is not trouble.
-    world.requests(Request::StopChild { name: "b".into() });
+    world.requests(TreeRequest::Stop { name: "b".into() });
     world.pass(10 * MINUTE);
     assert_eq!(world.troubles(MINUTE), Vec::<String>::new());
 }
@@ -58,7 +58,7 @@ fn who_is_parked_waits_for_somebody() {
     let mut world = pair(ChildSpec { on_giveup: OnGiveup::Park, ..actor("b") });
     (0..3).for_each(|_| world.crashes("b"));
     assert_eq!(world.troubles(MINUTE), ["b Parked: its restarts are used up: `rebeam restart b`"]);
-    world.requests(Request::RestartChild { name: "b".into() });
+    world.requests(TreeRequest::Restart { name: "b".into() });
     assert_eq!(world.troubles(MINUTE), Vec::<String>::new());
 }
 
@@ -147,7 +147,7 @@ fn who_comes_and_goes_has_no_figures_of_its_own() {
 #[test]
 fn a_log_level_is_told_at_once_and_to_every_later_process() {
     let mut world = pair(actor("b"));
-    world.requests(Request::LogLevel { name: "b".into(), level: 10 });
+    world.requests(TreeRequest::LogLevel { name: "b".into(), level: 10 });
     world.check(&["log level 10 b"]);
 }
 
@@ -157,9 +157,9 @@ fn the_fattest_is_killed_with_the_reason() {
     let process = world.process("b");
     world.tell(Event::OutOfRoom { process, used_kib: 5000, limit_kib: 6000 });
     assert!(world.take_trace().contains(&"kill b".to_owned()));
-    world.requests(Request::Why { name: "b".into() });
-    let Some(rebeam_protocol::control::Answer::Why(deaths)) = world.answers.last() else { panic!("no answer") };
-    assert_eq!(deaths[0].reason, rebeam_protocol::exit::ExitReason::MemoryLimit(5000, 6000));
+    world.requests(TreeRequest::Why { name: "b".into() });
+    let Some(Answer::Why(deaths)) = world.outside.last() else { panic!("no answer") };
+    assert_eq!(deaths[0].0.reason, rebeam_protocol::exit::ExitReason::MemoryLimit(5000, 6000));
 }
 
 #[test]

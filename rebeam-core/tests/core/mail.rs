@@ -5,10 +5,11 @@ use std::time::Duration;
 use crate::world::{World, actor, call, died_of, envelope, name, supervisor};
 use bytes::Bytes;
 use rebeam_core::Event;
-use rebeam_protocol::control::Request;
+use rebeam_protocol::address::{Address, Caller};
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::id::{CallId, Seq};
-use rebeam_protocol::message::{Address, CallFailure, Caller, Kind, Lane, Outcome};
+use rebeam_protocol::message::{CallFailure, Kind, Lane, Outcome};
+use rebeam_protocol::outside::TreeRequest;
 use rebeam_protocol::spec::{ActorSpec, ChildKind, ChildSpec, MailboxOptions, Restart, Strategy, SupervisorSpec};
 
 fn pair() -> World {
@@ -108,7 +109,7 @@ fn a_child_that_is_down_for_good_has_no_mailbox() {
     assert_eq!(died_of(&world.replies[0].2), Some(&ExitReason::Normal));
     world.sends("a", name("t"), call(2), "late");
     assert!(matches!(&world.replies[1].2, Outcome::Failed(CallFailure::NoProc { target, .. }) if target == "t"));
-    world.requests(Request::RestartChild { name: "t".into() });
+    world.requests(TreeRequest::Restart { name: "t".into() });
     world.sends("a", name("t"), Kind::Cast, "again");
     assert_eq!(world.delivered("t"), ["again"]);
 }
@@ -116,12 +117,13 @@ fn a_child_that_is_down_for_good_has_no_mailbox() {
 #[test]
 fn gen_018_a_final_stop_takes_its_turn_and_a_group_restart_goes_first() {
     let mut world = World::up(supervisor(Strategy::OneForAll, vec![actor("a"), actor("b")]));
+    world.acks_after = 1;
     world.stubborn = vec!["b".into()];
     for n in 0..70 {
         world.sends("a", name("b"), Kind::Cast, &format!("m{n}"));
     }
     assert_eq!(world.delivered("b").len(), 64, "the window");
-    world.requests(Request::StopChild { name: "b".into() });
+    world.requests(TreeRequest::Stop { name: "b".into() });
     world.check(&[]);
     for _ in 0..6 {
         let (seq, _) = world.begins("b");
@@ -145,11 +147,11 @@ fn a_call_whose_caller_gave_up_or_died_is_dropped_before_it_is_handed_over() {
     let caller = Caller::Actor(world.process("a").pid);
     world.tell(Event::Abandoned { caller, call: CallId(1), page: None });
     assert!(
-        matches!(&world.replies[0].2, Outcome::Failed(CallFailure::TimedOut(callee)) if callee.state == "starting")
+        matches!(&world.replies[0].2, Outcome::Failed(CallFailure::TimedOut(callee)) if callee.state == rebeam_protocol::state::MemberState::Starting)
     );
     let process = world.process("a");
     let mut expiring = envelope(name("b"), call(2), "expired");
-    expiring.deadline_ms = Some(100);
+    expiring.head.deadline_ms = Some(100);
     world.tell(Event::Sent { process, envelope: expiring, payload: Bytes::new(), buffers: None });
     world.sends("a", name("b"), call(3), "of_the_dead");
     world.is_shot("a");
@@ -167,7 +169,7 @@ fn high_mail_overtakes_normal_mail_that_waits() {
     let process = world.process("a");
     for (lane, method) in [(Lane::Normal, "n1"), (Lane::High, "h1"), (Lane::Normal, "n2"), (Lane::High, "h2")] {
         let mut envelope = envelope(name("b"), Kind::Cast, method);
-        envelope.lane = lane;
+        envelope.head.lane = lane;
         world.tell(Event::Sent { process, envelope, payload: Bytes::new(), buffers: None });
     }
     world.starts("b");
@@ -181,10 +183,11 @@ fn map_13_a_full_mailbox_is_announced_once_and_opened_at_half() {
     let spec = Box::new(ActorSpec { mailbox: limits, ..*spec });
     let small = ChildSpec { kind: ChildKind::Actor(spec), ..actor("b") };
     let mut world = World::up(supervisor(Strategy::OneForOne, vec![actor("a"), small]));
+    world.acks_after = 1;
     for n in 0..12 {
         world.sends("a", name("b"), Kind::Cast, &format!("m{n}"));
     }
-    world.check(&["gate Name(\"b\") Shut"]);
+    world.check(&["gate of b Wait"]);
     for _ in 0..5 {
         let (seq, _) = world.begins("b");
         world.finishes("b", seq);
@@ -192,7 +195,7 @@ fn map_13_a_full_mailbox_is_announced_once_and_opened_at_half() {
     world.check(&[]);
     let (seq, _) = world.begins("b");
     world.finishes("b", seq);
-    world.check(&["gate Name(\"b\") Open"]);
+    world.check(&["gate of b Open"]);
 }
 
 #[test]

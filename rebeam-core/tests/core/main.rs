@@ -6,6 +6,7 @@ mod mail;
 mod model;
 mod names;
 mod process;
+mod recycling;
 mod supervision;
 mod waits;
 mod world;

@@ -3,13 +3,12 @@
 use crate::world::{World, actor, actor_with, inner, name, supervisor};
 use bytes::Bytes;
 use rebeam_core::Event;
-use rebeam_core::event::Requester;
-use rebeam_protocol::control::{Answer, Request};
+use rebeam_protocol::address::{Address, Registry};
 use rebeam_protocol::id::{Pid, RequestId};
 use rebeam_protocol::ledger::text_key;
-use rebeam_protocol::message::{Address, CallFailure, Kind, Outcome, Waits};
+use rebeam_protocol::message::{CallFailure, Kind, Outcome, Waits};
 use rebeam_protocol::process::{
-    ChildError, ProcessAnswer, ProcessRequest, Registry, RegistryError, RegistryRequest, SupervisorRequest,
+    ChildError, ProcessAnswer, ProcessRequest, RegistryError, RegistryRequest, SupervisorRequest,
 };
 use rebeam_protocol::spec::{ChildSpec, Restart, Strategy, SupervisorKind};
 use rebeam_protocol::value::{self, Value};
@@ -184,14 +183,15 @@ fn nam_007_who_is_being_killed_blocks_no_key() {
     let process = world.process("a");
     let complaint = "test".to_owned();
     world.core.handle_event(world.now, Event::Misbehaved { process, complaint });
-    let from = Requester::Worker(world.process("b"), RequestId(1));
+    let process = world.process("b");
     let request = RegistryRequest::Enter { key: text_key("k"), who: None };
-    let request = Request::Process(ProcessRequest::Registry { registry: rooms(), request });
-    world.core.handle_event(world.now, Event::Requested { from, request, payload: Bytes::new() });
+    let body = ProcessRequest::Registry { registry: rooms(), request };
+    let asked = Event::Asked { process, request: RequestId(1), body, payload: Bytes::new() };
+    world.core.handle_event(world.now, asked);
     let before = world.answers.len();
     // Now the kill is carried out.
     world.tell(Event::OutsideGone { client: 1 });
-    assert_eq!(world.answers[before..], [Answer::Process(ProcessAnswer::Ok)]);
+    assert_eq!(world.answers[before..], [ProcessAnswer::Ok]);
     let b = world.process("b").pid;
     assert_eq!(holders(&mut world, rooms(), text_key("k")), [b]);
 }
@@ -296,7 +296,7 @@ fn waiting_for_somebody_who_comes_up_or_does_not() {
     assert!(world.answers.is_empty(), "it is not up yet");
     world.starts("late");
     let pid = world.process("late").pid;
-    assert!(world.answers.contains(&Answer::Process(ProcessAnswer::Pid(Some(pid)))));
+    assert!(world.answers.contains(&ProcessAnswer::Pid(Some(pid))));
     // In person: the end of the one is the end of the wait.
     world.answers.clear();
     world.asks("a", ProcessRequest::Kill(Address::Pid(pid)));
@@ -304,7 +304,7 @@ fn waiting_for_somebody_who_comes_up_or_does_not() {
     world.answers.clear();
     assert_eq!(world.asks("z", wait(name("nobody"), Some(1000))), None);
     world.pass(std::time::Duration::from_secs(2));
-    assert_eq!(world.answers, [Answer::Process(ProcessAnswer::Pid(None))]);
+    assert_eq!(world.answers, [ProcessAnswer::Pid(None)]);
     // Who waits and dies is forgotten.
     let before = world.core.records();
     world.asks("a", wait(name("nobody"), None));

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use crate::world::{World, actor, crash, inner, name, supervisor};
 use rebeam_core::Event;
+use rebeam_protocol::address::Address;
 use rebeam_protocol::exit::ExitReason;
-use rebeam_protocol::message::{Address, Kind};
+use rebeam_protocol::message::Kind;
+use rebeam_protocol::outside::TreeRequest;
 use rebeam_protocol::process::{ChildAddress, ChildError, ProcessAnswer, ProcessRequest, SupervisorRequest};
 use rebeam_protocol::spec::{
     ActorSpec, Backoff, ChildKind, ChildSpec, Limits, OnGiveup, Restart, Shutdown, Strategy, SupervisorKind,
@@ -195,10 +197,7 @@ fn gen_014_sup_058_a_stop_is_answered_at_the_end_and_says_what_it_was() {
     assert_eq!(world.asks("b", stop("c")), None, "it takes its time");
     world.is_shot("c");
     let last = world.answers.last().cloned();
-    assert!(matches!(
-        last,
-        Some(rebeam_protocol::control::Answer::Process(ProcessAnswer::EndedWith(ExitReason::Signal(9))))
-    ));
+    assert!(matches!(last, Some(ProcessAnswer::EndedWith(ExitReason::Signal(9)))));
 }
 
 #[test]
@@ -258,7 +257,7 @@ fn a_supervisors_shutdown_time_is_over_with_its_stop() {
     let spec = supervisor(Strategy::OneForOne, vec![actor("x")]);
     let child = ChildSpec { shutdown: Shutdown::Timeout(5000), ..inner("in", spec) };
     let mut world = world(vec![child, actor("b")]);
-    world.requests(rebeam_protocol::control::Request::RestartChild { name: "in".into() });
+    world.requests(TreeRequest::Restart { name: "in".into() });
     world.check(&["stop x", "start x"]);
     world.pass(Duration::from_secs(100));
     world.check(&[]);
@@ -305,7 +304,7 @@ fn a_parked_child_leaves_its_siblings_alone_and_their_limit_too() {
         world.crashes("b");
     }
     assert_eq!(world.running(), ["b"]);
-    world.requests(rebeam_protocol::control::Request::RestartChild { name: "a".into() });
+    world.requests(TreeRequest::Restart { name: "a".into() });
     assert!(world.is_running("a"));
 }
 
@@ -367,6 +366,7 @@ fn a_sleep_of_the_node_itself_is_nobodys_hang() {
 fn a_recycled_actor_keeps_its_incarnation_and_its_mail() {
     let limits = Limits { max_messages: Some(2), ..Limits::default() };
     let mut world = world(vec![limited("a", limits), actor("b")]);
+    world.acks_after = 1;
     let pid = world.process("a").pid;
     for method in ["one", "two", "three"] {
         world.sends("b", Address::Pid(pid), Kind::Cast, method);

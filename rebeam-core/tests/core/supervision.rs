@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::world::{World, actor, crash, inner, supervisor};
 use rebeam_core::Event;
-use rebeam_protocol::control::{Answer, Request};
 use rebeam_protocol::exit::ExitReason;
+use rebeam_protocol::outside::{Answer, TreeRequest};
 use rebeam_protocol::spec::{AutoShutdown, ChildSpec, Restart, Shutdown, Strategy, SupervisorSpec};
 
 fn ms(n: u64) -> Duration {
@@ -138,12 +138,12 @@ fn sup_043_requests_are_heard_between_two_tries() {
     let mut world = World::up(spec);
     world.slow = vec!["a".into()];
     world.crashes("a");
-    world.requests(Request::StopChild { name: "b".into() });
+    world.requests(TreeRequest::Stop { name: "b".into() });
     assert!(world.is_running("b"), "it waits for the try under way");
     // The try fails; before the next one the request has its turn.
     world.is_shot("a");
     assert!(!world.is_running("b"));
-    assert_eq!(world.answers, [Answer::Ok]);
+    assert_eq!(world.outside, [Answer::Ok]);
     assert!(world.is_running("a"), "and the next try goes on");
 }
 
@@ -217,7 +217,7 @@ fn sup_061_sup_062_sup_063_auto_shutdown() {
     let mut world = World::up(spec(AutoShutdown::AnySignificant));
     world.crashes("s");
     world.check(&["report s Restarts", "start s"]);
-    world.requests(Request::StopChild { name: "t".into() });
+    world.requests(TreeRequest::Stop { name: "t".into() });
     world.check(&["stop t in turn"]);
     world.ends("s", ExitReason::Normal);
     world.check(&["stop plain in turn", "ended"]);
@@ -271,18 +271,18 @@ fn gen_002_an_init_that_takes_too_long_is_killed() {
 #[test]
 fn sup_072_sup_073_a_child_is_stopped_and_brought_back_by_request() {
     let mut world = World::up(abc(Strategy::RestForOne));
-    world.requests(Request::StopChild { name: "b".into() });
-    world.requests(Request::StopChild { name: "b".into() });
+    world.requests(TreeRequest::Stop { name: "b".into() });
+    world.requests(TreeRequest::Stop { name: "b".into() });
     world.check(&["stop b in turn"]);
-    world.requests(Request::RestartChild { name: "b".into() });
+    world.requests(TreeRequest::Restart { name: "b".into() });
     world.check(&["start b"]);
-    world.requests(Request::RestartChild { name: "b".into() });
+    world.requests(TreeRequest::Restart { name: "b".into() });
     world.check(&["stop b", "start b"]);
-    assert_eq!(world.answers, vec![Answer::Ok; 4]);
-    world.requests(Request::StopChild { name: "d".into() });
-    assert!(matches!(world.answers.pop(), Some(Answer::NotFound { .. })));
+    assert_eq!(world.outside, vec![Answer::Ok; 4]);
+    world.requests(TreeRequest::Stop { name: "d".into() });
+    assert!(matches!(world.outside.pop(), Some(Answer::NotFound { .. })));
     world.fails.insert("b".into(), 1);
-    world.requests(Request::RestartChild { name: "b".into() });
-    assert!(matches!(world.answers.pop(), Some(Answer::Failed { .. })));
+    world.requests(TreeRequest::Restart { name: "b".into() });
+    assert!(matches!(world.outside.pop(), Some(Answer::Failed { .. })));
     assert!(!world.is_running("b"));
 }

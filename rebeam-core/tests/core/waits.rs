@@ -2,8 +2,9 @@
 
 use crate::world::{World, actor, actor_with, name, supervisor, waiting_call};
 use rebeam_core::Event;
+use rebeam_protocol::address::Address;
 use rebeam_protocol::id::{CallId, Seq};
-use rebeam_protocol::message::{Address, CallFailure, Kind, Outcome, Waits};
+use rebeam_protocol::message::{CallFailure, Kind, Outcome, Waits};
 use rebeam_protocol::spec::{MailboxOptions, Strategy};
 
 fn world(names: &[&str]) -> World {

@@ -4,48 +4,24 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rebeam_core::event::{Death, Launch, NodeEnd, Recipient, Requester, Status};
+use rebeam_core::event::{Death, Launch, NodeEnd, NodeEvent, Recipient, Status};
 use rebeam_core::meters::Figures;
 use rebeam_core::{Action, Core, Event};
+use rebeam_protocol::address::{Address, ReplyTo};
 use rebeam_protocol::certificate::Next;
-use rebeam_protocol::control::{Answer, Request};
 use rebeam_protocol::exit::{ExitReason, Raised};
 use rebeam_protocol::id::{CallId, NodeStart, Pid, ProcessId, RequestId, Seq};
 use rebeam_protocol::ledger::{Record, RegistryId, key_label};
-use rebeam_protocol::message::{
-    Address, CallFailure, Codec, Delivery, Done, Envelope, Form, Kind, Lane, Outcome, Reply, ReplyTo, Signal, Started,
-    Trace, Waits,
-};
+use rebeam_protocol::message::{CallFailure, Codec, Form, Head, Kind, Outcome, Signal, Trace, Waits};
+use rebeam_protocol::outside::{Answer, TreeRequest};
 use rebeam_protocol::page::{OWN_MAIL, Snapshot, Stage};
 use rebeam_protocol::process::{ProcessAnswer, ProcessRequest, SupervisorRequest};
-use rebeam_protocol::spec::{
-    ActorSpec, AutoShutdown, ChildKind, ChildSpec, Limits, MailboxOptions, OnGiveup, ProcessOptions, Restart, Shutdown,
-    Strategy, SupervisorKind, SupervisorSpec,
-};
+use rebeam_protocol::spec::{ActorSpec, ChildKind, ChildSpec, Strategy, SupervisorSpec};
+use rebeam_protocol::worker::{Delivery, Done, Envelope, Gate, Reply, Started};
 
 /// An actor child with the defaults of `rebeam.child`.
 pub(crate) fn actor(name: &str) -> ChildSpec {
-    ChildSpec {
-        id: name.into(),
-        restart: Restart::Permanent,
-        shutdown: Shutdown::Timeout(5000),
-        significant: false,
-        backoff: None,
-        on_giveup: OnGiveup::Stop,
-        kind: ChildKind::Actor(Box::new(ActorSpec {
-            name: Some(name.into()),
-            via: None,
-            class: "app.A".into(),
-            start: Vec::new(),
-            start_ms: Some(60_000),
-            mailbox: MailboxOptions::default(),
-            concurrency: 1,
-            redelivered: Vec::new(),
-            terminate_on_shutdown: true,
-            limits: Limits::default(),
-            process: ProcessOptions::default(),
-        })),
-    }
+    ChildSpec::actor(name, ActorSpec::new("app.A"))
 }
 
 /// The same, otherwise specified.
@@ -59,29 +35,12 @@ pub(crate) fn actor_with(name: &str, change: impl FnOnce(&mut ActorSpec)) -> Chi
 
 /// A supervisor child.
 pub(crate) fn inner(id: &str, spec: SupervisorSpec) -> ChildSpec {
-    ChildSpec {
-        id: id.into(),
-        restart: Restart::Permanent,
-        shutdown: Shutdown::Infinity,
-        significant: false,
-        backoff: None,
-        on_giveup: OnGiveup::Stop,
-        kind: ChildKind::Supervisor(SupervisorSpec { id: id.into(), ..spec }),
-    }
+    ChildSpec::supervisor(SupervisorSpec { id: id.into(), ..spec })
 }
 
 /// A supervisor with the defaults of `rebeam.Supervisor`.
 pub(crate) fn supervisor(strategy: Strategy, children: Vec<ChildSpec>) -> SupervisorSpec {
-    SupervisorSpec {
-        id: "root".into(),
-        name: None,
-        kind: SupervisorKind::Static,
-        strategy,
-        max_restarts: 3,
-        max_ms: 5000,
-        children,
-        auto_shutdown: AutoShutdown::Never,
-    }
+    SupervisorSpec { strategy, ..SupervisorSpec::new("root", children) }
 }
 
 /// One process as the world plays it.
@@ -90,6 +49,24 @@ struct Process {
     label: String,
     page: Snapshot,
     delivered: Vec<(Delivery, Bytes)>,
+    /// Done, and not acknowledged yet: a worker does that in batches, and before it waits.
+    done: Vec<Done>,
+}
+
+impl Process {
+    /// What a worker acknowledges now, if it is time for that: a batch of so many, or all before it waits.
+    fn due(&mut self, batch: usize) -> Option<Vec<Done>> {
+        let waits = !self.delivered.iter().any(|(delivery, _)| self.page.stage(delivery.seq.0) == Stage::Waiting);
+        (waits || self.done.len() >= batch).then(|| std::mem::take(&mut self.done))
+    }
+}
+
+/// What a process does in answer to an order, where it takes its time (see [`World::lazy`]).
+#[derive(Debug)]
+enum Reaction {
+    Starts(Started),
+    HandsOver,
+    Ends(Option<ExitReason>, Status),
 }
 
 /// A core, its clock, and processes that do what the test says.
@@ -108,9 +85,16 @@ pub(crate) struct World {
     /// Labels that do not end when asked.
     pub(crate) stubborn: Vec<String>,
     pub(crate) replies: Vec<(Recipient, CallId, Outcome)>,
-    pub(crate) answers: Vec<Answer>,
+    pub(crate) answers: Vec<ProcessAnswer>,
+    /// What clients of the control socket were answered.
+    pub(crate) outside: Vec<Answer>,
     /// Number, parent and words of what was traced.
     pub(crate) spans: Vec<(u64, u64, String)>,
+    /// After how many messages a worker acknowledges: 16, as `rebeam-worker/src/channel.rs` has it, unless told otherwise.
+    pub(crate) acks_after: usize,
+    /// Processes do what they are told only when [`World::reacts`] says so, each in its own order.
+    pub(crate) lazy: bool,
+    reactions: Vec<(ProcessId, Reaction)>,
     /// Entries by registry and key, as the ledger says it.
     ledger: BTreeMap<(RegistryId, String), BTreeMap<u64, Pid>>,
 }
@@ -128,7 +112,11 @@ impl World {
             stubborn: Vec::new(),
             replies: Vec::new(),
             answers: Vec::new(),
+            outside: Vec::new(),
             spans: Vec::new(),
+            acks_after: 16,
+            lazy: false,
+            reactions: Vec::new(),
             ledger: BTreeMap::new(),
         }
     }
@@ -185,6 +173,13 @@ impl World {
         self.processes.get_mut(&process).expect("it runs").page.set_condition(OWN_MAIL);
     }
 
+    /// The process of an actor that was asked for its state gives it and ends.
+    pub(crate) fn hands_over(&mut self, label: &str) {
+        let process = self.process(label);
+        self.carry_out(process, Reaction::HandsOver);
+        self.settle();
+    }
+
     /// A process ends by itself, with a final report.
     pub(crate) fn ends(&mut self, label: &str, reason: ExitReason) {
         let process = self.process(label);
@@ -206,9 +201,57 @@ impl World {
     }
 
     fn dies(&mut self, process: ProcessId, status: Status) {
+        self.reactions.retain(|(other, _)| *other != process);
         let Some(dead) = self.processes.remove(&process) else { return };
         let death = Death { os_pid: 1, page: dead.page, ..Death::without_trace(process, status) };
         self.core.handle_event(self.now, Event::Died(Box::new(death)));
+    }
+
+    /// A process does something in answer to an order: at once, or when [`World::reacts`] says so.
+    fn react(&mut self, process: ProcessId, reaction: Reaction) {
+        if self.lazy {
+            self.reactions.push((process, reaction));
+        } else {
+            self.carry_out(process, reaction);
+        }
+    }
+
+    fn carry_out(&mut self, process: ProcessId, reaction: Reaction) {
+        match reaction {
+            Reaction::Starts(started) => {
+                self.core.handle_event(self.now, Event::Started { process, started, info: Bytes::new() });
+                if started == Started::Ignore {
+                    self.react(process, Reaction::Ends(Some(ExitReason::Normal), Status::Exited(0)));
+                }
+            }
+            Reaction::HandsOver => {
+                let state = Bytes::from_static(b"state");
+                self.core.handle_event(self.now, Event::HandedOver { process, state });
+                self.react(process, Reaction::Ends(None, Status::Exited(0)));
+            }
+            Reaction::Ends(report, status) => {
+                if let Some(reason) = report {
+                    self.core.handle_event(self.now, Event::Reported { process, reason });
+                }
+                self.dies(process, status);
+            }
+        }
+    }
+
+    /// One of the lazy processes does the next thing that it was told; false if none has anything to do.
+    pub(crate) fn reacts(&mut self, choice: usize) -> bool {
+        let mut busy: Vec<ProcessId> = self.reactions.iter().map(|(process, _)| *process).collect();
+        busy.sort_unstable();
+        busy.dedup();
+        if busy.is_empty() {
+            return false;
+        }
+        let chosen = busy[choice % busy.len()];
+        let place = self.reactions.iter().position(|(process, _)| *process == chosen).expect("it has something to do");
+        let (process, reaction) = self.reactions.remove(place);
+        self.carry_out(process, reaction);
+        self.settle();
+        true
     }
 
     /// `init` of a slow one returns.
@@ -227,21 +270,22 @@ impl World {
     /// The same, within a span.
     pub(crate) fn sends_within(&mut self, from: &str, within: Trace, to: Address, kind: Kind, method: &str) {
         let process = self.process(from);
-        let envelope = Envelope { trace: Some(within), ..envelope(to, kind, method) };
+        let mut envelope = envelope(to, kind, method);
+        envelope.head.trace = Some(within);
         self.tell(Event::Sent { process, envelope, payload: Bytes::new(), buffers: None });
     }
 
     /// The trace of the last message that was delivered.
     pub(crate) fn trace_of(&self, label: &str) -> Trace {
         let process = &self.processes[&self.process(label)];
-        process.delivered.last().and_then(|(delivery, _)| delivery.trace).expect("it is traced")
+        process.delivered.last().and_then(|(delivery, _)| delivery.head.trace).expect("it is traced")
     }
 
     /// What was delivered to the process that serves now and not begun.
     pub(crate) fn delivered(&self, label: &str) -> Vec<String> {
         let process = &self.processes[&self.process(label)];
         let waiting = |(delivery, _): &&(Delivery, Bytes)| process.page.stage(delivery.seq.0) == Stage::Waiting;
-        process.delivered.iter().filter(waiting).map(|(delivery, _)| delivery.method.clone()).collect()
+        process.delivered.iter().filter(waiting).map(|(delivery, _)| delivery.head.method.clone()).collect()
     }
 
     /// Begins the first message that was not begun; gives where an answer goes.
@@ -253,6 +297,28 @@ impl World {
         let found = (delivery.seq, delivery.reply_to);
         process.page.note(found.0.0, Stage::Begun, self.now.as_nanos() as u64);
         found
+    }
+
+    /// Begins and finishes the first message that an actor has, if it runs and has one; gives its method.
+    pub(crate) fn works(&mut self, label: &str) -> Option<String> {
+        if !self.is_running(label) || self.delivered(label).is_empty() {
+            return None;
+        }
+        let method = self.delivered(label).remove(0);
+        let (seq, _) = self.begins(label);
+        self.finishes(label, seq);
+        Some(method)
+    }
+
+    /// Begins and finishes the messages with these methods.
+    pub(crate) fn finish_all(&mut self, label: &str, methods: &[&str]) {
+        let id = self.process(label);
+        let process = self.processes.get_mut(&id).expect("it runs");
+        let is_meant = |delivery: &Delivery| methods.contains(&delivery.head.method.as_str());
+        let done: Vec<Done> =
+            process.delivered.iter().filter(|(it, _)| is_meant(it)).map(|(it, _)| it.seq.into()).collect();
+        done.iter().for_each(|done| process.page.note(done.seq.0, Stage::Done, 1));
+        self.tell(Event::Acked { process: id, done });
     }
 
     /// What is wrong, in words, where no message should wait longer than that.
@@ -284,8 +350,12 @@ impl World {
     /// The same, of a handler that took so many microseconds.
     pub(crate) fn finishes_after(&mut self, label: &str, seq: Seq, took_us: Option<u32>) {
         let process = self.process(label);
-        self.processes.get_mut(&process).expect("it runs").page.note(seq.0, Stage::Done, 1);
-        self.tell(Event::Acked { process, done: vec![Done { seq, took_us }] });
+        let worker = self.processes.get_mut(&process).expect("it runs");
+        worker.page.note(seq.0, Stage::Done, 1);
+        worker.done.push(Done { seq, took_us });
+        if let Some(done) = worker.due(self.acks_after) {
+            self.tell(Event::Acked { process, done });
+        }
     }
 
     /// Answers a call.
@@ -299,21 +369,17 @@ impl World {
         self.tell(Event::Replied { process, reply, payload: Bytes::new(), buffers: None });
     }
 
-    pub(crate) fn requests(&mut self, request: Request) {
-        self.tell(Event::Requested { from: Requester::Outside(1), request, payload: Bytes::new() });
+    /// A client of the control socket asks something.
+    pub(crate) fn requests(&mut self, request: TreeRequest) {
+        self.tell(Event::AskedFromOutside { asker: 1, request });
     }
 
     /// An actor asks for something about others; gives the answer, if it came at once.
-    pub(crate) fn asks(&mut self, from: &str, request: ProcessRequest) -> Option<ProcessAnswer> {
+    pub(crate) fn asks(&mut self, from: &str, body: ProcessRequest) -> Option<ProcessAnswer> {
         let process = self.process(from);
-        let request = Request::Process(request);
         let before = self.answers.len();
-        let from = Requester::Worker(process, RequestId(1));
-        self.tell(Event::Requested { from, request, payload: Bytes::new() });
-        match self.answers.get(before) {
-            Some(Answer::Process(answer)) => Some(answer.clone()),
-            _ => None,
-        }
+        self.tell(Event::Asked { process, request: RequestId(1), body, payload: Bytes::new() });
+        self.answers.get(before).cloned()
     }
 
     /// An actor asks a supervisor something.
@@ -336,7 +402,7 @@ impl World {
             if process.page.stage(delivery.seq.0) != Stage::Waiting {
                 continue;
             }
-            let Form::Signal(signal) = &delivery.form else { continue };
+            let Form::Signal(signal) = &delivery.head.form else { continue };
             words.push(match &**signal {
                 Signal::Down { monitor, reason, .. } => format!("DOWN {monitor} {reason}"),
                 Signal::Exit { reason, .. } => format!("EXIT {reason}"),
@@ -388,16 +454,14 @@ impl World {
                 let Some(label) = self.label(process) else { return };
                 self.trace.push(format!("exit {label}"));
                 if !self.stubborn.contains(&label) {
-                    self.dies(process, Status::Exited(0));
+                    self.react(process, Reaction::Ends(None, Status::Exited(0)));
                 }
             }
             Action::Recycle(process) => {
                 let Some(label) = self.label(process) else { return };
                 self.trace.push(format!("recycle {label}"));
                 if !self.stubborn.contains(&label) {
-                    let state = Bytes::from_static(b"state");
-                    self.core.handle_event(self.now, Event::HandedOver { process, state });
-                    self.dies(process, Status::Exited(0));
+                    self.react(process, Reaction::HandsOver);
                 }
             }
             Action::Look(process) => {
@@ -413,8 +477,7 @@ impl World {
                 let Some(label) = self.label(process) else { return };
                 self.trace.push(format!("stop {label}{}", if urgent { "" } else { " in turn" }));
                 if !self.stubborn.contains(&label) && !self.slow.contains(&label) {
-                    self.core.handle_event(self.now, Event::Reported { process, reason });
-                    self.dies(process, Status::Exited(0));
+                    self.react(process, Reaction::Ends(Some(reason), Status::Exited(0)));
                 }
             }
             Action::Deliver { process, delivery, payload, .. } => {
@@ -424,13 +487,18 @@ impl World {
             }
             Action::Reply { to, call, outcome, .. } => self.replies.push((to, call, outcome)),
             Action::Answer { answer, .. } => self.answers.push(answer),
-            Action::Gate { to, gate, .. } => self.trace.push(format!("gate {to:?} {gate:?}")),
+            Action::AnswerOutside { answer, .. } => self.outside.push(answer),
+            Action::Gate { gate: Gate::Shut { to, full, .. }, .. } => self.trace.push(format!("gate of {to} {full:?}")),
+            Action::Gate { gate: Gate::Open { actor }, .. } => {
+                let label = self.core.label_of(&Address::Actor(actor)).unwrap_or_default();
+                self.trace.push(format!("gate of {label} Open"));
+            }
             Action::Cancel { process, .. } => {
                 let label = self.label(process).unwrap_or_default();
                 self.trace.push(format!("cancel {label}"));
             }
-            Action::Report(certificate) => {
-                let next = match certificate.next {
+            Action::Report { certificate, next } => {
+                let next = match next {
                     Next::Restarts { after_ms: 0 } => "Restarts".to_owned(),
                     next => format!("{next:?}"),
                 };
@@ -440,11 +508,13 @@ impl World {
                 self.trace.push(format!("dead letter {} to {} {:?}", letter.method, letter.to, letter.cause));
             }
             Action::Entry(change) => self.note(&change.record()),
-            Action::NodeUp => self.trace.push("up".into()),
-            Action::NodeFailed { child, reason, .. } => self.trace.push(format!("failed {child}: {reason}")),
-            Action::NodeStopping => {}
-            Action::NodeEnded(NodeEnd::Clean) => self.trace.push("ended".into()),
-            Action::NodeEnded(NodeEnd::GaveUp { .. }) => self.trace.push("gave up".into()),
+            Action::Node(NodeEvent::Up) => self.trace.push("up".into()),
+            Action::Node(NodeEvent::Failed { child, reason, .. }) => {
+                self.trace.push(format!("failed {child}: {reason}"))
+            }
+            Action::Node(NodeEvent::Stopping) => {}
+            Action::Node(NodeEvent::Ended(NodeEnd::Clean)) => self.trace.push("ended".into()),
+            Action::Node(NodeEvent::Ended(NodeEnd::GaveUp { .. })) => self.trace.push("gave up".into()),
         }
     }
 
@@ -471,7 +541,8 @@ impl World {
     fn launch(&mut self, launch: &Launch) {
         let label = launch.label.clone();
         self.trace.push(format!("start {label}"));
-        let process = Process { label: label.clone(), page: Snapshot::default(), delivered: Vec::new() };
+        let process =
+            Process { label: label.clone(), page: Snapshot::default(), delivered: Vec::new(), done: Vec::new() };
         assert!(!self.is_running(&label), "two incarnations of {label} at once");
         self.processes.insert(launch.process, process);
         if self.slow.contains(&label) {
@@ -480,19 +551,11 @@ impl World {
         match self.fails.get_mut(&label) {
             Some(left) if *left > 0 => {
                 *left -= 1;
-                let report = Event::Reported { process: launch.process, reason: crash() };
-                self.core.handle_event(self.now, report);
-                self.dies(launch.process, Status::Exited(0));
+                self.react(launch.process, Reaction::Ends(Some(crash()), Status::Exited(0)));
             }
             _ => {
                 let started = if self.ignoring.contains(&label) { Started::Ignore } else { Started::Ready };
-                let event = Event::Started { process: launch.process, started, info: Bytes::new() };
-                self.core.handle_event(self.now, event);
-                if started == Started::Ignore {
-                    let report = Event::Reported { process: launch.process, reason: ExitReason::Normal };
-                    self.core.handle_event(self.now, report);
-                    self.dies(launch.process, Status::Exited(0));
-                }
+                self.react(launch.process, Reaction::Starts(started));
             }
         }
     }
@@ -520,17 +583,7 @@ pub(crate) fn name(name: &str) -> Address {
 }
 
 pub(crate) fn envelope(to: Address, kind: Kind, method: &str) -> Envelope {
-    Envelope {
-        to,
-        kind,
-        method: method.into(),
-        form: Form::Arguments,
-        codec: Codec::Pickle,
-        lane: Lane::Normal,
-        deadline_ms: None,
-        buffers: None,
-        trace: None,
-    }
+    Envelope { to, kind, head: Head::new(method), buffers: None }
 }
 
 /// The reason of a call that failed with the death of its callee.

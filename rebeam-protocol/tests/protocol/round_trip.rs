@@ -1,12 +1,14 @@
 //! Whatever is said arrives as it was said, however the bytes are cut; and rubbish is an error, never a panic.
 
 use proptest::prelude::*;
-use rebeam_protocol::control::{Answer, Request};
+use rebeam_protocol::address::Address;
 use rebeam_protocol::exit::{ExitReason, Raised};
 use rebeam_protocol::frame::{self, MAX_FRAME, PREFIX};
 use rebeam_protocol::id::{ActorId, CallId, NodeStart, Pid, RequestId, Seq};
-use rebeam_protocol::message::*;
+use rebeam_protocol::message::{Codec, Form, Head, Kind, Lane, Trace, Waits};
+use rebeam_protocol::outside::{Answer, Request};
 use rebeam_protocol::process::{ChildAddress, ProcessRequest, SupervisorRequest};
+use rebeam_protocol::worker::{Buffers, Envelope, Memory, ToSupervisor, ToWorker};
 use rebeam_protocol::zygote::{FromZygote, ToZygote};
 
 fn pids() -> impl Strategy<Value = Pid> {
@@ -70,7 +72,8 @@ fn messages() -> impl Strategy<Value = ToSupervisor> {
     let send = parts.prop_map(|(to, kind, method, is_high, deadline_ms, buffers, trace)| {
         let lane = if is_high { Lane::High } else { Lane::Normal };
         let form = if is_high { Form::Arguments } else { Form::Message };
-        ToSupervisor::Send(Envelope { to, kind, method, form, codec: Codec::Data, lane, deadline_ms, buffers, trace })
+        let head = Head { method, form, codec: Codec::Data, lane, deadline_ms, trace };
+        ToSupervisor::Send(Envelope { to, kind, head, buffers })
     });
     let process = prop_oneof![
         addresses().prop_map(ProcessRequest::Monitor),
@@ -85,7 +88,7 @@ fn messages() -> impl Strategy<Value = ToSupervisor> {
     prop_oneof![
         1 => (any::<u64>(), process).prop_map(|(request, body)| ToSupervisor::Request {
             request: RequestId(request),
-            body: Request::Process(body),
+            body,
         }),
         1 => Just(ToSupervisor::HandOver),
         3 => send,
@@ -93,7 +96,7 @@ fn messages() -> impl Strategy<Value = ToSupervisor> {
         1 => reasons().prop_map(ToSupervisor::Exit),
         1 => (any::<u64>(), ".{0,9}").prop_map(|(request, name)| ToSupervisor::Request {
             request: RequestId(request),
-            body: Request::Whereis { name },
+            body: ProcessRequest::Whereis(name),
         }),
     ]
 }

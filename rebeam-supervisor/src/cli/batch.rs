@@ -12,8 +12,6 @@ use serde_json::{Value, json};
 
 use crate::cli::args::{self, About};
 use crate::cli::batch_report;
-use crate::cli::exit_code::ExitCode;
-use crate::cli::failure::Failure;
 use crate::cli::render;
 use crate::cli::start;
 use crate::config::{Embed, Project};
@@ -22,6 +20,8 @@ use crate::python;
 use crate::shell::node;
 use crate::shell::node_dir;
 use crate::shell::signals::Hangup;
+use crate::view::exit_code::ExitCode;
+use crate::view::failure::Failure;
 
 /// By this a script says who it is: see [`go_with_parent`].
 const PARENT: &str = "REBEAM_BATCH_PARENT";

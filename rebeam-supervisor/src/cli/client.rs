@@ -5,16 +5,18 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use rebeam_protocol::control::{Answer, Request};
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::frame::{self, MAX_FRAME, PREFIX};
 use rebeam_protocol::message::CallFailure;
+use rebeam_protocol::outside::{Answer, Answered, Asked, Hello, Request, TreeRequest};
 use rebeam_protocol::process::ChildError;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use crate::cli::failure::Failure;
 use crate::config::Project;
-use crate::printer::crash_block;
 use crate::shell::node_dir;
+use crate::view::crash::plain_crash_block;
+use crate::view::failure::Failure;
 
 /// How long a node may take for what it answers at once.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -22,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A connection to the node of a project.
 pub(crate) struct Client {
     stream: UnixStream,
+    /// Requests so far.
+    asked: u64,
 }
 
 impl Client {
@@ -32,38 +36,52 @@ impl Client {
             Failure::request(format!("nothing is running in `{}`", project.directory.display()))
                 .hint("start it with `rebeam up`, or name its directory with `--project`")
         })?;
-        Ok(Client { stream })
+        Client::open(stream)
+    }
+
+    /// Shakes hands.
+    fn open(stream: UnixStream) -> Result<Self, Failure> {
+        let mut client = Client { stream, asked: 0 };
+        client.write(&Hello::new(), &[])?;
+        let (hello, _) = client.read::<Hello>(Some(PATIENCE))?;
+        hello.check().map_err(|error| Failure::request("the node cannot be talked to").cause(error))?;
+        Ok(client)
     }
 
     /// Asks, and waits for the answer and its payload.
-    pub(crate) fn ask(&mut self, request: &Request, payload: &[u8]) -> Result<(Answer, Vec<u8>), Failure> {
+    pub(crate) fn ask(&mut self, request: Request, payload: &[u8]) -> Result<(Answer, Vec<u8>), Failure> {
         // Stops and starts take as long as the actors' settings say; all else is answered at once.
-        let patience = match request {
+        let patience = match &request {
             Request::Call { timeout_ms, .. } => Some(Duration::from_millis(*timeout_ms).saturating_add(PATIENCE)),
-            Request::StopChild { .. } | Request::RestartChild { .. } => None,
+            Request::Tree(TreeRequest::Stop { .. } | TreeRequest::Restart { .. }) => None,
             _ => Some(PATIENCE),
         };
-        let _ = self.stream.set_read_timeout(patience);
-        let lost = |error: std::io::Error| match error.kind() {
-            std::io::ErrorKind::WouldBlock => Failure::request("the node does not answer")
-                .hint("is its process stopped? `kill -CONT` its `rebeam up` lets it go on"),
-            _ => Failure::request("the connection to the node was lost").because(&error),
-        };
+        self.asked += 1;
+        self.write(&Asked { number: self.asked, request }, payload)?;
+        let (answered, content) = self.read::<Answered>(patience)?;
+        Ok((answered.answer, content))
+    }
+
+    fn write(&mut self, header: &impl Serialize, payload: &[u8]) -> Result<(), Failure> {
         let mut bytes = Vec::new();
-        frame::encode(request, payload, MAX_FRAME, &mut bytes)
+        frame::encode(header, payload, MAX_FRAME, &mut bytes)
             .map_err(|error| Failure::usage("the request cannot be sent").because(&error))?;
-        self.stream.write_all(&bytes).map_err(lost)?;
+        self.stream.write_all(&bytes).map_err(|error| lost(&error))
+    }
+
+    fn read<T: DeserializeOwned>(&mut self, patience: Option<Duration>) -> Result<(T, Vec<u8>), Failure> {
+        let _ = self.stream.set_read_timeout(patience);
         let mut prefix = [0; PREFIX];
-        self.stream.read_exact(&mut prefix).map_err(lost)?;
-        let length = frame::length(&prefix, MAX_FRAME).map_err(std::io::Error::other).map_err(lost)?;
+        self.stream.read_exact(&mut prefix).map_err(|error| lost(&error))?;
+        let length = frame::length(&prefix, MAX_FRAME).map_err(std::io::Error::other).map_err(|error| lost(&error))?;
         let mut body = vec![0; length.unwrap_or_default()];
-        self.stream.read_exact(&mut body).map_err(lost)?;
-        let (answer, offset) = frame::decode(&body).map_err(std::io::Error::other).map_err(lost)?;
-        Ok((answer, body.split_off(offset)))
+        self.stream.read_exact(&mut body).map_err(|error| lost(&error))?;
+        let (header, offset) = frame::decode(&body).map_err(std::io::Error::other).map_err(|error| lost(&error))?;
+        Ok((header, body.split_off(offset)))
     }
 
     /// Asks for something whose answer carries no payload; an answer that means no is a failure.
-    pub(crate) fn expect(&mut self, request: &Request) -> Result<Answer, Failure> {
+    pub(crate) fn expect(&mut self, request: Request) -> Result<Answer, Failure> {
         match self.ask(request, &[])?.0 {
             Answer::NotFound { name, similar } => Err(not_found(&name, &similar)),
             Answer::Refused(text) => Err(Failure::request(text)),
@@ -72,11 +90,29 @@ impl Client {
         }
     }
 
+    /// The same, of the tree.
+    pub(crate) fn expect_of_tree(&mut self, request: TreeRequest) -> Result<Answer, Failure> {
+        self.expect(Request::Tree(request))
+    }
+
     /// Waits until the node has closed the connection, which it does when it ends.
     pub(crate) fn wait_for_end(mut self) {
         let _ = self.stream.set_read_timeout(None);
         let _ = self.stream.read(&mut [0; 1]);
     }
+}
+
+fn lost(error: &std::io::Error) -> Failure {
+    match error.kind() {
+        std::io::ErrorKind::WouldBlock => Failure::request("the node does not answer")
+            .hint("is its process stopped? `kill -CONT` its `rebeam up` lets it go on"),
+        _ => Failure::request("the connection to the node was lost").because(error),
+    }
+}
+
+/// The failure for an answer to another question.
+pub(crate) fn unexpected(answer: &Answer) -> Failure {
+    Failure::request(format!("unexpected response from the node: {answer:?}"))
 }
 
 /// The failure for a name that nobody has.
@@ -111,12 +147,12 @@ pub(crate) fn call_failure(failure: &CallFailure) -> Failure {
         CallFailure::NoProc { target, similar, .. } => not_found(target, similar),
         CallFailure::Died(certificate) => {
             Failure::request(format!("`{}` died before it answered: {}", certificate.actor, certificate.reason))
-                .detail(crash_block(certificate, |_, text| text.to_owned()))
+                .detail(plain_crash_block(certificate, certificate.next))
         }
         CallFailure::TimedOut(callee) => {
             let doing = match &callee.busy {
                 Some((method, ms)) => format!("busy {:.1} s in `{method}`", *ms as f64 / 1000.0),
-                None => callee.state.clone(),
+                None => callee.state.word().to_owned(),
             };
             Failure::request(format!("`{}` did not answer in time: {doing}, {} waiting", callee.target, callee.waiting))
                 .hint("wait longer with `--timeout`")

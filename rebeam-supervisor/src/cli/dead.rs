@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use rebeam_protocol::control::{Answer, DeadLetters, Request, Which};
 use rebeam_protocol::message::DeadLetter;
+use rebeam_protocol::outside::{Answer, DeadLetters, TreeRequest, Which};
 use serde_json::json;
 
 use crate::cli::args::{Dead, DeadCommand, Selection};
-use crate::cli::client::Client;
-use crate::cli::failure::Failure;
-use crate::cli::list::certificate_json;
-use crate::cli::render::{self, bytes, duration, table};
-use crate::printer::crash_block;
+use crate::cli::client::{Client, unexpected};
+use crate::cli::render;
+use crate::view::crash::certificate_json;
+use crate::view::crash::plain_crash_block;
+use crate::view::failure::Failure;
+use crate::view::text::{bytes, duration, table};
 
 /// Does what `rebeam dead` says.
 pub(crate) fn run(client: &mut Client, dead: &Dead) -> Result<(), Failure> {
@@ -42,21 +43,21 @@ fn which(selection: &Selection) -> Result<Which, Failure> {
 
 fn count(client: &mut Client, request: DeadLetters) -> Result<u64, Failure> {
     let is_replay = matches!(request, DeadLetters::Replay(_));
-    match client.expect(&Request::DeadLetters(request))? {
+    match client.expect_of_tree(TreeRequest::DeadLetters(request))? {
         Answer::Count(0) => Err(Failure::request("no dead letter was touched").hint(if is_replay {
             "only what has somebody to go to can be sent again; `rebeam dead list` shows what is kept"
         } else {
             "`rebeam dead list` shows what is kept"
         })),
         Answer::Count(count) => Ok(count),
-        other => Err(Failure::request(format!("an answer that does not fit: {other:?}"))),
+        other => Err(unexpected(&other)),
     }
 }
 
 fn letters(client: &mut Client, request: DeadLetters) -> Result<(Vec<DeadLetter>, u64), Failure> {
-    match client.expect(&Request::DeadLetters(request))? {
+    match client.expect_of_tree(TreeRequest::DeadLetters(request))? {
         Answer::DeadLetters { letters, forgotten } => Ok((letters, forgotten)),
-        other => Err(Failure::request(format!("an answer that does not fit: {other:?}"))),
+        other => Err(unexpected(&other)),
     }
 }
 
@@ -109,7 +110,7 @@ fn show(client: &mut Client, id: u64, is_json: bool) -> Result<(), Failure> {
     }
     for certificate in &letter.certificates {
         text += "\n\n";
-        text += &crash_block(certificate, |_, text| text.to_owned());
+        text += &plain_crash_block(certificate, certificate.next);
     }
     render::data(&text);
     Ok(())
@@ -129,7 +130,7 @@ fn as_json(letter: &DeadLetter) -> serde_json::Value {
     });
     // A list does without them.
     if !letter.certificates.is_empty() {
-        fields["certificates"] = letter.certificates.iter().map(certificate_json).collect();
+        fields["certificates"] = letter.certificates.iter().map(|it| certificate_json(it, it.next)).collect();
     }
     fields
 }

@@ -5,13 +5,15 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::cli::failure::Failure;
-use crate::cli::render::{self, kib};
+use crate::cli::render;
 use crate::cli::start::wanted;
 use crate::config::{Embed, Project};
 use crate::python;
 use crate::shell::cgroup::{Limits, Source};
 use crate::shell::{node_dir, room};
+use crate::view::failure::Failure;
+use crate::view::text::kib;
+use crate::view::text::table;
 
 /// One thing that was looked at.
 struct Finding {
@@ -97,7 +99,7 @@ fn show(findings: &[Finding], as_json: bool) -> Result<(), Failure> {
             let mark = if it.is_bad { "!" } else { "" };
             vec![mark.to_owned(), it.what.to_owned(), it.value.clone(), it.from.clone()]
         };
-        render::data(&render::table(&["", "WHAT", "VALUE", "FROM"], &findings.iter().map(row).collect::<Vec<_>>()));
+        render::data(&table(&["", "WHAT", "VALUE", "FROM"], &findings.iter().map(row).collect::<Vec<_>>()));
     }
     let bad: Vec<&str> = findings.iter().filter(|it| it.is_bad).map(|it| it.what).collect();
     match bad.as_slice() {

@@ -1,17 +1,17 @@
 //! How a running node is, and what its actors do: `health`, `stack`, `log-level`.
 
-use rebeam_protocol::control::{Answer, Request};
+use rebeam_protocol::outside::{Answer, Request, TreeRequest};
 use serde_json::json;
 
 use crate::cli::client::Client;
-use crate::cli::failure::Failure;
 use crate::cli::render;
 use crate::config;
-use crate::shell::http::health_json;
+use crate::view::failure::Failure;
+use crate::view::members::health_json;
 
 /// `rebeam health`: for a probe that runs a program.
 pub(super) fn health(client: &mut Client, as_json: bool) -> Result<(), Failure> {
-    let Answer::Health(health) = client.expect(&Request::Health)? else {
+    let Answer::Health(health) = client.expect(Request::Health)? else {
         return Err(Failure::request("an answer that does not fit"));
     };
     if as_json {
@@ -33,7 +33,7 @@ pub(super) fn health(client: &mut Client, as_json: bool) -> Result<(), Failure> 
 /// `rebeam stack`: what actors do right now.
 pub(super) fn stack(client: &mut Client, name: Option<&str>, as_json: bool) -> Result<(), Failure> {
     let request = Request::Stacks { name: name.map(str::to_owned) };
-    let Answer::Stacks(stacks) = client.expect(&request)? else {
+    let Answer::Stacks(stacks) = client.expect(request)? else {
         return Err(Failure::request("an answer that does not fit"));
     };
     if let (Some(name), []) = (name, stacks.as_slice()) {
@@ -58,5 +58,5 @@ pub(super) fn stack(client: &mut Client, name: Option<&str>, as_json: bool) -> R
 /// `rebeam log-level`.
 pub(super) fn log_level(client: &mut Client, name: &str, level: &str) -> Result<(), Failure> {
     let level = config::parse_level(level)?;
-    client.expect(&Request::LogLevel { name: name.to_owned(), level }).map(drop)
+    client.expect_of_tree(TreeRequest::LogLevel { name: name.to_owned(), level }).map(drop)
 }

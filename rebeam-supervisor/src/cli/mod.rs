@@ -1,5 +1,4 @@
-//! The command line: one function per command. Nothing else may depend on this module but `main`, save for the two
-//! shared vocabularies [`failure`] and [`render`].
+//! The command line: one function per command. Nothing may depend on this module but `main`.
 
 pub(crate) mod args;
 mod batch;
@@ -7,24 +6,22 @@ mod batch_report;
 mod client;
 mod dead;
 mod doctor;
-pub(crate) mod exit_code;
-pub(crate) mod failure;
 mod inspect;
-mod json;
-pub(crate) mod list;
+mod list;
 mod names;
 pub(crate) mod render;
 mod start;
 
-use rebeam_protocol::control::{Answer, Request};
 use rebeam_protocol::message::{CallFailure, Outcome};
+use rebeam_protocol::outside::{Answer, Request, TreeRequest};
 use rebeam_protocol::value;
 
 use crate::cli::args::{Cli, Command};
 use crate::cli::client::Client;
-use crate::cli::failure::Failure;
 use crate::config::{self, Project};
-use crate::printer::crash_block;
+use crate::view::crash::{certificate_json, plain_crash_block};
+use crate::view::failure::Failure;
+use crate::view::values;
 
 /// Does what the command line says.
 ///
@@ -69,15 +66,15 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Tree(output) => list::tree(&mut connect()?, output.json),
         Command::Call(call) => self::call(&mut connect()?, call),
         Command::Cast(cast) => self::cast(&mut connect()?, &cast.message),
-        Command::Stop(it) => connect()?.expect(&Request::StopChild { name: it.name.clone() }).map(drop),
-        Command::Restart(it) => connect()?.expect(&Request::RestartChild { name: it.name.clone() }).map(drop),
+        Command::Stop(it) => connect()?.expect_of_tree(TreeRequest::Stop { name: it.name.clone() }).map(drop),
+        Command::Restart(it) => connect()?.expect_of_tree(TreeRequest::Restart { name: it.name.clone() }).map(drop),
         Command::Why(why) => self::why(&mut connect()?, why),
         Command::Dead(dead) => dead::run(&mut connect()?, dead),
         Command::Names(it) => names::names(&mut connect()?, it.registry.as_deref(), it.json),
         Command::Groups(output) => names::groups(&mut connect()?, output.json),
         Command::Down(down) => {
             let mut client = connect()?;
-            client.expect(&Request::Down)?;
+            client.expect_of_tree(TreeRequest::Down)?;
             if !down.no_wait {
                 client.wait_for_end();
             }
@@ -94,11 +91,11 @@ fn call(client: &mut Client, call: &args::Call) -> Result<(), Failure> {
         method: message.method.clone(),
         timeout_ms: timeout.as_millis() as u64,
     };
-    let (answer, payload) = client.ask(&request, &value::encode(&json::arguments(&message.args)))?;
+    let (answer, payload) = client.ask(request, &value::encode(&values::arguments(&message.args)))?;
     match answer {
         Answer::Outcome(Outcome::Returned(_)) => {
             let value = value::decode(&payload).map_err(Failure::request)?;
-            let json = json::to_json(&value);
+            let json = values::to_json(&value);
             match (&json, call.json) {
                 (serde_json::Value::String(text), false) => render::data(text),
                 (serde_json::Value::Null, false) => {}
@@ -113,13 +110,13 @@ fn call(client: &mut Client, call: &args::Call) -> Result<(), Failure> {
         Answer::Outcome(Outcome::Failed(failure)) => Err(client::call_failure(&failure)),
         Answer::NotFound { name, similar } => Err(client::not_found(&name, &similar)),
         Answer::Refused(text) => Err(Failure::request(text)),
-        other => Err(Failure::request(format!("an answer that does not fit: {other:?}"))),
+        other => Err(client::unexpected(&other)),
     }
 }
 
 fn cast(client: &mut Client, message: &args::Message) -> Result<(), Failure> {
     let request = Request::Cast { name: message.name.clone(), method: message.method.clone() };
-    match client.ask(&request, &value::encode(&json::arguments(&message.args)))?.0 {
+    match client.ask(request, &value::encode(&values::arguments(&message.args)))?.0 {
         Answer::NotFound { name, similar } => Err(client::not_found(&name, &similar)),
         Answer::Outcome(Outcome::Failed(CallFailure::NoProc { target, .. })) => {
             Err(Failure::request(format!("`{target}` is down")).hint(format!("`rebeam restart {target}` starts it")))
@@ -130,16 +127,17 @@ fn cast(client: &mut Client, message: &args::Message) -> Result<(), Failure> {
 }
 
 fn why(client: &mut Client, why: &args::Why) -> Result<(), Failure> {
-    let Answer::Why(certificates) = client.expect(&Request::Why { name: why.name.clone() })? else {
-        return Err(Failure::request("an answer that does not fit"));
+    let deaths = match client.expect_of_tree(TreeRequest::Why { name: why.name.clone() })? {
+        Answer::Why(deaths) => deaths,
+        other => return Err(client::unexpected(&other)),
     };
     if why.json {
-        let all: Vec<_> = certificates.iter().map(list::certificate_json).collect();
+        let all: Vec<_> = deaths.iter().map(|(it, next)| certificate_json(it, *next)).collect();
         render::data(&serde_json::Value::Array(all).to_string());
-    } else if certificates.is_empty() {
+    } else if deaths.is_empty() {
         render::data(&format!("`{}` has not died", why.name));
     } else {
-        let blocks = certificates.iter().map(|certificate| crash_block(certificate, |_, text| text.to_owned()));
+        let blocks = deaths.iter().map(|(certificate, next)| plain_crash_block(certificate, *next));
         render::data(&blocks.collect::<Vec<_>>().join("\n\n"));
     }
     Ok(())

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 
 use clap_complete::engine::CompletionCandidate;
-use rebeam_protocol::control::{Answer, EntryInfo, Request};
-use rebeam_protocol::process::Registry;
+use rebeam_protocol::address::Registry;
+use rebeam_protocol::outside::{Answer, EntryInfo, MemberKind, SupervisorSort, TreeRequest};
 use serde_json::{Value as Json, json};
 
-use crate::cli::client::Client;
-use crate::cli::failure::Failure;
+use crate::cli::client::{Client, unexpected};
 use crate::cli::render;
 use crate::config::Project;
+use crate::view::failure::Failure;
+use crate::view::text::table;
 
 /// `rebeam names`: who is called what; with the name of a registry, who holds which of its keys.
 pub(crate) fn names(client: &mut Client, registry: Option<&str>, as_json: bool) -> Result<(), Failure> {
@@ -20,15 +21,16 @@ pub(crate) fn names(client: &mut Client, registry: Option<&str>, as_json: bool) 
     let entries = entries(client, &registry)?;
     if as_json {
         let all = entries.iter().map(|entry| {
-            json!({ "key": entry.key, "holder": entry.holder, "pid": entry.pid.to_string(), "class": entry.class })
+            json!({ "key": entry.key, "holder": entry.holder, "pid": entry.pid.to_string(), "class": label(&entry.kind) })
         });
         render::data(&all.collect::<Json>().to_string());
         return Ok(());
     }
-    let row =
-        |entry: &EntryInfo| vec![entry.key.clone(), entry.holder.clone(), entry.pid.to_string(), entry.class.clone()];
+    let row = |entry: &EntryInfo| {
+        vec![entry.key.clone(), entry.holder.clone(), entry.pid.to_string(), label(&entry.kind).to_owned()]
+    };
     let rows: Vec<_> = entries.iter().map(row).collect();
-    render::data(&render::table(&[column, "HOLDER", "PID", "CLASS"], &rows));
+    render::data(&table(&[column, "HOLDER", "PID", "CLASS"], &rows));
     Ok(())
 }
 
@@ -49,18 +51,26 @@ pub(crate) fn groups(client: &mut Client, as_json: bool) -> Result<(), Failure> 
         vec![name.clone(), members.len().to_string(), labels.join(" ")]
     };
     let rows: Vec<_> = groups.iter().map(row).collect();
-    render::data(&render::table(&["GROUP", "SIZE", "MEMBERS"], &rows));
+    render::data(&table(&["GROUP", "SIZE", "MEMBERS"], &rows));
     Ok(())
 }
 
 fn entries(client: &mut Client, registry: &Registry) -> Result<Vec<EntryInfo>, Failure> {
-    match client.expect(&Request::Entries(registry.clone()))? {
+    match client.expect_of_tree(TreeRequest::Entries(registry.clone()))? {
         Answer::Entries(Some(entries)) => Ok(entries),
         Answer::Entries(None) => {
             Err(Failure::request(format!("there is no registry `{registry}`"))
                 .hint("`rebeam tree` shows what there is"))
         }
-        other => Err(Failure::request(format!("an answer that does not fit: {other:?}"))),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// What a holder is: module and class, or what a supervisor does.
+fn label(kind: &MemberKind) -> &str {
+    match kind {
+        MemberKind::Actor(class) => class,
+        MemberKind::Supervisor(sort) => sort.word(),
     }
 }
 
@@ -71,7 +81,7 @@ pub(crate) fn complete(start: &OsStr) -> Vec<CompletionCandidate> {
 
 /// The same, of registries.
 pub(crate) fn complete_registry(start: &OsStr) -> Vec<CompletionCandidate> {
-    candidates(start, |entry| entry.class == "Registry")
+    candidates(start, |entry| entry.kind == MemberKind::Supervisor(SupervisorSort::Registry))
 }
 
 fn candidates(start: &OsStr, fits: impl Fn(&EntryInfo) -> bool) -> Vec<CompletionCandidate> {
@@ -85,5 +95,5 @@ fn candidates(start: &OsStr, fits: impl Fn(&EntryInfo) -> bool) -> Vec<Completio
     };
     let start = start.to_string_lossy();
     let names = found().unwrap_or_default().into_iter().filter(|entry| entry.key.starts_with(&*start) && fits(entry));
-    names.map(|entry| CompletionCandidate::new(entry.key).help(Some(entry.class.into()))).collect()
+    names.map(|entry| CompletionCandidate::new(entry.key).help(Some(label(&entry.kind).to_owned().into()))).collect()
 }

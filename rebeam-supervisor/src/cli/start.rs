@@ -10,8 +10,6 @@ use clap::CommandFactory;
 use rebeam_protocol::frame::MAX_FRAME;
 
 use crate::cli::args::{self, Cli};
-use crate::cli::exit_code::ExitCode;
-use crate::cli::failure::Failure;
 use crate::config::{self, DEFAULT_GRACE, LogFormat, Project, ProjectFile};
 use crate::printer::Printer;
 use crate::python;
@@ -22,6 +20,8 @@ use crate::shell::node_dir;
 use crate::shell::otlp;
 use crate::shell::reaper::Strangers;
 use crate::shell::signals::Hangup;
+use crate::view::exit_code::ExitCode;
+use crate::view::failure::Failure;
 
 /// How long a message may wait before a node is not ready, when nobody says otherwise.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);

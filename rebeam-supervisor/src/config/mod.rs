@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use rebeam_protocol::zygote::{Source, Target};
 use serde::Deserialize;
 
-use crate::cli::failure::Failure;
+use crate::view::failure::Failure;
 
 /// How long a stop may take when nobody says otherwise: below the 30 s of Kubernetes.
 pub(crate) const DEFAULT_GRACE: Duration = Duration::from_secs(25);

@@ -6,12 +6,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anstyle::{AnsiColor, Style};
-use rebeam_protocol::certificate::Certificate;
+use rebeam_protocol::certificate::{Certificate, Next};
 use rebeam_protocol::message::LogRecord;
 
-use super::{REBEAM, crash_block};
-use crate::cli::render::{has_colour, painted};
+use super::REBEAM;
 use crate::shell::output::Stream;
+use crate::view::crash::crash_block;
+use crate::view::text::{has_colour, painted};
 
 /// Names longer than this are not aligned to.
 const WIDEST: usize = 24;
@@ -75,8 +76,8 @@ impl Human {
         self.prefixed(REBEAM.label, Stream::Stderr, &format!("{word}: {text}"))
     }
 
-    pub(super) fn crash(&self, certificate: &Certificate) -> String {
-        crash_block(certificate, |style, text| self.paint(Stream::Stderr, style, text))
+    pub(super) fn crash(&self, certificate: &Certificate, next: Next) -> String {
+        crash_block(certificate, next, |style, text| self.paint(Stream::Stderr, style, text))
     }
 
     pub(super) fn prefixed(&self, label: &str, stream: Stream, line: &str) -> String {

@@ -5,14 +5,14 @@
 //! has that stream for its logger.
 
 use jiff::Timestamp;
-use rebeam_protocol::certificate::Certificate;
+use rebeam_protocol::certificate::{Certificate, Next};
 use rebeam_protocol::message::LogRecord;
 use serde_json::{Map, Value, json};
 
 use super::{REBEAM, Speaker};
-use crate::cli::failure::Failure;
-use crate::cli::list::certificate_json;
 use crate::shell::output::Stream;
+use crate::view::crash::certificate_json;
+use crate::view::failure::Failure;
 
 pub(super) fn output(who: Speaker<'_>, stream: Stream, line: &str) -> String {
     let (level, logger) = match stream {
@@ -40,10 +40,10 @@ pub(super) fn said(level: &str, text: &str) -> String {
     line_of(record(Timestamp::now(), level, REBEAM, "rebeam", text))
 }
 
-pub(super) fn crash(certificate: &Certificate) -> String {
+pub(super) fn crash(certificate: &Certificate, next: Next) -> String {
     let who = Speaker { label: &certificate.actor, pid: Some(certificate.pid) };
     let mut record = record(Timestamp::now(), "error", who, "rebeam.crash", &format!("died: {}", certificate.reason));
-    record.insert("certificate".into(), certificate_json(certificate));
+    record.insert("certificate".into(), certificate_json(certificate, next));
     line_of(record)
 }
 

@@ -4,7 +4,6 @@
 //! keep up with is dropped, counted and said. For people ([`human`]) what an actor writes to stdout goes to stdout, and
 //! everything else to stderr; for machines ([`json`]) everything goes to stdout or into a file, one object a line.
 
-mod crash;
 mod human;
 mod json;
 
@@ -18,15 +17,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use rebeam_protocol::certificate::Certificate;
+use rebeam_protocol::certificate::{Certificate, Next};
 use rebeam_protocol::id::Pid;
 use rebeam_protocol::message::{DeadLetter, LogRecord};
 
-pub(crate) use self::crash::crash_block;
 use self::human::Human;
-use crate::cli::failure::Failure;
-use crate::cli::render::duration;
 use crate::shell::output::Stream;
+use crate::view::failure::Failure;
+use crate::view::text::duration;
 
 /// Lines that may wait for a slow reader, and bytes of them.
 const WAITING: usize = 20_000;
@@ -226,10 +224,10 @@ impl Printer {
     }
 
     /// An end that nobody ordered: all that is known of it, from its reason to what follows.
-    pub(crate) fn crash(&self, certificate: &Certificate) {
+    pub(crate) fn crash(&self, certificate: &Certificate, next: Next) {
         match &self.form {
-            Form::Human(human) => self.send(Stream::Stderr, human.crash(certificate)),
-            Form::Json => self.send(Stream::Stderr, json::crash(certificate)),
+            Form::Human(human) => self.send(Stream::Stderr, human.crash(certificate, next)),
+            Form::Json => self.send(Stream::Stderr, json::crash(certificate, next)),
         }
     }
 

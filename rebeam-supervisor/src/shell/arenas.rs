@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use rebeam_core::event::Ticket;
 use rebeam_protocol::id::ProcessId;
-use rebeam_protocol::message::{Buffers, Lease, Memory};
+use rebeam_protocol::worker::{Buffers, Lease, Memory};
 
 /// How many arenas one worker may have.
 const MOST: usize = 1024;

@@ -1,4 +1,4 @@
-//! The control socket: requests of the command line to a running node.
+//! The control socket: requests of clients to a running node.
 //!
 //! What comes here is from outside the tree: plain data, never a pickle. Only the node's own user (and root) may ask.
 
@@ -6,11 +6,15 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rebeam_protocol::control::{Answer, NodeInfo, Request};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use rebeam_protocol::address::Address;
 use rebeam_protocol::frame::{self, MAX_FRAME};
 use rebeam_protocol::id::{ActorId, CallId};
-use rebeam_protocol::message::{Address, CallFailure, Codec, Envelope, Form, Kind, Lane, Outcome, Waits};
+use rebeam_protocol::message::{CallFailure, Codec, Head, Kind, Outcome, Waits};
+use rebeam_protocol::outside::{Answer, Answered, Asked, Hello, NodeInfo, Request};
 use rebeam_protocol::value;
+use rebeam_protocol::worker::Envelope;
+use serde::Serialize;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
@@ -19,6 +23,9 @@ use crate::shell::engine::{Loading, Node};
 
 /// The largest request, in bytes.
 const MAX_REQUEST: usize = 16 * 1024 * 1024;
+
+/// How many requests of one client are worked on at once; more wait in its socket.
+const MOST_REQUESTS: usize = 64;
 
 /// After a call's deadline, how long the core has for its last word.
 const LAST_WORD: Duration = Duration::from_secs(1);
@@ -54,89 +61,86 @@ struct Client {
 }
 
 impl Client {
-    async fn answer(&self, request: Request, payload: Bytes) -> (Answer, Bytes) {
-        match (self.loading.node(), request) {
+    async fn answer(&self, number: u64, request: Request, payload: Bytes) -> (Answered, Bytes) {
+        let (answer, content) = match (self.loading.node(), request) {
             (_, Request::Health) => (Answer::Health(self.loading.health()), Bytes::new()),
             (None, _) => (Answer::Refused("the application is still being imported".into()), Bytes::new()),
             (Some(node), request) => {
-                let number = self.number.get().unwrap_or_else(|| node.add_client());
-                self.number.set(Some(number));
-                answer(node, number, request, payload).await
+                let client = self.number.get().unwrap_or_else(|| node.add_client());
+                self.number.set(Some(client));
+                answer(node, client, request, payload).await
             }
-        }
+        };
+        (Answered { number, is_last: true, answer }, content)
     }
 }
 
+/// What has happened on a connection.
+enum Next {
+    Frame(Bytes),
+    Answer(Answered, Bytes),
+    Gone,
+}
+
+/// Serves a client until it goes. Requests are worked on side by side, and answered as they are done.
 async fn converse(client: &Client, stream: UnixStream) -> std::io::Result<()> {
     let codec = LengthDelimitedCodec::builder().little_endian().max_frame_length(MAX_REQUEST).new_codec();
     let mut framed = Framed::new(stream, codec);
+    let Some(body) = next_frame(&mut framed).await? else { return Ok(()) };
+    write(&mut framed, &Hello::new(), &[]).await?;
+    // Who speaks another version is told ours, and no more.
+    if !frame::decode::<Hello>(&body).is_ok_and(|(hello, _)| hello.check().is_ok()) {
+        return Ok(());
+    }
+    let mut under_way = FuturesUnordered::new();
     loop {
-        let Some(body) = next_frame(&mut framed).await? else { return Ok(()) };
-        let (answer, payload) = match frame::decode::<Request>(&body) {
-            Ok((request, offset)) => {
-                let work = client.answer(request, Bytes::copy_from_slice(&body[offset..]));
-                // A client that goes away waits for nothing any more.
-                tokio::select! {
-                    answer = work => answer,
-                    _ = gone(framed.get_ref()) => return Ok(()),
-                }
-            }
-            Err(error) => (Answer::Refused(error.to_string()), Bytes::new()),
+        let has_room = under_way.len() < MOST_REQUESTS;
+        let next = tokio::select! {
+            Some((answered, content)) = under_way.next() => Next::Answer(answered, content),
+            frame = next_frame(&mut framed), if has_room => frame?.map_or(Next::Gone, Next::Frame),
         };
-        let mut bytes = Vec::new();
-        frame::encode(&answer, &payload, MAX_FRAME, &mut bytes).map_err(std::io::Error::other)?;
-        framed.get_mut().write_all(&bytes).await?;
+        match next {
+            // Whoever goes away waits for nothing any more.
+            Next::Gone => return Ok(()),
+            Next::Answer(answered, content) => write(&mut framed, &answered, &content).await?,
+            Next::Frame(body) => match frame::decode::<Asked>(&body) {
+                Ok((asked, offset)) => {
+                    under_way.push(client.answer(asked.number, asked.request, body.slice(offset..)));
+                }
+                // There is no number to answer to.
+                Err(_) => return Ok(()),
+            },
+        }
     }
 }
 
-async fn next_frame(framed: &mut Framed<UnixStream, LengthDelimitedCodec>) -> std::io::Result<Option<Bytes>> {
-    use tokio_stream::StreamExt;
+type Connection = Framed<UnixStream, LengthDelimitedCodec>;
+
+async fn next_frame(framed: &mut Connection) -> std::io::Result<Option<Bytes>> {
     framed.next().await.transpose().map(|frame| frame.map(bytes::BytesMut::freeze))
 }
 
-/// Waits until the other side has closed.
-async fn gone(stream: &UnixStream) {
-    loop {
-        if stream.ready(tokio::io::Interest::READABLE).await.is_err() {
-            return;
-        }
-        match stream.try_read(&mut [0; 1]) {
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            _ => return,
-        }
-    }
+async fn write(framed: &mut Connection, header: &impl Serialize, payload: &[u8]) -> std::io::Result<()> {
+    let mut bytes = Vec::new();
+    frame::encode(header, payload, MAX_FRAME, &mut bytes).map_err(std::io::Error::other)?;
+    framed.get_mut().write_all(&bytes).await
 }
 
 async fn answer(node: &Node, client: u64, request: Request, payload: Bytes) -> (Answer, Bytes) {
-    match request {
-        Request::Node => {
-            let info = NodeInfo {
-                version: env!("CARGO_PKG_VERSION").into(),
-                os_pid: std::process::id(),
-                project: node.directory().display().to_string(),
-                target: node.target_text(),
-                age_ms: node.age().as_millis() as u64,
-            };
-            (Answer::Node(info), Bytes::new())
-        }
-        Request::List => (Answer::List(node.list()), Bytes::new()),
+    let answer = match request {
+        Request::Node => Answer::Node(NodeInfo {
+            version: env!("CARGO_PKG_VERSION").into(),
+            os_pid: std::process::id(),
+            project: node.directory().display().to_string(),
+            target: node.target_text(),
+            age_ms: node.age().as_millis() as u64,
+        }),
+        Request::List => Answer::List(node.list()),
         Request::Call { name, method, timeout_ms } => {
             let Some((actor, _)) = node.actor_named(&name) else { return (node.not_found(&name), Bytes::new()) };
-            let call = node.next_call();
-            let kind = Kind::Call { call, waits: Waits::Nobody };
-            let envelope = envelope(actor, method, kind, Some(timeout_ms));
-            let mut reply = node.send_from_outside(client, call, envelope, payload);
-            let limit = Duration::from_millis(timeout_ms);
-            let reply = match tokio::time::timeout(limit, &mut reply).await {
-                Ok(reply) => reply.ok(),
-                Err(_) => {
-                    node.abandon(client, call);
-                    tokio::time::timeout(LAST_WORD, reply).await.ok().and_then(Result::ok)
-                }
-            };
-            match reply {
-                Some((outcome, payload)) => (Answer::Outcome(outcome), payload),
-                None => (Answer::Refused("the node is stopping".into()), Bytes::new()),
+            match call(node, client, actor, method, timeout_ms, payload).await {
+                Some((outcome, content)) => return (Answer::Outcome(outcome), content),
+                None => stopping(),
             }
         }
         Request::Cast { name, method } => {
@@ -147,23 +151,41 @@ async fn answer(node: &Node, client: u64, request: Request, payload: Bytes) -> (
                 return (Answer::Outcome(Outcome::Failed(failure)), Bytes::new());
             }
             drop(node.send_from_outside(client, CallId(0), envelope(actor, method, Kind::Cast, None), payload));
-            (Answer::Ok, Bytes::new())
+            Answer::Ok
         }
-        Request::Health => (Answer::Health(node.health()), Bytes::new()),
+        Request::Health => Answer::Health(node.health()),
         Request::Stacks { name } => match (node.stacks(name.as_deref()).await, name) {
-            (Some(stacks), _) => (Answer::Stacks(stacks), Bytes::new()),
-            (None, name) => (node.not_found(&name.unwrap_or_default()), Bytes::new()),
+            (Some(stacks), _) => Answer::Stacks(stacks),
+            (None, name) => node.not_found(&name.unwrap_or_default()),
         },
-        Request::Whereis { .. }
-        | Request::LogLevel { .. }
-        | Request::Why { .. }
-        | Request::StopChild { .. }
-        | Request::RestartChild { .. }
-        | Request::Down => (ask(node, request).await.0, Bytes::new()),
-        // The content of a dead letter may be a pickle: it is not for whoever is outside.
-        Request::DeadLetters(_) | Request::Entries(_) => (ask(node, request).await.0, Bytes::new()),
-        // Pickles pass through those.
-        Request::Process(_) => (Answer::Refused("only an actor may ask this".into()), Bytes::new()),
+        Request::Tree(request) => node.ask(request).await.unwrap_or_else(|_| stopping()),
+    };
+    (answer, Bytes::new())
+}
+
+fn stopping() -> Answer {
+    Answer::Refused("the node is stopping".into())
+}
+
+/// Calls a method for a client; `None` if the node ends meanwhile.
+async fn call(
+    node: &Node,
+    client: u64,
+    actor: ActorId,
+    method: String,
+    timeout_ms: u64,
+    payload: Bytes,
+) -> Option<(Outcome, Bytes)> {
+    let call = node.next_call();
+    let kind = Kind::Call { call, waits: Waits::Nobody };
+    let envelope = envelope(actor, method, kind, Some(timeout_ms));
+    let mut reply = node.send_from_outside(client, call, envelope, payload);
+    match tokio::time::timeout(Duration::from_millis(timeout_ms), &mut reply).await {
+        Ok(reply) => reply.ok(),
+        Err(_) => {
+            node.abandon(client, call);
+            tokio::time::timeout(LAST_WORD, reply).await.ok().and_then(Result::ok)
+        }
     }
 }
 
@@ -175,21 +197,7 @@ pub(crate) fn cast(node: &Node, actor: &str, method: &str) -> bool {
     true
 }
 
-async fn ask(node: &Node, request: Request) -> (Answer, Bytes) {
-    let stopping = || (Answer::Refused("the node is stopping".into()), Bytes::new());
-    node.ask(request).await.unwrap_or_else(|_| stopping())
-}
-
 fn envelope(to: ActorId, method: String, kind: Kind, deadline_ms: Option<u64>) -> Envelope {
-    Envelope {
-        to: Address::Actor(to),
-        kind,
-        method,
-        form: Form::Arguments,
-        codec: Codec::Data,
-        lane: Lane::Normal,
-        deadline_ms,
-        buffers: None,
-        trace: None,
-    }
+    let head = Head { codec: Codec::Data, deadline_ms, ..Head::new(method) };
+    Envelope { to: Address::Actor(to), kind, head, buffers: None }
 }

@@ -4,10 +4,12 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rebeam_core::Core;
 use rebeam_core::event::Status;
+use rebeam_protocol::certificate::Certificate;
 use rebeam_protocol::exit::signal_name;
 use rebeam_protocol::frame::MAX_FRAME;
 use rebeam_protocol::id::NodeStart;
@@ -16,10 +18,7 @@ use rebeam_protocol::zygote::{FromZygote, LoadError, LoadErrorKind, Target, ToZy
 use tokio::net::UnixListener;
 use tokio::task::{JoinHandle, LocalSet};
 
-use crate::cli::exit_code::ExitCode;
-use crate::cli::failure::Failure;
-use crate::cli::render::{duration, kib};
-use crate::printer::{Printer, crash_block};
+use crate::printer::Printer;
 use crate::shell::cgroup::Source;
 use crate::shell::connection::{Decoder, Read};
 use crate::shell::control;
@@ -36,6 +35,10 @@ use crate::shell::service_manager;
 use crate::shell::signals::{Hangup, Signals};
 use crate::shell::watched::watch;
 use crate::shell::zygote::{Silent, Zygote};
+use crate::view::crash::plain_crash_block;
+use crate::view::exit_code::ExitCode;
+use crate::view::failure::Failure;
+use crate::view::text::{duration, kib};
 
 /// How a node is run, beside what it runs.
 pub(crate) struct Service {
@@ -157,7 +160,7 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, service: Service, printer: 
 }
 
 fn finish(ended: Ended) -> Result<(), Failure> {
-    let plain = |certificate: Option<Box<_>>| certificate.map(|it| crash_block(&it, |_, text| text.to_owned()));
+    let plain = |certificate: Option<Arc<Certificate>>| certificate.map(|it| plain_crash_block(&it, it.next));
     match ended {
         Ended::Clean => Ok(()),
         Ended::GaveUp(certificate) => {

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
-use rebeam_protocol::control::abstract_socket;
 use rebeam_protocol::hash::fnv1a;
+use rebeam_protocol::outside::abstract_socket;
 
 /// The longest path that a socket may have, by `sockaddr_un`.
 const LONGEST: usize = 107;

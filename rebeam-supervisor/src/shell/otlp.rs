@@ -11,8 +11,8 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanExporter, SpanLinks};
 use rebeam_core::tracing::{Span, SpanKind};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::cli::failure::Failure;
 use crate::printer::Printer;
+use crate::view::failure::Failure;
 
 /// Spans that may wait for the collector; more are dropped.
 const WAITING: usize = 10_000;

@@ -5,8 +5,8 @@
 use nix::sys::resource::{Resource, getrlimit};
 use rebeam_protocol::spec::{ChildKind, SupervisorSpec};
 
-use crate::cli::render::kib;
 use crate::shell::cgroup::Limits;
+use crate::view::text::kib;
 
 /// Memory of the supervisor, the zygote and what they have at their side, and of an idle actor, in KiB.
 const BASE_KIB: u64 = 20 * 1024;

@@ -6,11 +6,14 @@ use std::time::{Duration, Instant};
 
 use rebeam_core::Event;
 use rebeam_core::event::{Death, Launch, Status};
+use rebeam_core::shell::Frame;
 use rebeam_protocol::id::ProcessId;
-use rebeam_protocol::message::ToWorker;
+use rebeam_protocol::page;
+use rebeam_protocol::worker::ToWorker;
 use rebeam_protocol::zygote::{FromZygote, ToZygote};
 
-use super::{Engine, Forking, Node, Output, Standby, Worker, ZygoteState};
+use super::worker::{Output, Trust, Unborn, Worker, Writing};
+use super::{Engine, Forking, Node, Standby, ZygoteState};
 use crate::printer::Speaker;
 use crate::shell::arenas::Memories;
 use crate::shell::connection::{Decoder, Read, WriteQueue};
@@ -47,15 +50,8 @@ impl Forking {
 }
 
 impl Engine {
-    pub(super) fn launch(&mut self, launch: Launch) {
-        let process = launch.process;
-        if let Err(error) = self.try_launch(launch) {
-            self.tell(Event::LaunchFailed { process, error: explain(&error) });
-        }
-    }
-
     /// Takes the worker that was forked ahead, or that is being forked ahead, or has one made.
-    fn try_launch(&mut self, launch: Launch) -> std::io::Result<()> {
+    pub(super) fn make_worker(&mut self, launch: Launch) -> std::io::Result<()> {
         let process = launch.process;
         let must_be_fresh = launch.spec.process.need_fresh_interpreter();
         if let Some(Standby { wiring, os_pid }) = self.standby.take_if(|_| !must_be_fresh) {
@@ -76,7 +72,7 @@ impl Engine {
 
     /// Has the next worker forked before anybody asks for it, so that its start need not wait for that.
     pub(super) fn fork_ahead(&mut self) {
-        let is_idle = self.forking.is_none() && self.standby.is_none() && self.queue.is_empty() && self.ended.is_none();
+        let is_idle = self.forking.is_none() && self.standby.is_none() && self.queue.is_empty() && !self.life.has_ended;
         // One try for each birth: what fails now would fail again at once.
         if let (true, ZygoteState::Ready { zygote, .. }) = (is_idle && self.wants_standby, &self.zygote) {
             self.wants_standby = false;
@@ -102,14 +98,11 @@ impl Engine {
             channel: Rc::new(watch(wiring.channel)?),
             decoder: Decoder::new(self.setup.max_frame),
             out: WriteQueue::default(),
-            is_blocked: false,
-            is_dirty: true,
-            has_said_hello: false,
+            writing: Writing::Queued,
+            trust: Trust::Unknown,
             is_killed: false,
-            has_misbehaved: false,
             wants_attention: 0,
             no_stacks: None,
-            said: Vec::new(),
             memory_limit: None,
             memories: Memories::default(),
             page: wiring.page,
@@ -118,12 +111,10 @@ impl Engine {
             stderr: output(wiring.outputs.stderr)?,
             last_lines: LastLines::default(),
             tasks: Vec::with_capacity(4),
-            launch: None,
+            unborn: None,
         };
         let (mut welcome, start) = launch.welcome(self.setup.max_frame);
-        welcome.cpus.clone_from(&launch.spec.process.cpus);
-        self.traffic.bound(&welcome.cpus);
-        welcome.nice = launch.spec.process.nice;
+        self.traffic.bound(&welcome.options.cpus);
         welcome.log_level = welcome.log_level.or(self.setup.log_level);
         worker.out.push(&ToWorker::Welcome(welcome), &start, u32::MAX as usize).map_err(std::io::Error::other)?;
         worker.tasks.extend([
@@ -141,7 +132,7 @@ impl Engine {
                 tokio::task::spawn_local(memory::watch(watcher));
             }
         }
-        worker.launch = Some(launch);
+        worker.unborn = Some(Unborn { launch, said: Vec::new() });
         self.workers.insert(process, worker);
         self.dirty.push(process);
         Ok(())
@@ -160,8 +151,8 @@ impl Engine {
                 self.bury_unborn(process);
                 continue;
             }
-            let options = self.workers.get(&process).and_then(|worker| worker.launch.as_ref());
-            let options = options.map(|launch| launch.spec.process.clone()).unwrap_or_default();
+            let options = self.workers.get(&process).and_then(|worker| worker.unborn.as_ref());
+            let options = options.map(|unborn| unborn.launch.spec.process.clone()).unwrap_or_default();
             match &self.zygote {
                 ZygoteState::Loading { .. } if !options.need_fresh_interpreter() => {
                     self.queue.push_front((process, theirs));
@@ -188,8 +179,7 @@ impl Engine {
         match self.workers.get_mut(&process) {
             Some(worker) => {
                 worker.os_pid = Some(os_pid);
-                worker.launch = None;
-                worker.said = Vec::new();
+                worker.unborn = None;
                 if worker.is_killed {
                     reaper::kill_group(os_pid);
                 }
@@ -214,7 +204,7 @@ impl Engine {
         self.tell(Event::Died(Box::new(Death::without_trace(process, Status::Signalled(libc::SIGKILL)))));
     }
 
-    pub(super) fn kill(&mut self, process: ProcessId) {
+    pub(super) fn kill_worker(&mut self, process: ProcessId) {
         let Some(worker) = self.workers.get_mut(&process) else { return };
         worker.is_killed = true;
         match worker.os_pid {
@@ -225,17 +215,6 @@ impl Engine {
                 self.queue.retain(|(waiting, _)| *waiting != process);
                 self.bury_unborn(process);
             }
-        }
-    }
-
-    /// Has a process that is about to be killed write its stacks.
-    pub(super) fn dump_stacks(&mut self, process: ProcessId) {
-        let Some(worker) = self.workers.get_mut(&process) else { return };
-        let Some(os_pid) = worker.os_pid else { return };
-        if launcher::is_stopped(os_pid) {
-            worker.no_stacks = Some("unavailable: stopped");
-        } else {
-            launcher::signal_main_thread(os_pid, launcher::dump_signal());
         }
     }
 
@@ -417,11 +396,13 @@ impl Engine {
         match self.forget_worker(process) {
             Some(worker) if worker.is_killed => self.bury_unborn(process),
             Some(mut worker) => {
-                if let Some(launch) = worker.launch.take() {
-                    self.launch(launch);
+                if let Some(Unborn { launch, said }) = worker.unborn.take() {
+                    if let Err(error) = self.make_worker(launch) {
+                        return self.tell(Event::LaunchFailed { process, error: explain(&error) });
+                    }
                     // What was said to it meanwhile, an order to stop perhaps, is not forgotten.
-                    for (message, payload) in std::mem::take(&mut worker.said) {
-                        self.write(process, &message, &payload);
+                    for (message, payload) in said {
+                        self.push(process, Frame { payload, attention: page::LOOK, ..Frame::of(message) });
                     }
                 }
             }
@@ -430,7 +411,7 @@ impl Engine {
     }
 
     fn replace_zygote(&mut self, tries: u32) {
-        if self.ended.is_some() {
+        if self.life.has_ended {
             return;
         }
         if tries > ZYGOTE_TRIES {
@@ -455,7 +436,7 @@ impl Engine {
 }
 
 /// What the system says, and what to do about it where that is known.
-fn explain(error: &std::io::Error) -> String {
+pub(super) fn explain(error: &std::io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE) => {
             format!("{error}: each actor takes {FDS_PER_ACTOR} descriptors of the supervisor; raise `ulimit -n`")

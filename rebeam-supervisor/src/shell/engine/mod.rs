@@ -5,8 +5,10 @@
 //! channel or a wake-up between two tasks. Nothing here waits. [`launching`] makes processes and sees them die,
 //! [`outside`] serves the control socket.
 
+mod act;
 mod launching;
 mod outside;
+mod worker;
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -17,33 +19,34 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rebeam_core::event::{Launch, NodeEnd, Recipient, Requester, Ticket};
-use rebeam_core::{Action, Core, EntryChange, Event};
+use rebeam_core::shell::{self, Frame, Heard, Shell as _};
+use rebeam_core::{Core, Event};
+use rebeam_protocol::address::Caller;
 use rebeam_protocol::certificate::Certificate;
-use rebeam_protocol::control::{Answer, Health, NodeState};
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::frame::{self, MAX_FRAME};
 use rebeam_protocol::id::{CallId, ProcessId};
-use rebeam_protocol::message::{Address, Caller, DeadLetter, Envelope, Lane, Lease, Outcome, ToSupervisor, ToWorker};
+use rebeam_protocol::outside::{Health, NodeState};
 use rebeam_protocol::page;
+use rebeam_protocol::worker::{ToSupervisor, ToWorker};
 use rebeam_protocol::zygote::{FromZygote, Target};
 use rustc_hash::FxBuildHasher;
-use tokio::sync::{Notify, oneshot};
-use tokio::task::AbortHandle;
+use tokio::sync::Notify;
 
+use self::act::DeadLetterReports;
+use self::outside::Clients;
+use self::worker::{Trust, Worker, Writing};
 use crate::printer::{Printer, Speaker};
 use crate::python::Python;
-use crate::shell::arenas::{Freed, Memories};
-use crate::shell::connection::{Decoder, Read, WriteQueue};
-use crate::shell::launcher::{self, Keeper, TheirEnds, Wiring};
+use crate::shell::arenas::Freed;
+use crate::shell::connection::{Decoder, Read};
+use crate::shell::launcher::{Keeper, TheirEnds, Wiring};
 use crate::shell::ledger::Ledger;
 use crate::shell::oom::OutOfMemory;
 use crate::shell::otlp::Exporter;
-use crate::shell::output::{LastLines, LineReader, Lines, Stream};
+use crate::shell::output::{Lines, Stream};
 use crate::shell::reaper::{self, Strangers};
-use crate::shell::service_manager;
 use crate::shell::spin::{Traffic, spin};
-use crate::shell::status_page::{StatusPage, clock_ns};
 use crate::shell::watched::{Watched, watch, watch_for_room};
 use crate::shell::zygote::Zygote;
 
@@ -78,9 +81,9 @@ pub(crate) enum Ended {
     /// As ordered, or with its significant children.
     Clean,
     /// The root supervisor gave up.
-    GaveUp(Option<Box<Certificate>>),
+    GaveUp(Option<Arc<Certificate>>),
     /// The tree did not come up.
-    NotStarted { child: String, reason: ExitReason, certificate: Option<Box<Certificate>> },
+    NotStarted { child: String, reason: ExitReason, certificate: Option<Arc<Certificate>> },
 }
 
 /// What is fixed for the life of a node.
@@ -121,22 +124,15 @@ struct Engine {
     wants_standby: bool,
     /// Somebody has died since strays were last looked for.
     has_strays: bool,
-    outside: HashMap<u64, HashMap<CallId, oneshot::Sender<(Outcome, Bytes)>>>,
-    requests: HashMap<u64, oneshot::Sender<(Answer, Bytes)>>,
-    next_outside: u64,
-    next_call: u64,
+    clients: Clients,
     dirty: Vec<ProcessId>,
     timer: Rc<Notify>,
-    on_stopping: Rc<Notify>,
     wakes_at: Option<Duration>,
-    ended: Option<Ended>,
-    on_end: Rc<Notify>,
+    life: Life,
     /// How many workers have a limit of memory.
     watched_memory: usize,
     oom: OutOfMemory,
-    is_up: bool,
-    is_stopping: bool,
-    dead_letters: DeadLetterCount,
+    dead_letters: DeadLetterReports,
     freed: Freed,
     ledger: Ledger,
     traffic: Rc<Traffic>,
@@ -144,24 +140,25 @@ struct Engine {
     exporter: Option<Exporter>,
 }
 
-/// Dead letters so far, and what was said of them.
+/// How far the node is in its life, and who waits for what of it.
 #[derive(Default)]
-struct DeadLetterCount {
-    all: u64,
-    /// When the current second of saying began, how many were said in it, and how many were not.
-    since: Duration,
-    said: u32,
-    unsaid: u64,
+struct Life {
+    is_up: bool,
+    is_stopping: bool,
+    on_stopping: Rc<Notify>,
+    /// How it ended, until somebody has asked.
+    ended: Option<Ended>,
+    has_ended: bool,
+    on_end: Rc<Notify>,
 }
 
-/// The longest name or method that a message may be for, in bytes.
-const LONGEST_NAME: usize = 4096;
-
-/// The longest reason why an actor is not ready, in characters: it is kept and shown.
-const LONGEST_REASON: usize = 1000;
-
-/// Dead letters that are said within a second; more are only counted.
-const SAID_PER_SECOND: u32 = 20;
+impl Life {
+    fn end(&mut self, ended: Ended) {
+        self.ended = Some(ended);
+        self.has_ended = true;
+        self.on_end.notify_one();
+    }
+}
 
 enum ZygoteState {
     /// The application is not to be forked: every actor gets a fresh interpreter.
@@ -186,66 +183,6 @@ enum Forking {
 struct Standby {
     wiring: Wiring,
     os_pid: i32,
-}
-
-struct Worker {
-    label: String,
-    os_pid: Option<i32>,
-    channel: Rc<Watched>,
-    decoder: Decoder,
-    out: WriteQueue,
-    is_blocked: bool,
-    is_dirty: bool,
-    has_said_hello: bool,
-    is_killed: bool,
-    /// It broke the protocol: what it says from then on is not listened to.
-    has_misbehaved: bool,
-    /// What to have it look at, once everything is written.
-    wants_attention: u32,
-    /// From which size on its memory matters, in KiB.
-    memory_limit: Option<u64>,
-    /// Large buffers that it has made or was handed.
-    memories: Memories,
-    /// What was said to it while it was not born.
-    said: Vec<(ToWorker, Bytes)>,
-    /// Why its stacks cannot be had, if they were asked for and cannot.
-    no_stacks: Option<&'static str>,
-    page: StatusPage,
-    _lifeline: OwnedFd,
-    stdout: Output,
-    stderr: Output,
-    last_lines: LastLines,
-    tasks: Vec<AbortHandle>,
-    /// To be made again, should the zygote die while it is being forked; `None` once it is born.
-    launch: Option<Launch>,
-}
-
-struct Output {
-    pipe: Rc<Watched>,
-    lines: LineReader,
-}
-
-impl Worker {
-    /// Writes what the socket takes; true if everything is out.
-    fn flush(&mut self) -> Result<bool, ()> {
-        let is_all = self.out.flush(self.channel.get_ref()).map_err(drop)?;
-        if self.wants_attention != 0 && (is_all || self.wants_attention & page::EXIT != 0) {
-            let bits = std::mem::take(&mut self.wants_attention);
-            self.page.ask_for_attention(bits);
-            if bits & page::EXIT != 0
-                && let Some(os_pid) = self.os_pid
-            {
-                launcher::signal_main_thread(os_pid, launcher::exit_signal());
-            }
-        }
-        Ok(is_all)
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        self.tasks.iter().for_each(AbortHandle::abort);
-    }
 }
 
 impl Node {
@@ -279,21 +216,14 @@ impl Node {
                 standby: None,
                 wants_standby: false,
                 has_strays: false,
-                outside: HashMap::new(),
-                requests: HashMap::new(),
-                next_outside: 0,
-                next_call: 0,
+                clients: Clients::default(),
                 dirty: Vec::new(),
                 timer: Rc::new(Notify::new()),
-                on_stopping: Rc::new(Notify::new()),
                 watched_memory: 0,
                 wakes_at: None,
-                ended: None,
-                on_end: Rc::new(Notify::new()),
+                life: Life::default(),
                 oom: OutOfMemory::new(),
-                is_up: false,
-                is_stopping: false,
-                dead_letters: DeadLetterCount::default(),
+                dead_letters: DeadLetterReports::default(),
                 freed: Freed::default(),
                 ledger,
                 traffic: Rc::new(Traffic::new()),
@@ -355,17 +285,17 @@ impl Node {
     /// Waits until the node has ended.
     pub(crate) async fn ended(&self) -> Ended {
         loop {
-            if let Some(ended) = self.0.borrow_mut().ended.take() {
+            if let Some(ended) = self.0.borrow_mut().life.ended.take() {
                 return ended;
             }
-            let on_end = self.0.borrow().on_end.clone();
+            let on_end = self.0.borrow().life.on_end.clone();
             on_end.notified().await;
         }
     }
 
     /// Waits until the tree is being stopped, by whomever.
     pub(crate) async fn stopping(&self) {
-        let on_stopping = self.0.borrow().on_stopping.clone();
+        let on_stopping = self.0.borrow().life.on_stopping.clone();
         on_stopping.notified().await;
     }
 
@@ -490,9 +420,7 @@ impl Engine {
     }
 
     fn carry_out(&mut self) {
-        while let Some(action) = self.core.poll_action() {
-            self.act(action);
-        }
+        shell::carry_out(self);
         self.give_arenas_back();
         for process in std::mem::take(&mut self.dirty) {
             self.flush(process);
@@ -506,184 +434,53 @@ impl Engine {
         }
     }
 
-    fn act(&mut self, action: Action) {
-        match action {
-            Action::Deliver { process, mut delivery, payload, buffers } => {
-                let is_urgent = delivery.lane != Lane::Normal;
-                let lent = self.lend(process, buffers.as_ref());
-                delivery.buffers = lent.as_ref().map(|(lease, _)| *lease);
-                self.write_with(process, &ToWorker::Deliver(delivery), &payload, lent.map(|(_, fd)| fd));
-                if is_urgent {
-                    self.want_attention(process, page::LOOK);
-                }
-            }
-            Action::Reply { to: Recipient::Worker(process), call, outcome, payload, buffers } => {
-                let lent = self.lend(process, buffers.as_ref());
-                let reply = ToWorker::Reply { call, outcome, buffers: lent.as_ref().map(|(lease, _)| *lease) };
-                self.write_with(process, &reply, &payload, lent.map(|(_, fd)| fd));
-            }
-            Action::Cancel { process, seq } => {
-                self.write(process, &ToWorker::Cancel { seq }, &Bytes::new());
-                self.want_attention(process, page::LOOK);
-            }
-            Action::Reply { to: Recipient::Outside(client), call, outcome, payload, .. } => {
-                let waiting = self.outside.get_mut(&client).and_then(|calls| calls.remove(&call));
-                if let Some(waiting) = waiting {
-                    let _ = waiting.send((outcome, payload));
-                }
-            }
-            Action::Stop { process, reason, urgent } => {
-                self.write(process, &ToWorker::Stop { reason, urgent }, &Bytes::new());
-                if urgent {
-                    self.want_attention(process, page::LOOK);
-                }
-            }
-            Action::Exit(process) => {
-                self.write(process, &ToWorker::Exit, &Bytes::new());
-                self.want_attention(process, page::LOOK | page::EXIT);
-            }
-            Action::Recycle(process) => {
-                self.write(process, &ToWorker::Recycle, &Bytes::new());
-                self.want_attention(process, page::LOOK);
-            }
-            Action::Look(process) => {
-                if let Some(worker) = self.workers.get(&process) {
-                    let page = worker.page.snapshot();
-                    self.tell(Event::Looked { process, page, clock_ns: clock_ns() });
-                }
-            }
-            Action::DumpStacks(process) => self.dump_stacks(process),
-            Action::LogLevel { process, level } => {
-                self.write(process, &ToWorker::LogLevel { level }, &Bytes::new());
-            }
-            Action::Gate { process, to, gate } => {
-                self.write(process, &ToWorker::Gate { to, gate }, &Bytes::new());
-                self.want_attention(process, page::LOOK);
-            }
-            Action::Answer { to: Requester::Worker(process, request), answer, payload } => {
-                self.write(process, &ToWorker::Answer { request, answer }, &payload);
-            }
-            Action::Answer { to: Requester::Outside(asker), answer, payload } => {
-                if let Some(waiting) = self.requests.remove(&asker) {
-                    let _ = waiting.send((answer, payload));
-                }
-            }
-            Action::Answer { to: Requester::Nobody, .. } => {}
-            Action::Launch(launch) => self.launch(launch),
-            Action::Kill(process) => self.kill(process),
-            Action::Report(certificate) => self.printer.crash(&certificate),
-            Action::Entry(change) => {
-                if !self.ledger.write(&change.record()) {
-                    let all = self.core.ledger();
-                    self.ledger.begin_anew(all.iter().map(EntryChange::record));
-                }
-            }
-            Action::Span(span) => {
-                if let Some(exporter) = &mut self.exporter {
-                    exporter.send(*span);
-                }
-            }
-            Action::DeadLetter(letter) => self.say_dead_letter(&letter),
-            Action::NodeUp => {
-                self.is_up = true;
-                let actors = self.core.alive().len();
-                self.printer.up(actors, self.started.elapsed());
-                service_manager::ready(actors);
-            }
-            Action::NodeFailed { child, reason, certificate } => {
-                self.end(Ended::NotStarted { child, reason, certificate });
-            }
-            Action::NodeStopping => {
-                self.is_stopping = true;
-                service_manager::stopping();
-                self.on_stopping.notify_one();
-            }
-            Action::NodeEnded(NodeEnd::Clean) => self.end(Ended::Clean),
-            Action::NodeEnded(NodeEnd::GaveUp { certificate }) => self.end(Ended::GaveUp(certificate)),
-        }
-    }
-
-    fn say_dead_letter(&mut self, letter: &DeadLetter) {
-        let now = self.now();
-        let count = &mut self.dead_letters;
-        count.all += 1;
-        if now.saturating_sub(count.since) >= Duration::from_secs(1) {
-            if count.unsaid > 0 {
-                self.printer.warn(&format!("{} more dead letters: see `rebeam dead list`", count.unsaid));
-            }
-            (count.since, count.said, count.unsaid) = (now, 0, 0);
-        }
-        if count.said < SAID_PER_SECOND {
-            count.said += 1;
-            self.printer.dead_letter(letter);
-        } else {
-            count.unsaid += 1;
-        }
-    }
-
-    fn end(&mut self, ended: Ended) {
-        self.ended = Some(ended);
-        self.on_end.notify_one();
-    }
-
     // ---- writing -----------------------------------------------------------------------------------------------
 
-    fn write(&mut self, process: ProcessId, message: &ToWorker, payload: &Bytes) {
-        self.write_with(process, message, payload, None);
-    }
-
-    fn write_with(
-        &mut self,
-        process: ProcessId,
-        message: &ToWorker,
-        payload: &Bytes,
-        descriptor: Option<Arc<OwnedFd>>,
-    ) {
+    /// Queues a frame for a worker; it goes out at the end of this turn.
+    fn push(&mut self, process: ProcessId, frame: Frame) {
+        let Frame { mut message, payload, buffers, attention } = frame;
         let Some(worker) = self.workers.get_mut(&process) else { return };
+        let lent = buffers.as_ref().and_then(|ticket| worker.memories.lend(ticket));
+        let descriptor = lent.map(|(lease, descriptor)| {
+            match &mut message {
+                ToWorker::Deliver(delivery) => delivery.buffers = Some(lease),
+                ToWorker::Reply { buffers, .. } => *buffers = Some(lease),
+                _ => {}
+            }
+            descriptor
+        });
+        worker.wants_attention |= attention;
         // What a worker may send is bounded where it is read; on its way on it may get a longer head.
         let limit = self.setup.max_frame + frame::HEAD_ROOM;
         let pushed = match descriptor {
-            None => worker.out.push(message, payload, limit),
-            Some(descriptor) => worker.out.push_with(message, payload, limit, descriptor),
+            None => worker.out.push(&message, &payload, limit),
+            Some(descriptor) => worker.out.push_with(&message, &payload, limit, descriptor),
         };
         if pushed.is_err() {
             return;
         }
-        if worker.launch.is_some() {
-            worker.said.push((message.clone(), payload.clone()));
+        if let Some(unborn) = &mut worker.unborn {
+            unborn.said.push((message, payload));
         }
-        if !worker.is_dirty && !worker.is_blocked {
-            worker.is_dirty = true;
+        if worker.writing == Writing::Idle {
+            worker.writing = Writing::Queued;
             self.dirty.push(process);
         }
-    }
-
-    /// Hands large buffers to a worker.
-    fn lend(&mut self, process: ProcessId, ticket: Option<&Ticket>) -> Option<(Lease, Arc<OwnedFd>)> {
-        self.workers.get_mut(&process)?.memories.lend(ticket?)
     }
 
     /// Tells the makers of arenas which of them nobody holds any more.
     fn give_arenas_back(&mut self) {
         let freed = std::mem::take(&mut *self.freed.lock().unwrap_or_else(PoisonError::into_inner));
         for (process, arena) in freed {
-            self.write(process, &ToWorker::ArenaFree { arena }, &Bytes::new());
-            self.want_attention(process, page::LOOK);
-        }
-    }
-
-    /// Has a worker look at its channel, once what was written to it before is there.
-    fn want_attention(&mut self, process: ProcessId, bits: u32) {
-        if let Some(worker) = self.workers.get_mut(&process) {
-            worker.wants_attention |= bits;
+            self.push(process, Frame { attention: page::LOOK, ..Frame::of(ToWorker::ArenaFree { arena }) });
         }
     }
 
     fn flush(&mut self, process: ProcessId) {
         let Some(worker) = self.workers.get_mut(&process) else { return };
-        worker.is_dirty = false;
+        worker.writing = Writing::Idle;
         if worker.flush() == Ok(false) {
-            worker.is_blocked = true;
+            worker.writing = Writing::Blocked;
             let channel = worker.channel.clone();
             let Some(node) = self.me.upgrade().map(Node) else { return };
             let task = tokio::task::spawn_local(node.write_worker(process, channel));
@@ -697,7 +494,7 @@ impl Engine {
     fn write_more(&mut self, process: ProcessId) -> bool {
         let Some(worker) = self.workers.get_mut(&process) else { return true };
         let is_done = worker.flush().unwrap_or(true);
-        worker.is_blocked = !is_done;
+        worker.writing = if is_done { Writing::Idle } else { Writing::Blocked };
         is_done
     }
 
@@ -734,82 +531,44 @@ impl Engine {
 
     fn misbehaved(&mut self, process: ProcessId, complaint: String) {
         if let Some(worker) = self.workers.get_mut(&process) {
-            worker.has_misbehaved = true;
+            worker.trust = Trust::Distrusted;
         }
         self.tell(Event::Misbehaved { process, complaint });
     }
 
     fn handle_frame(&mut self, process: ProcessId, message: ToSupervisor, payload: Bytes) -> Result<(), String> {
         let Some(worker) = self.workers.get_mut(&process) else { return Ok(()) };
-        if worker.has_misbehaved {
-            return Ok(());
-        }
-        if !worker.has_said_hello {
-            let ToSupervisor::Hello(hello) = &message else {
-                return Err("the first frame is not a handshake".into());
-            };
-            hello.check()?;
-            worker.has_said_hello = true;
-            return Ok(());
-        }
-        let event = match message {
-            ToSupervisor::Send(envelope) => {
-                check_names(&envelope)?;
-                let ticket = |buffers| worker.memories.ticket(buffers, &self.freed);
-                let buffers = envelope.buffers.map(ticket).transpose()?;
-                Event::Sent { process, envelope, payload, buffers }
+        match worker.trust {
+            Trust::Distrusted => return Ok(()),
+            Trust::Unknown => {
+                let ToSupervisor::Hello(hello) = &message else {
+                    return Err("the first frame is not a handshake".into());
+                };
+                hello.check()?;
+                worker.trust = Trust::Attached;
+                return Ok(());
             }
-            ToSupervisor::Reply(reply) => {
-                let ticket = |buffers| worker.memories.ticket(buffers, &self.freed);
-                let buffers = reply.buffers.map(ticket).transpose()?;
-                Event::Replied { process, reply, payload, buffers }
-            }
-            ToSupervisor::Arena { arena, size } => {
+            Trust::Attached => {}
+        }
+        match shell::hear(process, message, payload, |buffers| worker.memories.ticket(buffers, &self.freed))? {
+            Heard::Event(event) => self.tell(event),
+            Heard::Abandon(call) => self.abandon(Caller::Actor(process.pid), call),
+            Heard::Shell(ToSupervisor::Arena { arena, size }) => {
                 let descriptor = worker.decoder.take_descriptor();
-                return worker.memories.add(process, arena, size, descriptor);
+                worker.memories.add(process, arena, size, descriptor)?;
             }
-            ToSupervisor::ArenaGone { arena } => {
-                worker.memories.remove(arena);
-                return Ok(());
-            }
-            ToSupervisor::Released { leases } => {
-                worker.memories.release(&leases);
-                return Ok(());
-            }
-            ToSupervisor::Cancel { call } => Event::Cancelled { caller: Caller::Actor(process.pid), call },
-            ToSupervisor::Await { call, waits } => Event::Awaited { process, call, waits },
-            ToSupervisor::AwaitRoom { call, to, method, waits } => {
-                Event::AwaitsRoom { process, call, to, method, waits }
-            }
-            ToSupervisor::Ack { done } => Event::Acked { process, done },
-            ToSupervisor::Started(started) => Event::Started { process, started, info: payload },
-            ToSupervisor::WantMore { more } => Event::WantsMore { process, more },
-            ToSupervisor::HandOver => Event::HandedOver { process, state: payload },
-            ToSupervisor::Exit(reason) => Event::Reported { process, reason },
-            ToSupervisor::Readiness { not_ready } => {
-                let not_ready = not_ready.map(|why| why.chars().take(LONGEST_REASON).collect());
-                Event::Readiness { process, not_ready }
-            }
-            ToSupervisor::Abandon { call } => {
-                self.abandon(Caller::Actor(process.pid), call);
-                return Ok(());
-            }
-            ToSupervisor::Request { request, body } => {
-                Event::Requested { from: Requester::Worker(process, request), request: body, payload }
-            }
-            ToSupervisor::Log(record) => {
+            Heard::Shell(ToSupervisor::ArenaGone { arena }) => worker.memories.remove(arena),
+            Heard::Shell(ToSupervisor::Released { leases }) => worker.memories.release(&leases),
+            Heard::Shell(ToSupervisor::Log(record)) => {
                 self.printer.log(Speaker { label: &worker.label, pid: Some(process.pid) }, &record);
-                return Ok(());
             }
-            ToSupervisor::Hello(_) => return Err("a second handshake".into()),
-        };
-        self.tell(event);
+            Heard::Shell(_) => return Err("a second handshake".into()),
+        }
         Ok(())
     }
 
     fn abandon(&mut self, caller: Caller, call: CallId) {
-        let callee = self.core.callee_of(caller, call).and_then(|process| self.workers.get(&process));
-        let page = callee.map(|worker| (worker.page.snapshot(), clock_ns()));
+        let page = self.core.callee_of(caller, call).and_then(|process| self.page(process));
         self.tell(Event::Abandoned { caller, call, page });
     }
 
@@ -837,16 +596,4 @@ fn seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     // Keyed by the system's random numbers.
     RandomState::new().hash_one(std::process::id())
-}
-
-/// Names and methods are kept beside what is bounded, and so are bounded, too.
-fn check_names(envelope: &Envelope) -> Result<(), String> {
-    let name = match &envelope.to {
-        Address::Name(name) | Address::Partition { name, .. } | Address::Group(name) => name.len(),
-        // A key has room of its own.
-        Address::Via { registry, key } => registry.len().max(key.len()),
-        Address::Actor(_) | Address::Pid(_) => 0,
-    };
-    let longest = name.max(envelope.method.len());
-    if longest > LONGEST_NAME { Err(format!("a name or method of {longest} bytes")) } else { Ok(()) }
 }

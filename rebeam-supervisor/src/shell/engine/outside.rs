@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rebeam_core::Event;
-use rebeam_core::event::Requester;
-use rebeam_protocol::control::{Answer, ChildInfo, Health, NodeState, Request};
+use rebeam_core::shell::{Frame, Shell as _};
+use rebeam_protocol::address::Caller;
 use rebeam_protocol::id::{ActorId, CallId, ProcessId};
-use rebeam_protocol::message::{Caller, Envelope, Outcome, ToWorker};
+use rebeam_protocol::message::Outcome;
+use rebeam_protocol::outside::{Answer, ChildInfo, Health, NodeState, TreeRequest};
+use rebeam_protocol::worker::{Envelope, ToWorker};
 use tokio::sync::oneshot;
 
+use super::worker::Trust;
 use super::{Engine, Node};
 use crate::shell::http::NodeFigures;
 use crate::shell::status_page::clock_ns;
@@ -19,19 +22,50 @@ use crate::shell::status_page::clock_ns;
 /// How long processes may take to write their stacks.
 const WRITING: Duration = Duration::from_millis(200);
 
+/// Clients of the control socket, and what they wait for.
+#[derive(Default)]
+pub(super) struct Clients {
+    calls: HashMap<u64, HashMap<CallId, oneshot::Sender<(Outcome, Bytes)>>>,
+    requests: HashMap<u64, oneshot::Sender<Answer>>,
+    /// The last number that was given to a client or a request.
+    last: u64,
+    last_call: u64,
+}
+
+impl Clients {
+    fn next(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    /// Gives a client the answer to its call, if it waits for that.
+    pub(super) fn reply(&mut self, client: u64, call: CallId, outcome: Outcome, payload: Bytes) {
+        let waiting = self.calls.get_mut(&client).and_then(|calls| calls.remove(&call));
+        if let Some(waiting) = waiting {
+            let _ = waiting.send((outcome, payload));
+        }
+    }
+
+    /// Answers a request.
+    pub(super) fn answer(&mut self, asker: u64, answer: Answer) {
+        if let Some(waiting) = self.requests.remove(&asker) {
+            let _ = waiting.send(answer);
+        }
+    }
+}
+
 impl Node {
     /// A new client of the control socket.
     pub(crate) fn add_client(&self) -> u64 {
-        self.with(|engine| {
-            engine.next_outside += 1;
-            engine.outside.insert(engine.next_outside, HashMap::new());
-            engine.next_outside
-        })
+        let clients = &mut self.0.borrow_mut().clients;
+        let client = clients.next();
+        clients.calls.insert(client, HashMap::new());
+        client
     }
 
     pub(crate) fn remove_client(&self, client: u64) {
         self.with(|engine| {
-            engine.outside.remove(&client);
+            engine.clients.calls.remove(&client);
             engine.tell(Event::OutsideGone { client });
         });
     }
@@ -46,17 +80,16 @@ impl Node {
     ) -> oneshot::Receiver<(Outcome, Bytes)> {
         let (sender, receiver) = oneshot::channel();
         self.with(|engine| {
-            engine.outside.entry(client).or_default().insert(call, sender);
+            engine.clients.calls.entry(client).or_default().insert(call, sender);
             engine.tell(Event::SentFromOutside { client, envelope, payload });
         });
         receiver
     }
 
     pub(crate) fn next_call(&self) -> CallId {
-        self.with(|engine| {
-            engine.next_call += 1;
-            CallId(engine.next_call)
-        })
+        let clients = &mut self.0.borrow_mut().clients;
+        clients.last_call += 1;
+        CallId(clients.last_call)
     }
 
     pub(crate) fn abandon(&self, client: u64, call: CallId) {
@@ -64,13 +97,12 @@ impl Node {
     }
 
     /// Asks the core for a client; the answer comes through the receiver.
-    pub(crate) fn ask(&self, request: Request) -> oneshot::Receiver<(Answer, Bytes)> {
+    pub(crate) fn ask(&self, request: TreeRequest) -> oneshot::Receiver<Answer> {
         let (sender, receiver) = oneshot::channel();
         self.with(|engine| {
-            engine.next_outside += 1;
-            let asker = engine.next_outside;
-            engine.requests.insert(asker, sender);
-            engine.tell(Event::Requested { from: Requester::Outside(asker), request, payload: Bytes::new() });
+            let asker = engine.clients.next();
+            engine.clients.requests.insert(asker, sender);
+            engine.tell(Event::AskedFromOutside { asker, request });
         });
         receiver
     }
@@ -90,13 +122,13 @@ impl Node {
     pub(crate) fn health(&self) -> Health {
         self.with(Engine::catch_up);
         let engine = self.0.borrow();
-        let state = match (engine.is_stopping, engine.is_up) {
+        let state = match (engine.life.is_stopping, engine.life.is_up) {
             (true, _) => NodeState::Stopping,
             (false, true) => NodeState::Up,
             (false, false) => NodeState::Starting,
         };
-        let page = |process| Some((engine.workers.get(&process)?.page.snapshot(), clock_ns()));
-        Health { state, troubles: engine.core.troubles(engine.setup.longest_wait, page) }
+        let troubles = engine.core.troubles(engine.setup.longest_wait, |process| engine.page(process));
+        Health { state, troubles }
     }
 
     /// All figures that the node knows itself.
@@ -173,11 +205,13 @@ impl Engine {
     fn ask_for_stacks(&mut self, name: Option<&str>) -> Option<Vec<ProcessId>> {
         let mut asked: Vec<ProcessId> = match name {
             // Who has not said anything yet may not know the signal: it would end it.
-            None => self.workers.iter().filter(|(_, it)| it.has_said_hello).map(|(process, _)| *process).collect(),
+            None => {
+                self.workers.iter().filter(|(_, it)| it.trust == Trust::Attached).map(|(process, _)| *process).collect()
+            }
             Some(name) => {
                 let (actor, _) = self.core.actor_named(name)?;
                 let process = self.core.process_of(actor);
-                let is_up = |it: &ProcessId| self.workers.get(it).is_some_and(|worker| worker.has_said_hello);
+                let is_up = |it: &ProcessId| self.workers.get(it).is_some_and(|worker| worker.trust == Trust::Attached);
                 process.into_iter().filter(is_up).collect()
             }
         };
@@ -196,7 +230,7 @@ impl Engine {
         let label = worker.label.clone();
         let no_stacks = worker.no_stacks.take();
         let stacks = worker.page.take_stacks();
-        self.write(process, &ToWorker::StacksTaken, &Bytes::new());
+        self.push(process, Frame::of(ToWorker::StacksTaken));
         match (no_stacks, stacks) {
             (Some(why), _) => (label, Err(why.to_owned())),
             (None, None) => (label, Err("they were asked for too often while it did one thing".into())),

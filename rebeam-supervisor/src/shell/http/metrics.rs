@@ -213,7 +213,7 @@ impl Page {
     fn write_node(&self, writer: &mut Writer<'_>) -> fmt::Result {
         let core = &self.node.core;
         let mut states: BTreeMap<&str, u64> = BTreeMap::new();
-        core.actors.iter().for_each(|actor| *states.entry(actor.state).or_default() += 1);
+        core.actors.iter().for_each(|actor| *states.entry(actor.state.word()).or_default() += 1);
         let states = states.into_iter().map(|(state, count)| (vec![("state", state.to_owned())], count as f64));
         writer.gauge(("rebeam_actors", "Actors by state", None), states)?;
         let ready = ConstGauge::new(u64::from(self.node.is_ready));

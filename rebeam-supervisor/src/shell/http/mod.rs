@@ -20,12 +20,13 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rebeam_core::meters::Figures;
-use rebeam_protocol::control::Health;
+use rebeam_protocol::outside::Health;
 use serde_json::json;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
 use self::metrics::Sampler;
 use crate::shell::engine::{Loading, Node};
+use crate::view::members::health_json;
 
 /// How long the supervisor's loop may take for a turn before it is not alive.
 const ALIVE: Duration = Duration::from_secs(2);
@@ -175,11 +176,6 @@ async fn readyz(State(shared): State<Shared>) -> Response {
     let Some(health) = shared.ask(Query::Health).await else { return silent() };
     let status = if health.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     json(status, &health_json(&health))
-}
-
-/// How a node is, as data.
-pub(crate) fn health_json(health: &Health) -> serde_json::Value {
-    json!({ "ready": health.is_ready(), "state": health.state, "troubles": health.troubles })
 }
 
 fn figures_page(text: &str) -> Response {

@@ -1,29 +1,33 @@
 //! A whole node in one process, for tests: the real core in virtual time, and a thread per actor instead of a process.
 //!
-//! It is what `rebeam-supervisor/src/shell` is for processes, cut down: frames go over socketpairs as they do there, so
-//! that all of the worker's side is the real one, pickles included. A thread of Python's drives it ([`Node::step`]) and
+//! It carries out the core's actions as the supervisor does ([`rebeam_core::shell`]), and frames go over socketpairs as they
+//! do there, so that all of the worker's side is the real one, pickles included. A thread of Python's drives it ([`Node::step`]) and
 //! starts the actors' threads; the test is an actor itself. Time passes only when the test says so. It must not decide
 //! anything that the core decides.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use rebeam_core::event::{Death, Launch, NodeEnd, Recipient, Requester, Status};
-use rebeam_core::{Action, Core, Event};
-use rebeam_protocol::certificate::Certificate;
+use rebeam_core::event::{Death, Launch, NodeEnd, NodeEvent, Status};
+use rebeam_core::shell::{self, Frame, Heard, Shell as _};
+use rebeam_core::tracing::Span;
+use rebeam_core::{Core, EntryChange, Event};
+use rebeam_protocol::address::{Address, Caller};
+use rebeam_protocol::certificate::{Certificate, Next};
 use rebeam_protocol::frame::MAX_FRAME;
 use rebeam_protocol::id::{CallId, NodeStart, Pid, ProcessId};
-use rebeam_protocol::message::{
-    Address, CallFailure, Callee, Caller, DeadLetter, Kind, Lane, Outcome, ToSupervisor, ToWorker,
-};
-use rebeam_protocol::page;
+use rebeam_protocol::message::{CallFailure, Callee, DeadLetter, Kind, Outcome};
+use rebeam_protocol::outside::Answer;
+use rebeam_protocol::page::{self, Snapshot};
+use rebeam_protocol::state::MemberState;
+use rebeam_protocol::worker::{ToSupervisor, ToWorker};
 
 use crate::clock;
 use crate::convert;
@@ -52,7 +56,7 @@ struct Shell {
     deadlines: BTreeMap<(Duration, Pid, CallId), Option<(ProcessId, String)>>,
     /// How many of the next messages to an actor get lost, by its name or path.
     drops: HashMap<String, u32>,
-    deaths: Vec<Certificate>,
+    deaths: Vec<(Arc<Certificate>, Next)>,
     dead_letters: Vec<DeadLetter>,
     is_up: bool,
     /// How it ended, once it has.
@@ -193,7 +197,7 @@ impl Node {
     /// The ends that nobody ordered, oldest first.
     fn deaths<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
         let deaths = self.shell().deaths.clone();
-        deaths.iter().map(|certificate| convert::certificate(py, certificate)).collect()
+        deaths.iter().map(|(certificate, next)| convert::certificate_then(py, certificate, *next)).collect()
     }
 
     /// The dead letters, oldest first.
@@ -291,74 +295,8 @@ impl Shell {
     }
 
     fn carry_out(&mut self) {
-        while let Some(action) = self.core.poll_action() {
-            self.act(action);
-        }
+        shell::carry_out(self);
         self.flush();
-    }
-
-    fn act(&mut self, action: Action) {
-        match action {
-            Action::Launch(launch) => {
-                let process = launch.process;
-                if let Err(error) = self.launch(launch) {
-                    self.tell(Event::LaunchFailed { process, error: error.to_string() });
-                }
-            }
-            Action::Kill(process) => self.dies(process, Status::Signalled(libc::SIGKILL)),
-            Action::Exit(process) => {
-                self.write(process, ToWorker::Exit, Bytes::new());
-                self.attend(process, page::LOOK | page::EXIT);
-                self.command("exit", process);
-            }
-            Action::Deliver { process, delivery, payload, .. } => {
-                let is_urgent = delivery.lane != Lane::Normal;
-                self.write(process, ToWorker::Deliver(delivery), payload);
-                if is_urgent {
-                    self.attend(process, page::LOOK);
-                }
-            }
-            Action::Reply { to: Recipient::Worker(process), call, outcome, payload, .. } => {
-                self.write(process, ToWorker::Reply { call, outcome, buffers: None }, payload);
-            }
-            Action::Stop { process, reason, urgent } => {
-                self.write(process, ToWorker::Stop { reason, urgent }, Bytes::new());
-                if urgent {
-                    self.attend(process, page::LOOK);
-                }
-            }
-            Action::Recycle(process) => {
-                self.write(process, ToWorker::Recycle, Bytes::new());
-                self.attend(process, page::LOOK);
-            }
-            Action::Cancel { process, seq } => {
-                self.write(process, ToWorker::Cancel { seq }, Bytes::new());
-                self.attend(process, page::LOOK);
-            }
-            Action::LogLevel { process, level } => self.write(process, ToWorker::LogLevel { level }, Bytes::new()),
-            Action::Gate { process, to, gate } => {
-                self.write(process, ToWorker::Gate { to, gate }, Bytes::new());
-                self.attend(process, page::LOOK);
-            }
-            Action::Answer { to: Requester::Worker(process, request), answer, payload } => {
-                self.write(process, ToWorker::Answer { request, answer }, payload);
-            }
-            Action::Look(process) => {
-                if let Some(worker) = self.workers.get(&process) {
-                    let (page, clock_ns) = (worker.page.snapshot(), crate::status_page::clock_ns());
-                    self.tell(Event::Looked { process, page, clock_ns });
-                }
-            }
-            Action::Report(certificate) => self.deaths.push(*certificate),
-            Action::Span(_) => {}
-            Action::DeadLetter(letter) => self.dead_letters.push(letter),
-            Action::Entry(change) => ledger::tell(&change.record()),
-            Action::NodeUp => self.is_up = true,
-            Action::NodeFailed { child, reason, .. } => self.end(format!("`{child}` did not start: {reason}")),
-            Action::NodeEnded(NodeEnd::Clean) => self.end("stopped".into()),
-            Action::NodeEnded(NodeEnd::GaveUp { .. }) => self.end("gave up".into()),
-            Action::Reply { .. } | Action::Answer { .. } | Action::DumpStacks(_) | Action::NodeStopping => {}
-        }
     }
 
     fn end(&mut self, how: String) {
@@ -371,7 +309,7 @@ impl Shell {
         self.commands.push_back((what, number, -1, -1, String::new()));
     }
 
-    fn launch(&mut self, launch: Launch) -> io::Result<()> {
+    fn start(&mut self, launch: Launch) -> io::Result<()> {
         let (ours, theirs) = socketpair()?;
         let page = crate::arenas::memory_file(page::SIZE + page::STACKS)?;
         let mapped = StatusPage::map(&page)?;
@@ -388,7 +326,7 @@ impl Shell {
             is_over: false,
         };
         self.workers.insert(process, worker);
-        self.write(process, ToWorker::Welcome(welcome), start);
+        self.push(process, ToWorker::Welcome(welcome), start);
         // The handshake is read before anybody counts.
         if let Some(worker) = self.workers.get_mut(&process) {
             worker.written = 0;
@@ -398,7 +336,7 @@ impl Shell {
         Ok(())
     }
 
-    fn write(&mut self, process: ProcessId, message: ToWorker, payload: Bytes) {
+    fn push(&mut self, process: ProcessId, message: ToWorker, payload: Bytes) {
         if let Some(worker) = self.workers.get_mut(&process)
             && !worker.is_over
         {
@@ -434,7 +372,7 @@ impl Shell {
     fn wake_all(&mut self) {
         let alive: Vec<ProcessId> = self.workers.keys().copied().collect();
         for process in alive {
-            self.write(process, ToWorker::Wake, Bytes::new());
+            self.push(process, ToWorker::Wake, Bytes::new());
         }
         self.flush();
     }
@@ -456,14 +394,13 @@ impl Shell {
         while self.deadlines.first_key_value().is_some_and(|((at, ..), _)| *at <= self.now) {
             let Some(((_, pid, call), lost)) = self.deadlines.pop_first() else { return };
             if let Some((process, target)) = lost {
-                let callee = Callee { target, state: "running".into(), busy: None, waiting: 0 };
+                let callee = Callee { target, state: MemberState::Running, busy: None, waiting: 0 };
                 let outcome = Outcome::Failed(CallFailure::TimedOut(callee));
-                self.write(process, ToWorker::Reply { call, outcome, buffers: None }, Bytes::new());
+                self.push(process, ToWorker::Reply { call, outcome, buffers: None }, Bytes::new());
                 continue;
             }
             let caller = Caller::Actor(pid);
-            let callee = self.core.callee_of(caller, call).and_then(|process| self.workers.get(&process));
-            let page = callee.map(|worker| (worker.page.snapshot(), crate::status_page::clock_ns()));
+            let page = self.core.callee_of(caller, call).and_then(|process| self.page(process));
             self.tell(Event::Abandoned { caller, call, page });
         }
     }
@@ -495,43 +432,26 @@ impl Shell {
     }
 
     fn handle(&mut self, process: ProcessId, message: ToSupervisor, payload: Bytes) {
-        let caller = Caller::Actor(process.pid);
-        let event = match message {
-            ToSupervisor::Send(envelope) => {
-                let lost = self.is_lost(&envelope.to).map(|label| (process, label));
-                let is_lost = lost.is_some();
-                if let (Kind::Call { call, .. }, Some(ms)) = (envelope.kind, envelope.deadline_ms) {
-                    let at = self.now + Duration::from_millis(ms);
-                    self.deadlines.insert((at, process.pid, call), lost);
-                }
-                if is_lost {
-                    return;
-                }
-                Event::Sent { process, envelope, payload, buffers: None }
+        if let ToSupervisor::Send(envelope) = &message {
+            let lost = self.is_lost(&envelope.to).map(|label| (process, label));
+            let is_lost = lost.is_some();
+            if let (Kind::Call { call, .. }, Some(ms)) = (envelope.kind, envelope.head.deadline_ms) {
+                let at = self.now + Duration::from_millis(ms);
+                self.deadlines.insert((at, process.pid, call), lost);
             }
-            ToSupervisor::Reply(reply) => Event::Replied { process, reply, payload, buffers: None },
-            ToSupervisor::Ack { done } => Event::Acked { process, done },
-            ToSupervisor::Started(started) => Event::Started { process, started, info: payload },
-            ToSupervisor::WantMore { more } => Event::WantsMore { process, more },
-            ToSupervisor::HandOver => Event::HandedOver { process, state: payload },
-            ToSupervisor::Exit(reason) => Event::Reported { process, reason },
-            ToSupervisor::Readiness { not_ready } => Event::Readiness { process, not_ready },
-            ToSupervisor::Abandon { call } => Event::Abandoned { caller, call, page: None },
-            ToSupervisor::Cancel { call } => Event::Cancelled { caller, call },
-            ToSupervisor::Await { call, waits } => Event::Awaited { process, call, waits },
-            ToSupervisor::AwaitRoom { call, to, method, waits } => {
-                Event::AwaitsRoom { process, call, to, method, waits }
+            if is_lost {
+                return;
             }
-            ToSupervisor::Request { request, body } => {
-                Event::Requested { from: Requester::Worker(process, request), request: body, payload }
+        }
+        let no_arenas = |_| Err("actors of a test have no arenas".to_owned());
+        match shell::hear(process, message, payload, no_arenas) {
+            Ok(Heard::Event(event)) => self.tell(event),
+            Ok(Heard::Abandon(call)) => {
+                self.tell(Event::Abandoned { caller: Caller::Actor(process.pid), call, page: None });
             }
-            ToSupervisor::Hello(_)
-            | ToSupervisor::Log(_)
-            | ToSupervisor::Arena { .. }
-            | ToSupervisor::ArenaGone { .. }
-            | ToSupervisor::Released { .. } => return,
-        };
-        self.tell(event);
+            Ok(Heard::Shell(_)) => {}
+            Err(complaint) => self.tell(Event::Misbehaved { process, complaint }),
+        }
     }
 
     /// The name behind this address, if a test wants its next message to get lost.
@@ -572,6 +492,71 @@ impl Shell {
         let clock_ns = crate::status_page::clock_ns();
         self.tell(Event::Died(Box::new(Death { page, clock_ns, ..Death::without_trace(process, status) })));
     }
+}
+
+impl shell::Shell for Shell {
+    fn core(&mut self) -> &mut Core {
+        &mut self.core
+    }
+
+    fn now(&self) -> Duration {
+        self.now
+    }
+
+    fn launch(&mut self, launch: Launch) -> Result<(), String> {
+        self.start(launch).map_err(|error| error.to_string())
+    }
+
+    fn write(&mut self, process: ProcessId, frame: Frame) {
+        let is_exit = frame.message == ToWorker::Exit;
+        self.push(process, frame.message, frame.payload);
+        if frame.attention != 0 {
+            self.attend(process, frame.attention);
+        }
+        if is_exit {
+            self.command("exit", process);
+        }
+    }
+
+    fn kill(&mut self, process: ProcessId) {
+        self.dies(process, Status::Signalled(libc::SIGKILL));
+    }
+
+    fn page(&self, process: ProcessId) -> Option<(Snapshot, u64)> {
+        Some((self.workers.get(&process)?.page.snapshot(), crate::status_page::clock_ns()))
+    }
+
+    fn note_entry(&mut self, change: &EntryChange) {
+        ledger::tell(&change.record());
+    }
+
+    fn report(&mut self, certificate: &Arc<Certificate>, next: Next) {
+        self.deaths.push((certificate.clone(), next));
+    }
+
+    fn dead_letter(&mut self, letter: DeadLetter) {
+        self.dead_letters.push(letter);
+    }
+
+    fn node(&mut self, event: NodeEvent) {
+        match event {
+            NodeEvent::Up => self.is_up = true,
+            NodeEvent::Failed { child, reason, .. } => self.end(format!("`{child}` did not start: {reason}")),
+            NodeEvent::Ended(NodeEnd::Clean) => self.end("stopped".into()),
+            NodeEvent::Ended(NodeEnd::GaveUp { .. }) => self.end("gave up".into()),
+            NodeEvent::Stopping => {}
+        }
+    }
+
+    // A test has no command line, no traces, and asks Python itself for stacks.
+
+    fn dump_stacks(&mut self, _: ProcessId) {}
+
+    fn reply_outside(&mut self, _: u64, _: CallId, _: Outcome, _: Bytes) {}
+
+    fn answer_outside(&mut self, _: u64, _: Answer) {}
+
+    fn span(&mut self, _: Span) {}
 }
 
 impl Worker {

@@ -1,4 +1,4 @@
-//! The block about one end, as people read it: for `up`, `why` and errors.
+//! One end, as people read it and as data: for `up`, `why` and errors.
 
 use std::time::Duration;
 
@@ -6,10 +6,12 @@ use anstyle::{AnsiColor, Style};
 use rebeam_protocol::certificate::{Certificate, Killer, Next};
 use rebeam_protocol::exit::ExitReason;
 
-use crate::cli::render::{duration, kib};
+use serde_json::{Value as Json, json};
 
-/// The block about one end, for `up`, `why` and errors.
-pub(crate) fn crash_block(certificate: &Certificate, paint: impl Fn(Style, &str) -> String) -> String {
+use crate::view::text::{duration, kib};
+
+/// The block about one end, with what followed.
+pub(crate) fn crash_block(certificate: &Certificate, next: Next, paint: impl Fn(Style, &str) -> String) -> String {
     let dim = AnsiColor::BrightBlack.on_default();
     let red = AnsiColor::Red.on_default().bold();
     let bar = paint(red, "┃");
@@ -49,7 +51,7 @@ pub(crate) fn crash_block(certificate: &Certificate, paint: impl Fn(Style, &str)
         certificate.restarts
     );
     lines.push(format!("{bar} {}", paint(dim, &facts)));
-    let next = match certificate.next {
+    let next = match next {
         Next::Nothing => String::new(),
         Next::Restarts { after_ms: 0 } => " it is started again".into(),
         Next::Restarts { after_ms } => {
@@ -63,4 +65,56 @@ pub(crate) fn crash_block(certificate: &Certificate, paint: impl Fn(Style, &str)
     };
     lines.push(format!("{}{next}", paint(red, "┗━")));
     lines.join("\n")
+}
+
+/// The block about one end, without colours.
+pub(crate) fn plain_crash_block(certificate: &Certificate, next: Next) -> String {
+    crash_block(certificate, next, |_, text| text.to_owned())
+}
+
+/// The same as data.
+pub(crate) fn certificate_json(certificate: &Certificate, next: Next) -> Json {
+    let traceback = match &certificate.reason {
+        ExitReason::Exception(raised) => Some(&raised.traceback),
+        _ => None,
+    };
+    let in_hand: Vec<Json> = certificate
+        .in_hand
+        .iter()
+        .map(|message| {
+            json!({
+                "method": message.method,
+                "sender": message.sender,
+                "age_s": message.age_ms as f64 / 1000.0,
+                "delivery": message.delivery,
+            })
+        })
+        .collect();
+    json!({
+        "actor": certificate.actor,
+        "pid": certificate.pid.to_string(),
+        "os_pid": certificate.os_pid,
+        "kind": certificate.reason.kind(),
+        "reason": certificate.reason.to_string(),
+        "traceback": traceback,
+        "in_hand": in_hand,
+        "killer": certificate.killer.words(),
+        "stacks": certificate.stacks,
+        "next": next_json(next),
+        "last_output": certificate.last_output,
+        "age_s": certificate.age_ms as f64 / 1000.0,
+        "cpu_s": certificate.cpu_ms as f64 / 1000.0,
+        "peak_kib": certificate.peak_kib,
+        "restarts": certificate.restarts,
+    })
+}
+
+fn next_json(next: Next) -> Json {
+    match next {
+        Next::Nothing => Json::Null,
+        Next::Restarts { after_ms } => json!({ "restarts_after_s": after_ms as f64 / 1000.0 }),
+        Next::StaysDown => json!("stays_down"),
+        Next::GivesUp => json!("gives_up"),
+        Next::Parked => json!("parked"),
+    }
 }

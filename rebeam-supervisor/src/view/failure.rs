@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::cli::exit_code::ExitCode;
+use crate::view::exit_code::ExitCode;
 
 /// An end of the program that is not success.
 #[derive(Debug)]

@@ -1,15 +1,81 @@
-//! Requests to the supervisor itself and their answers: the control socket's, and those that workers may ask too.
+//! What a client of the control socket may ask of a node: the command line, `rebeam.connect()`, tests.
+//!
+//! Nothing here is ever a pickle, and nothing of what workers say to the supervisor is here: it has a version of its own.
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::certificate::Certificate;
-use crate::id::{ActorId, Pid};
-use crate::ledger::key_label;
-use crate::message::{Address, DeadLetter, Outcome};
-use crate::process::{ChildError, ProcessAnswer, ProcessRequest, Registry};
+use crate::address::Registry;
+use crate::certificate::{Certificate, Next};
+use crate::handshake::MAGIC;
+use crate::id::Pid;
+use crate::message::{DeadLetter, Outcome};
+use crate::process::ChildError;
+use crate::state::MemberState;
 
-/// A request. On the control socket the payload behind [`Request::Call`] and [`Request::Cast`] is a plain
-/// [`crate::value::Value`]: a tuple of a list of positional and a dictionary of keyword arguments.
+/// The version of what stands in this module. It changes on its own: a client may be older than the node.
+pub const VERSION: u32 = 1;
+
+/// The first frame each way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`MAGIC`].
+    pub magic: u32,
+    /// [`VERSION`].
+    pub version: u32,
+}
+
+impl Hello {
+    /// Of this version.
+    pub fn new() -> Self {
+        Hello { magic: MAGIC, version: VERSION }
+    }
+
+    /// Checks the first frame of the other side.
+    ///
+    /// # Errors
+    /// A text that says what is wrong.
+    pub fn check(&self) -> Result<(), String> {
+        if self.magic != MAGIC {
+            Err("the first frame is not a handshake".into())
+        } else if self.version != VERSION {
+            let versions = format!("it speaks version {} of the control protocol, expected {VERSION}", self.version);
+            Err(format!("{versions}: use the `rebeam` of the node's own environment"))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Default for Hello {
+    fn default() -> Self {
+        Hello::new()
+    }
+}
+
+/// A request with the client's number for it. Requests may follow one another without waiting for answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// Chosen by the client, repeated in the answer.
+    pub number: u64,
+    /// What is asked.
+    pub request: Request,
+}
+
+/// An answer. It comes when it is ready, whatever was asked before or after.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answered {
+    /// The number of the request.
+    pub number: u64,
+    /// Whether no more answers to this request come; a subscription has many.
+    pub is_last: bool,
+    /// The answer.
+    pub answer: Answer,
+}
+
+/// A request. The payload behind [`Request::Call`] and [`Request::Cast`] is a plain [`crate::value::Value`]: a tuple of a
+/// list of positional and a dictionary of keyword arguments.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// Who are you?
@@ -32,47 +98,47 @@ pub enum Request {
         /// The method.
         method: String,
     },
+    /// How the node is.
+    Health,
+    /// What actors do right now, by their Python stacks.
+    Stacks {
+        /// Of whom, by name or path; `None`: of all.
+        name: Option<String>,
+    },
+    /// What the tree itself answers.
+    Tree(TreeRequest),
+}
+
+/// A request to the tree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TreeRequest {
     /// Stop a child; its spec stays (OTP's `terminate_child`).
-    StopChild {
+    Stop {
         /// Name or path.
         name: String,
     },
     /// Stop a child if it runs, and start it.
-    RestartChild {
+    Restart {
         /// Name or path.
         name: String,
     },
     /// Stop the node.
     Down,
-    /// Who has this name?
-    Whereis {
-        /// The name.
-        name: String,
-    },
     /// The last deaths of an actor, oldest first.
     Why {
         /// Name or path.
         name: String,
     },
-    /// What only an actor may ask.
-    Process(ProcessRequest),
     /// About messages that nobody handled.
     DeadLetters(DeadLetters),
     /// Every entry of a registry.
     Entries(Registry),
-    /// How the node is.
-    Health,
     /// Have an actor log from this level on, over its restarts too.
     LogLevel {
         /// Name or path.
         name: String,
         /// `logging`'s number.
         level: u16,
-    },
-    /// What actors do right now, by their Python stacks.
-    Stacks {
-        /// Of whom, by name or path; `None`: of all.
-        name: Option<String>,
     },
 }
 
@@ -111,10 +177,8 @@ pub enum Answer {
     List(Vec<ChildInfo>),
     /// How a call went.
     Outcome(Outcome),
-    /// Who holds the name.
-    Whereis(Option<Whereabouts>),
-    /// The last deaths.
-    Why(Vec<Certificate>),
+    /// The last deaths, each with what followed.
+    Why(Vec<(Arc<Certificate>, Next)>),
     /// Nobody has that name; with names that look like it.
     NotFound {
         /// What was asked for.
@@ -131,8 +195,6 @@ pub enum Answer {
     },
     /// The request makes no sense here.
     Refused(String),
-    /// To a [`Request::Process`].
-    Process(ProcessAnswer),
     /// Dead letters, oldest first, and how many more there were than are kept.
     DeadLetters {
         /// What is kept.
@@ -225,17 +287,8 @@ pub struct EntryInfo {
     pub holder: String,
     /// Its holder.
     pub pid: Pid,
-    /// Module and class; the strategy of a supervisor.
-    pub class: String,
-}
-
-/// Who holds a name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Whereabouts {
-    /// The actor.
-    pub actor: ActorId,
-    /// Its living incarnation, if there is one.
-    pub pid: Option<Pid>,
+    /// What its holder is.
+    pub kind: MemberKind,
 }
 
 /// About the node.
@@ -253,6 +306,53 @@ pub struct NodeInfo {
     pub age_ms: u64,
 }
 
+/// What a member of the tree is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemberKind {
+    /// An actor of this module and class.
+    Actor(String),
+    /// A supervisor.
+    Supervisor(SupervisorSort),
+}
+
+impl MemberKind {
+    /// Whether it is an actor.
+    pub fn is_actor(&self) -> bool {
+        matches!(self, MemberKind::Actor(_))
+    }
+}
+
+/// What a supervisor does with its children.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SupervisorSort {
+    /// Restarts the one that ended.
+    OneForOne,
+    /// Restarts all of them.
+    OneForAll,
+    /// Restarts it and those after it.
+    RestForOne,
+    /// Has children that come and go.
+    Dynamic,
+    /// Has copies of one child.
+    Partition,
+    /// Is a registry.
+    Registry,
+}
+
+impl SupervisorSort {
+    /// The word for it, as in Python.
+    pub fn word(self) -> &'static str {
+        match self {
+            SupervisorSort::OneForOne => "one_for_one",
+            SupervisorSort::OneForAll => "one_for_all",
+            SupervisorSort::RestForOne => "rest_for_one",
+            SupervisorSort::Dynamic => "dynamic",
+            SupervisorSort::Partition => "partition",
+            SupervisorSort::Registry => "registry",
+        }
+    }
+}
+
 /// One child of a supervisor, as `rebeam ps` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChildInfo {
@@ -260,12 +360,10 @@ pub struct ChildInfo {
     pub id: String,
     /// Its registered name.
     pub name: Option<String>,
-    /// Whether it is a supervisor.
-    pub supervisor: bool,
-    /// `starting`, `running`, `stopping`, `restarting` or `stopped`.
-    pub state: String,
-    /// Module and class; the strategy of a supervisor.
-    pub class: String,
+    /// What it is.
+    pub kind: MemberKind,
+    /// What it is doing.
+    pub state: MemberState,
     /// Its incarnation.
     pub pid: Option<Pid>,
     /// Its process, while it has one.
@@ -290,16 +388,4 @@ pub struct ChildInfo {
 /// process ids, since several containers may share a network; the last part is that of the node's directory.
 pub fn abstract_socket(uid: u32, namespace: &str, node: &str) -> String {
     format!("rebeam/{uid}/{namespace}/{node}")
-}
-
-/// The name of an address for people.
-pub fn address_label(to: &Address) -> String {
-    match to {
-        Address::Name(name) => name.clone(),
-        Address::Actor(id) => format!("actor {}", id.0),
-        Address::Pid(pid) => pid.to_string(),
-        Address::Partition { name, .. } => name.clone(),
-        Address::Via { registry, key } => format!("{registry}[{}]", key_label(key)),
-        Address::Group(name) => format!("group {name}"),
-    }
 }

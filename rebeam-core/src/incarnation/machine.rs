@@ -1,0 +1,630 @@
+//! The life of one incarnation, as a machine: which order is carried out when, and what an end means.
+//!
+//! It is told what was ordered ([`Machine::stop`], [`Machine::exit`], [`Machine::kill`], [`Machine::recycle`]) and what
+//! its process has done ([`Machine::started`], [`Machine::handed_over`], [`Machine::reported`], [`Machine::died`]), and
+//! gives the commands that follow, in order. Whatever the life, no order is lost: it is carried out at once, or noted
+//! for the moment when it can be, or it is overtaken by a stronger one (a stop by an exit signal, anything by a kill).
+//! A life that has to end in time carries a [`Limit`]; when it is over, [`Machine::time_is_over`] says what happens.
+//!
+//! It must not know mail, links or supervisors, nor what time it is. A table of every life and every order stands in
+//! the tests below; the diagram is in `LIFECYCLE.md`.
+
+use bytes::Bytes;
+use rebeam_protocol::exit::ExitReason;
+use rebeam_protocol::id::{Generation, ProcessId};
+use rebeam_protocol::state::MemberState;
+
+use crate::event::Status;
+
+/// What the process is doing, and what was ordered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Life {
+    /// `init` runs, or `restore` of a process that takes over; `then` says what follows it.
+    Starting { then: After },
+    /// `init` asked to be passed over: the process ends by itself.
+    Ignoring,
+    /// It handles mail.
+    Serving,
+    /// It was asked for its state, to go on in a new process.
+    HandingOver { then: After, state: Option<Bytes> },
+    /// It handles the mail that came before the order to stop.
+    Draining { reason: ExitReason },
+    /// It was told to stop. `urgent`: before the mail that it has been handed.
+    Stopping { reason: ExitReason, urgent: bool },
+    /// It was sent an exit signal and has to unwind.
+    Exiting { reason: ExitReason },
+    /// It was sent SIGKILL.
+    Killed(Kill),
+}
+
+/// What the next process of an incarnation does when it is up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum After {
+    Serve,
+    /// Handle the mail that came before the order to stop, then stop.
+    Drain(ExitReason),
+    /// Stop.
+    Stop(ExitReason),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Kill {
+    reason: ExitReason,
+    why: &'static str,
+    /// The exit signal that it was unwinding from.
+    exit: Option<ExitReason>,
+    /// Whether its end had been ordered before.
+    was_ordered: bool,
+}
+
+/// What is to be done about the process, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    /// Tell it to stop.
+    Stop {
+        /// The reason to end with.
+        reason: ExitReason,
+        /// Before the mail that it has been handed.
+        urgent: bool,
+    },
+    /// Tell it of an exit signal.
+    Exit,
+    /// SIGKILL.
+    Kill,
+    /// Ask it for its state.
+    Recycle,
+    /// From now on it has so much time; replaces the limit before.
+    Limit(Limit),
+    /// Mail that comes from now on is not for this incarnation.
+    Seal,
+    /// It may be handed mail.
+    Pump,
+}
+
+/// How long a life may last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// As long as it likes.
+    None,
+    /// The time for `init`.
+    Start,
+    /// The time for a stop.
+    Shutdown,
+    /// The time to unwind after an exit signal.
+    Unwind,
+}
+
+/// Who orders a stop, and so how it is carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stop {
+    /// The reason to end with.
+    pub(crate) reason: ExitReason,
+    /// Whether what waits is handled first.
+    pub(crate) manner: Manner,
+    /// Whether it has only its shutdown time: an order of its supervisor, rather than a request.
+    pub(crate) is_limited: bool,
+}
+
+/// How a stop treats the mail that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// It is handled first.
+    InTurn,
+    /// The stop goes before it.
+    Urgent,
+}
+
+/// What the end of a process means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The incarnation goes on in a new process with this state; the commands are for that one.
+    NextGeneration { state: Bytes, commands: Vec<Command> },
+    /// Its `init` asked to be passed over.
+    Ignored,
+    /// The incarnation is over.
+    Over,
+}
+
+/// The life of one incarnation.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    process: ProcessId,
+    life: Life,
+    /// The process's own last word.
+    report: Option<ExitReason>,
+}
+
+impl Machine {
+    /// Of a process that is about to be made. Its first limit is [`Limit::Start`].
+    pub(crate) fn new(process: ProcessId) -> Self {
+        Machine { process, life: Life::Starting { then: After::Serve }, report: None }
+    }
+
+    /// The process that serves it now.
+    pub(crate) fn process(&self) -> ProcessId {
+        self.process
+    }
+
+    /// Its `init` has returned, and mail may be handed to it; `None` if nobody waits for that any more.
+    pub(crate) fn started(&mut self) -> Option<Vec<Command>> {
+        let Life::Starting { then } = &self.life else { return None };
+        let (life, commands) = match then.clone() {
+            After::Serve => (Life::Serving, vec![Command::Limit(Limit::None)]),
+            After::Drain(reason) => (Life::Draining { reason }, Vec::new()),
+            After::Stop(reason) => {
+                (Life::Stopping { reason: reason.clone(), urgent: true }, vec![Command::Stop { reason, urgent: true }])
+            }
+        };
+        self.life = life;
+        Some(commands)
+    }
+
+    /// Its `init` asked to be passed over. Only when its process has ended is that done. An incarnation that has been up
+    /// ends with it.
+    pub(crate) fn ignored(&mut self) {
+        if matches!(self.life, Life::Starting { .. }) && self.process.generation == Generation(0) {
+            self.life = Life::Ignoring;
+        }
+    }
+
+    /// It is to stop, and runs `terminate`.
+    pub(crate) fn stop(&mut self, order: Stop) -> Vec<Command> {
+        let Stop { reason, manner, is_limited } = order;
+        let is_first_process = self.process.generation == Generation(0);
+        let tell = |reason: &ExitReason| Command::Stop { reason: reason.clone(), urgent: true };
+        let (life, told) = match (std::mem::replace(&mut self.life, Life::Serving), manner) {
+            (life @ (Life::Exiting { .. } | Life::Killed(_)), _) => {
+                self.life = life;
+                return Vec::new();
+            }
+            // It has handled nothing, and does not begin to.
+            (Life::Starting { .. }, _) if is_first_process => (stopping(&reason), vec![tell(&reason)]),
+            (Life::Ignoring, _) => (stopping(&reason), vec![tell(&reason)]),
+            // For others it is running, in one process or the next: no mail that came before is lost.
+            (Life::Starting { .. }, Manner::InTurn) => {
+                (Life::Starting { then: After::Drain(reason) }, vec![Command::Seal])
+            }
+            (Life::Starting { .. }, Manner::Urgent) => (stopping(&reason), vec![tell(&reason)]),
+            (Life::HandingOver { then: After::Stop(first), state }, _) => {
+                (Life::HandingOver { then: After::Stop(first), state }, Vec::new())
+            }
+            (Life::HandingOver { state, .. }, Manner::InTurn) => {
+                (Life::HandingOver { then: After::Drain(reason), state }, vec![Command::Seal])
+            }
+            (Life::HandingOver { state, .. }, Manner::Urgent) => {
+                (Life::HandingOver { then: After::Stop(reason), state }, Vec::new())
+            }
+            (Life::Serving, Manner::InTurn) => (Life::Draining { reason }, vec![Command::Seal, Command::Pump]),
+            // An order of its supervisor gives the reason, a second request does not.
+            (Life::Draining { reason: first }, Manner::InTurn) => {
+                (Life::Draining { reason: if is_limited { reason } else { first } }, Vec::new())
+            }
+            (Life::Serving | Life::Draining { .. }, Manner::Urgent) => (stopping(&reason), vec![tell(&reason)]),
+            (Life::Stopping { reason: first, urgent: false }, Manner::Urgent) => (stopping(&first), vec![tell(&first)]),
+            (life @ Life::Stopping { .. }, _) => (life, Vec::new()),
+        };
+        self.life = life;
+        is_limited.then_some(Command::Limit(Limit::Shutdown)).into_iter().chain(told).collect()
+    }
+
+    /// Whoever is being stopped has only what is left of the node's time, and no mail is handled first.
+    pub(crate) fn hurry(&mut self) -> Vec<Command> {
+        let reason = match &self.life {
+            Life::Stopping { .. } => return vec![Command::Limit(Limit::Shutdown)],
+            Life::Draining { reason }
+            | Life::Starting { then: After::Drain(reason) | After::Stop(reason) }
+            | Life::HandingOver { then: After::Drain(reason) | After::Stop(reason), .. } => reason.clone(),
+            _ => return Vec::new(),
+        };
+        self.stop(Stop { reason, manner: Manner::Urgent, is_limited: true })
+    }
+
+    /// It is to unwind and end without `terminate`.
+    pub(crate) fn exit(&mut self, reason: ExitReason) -> Vec<Command> {
+        if matches!(self.life, Life::Exiting { .. } | Life::Killed(_)) {
+            return Vec::new();
+        }
+        self.life = Life::Exiting { reason };
+        vec![Command::Limit(Limit::Unwind), Command::Exit]
+    }
+
+    /// It is to be killed, for this reason and, in words, why. The first kill counts.
+    pub(crate) fn kill(&mut self, reason: ExitReason, why: &'static str) -> Vec<Command> {
+        if matches!(self.life, Life::Killed(_)) {
+            return vec![Command::Kill];
+        }
+        let exit = if let Life::Exiting { reason } = &self.life { Some(reason.clone()) } else { None };
+        self.life = Life::Killed(Kill { reason, why, exit, was_ordered: self.is_ordered() });
+        vec![Command::Limit(Limit::None), Command::Kill]
+    }
+
+    /// It is to go on in a new process, between two messages. Whoever does not handle mail is asked another time.
+    pub(crate) fn recycle(&mut self) -> Vec<Command> {
+        if self.life != Life::Serving {
+            return Vec::new();
+        }
+        self.life = Life::HandingOver { then: After::Serve, state: None };
+        // It has first to finish what it has in hand, which may take as long as that does.
+        vec![Command::Recycle]
+    }
+
+    /// Its process has handed its state over, and ends: that may take as long as a stop.
+    pub(crate) fn handed_over(&mut self, handed: Bytes) -> Vec<Command> {
+        let Life::HandingOver { state, then } = &mut self.life else { return Vec::new() };
+        *state = Some(handed);
+        // A stop that was ordered meanwhile has its limit already.
+        if *then == After::Serve { vec![Command::Limit(Limit::Shutdown)] } else { Vec::new() }
+    }
+
+    /// Its process has said its last word: what it still has to do may take as long as a stop.
+    pub(crate) fn reported(&mut self, reason: ExitReason) -> Vec<Command> {
+        self.report.get_or_insert(reason);
+        match self.life {
+            Life::Starting { .. } | Life::Ignoring | Life::Serving => vec![Command::Limit(Limit::Shutdown)],
+            _ => Vec::new(),
+        }
+    }
+
+    /// The mail that came before an order to stop was handed over.
+    pub(crate) fn drained(&mut self) -> Vec<Command> {
+        let Life::Draining { reason } = &self.life else { return Vec::new() };
+        let reason = reason.clone();
+        self.life = Life::Stopping { reason: reason.clone(), urgent: false };
+        vec![Command::Stop { reason, urgent: false }]
+    }
+
+    /// Its limit has passed.
+    pub(crate) fn time_is_over(&mut self) -> Vec<Command> {
+        let has_reported = self.report.is_some();
+        let (reason, why) = match &self.life {
+            Life::Killed(_) => return Vec::new(),
+            Life::Exiting { reason } => (reason.clone(), "it did not unwind in time after an exit signal"),
+            Life::Starting { then: After::Serve } | Life::Ignoring if !has_reported => {
+                (ExitReason::StartTimeout, "its `init` took longer than `start_timeout`")
+            }
+            // Its exit hooks hang. What it is to go on with is here.
+            Life::HandingOver { then: After::Serve, state: Some(_) } => return vec![Command::Kill],
+            _ => (ExitReason::Killed, "its time to stop was over"),
+        };
+        self.kill(reason, why)
+    }
+
+    /// Its process is gone.
+    pub(crate) fn died(&mut self) -> End {
+        let (life, commands, state) = match std::mem::replace(&mut self.life, Life::Serving) {
+            Life::HandingOver { then: After::Stop(reason), state: Some(state) } => {
+                (stopping(&reason), vec![Command::Stop { reason, urgent: true }], state)
+            }
+            Life::HandingOver { then, state: Some(state) } => {
+                // A stop that was ordered meanwhile goes on with the time that it had.
+                let limit = (then == After::Serve).then_some(Command::Limit(Limit::Start));
+                (Life::Starting { then }, limit.into_iter().collect(), state)
+            }
+            life => {
+                let end = if life == Life::Ignoring { End::Ignored } else { End::Over };
+                self.life = life;
+                return end;
+            }
+        };
+        self.life = life;
+        self.report = None;
+        self.process.generation.0 += 1;
+        End::NextGeneration { state, commands }
+    }
+
+    /// Why it has ended: the first that applies of MAP-02.
+    pub(crate) fn exit_reason(&self, status: Status) -> ExitReason {
+        let (kill, exit) = match &self.life {
+            Life::Killed(kill) => (Some(&kill.reason), kill.exit.as_ref()),
+            Life::Exiting { reason } => (None, Some(reason)),
+            _ => (None, None),
+        };
+        match (&self.report, kill, exit, status) {
+            (Some(report), ..) => report.clone(),
+            (None, Some(reason), _, Status::Signalled(9)) => reason.clone(),
+            (None, _, Some(reason), _) => reason.clone(),
+            (None, _, None, Status::Signalled(number)) => ExitReason::Signal(number),
+            (None, _, None, Status::Exited(code)) => ExitReason::ExitCode(code),
+        }
+    }
+
+    /// Whether its end was asked for, rather than caused by what it did.
+    pub(crate) fn is_ordered(&self) -> bool {
+        match &self.life {
+            Life::Draining { .. }
+            | Life::Stopping { .. }
+            | Life::Exiting { .. }
+            | Life::Starting { then: After::Drain(_) | After::Stop(_) }
+            | Life::HandingOver { then: After::Drain(_) | After::Stop(_), .. } => true,
+            Life::Killed(kill) => kill.was_ordered || kill.reason == ExitReason::Killed,
+            Life::Starting { then: After::Serve }
+            | Life::HandingOver { then: After::Serve, .. }
+            | Life::Ignoring
+            | Life::Serving => false,
+        }
+    }
+
+    /// Why we killed it, in words, if we did.
+    pub(crate) fn killed_because(&self) -> Option<&'static str> {
+        if let Life::Killed(kill) = &self.life { Some(kill.why) } else { None }
+    }
+
+    /// Whether its process said itself why it ends.
+    pub(crate) fn has_reported(&self) -> bool {
+        self.report.is_some()
+    }
+
+    /// Whether mail may be handed to it.
+    pub(crate) fn takes_mail(&self) -> bool {
+        matches!(self.life, Life::Serving | Life::Draining { .. })
+    }
+
+    /// Whether its process does not hear what is asked of it yet.
+    pub(crate) fn is_starting(&self) -> bool {
+        matches!(self.life, Life::Starting { .. } | Life::Ignoring)
+    }
+
+    /// Whether it is between two processes, or about to be: what is asked of its process waits for the next one.
+    pub(crate) fn is_between_processes(&self) -> bool {
+        match self.life {
+            Life::HandingOver { .. } => true,
+            Life::Starting { .. } => self.process.generation != Generation(0),
+            _ => false,
+        }
+    }
+
+    /// Whether it was asked for its state and has not given it.
+    pub(crate) fn is_handing_over(&self) -> bool {
+        matches!(self.life, Life::HandingOver { state: None, .. })
+    }
+
+    /// Whether it is up, and was not told to end.
+    pub(crate) fn is_up(&self) -> bool {
+        matches!(self.life, Life::Serving | Life::HandingOver { then: After::Serve, .. })
+    }
+
+    /// Whether it is about to end, whatever it does.
+    pub(crate) fn is_ending(&self) -> bool {
+        matches!(self.life, Life::Exiting { .. } | Life::Killed(_))
+    }
+
+    /// Whether it was killed, and is only not known to be dead yet.
+    pub(crate) fn is_being_killed(&self) -> bool {
+        matches!(self.life, Life::Killed(_))
+    }
+
+    /// How others see it.
+    pub(crate) fn state(&self) -> MemberState {
+        match &self.life {
+            _ if self.is_ordered() => MemberState::Stopping,
+            Life::Starting { .. } | Life::Ignoring => MemberState::Starting,
+            Life::HandingOver { .. } => MemberState::Recycling,
+            Life::Killed(_) => MemberState::Stopping,
+            _ => MemberState::Running,
+        }
+    }
+}
+
+fn stopping(reason: &ExitReason) -> Life {
+    Life::Stopping { reason: reason.clone(), urgent: true }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rebeam_protocol::id::{NodeStart, Pid};
+
+    /// What may be told to a machine.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Order {
+        Started,
+        Ignored,
+        Stop(Manner),
+        Hurry,
+        Exit,
+        Kill,
+        Recycle,
+        HandedOver,
+        Reported,
+        Drained,
+        TimeIsOver,
+        Died,
+    }
+
+    const ORDERS: [Order; 13] = [
+        Order::Started,
+        Order::Ignored,
+        Order::Stop(Manner::InTurn),
+        Order::Stop(Manner::Urgent),
+        Order::Hurry,
+        Order::Exit,
+        Order::Kill,
+        Order::Recycle,
+        Order::HandedOver,
+        Order::Reported,
+        Order::Drained,
+        Order::TimeIsOver,
+        Order::Died,
+    ];
+
+    fn machine(life: Life, generation: u32) -> Machine {
+        let pid = Pid { at: NodeStart::default(), serial: 1 };
+        let process = ProcessId { pid, generation: Generation(generation) };
+        Machine { process, life, report: None }
+    }
+
+    fn shutdown() -> ExitReason {
+        ExitReason::SHUTDOWN
+    }
+
+    fn first() -> ExitReason {
+        ExitReason::Other("first".into())
+    }
+
+    fn tell(machine: &mut Machine, order: Order) -> Vec<Command> {
+        match order {
+            Order::Started => machine.started().unwrap_or_default(),
+            Order::Ignored => {
+                machine.ignored();
+                Vec::new()
+            }
+            Order::Stop(manner) => machine.stop(Stop { reason: shutdown(), manner, is_limited: true }),
+            Order::Hurry => machine.hurry(),
+            Order::Exit => machine.exit(ExitReason::Other("signal".into())),
+            Order::Kill => machine.kill(ExitReason::Killed, "test"),
+            Order::Recycle => machine.recycle(),
+            Order::HandedOver => machine.handed_over(Bytes::from_static(b"state")),
+            Order::Reported => machine.reported(ExitReason::Normal),
+            Order::Drained => machine.drained(),
+            Order::TimeIsOver => machine.time_is_over(),
+            Order::Died => match machine.died() {
+                End::NextGeneration { commands, .. } => commands,
+                End::Ignored | End::Over => Vec::new(),
+            },
+        }
+    }
+
+    fn show(life: &Life) -> String {
+        let after = |then: &After| match then {
+            After::Serve => "serve".to_owned(),
+            After::Drain(reason) => format!("drain:{reason}"),
+            After::Stop(reason) => format!("stop:{reason}"),
+        };
+        match life {
+            Life::Starting { then } => format!("starting({})", after(then)),
+            Life::Ignoring => "ignoring".into(),
+            Life::Serving => "serving".into(),
+            Life::HandingOver { then, state } => {
+                format!("handing over({}{})", after(then), if state.is_some() { ", done" } else { "" })
+            }
+            Life::Draining { reason } => format!("draining({reason})"),
+            Life::Stopping { reason, urgent } => format!("stopping({reason}{})", if *urgent { ", urgent" } else { "" }),
+            Life::Exiting { reason } => format!("exiting({reason})"),
+            Life::Killed(kill) => format!("killed({})", kill.reason),
+        }
+    }
+
+    fn show_commands(commands: &[Command]) -> String {
+        let word = |command: &Command| match command {
+            Command::Stop { reason, urgent } => format!("stop:{reason}{}", if *urgent { "!" } else { "" }),
+            Command::Limit(limit) => format!("limit {limit:?}").to_lowercase(),
+            other => format!("{other:?}").to_lowercase(),
+        };
+        commands.iter().map(word).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Every life with every order: what does not stand in the table changes nothing and commands nothing.
+    #[test]
+    fn every_order_in_every_life() {
+        let handing =
+            |then, state: bool| Life::HandingOver { then, state: state.then(|| Bytes::from_static(b"state")) };
+        let killed = Kill { reason: ExitReason::Killed, why: "test", exit: None, was_ordered: false };
+        let lives = [
+            (Life::Starting { then: After::Serve }, 0),
+            (Life::Starting { then: After::Serve }, 1),
+            (Life::Starting { then: After::Drain(first()) }, 1),
+            (Life::Ignoring, 0),
+            (Life::Serving, 0),
+            (handing(After::Serve, false), 0),
+            (handing(After::Serve, true), 0),
+            (handing(After::Drain(first()), true), 0),
+            (handing(After::Stop(first()), true), 0),
+            (Life::Draining { reason: first() }, 0),
+            (Life::Stopping { reason: first(), urgent: false }, 0),
+            (Life::Stopping { reason: first(), urgent: true }, 0),
+            (Life::Exiting { reason: first() }, 0),
+            (Life::Killed(killed), 0),
+        ];
+        let mut table = String::new();
+        for (life, generation) in lives {
+            let name = format!("{}{}", show(&life), if generation > 0 { " again" } else { "" });
+            for order in ORDERS {
+                let mut machine = machine(life.clone(), generation);
+                let commands = tell(&mut machine, order);
+                let is_same = machine.life == life && machine.process.generation == Generation(generation);
+                if is_same && commands.is_empty() {
+                    continue;
+                }
+                let after = if is_same { "=".to_owned() } else { show(&machine.life) };
+                table += &format!("{name} | {order:?} | {after} | {}\n", show_commands(&commands));
+            }
+        }
+        let expected = include_str!("table.txt");
+        assert!(table == expected, "the table is now:\n{table}");
+    }
+
+    /// A process that does what it is told: gives what it says in answer to a command.
+    fn answer(command: &Command) -> Vec<Order> {
+        match command {
+            Command::Stop { .. } | Command::Exit => vec![Order::Reported, Order::Died],
+            Command::Kill => vec![Order::Died],
+            Command::Recycle => vec![Order::HandedOver, Order::Died],
+            Command::Pump => vec![Order::Drained],
+            Command::Limit(_) | Command::Seal => Vec::new(),
+        }
+    }
+
+    proptest! {
+        /// Whatever is ordered in whatever order, with a process that answers sooner or later: an order to end leads to
+        /// an end, a stop that is limited always has a limit until then, and nothing but an order ends the incarnation.
+        #[test]
+        fn no_order_is_lost(orders in proptest::collection::vec((0usize..7, any::<bool>()), 1..40)) {
+            let given = [
+                Order::Stop(Manner::InTurn), Order::Stop(Manner::Urgent), Order::Exit, Order::Kill,
+                Order::Recycle, Order::Hurry, Order::Started,
+            ];
+            let mut machine = machine(Life::Starting { then: After::Serve }, 0);
+            let mut owed: std::collections::VecDeque<Order> = [Order::Started].into();
+            let mut is_to_end = false;
+            let mut has_limit = true;
+            let mut is_over = false;
+            let mut step = |machine: &mut Machine, order: Order, owed: &mut std::collections::VecDeque<Order>| {
+                let before = machine.process.generation;
+                let commands = if order == Order::Died {
+                    match machine.died() {
+                        End::NextGeneration { commands, .. } => {
+                            // What the last process still had to say is never heard; the new one comes up.
+                            owed.clear();
+                            owed.push_back(Order::Started);
+                            commands
+                        }
+                        End::Ignored | End::Over => { is_over = true; Vec::new() }
+                    }
+                } else {
+                    tell(machine, order)
+                };
+                if order == Order::Started {
+                    owed.push_back(Order::Drained);
+                }
+                for command in &commands {
+                    if let Command::Limit(limit) = command {
+                        has_limit = *limit != Limit::None;
+                    }
+                    owed.extend(answer(command));
+                }
+                assert!(machine.process.generation >= before);
+                (is_over, has_limit)
+            };
+            let mut last = (false, true);
+            for (order, answers) in orders {
+                let order = given[order];
+                // A process says only once that it has started.
+                if order == Order::Started { continue; }
+                is_to_end |= matches!(order, Order::Stop(_) | Order::Exit | Order::Kill);
+                last = step(&mut machine, order, &mut owed);
+                if answers && let Some(next) = owed.pop_front() {
+                    last = step(&mut machine, next, &mut owed);
+                }
+                if last.0 { break; }
+                if is_to_end && !machine.is_being_killed() {
+                    prop_assert!(last.1, "a stop without a limit: {}", show(&machine.life));
+                }
+            }
+            while !last.0 && let Some(next) = owed.pop_front() {
+                last = step(&mut machine, next, &mut owed);
+            }
+            prop_assert_eq!(last.0, is_to_end, "left: {}", show(&machine.life));
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Carrying out what the core decides (see [`rebeam_core::shell`]), with processes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rebeam_core::event::{Launch, NodeEnd, NodeEvent};
+use rebeam_core::shell::{Frame, Shell};
+use rebeam_core::tracing::Span;
+use rebeam_core::{Core, EntryChange};
+use rebeam_protocol::certificate::{Certificate, Next};
+use rebeam_protocol::id::{CallId, ProcessId};
+use rebeam_protocol::message::{DeadLetter, Outcome};
+use rebeam_protocol::outside::Answer;
+use rebeam_protocol::page::Snapshot;
+
+use super::{Ended, Engine};
+use crate::shell::launcher;
+use crate::shell::service_manager;
+use crate::shell::status_page::clock_ns;
+
+/// Dead letters that are reported within a second; more are only counted.
+const REPORTED_PER_SECOND: u32 = 20;
+
+/// Dead letters so far, and which of them were reported.
+#[derive(Default)]
+pub(super) struct DeadLetterReports {
+    pub(super) all: u64,
+    /// When the current second began, how many were reported in it, and how many were not.
+    since: Duration,
+    reported: u32,
+    left_out: u64,
+}
+
+/// What is to be reported when another dead letter has come.
+struct Report {
+    /// How many of the last second were left out.
+    left_out: u64,
+    /// Whether this one is reported.
+    is_due: bool,
+}
+
+impl DeadLetterReports {
+    fn next(&mut self, now: Duration) -> Report {
+        self.all += 1;
+        let mut left_out = 0;
+        if now.saturating_sub(self.since) >= Duration::from_secs(1) {
+            left_out = std::mem::take(&mut self.left_out);
+            (self.since, self.reported) = (now, 0);
+        }
+        let is_due = self.reported < REPORTED_PER_SECOND;
+        self.reported += u32::from(is_due);
+        self.left_out += u64::from(!is_due);
+        Report { left_out, is_due }
+    }
+}
+
+impl Shell for Engine {
+    fn core(&mut self) -> &mut Core {
+        &mut self.core
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn launch(&mut self, launch: Launch) -> Result<(), String> {
+        self.make_worker(launch).map_err(|error| super::launching::explain(&error))
+    }
+
+    fn write(&mut self, process: ProcessId, frame: Frame) {
+        self.push(process, frame);
+    }
+
+    fn kill(&mut self, process: ProcessId) {
+        self.kill_worker(process);
+    }
+
+    fn page(&self, process: ProcessId) -> Option<(Snapshot, u64)> {
+        Some((self.workers.get(&process)?.page.snapshot(), clock_ns()))
+    }
+
+    fn dump_stacks(&mut self, process: ProcessId) {
+        let Some(worker) = self.workers.get_mut(&process) else { return };
+        let Some(os_pid) = worker.os_pid else { return };
+        if launcher::is_stopped(os_pid) {
+            worker.no_stacks = Some("unavailable: stopped");
+        } else {
+            launcher::signal_main_thread(os_pid, launcher::dump_signal());
+        }
+    }
+
+    fn reply_outside(&mut self, client: u64, call: CallId, outcome: Outcome, payload: Bytes) {
+        self.clients.reply(client, call, outcome, payload);
+    }
+
+    fn answer_outside(&mut self, asker: u64, answer: Answer) {
+        self.clients.answer(asker, answer);
+    }
+
+    fn note_entry(&mut self, change: &EntryChange) {
+        if !self.ledger.write(&change.record()) {
+            let all = self.core.ledger();
+            self.ledger.begin_anew(all.iter().map(EntryChange::record));
+        }
+    }
+
+    fn report(&mut self, certificate: &Arc<Certificate>, next: Next) {
+        self.printer.crash(certificate, next);
+    }
+
+    fn dead_letter(&mut self, letter: DeadLetter) {
+        let report = self.dead_letters.next(self.started.elapsed());
+        if report.left_out > 0 {
+            self.printer.warn(&format!("{} more dead letters: see `rebeam dead list`", report.left_out));
+        }
+        if report.is_due {
+            self.printer.dead_letter(&letter);
+        }
+    }
+
+    fn span(&mut self, span: Span) {
+        if let Some(exporter) = &mut self.exporter {
+            exporter.send(span);
+        }
+    }
+
+    fn node(&mut self, event: NodeEvent) {
+        match event {
+            NodeEvent::Up => {
+                self.life.is_up = true;
+                let actors = self.core.alive().len();
+                self.printer.up(actors, self.started.elapsed());
+                service_manager::ready(actors);
+            }
+            NodeEvent::Failed { child, reason, certificate } => {
+                self.life.end(Ended::NotStarted { child, reason, certificate });
+            }
+            NodeEvent::Stopping => {
+                self.life.is_stopping = true;
+                service_manager::stopping();
+                self.life.on_stopping.notify_one();
+            }
+            NodeEvent::Ended(NodeEnd::Clean) => self.life.end(Ended::Clean),
+            NodeEvent::Ended(NodeEnd::GaveUp { certificate }) => self.life.end(Ended::GaveUp(certificate)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_dead_letters_a_second_are_reported_and_the_rest_is_counted() {
+        let mut reports = DeadLetterReports::default();
+        let due = (0..50).filter(|_| reports.next(Duration::from_millis(1500)).is_due).count();
+        assert_eq!(due as u32, REPORTED_PER_SECOND);
+        let next = reports.next(Duration::from_millis(2600));
+        assert_eq!((next.left_out, next.is_due, reports.all), (30, true, 51));
+        assert_eq!(reports.next(Duration::from_millis(3700)).left_out, 0);
+    }
+}

@@ -1,0 +1,99 @@
+//! What the engine keeps of one worker: its socket, its page, its pipes, and how far it is trusted.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use rebeam_core::event::Launch;
+use rebeam_protocol::page;
+use rebeam_protocol::worker::ToWorker;
+use tokio::task::AbortHandle;
+
+use crate::shell::arenas::Memories;
+use crate::shell::connection::{Decoder, WriteQueue};
+use crate::shell::launcher;
+use crate::shell::output::{LastLines, LineReader};
+use crate::shell::status_page::StatusPage;
+use crate::shell::watched::Watched;
+
+pub(super) struct Worker {
+    pub(super) label: String,
+    pub(super) os_pid: Option<i32>,
+    pub(super) channel: Rc<Watched>,
+    pub(super) decoder: Decoder,
+    pub(super) out: WriteQueue,
+    pub(super) writing: Writing,
+    pub(super) trust: Trust,
+    pub(super) is_killed: bool,
+    /// What to have it look at, once everything is written.
+    pub(super) wants_attention: u32,
+    /// From which size on its memory matters, in KiB.
+    pub(super) memory_limit: Option<u64>,
+    /// Large buffers that it has made or was handed.
+    pub(super) memories: Memories,
+    /// Why its stacks cannot be had, if they were asked for and cannot.
+    pub(super) no_stacks: Option<&'static str>,
+    pub(super) page: StatusPage,
+    pub(super) _lifeline: OwnedFd,
+    pub(super) stdout: Output,
+    pub(super) stderr: Output,
+    pub(super) last_lines: LastLines,
+    pub(super) tasks: Vec<AbortHandle>,
+    /// As long as its process is not known to be made.
+    pub(super) unborn: Option<Unborn>,
+}
+
+/// What has to be made and said again, should the zygote die while it forks a worker.
+pub(super) struct Unborn {
+    pub(super) launch: Launch,
+    pub(super) said: Vec<(ToWorker, Bytes)>,
+}
+
+/// Where what is written to a worker stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Writing {
+    /// There is nothing to write.
+    Idle,
+    /// It is written at the end of this turn.
+    Queued,
+    /// Its socket is full: a task waits for room.
+    Blocked,
+}
+
+/// Whether a worker is listened to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// It has not shaken hands.
+    Unknown,
+    Attached,
+    /// It broke the protocol: what it says is not listened to.
+    Distrusted,
+}
+
+pub(super) struct Output {
+    pub(super) pipe: Rc<Watched>,
+    pub(super) lines: LineReader,
+}
+
+impl Worker {
+    /// Writes what the socket takes; true if everything is out.
+    pub(super) fn flush(&mut self) -> Result<bool, ()> {
+        let is_all = self.out.flush(self.channel.get_ref()).map_err(drop)?;
+        if self.wants_attention != 0 && (is_all || self.wants_attention & page::EXIT != 0) {
+            let bits = std::mem::take(&mut self.wants_attention);
+            self.page.ask_for_attention(bits);
+            if bits & page::EXIT != 0
+                && let Some(os_pid) = self.os_pid
+            {
+                launcher::signal_main_thread(os_pid, launcher::exit_signal());
+            }
+        }
+        Ok(is_all)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
