@@ -383,9 +383,3 @@ pub struct ChildInfo {
     /// Calls that were dropped before they were handed over, because nobody waited for them any more.
     pub expired: u64,
 }
-
-/// The name of a node's socket where there is no directory to put one: in Linux's abstract namespace. `namespace` is that of
-/// process ids, since several containers may share a network; the last part is that of the node's directory.
-pub fn abstract_socket(uid: u32, namespace: &str, node: &str) -> String {
-    format!("rebeam/{uid}/{namespace}/{node}")
-}

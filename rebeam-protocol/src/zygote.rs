@@ -40,6 +40,13 @@ pub enum FromZygote {
         /// The process, a child of the supervisor.
         os_pid: u32,
     },
+    /// The process must not be forked any more, though it could be once.
+    Unforkable {
+        /// Of the request that was not carried out.
+        request: u64,
+        /// Why not.
+        reason: String,
+    },
     /// None could be made.
     ForkFailed {
         /// Of the request.

@@ -13,6 +13,8 @@ use rebeam_protocol::id::Seq;
 use rebeam_protocol::message::{CallFailure, Codec, Form, Lane, Outcome, Signal};
 use rebeam_protocol::worker::{Buffers, Delivery, Done, Reply, Started, ToSupervisor};
 
+use rebeam_sys::process;
+
 use crate::arenas::{self, Held};
 use crate::channel::{Channel, Letter, Place};
 use crate::clock;
@@ -60,11 +62,7 @@ pub(crate) fn set_idle(seconds: f64) -> PyResult<()> {
 #[pyfunction]
 pub(crate) fn trim_memory() {
     arenas::trim();
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: a call of the allocator without conditions.
-    unsafe {
-        libc::malloc_trim(0);
-    }
+    process::trim_allocator();
 }
 
 /// Says that `init` has returned, and what it hands back for whoever starts the actor.
@@ -500,8 +498,7 @@ impl Handlers {
             // The handler forked, and this is its child: it has no business with the actor's mail.
             return match result {
                 Err(Refusal::Raised(error)) => Err(error),
-                // SAFETY: ends the process without running anything of it.
-                Ok(_) | Err(Refusal::Bad(_)) => unsafe { libc::_exit(0) },
+                Ok(_) | Err(Refusal::Bad(_)) => process::end_at_once(0),
             };
         }
         message.end();

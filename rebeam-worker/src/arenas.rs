@@ -7,7 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -15,6 +16,7 @@ use pyo3::exceptions::{PyBufferError, PyOSError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use rebeam_protocol::worker::{Buffers, Lease, Memory, ToSupervisor};
+use rebeam_sys::memory::{self, Access};
 
 use crate::channel::Channel;
 use crate::session::{is_helper, send_with};
@@ -66,11 +68,24 @@ impl Drop for Leased {
 
 /// A mapping of memory that messages were, or may be, made of.
 struct Mapping {
-    base: usize,
-    size: usize,
+    memory: ManuallyDrop<memory::Mapping>,
     source: Source,
     /// Whether others see what is written here.
     is_private: bool,
+}
+
+impl Mapping {
+    fn new(memory: memory::Mapping, source: Source, is_private: bool) -> Self {
+        Mapping { memory: ManuallyDrop::new(memory), source, is_private }
+    }
+
+    fn base(&self) -> usize {
+        self.memory.base() as usize
+    }
+
+    fn size(&self) -> usize {
+        self.memory.size()
+    }
 }
 
 /// Whose memory a mapping shows.
@@ -99,17 +114,17 @@ impl Drop for Mapping {
             return;
         }
         if !self.is_private {
-            state().mapped.remove(&self.base);
+            state().mapped.remove(&self.base());
         }
-        // SAFETY: the mapping was made by us with this size, and nothing looks into it any more.
-        unsafe { libc::munmap(self.base as *mut libc::c_void, self.size) };
+        // SAFETY: it is not used again. (A helper keeps its mappings: it ends soon, and may not tell of them.)
+        unsafe { ManuallyDrop::drop(&mut self.memory) };
     }
 }
 
 /// An arena of our own.
 struct Arena {
     fd: Arc<OwnedFd>,
-    base: usize,
+    memory: memory::Mapping,
     size: usize,
     /// Messages and views that have it.
     holds: usize,
@@ -161,9 +176,7 @@ impl State {
     }
 
     fn give_up(&mut self, number: u64) {
-        if let Some(arena) = self.arenas.remove(&number) {
-            // SAFETY: the mapping was made by us with this size, and nobody has the arena any more.
-            unsafe { libc::munmap(arena.base as *mut libc::c_void, arena.size) };
+        if self.arenas.remove(&number).is_some() {
             self.gone.push(number);
             HAS_NEWS.store(true, Ordering::Relaxed);
         }
@@ -301,7 +314,7 @@ fn take_arena(py: Python<'_>, channel: &Channel, size: usize) -> PyResult<Option
         let found = state.arenas.iter_mut().filter(|(_, arena)| fits(arena)).min_by_key(|(_, arena)| arena.size);
         if let Some((number, arena)) = found {
             arena.holds = 1;
-            return Ok(Some((*number, arena.base)));
+            return Ok(Some((*number, arena.memory.base() as usize)));
         }
         if state.arenas.len() >= MOST {
             return Ok(None);
@@ -309,45 +322,20 @@ fn take_arena(py: Python<'_>, channel: &Channel, size: usize) -> PyResult<Option
     }
     let size = size.next_multiple_of(GRAIN);
     let failed = |what: &str, error: io::Error| PyOSError::new_err(format!("{what} of {size} bytes: {error}"));
-    let fd = memory_file(size).map_err(|error| failed("no memory for buffers", error))?;
-    let base = map(&fd, size, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED)
-        .map_err(|error| failed("no room for buffers", error))?;
-    let fd = Arc::new(fd);
+    let fd = memory::create(c"rebeam-buffers", size).map_err(|error| failed("no memory for buffers", error))?;
+    let mapping = memory::Mapping::new(&fd, size, Access::Write);
+    let memory = mapping.map_err(|error| failed("no room for buffers", error))?;
+    let (fd, base) = (Arc::new(fd), memory.base() as usize);
     let number = {
         let mut state = state();
         state.next += 1;
         let number = state.next;
-        state.arenas.insert(number, Arena { fd: fd.clone(), base, size, holds: 1 });
+        state.arenas.insert(number, Arena { fd: fd.clone(), memory, size, holds: 1 });
         number
     };
     let message = ToSupervisor::Arena { arena: number, size: size as u64 };
-    send_with(py, channel, &message, &[], Some(fd.as_raw_fd()))?;
+    send_with(py, channel, &message, &[], Some(fd.as_fd()))?;
     Ok(Some((number, base)))
-}
-
-/// A file in memory that cannot change its size any more.
-pub(crate) fn memory_file(size: usize) -> io::Result<OwnedFd> {
-    // SAFETY: a C string and flags; a descriptor that is given is ours.
-    let fd = unsafe {
-        let fd = libc::memfd_create(c"rebeam-buffers".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        OwnedFd::from_raw_fd(fd)
-    };
-    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
-    // SAFETY: calls on a descriptor that we own.
-    let is_made = unsafe {
-        libc::ftruncate(fd.as_raw_fd(), size as libc::off_t) == 0
-            && libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals) == 0
-    };
-    if is_made { Ok(fd) } else { Err(io::Error::last_os_error()) }
-}
-
-fn map(fd: &OwnedFd, size: usize, protection: libc::c_int, flags: libc::c_int) -> io::Result<usize> {
-    // SAFETY: a new mapping at an address of the kernel's choice; the file cannot shrink.
-    let base = unsafe { libc::mmap(std::ptr::null_mut(), size, protection, flags, fd.as_raw_fd(), 0) };
-    if base == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(base as usize) }
 }
 
 /// Bytes in such memory, as Python sees them.
@@ -365,9 +353,11 @@ impl Buffer {
     #[expect(clippy::needless_pass_by_value, reason = "pyo3 asks for it so")]
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: std::ffi::c_int) -> PyResult<()> {
         let buffer = slf.get();
-        let start = (buffer.mapping.base + buffer.offset) as *mut std::ffi::c_void;
+        let start = (buffer.mapping.base() + buffer.offset) as *mut std::ffi::c_void;
         let is_read_only = std::ffi::c_int::from(!buffer.mapping.is_private);
-        // SAFETY: the mapping lives as long as this object, to which the view holds a reference.
+        // SAFETY: the mapping lives as long as this object, to which the view holds a reference. Its bytes stay as they
+        // are as long as their maker does not write to them before it is told that nobody has them (`ArenaFree`): a promise
+        // of the sender's worker, which runs the same application. One that breaks it can show us other bytes, not more.
         let result =
             unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), start, buffer.length as isize, is_read_only, flags) };
         if result == 0 {
@@ -381,9 +371,9 @@ impl Buffer {
 /// Views on memory that was lent to this process.
 pub(crate) fn views(leased: Leased, places: &[(u64, u64)]) -> PyResult<Vec<Buffer>> {
     let (size, lease) = (leased.lease.size as usize, leased.lease.lease);
-    let base = map(&leased.fd, size, libc::PROT_READ, libc::MAP_SHARED)
+    let memory = memory::Mapping::new(&leased.fd, size, Access::Read)
         .map_err(|error| PyOSError::new_err(format!("buffers of {size} bytes cannot be mapped: {error}")))?;
-    let mapping = Mapping { base, size, source: Source::Leased(Arc::new(leased)), is_private: false };
+    let mapping = Mapping::new(memory, Source::Leased(Arc::new(leased)), false);
     cut(mapping, Memory::Lease(lease), places)
 }
 
@@ -393,8 +383,8 @@ pub(crate) fn own_views(buffers: Buffers, places: &[(u64, u64)]) -> PyResult<Opt
     let found = state().arenas.get(&arena).map(|arena| (arena.fd.clone(), arena.size));
     let Some((fd, size)) = found else { return Ok(None) };
     let source = Source::Own(Arc::new(OwnView { arena }));
-    let base = map(&fd, size, libc::PROT_READ, libc::MAP_SHARED)?;
-    cut(Mapping { base, size, source, is_private: false }, Memory::Arena(arena), places).map(Some)
+    let memory = memory::Mapping::new(&*fd, size, Access::Read)?;
+    cut(Mapping::new(memory, source, false), Memory::Arena(arena), places).map(Some)
 }
 
 /// Copy-on-write views on the same memory as these bytes lie in; `None` if that is no memory of this sort.
@@ -407,9 +397,9 @@ pub(crate) fn private_view(buffer: &Bound<'_, PyAny>, slice: Slice) -> PyResult<
             None => return Ok(None),
         },
     };
-    let base = map(&fd, mapping.size, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE)?;
-    let offset = slice.start - mapping.base;
-    let private = Mapping { base, size: mapping.size, source: mapping.source.clone(), is_private: true };
+    let memory = memory::Mapping::new(&fd, mapping.size(), Access::Copy)?;
+    let offset = slice.start - mapping.base();
+    let private = Mapping::new(memory, mapping.source.clone(), true);
     Ok(Some(Buffer { mapping: Arc::new(private), offset, length: slice.length }))
 }
 
@@ -436,9 +426,10 @@ fn mapping_behind(buffer: &Bound<'_, PyAny>, slice: Slice) -> Option<Arc<Mapping
 
 fn cut(mapping: Mapping, memory: Memory, places: &[(u64, u64)]) -> PyResult<Vec<Buffer>> {
     let mapping = Arc::new(mapping);
-    state().mapped.insert(mapping.base, (mapping.base + mapping.size, memory, Arc::downgrade(&mapping)));
+    let (base, size) = (mapping.base(), mapping.size());
+    state().mapped.insert(base, (base + size, memory, Arc::downgrade(&mapping)));
     let one = |(offset, length): &(u64, u64)| {
-        let end = offset.checked_add(*length).filter(|end| *end <= mapping.size as u64);
+        let end = offset.checked_add(*length).filter(|end| *end <= size as u64);
         end.ok_or_else(|| PyBufferError::new_err("a buffer beyond its memory"))?;
         Ok(Buffer { mapping: mapping.clone(), offset: *offset as usize, length: *length as usize })
     };

@@ -7,11 +7,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use rebeam_protocol::address::Address;
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::frame::HEAD_ROOM;
@@ -22,12 +23,14 @@ use rebeam_protocol::page::SIZE;
 use rebeam_protocol::process::ProcessAnswer;
 use rebeam_protocol::worker::{Delivery, Done, Full, Lease, ToSupervisor, ToWorker};
 
+use rebeam_sys::frames::NotWritten;
+
 use crate::arenas::{self, Leased};
 use crate::clock;
 use crate::gates::Gates;
 use crate::session::is_main_thread;
 use crate::status_page::StatusPage;
-use crate::wire::{NoRead, NoWrite, Payload, Reader, Wait, Writer};
+use crate::wire::{NoRead, Payload, Reader, Wait, Writer};
 
 /// Acknowledge casts after so many, or so many bytes: a quarter of the supervisor's window.
 const ACK_AFTER: usize = 16;
@@ -82,7 +85,7 @@ pub(crate) struct Channel {
     wake: Condvar,
     next_id: AtomicU64,
     /// Wakes an event loop that does not wait in here, when something was filed by somebody else.
-    nudge: OnceLock<OwnedFd>,
+    nudge: OnceLock<EventFd>,
 }
 
 /// Who may write.
@@ -133,27 +136,27 @@ impl Channel {
         // Without /proc there are no stacks of faults; everything else works.
         let stacks = lifeline.as_ref().and_then(|_| open_stacks(page).ok());
         let page = StatusPage::map(page)?;
-        let mut reader = Reader::new(&socket, WELCOME_LIMIT);
-        let frame = loop {
+        let mut reader = Reader::new(WELCOME_LIMIT);
+        let (header, start) = loop {
             match reader.next_frame::<ToWorker>().map_err(io::Error::other)? {
                 Some(frame) => break frame,
-                None => match reader.read(None) {
+                None => match reader.read(socket.as_fd(), None) {
                     Ok(()) | Err(NoRead::Interrupted | NoRead::TimedOut) => {}
-                    Err(NoRead::Closed(error)) => return Err(error),
+                    Err(NoRead::Closed) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 },
             }
         };
-        let ToWorker::Welcome(welcome) = frame.header else {
+        let ToWorker::Welcome(welcome) = header else {
             return Err(io::Error::other("the first frame is not a handshake"));
         };
         welcome.check().map_err(io::Error::other)?;
         // What is passed on to this worker tells more than what its sender wrote.
-        reader.set_limit((welcome.max_frame as usize).saturating_add(HEAD_ROOM));
+        reader.frames.set_limit((welcome.max_frame as usize).saturating_add(HEAD_ROOM));
         let channel = Channel {
             page,
             stacks,
             lifeline,
-            pen: Mutex::new(Pen { writer: Some(Writer::new(&socket, welcome.max_frame as usize)), wanted: 0 }),
+            pen: Mutex::new(Pen { writer: Some(Writer::new(welcome.max_frame as usize)), wanted: 0 }),
             writer_free: Condvar::new(),
             socket,
             next_id: AtomicU64::new(first_id(&welcome)),
@@ -181,10 +184,10 @@ impl Channel {
         };
         let hello = Hello { magic: MAGIC, version: VERSION, os_pid: std::process::id() };
         channel.send(&ToSupervisor::Hello(hello), &[], None, |wait| wait()).map_err(|error| match error {
-            NoWrite::Closed(error) => error,
-            NoWrite::Frame(error) => io::Error::other(error),
+            NotWritten::Closed(error) => error,
+            NotWritten::Frame(error) => io::Error::other(error),
         })?;
-        Ok((channel, frame.payload))
+        Ok((channel, start))
     }
 
     /// Sends a frame; when it returns, the frame is where a SIGKILL of this process cannot lose it (MAP-03).
@@ -192,9 +195,9 @@ impl Channel {
         &self,
         message: &ToSupervisor,
         payload: &[u8],
-        descriptor: Option<RawFd>,
+        descriptor: Option<BorrowedFd<'_>>,
         blocking: impl Fn(Wait<'_>) -> io::Result<()>,
-    ) -> Result<(), NoWrite> {
+    ) -> Result<(), NotWritten> {
         let mut writer = self.pen().writer.take();
         if writer.is_none() {
             let mut wait = || {
@@ -206,10 +209,10 @@ impl Channel {
                 writer = pen.writer.take();
                 Ok(())
             };
-            blocking(&mut wait).map_err(NoWrite::Closed)?;
+            blocking(&mut wait).map_err(NotWritten::Closed)?;
         }
-        let Some(mut writer) = writer else { return Err(NoWrite::Closed(io::ErrorKind::BrokenPipe.into())) };
-        let result = writer.write(message, payload, descriptor, &blocking);
+        let Some(mut writer) = writer else { return Err(NotWritten::Closed(io::ErrorKind::BrokenPipe.into())) };
+        let result = writer.write(self.socket.as_fd(), message, payload, descriptor, &blocking);
         let mut pen = self.pen();
         pen.writer = Some(writer);
         // A system call, whether anybody waits or not.
@@ -285,27 +288,18 @@ impl Channel {
     /// The descriptors that an event loop has to watch: the socket, and what wakes it when somebody else has read.
     pub(crate) fn watched(&self) -> io::Result<(RawFd, RawFd)> {
         if self.nudge.get().is_none() {
-            // SAFETY: flags only; a descriptor that is given is ours.
-            let nudge = unsafe {
-                let fd = libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
-                if fd < 0 {
-                    return Err(io::Error::last_os_error());
-                }
-                OwnedFd::from_raw_fd(fd)
-            };
-            let _ = self.nudge.set(nudge);
+            let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+            let _ = self.nudge.set(EventFd::from_value_and_flags(0, flags)?);
             self.state().takes_cancels = true;
         }
         let nudge = self.nudge.get().ok_or(io::ErrorKind::Other)?;
-        Ok((self.socket.as_raw_fd(), nudge.as_raw_fd()))
+        Ok((self.socket.as_raw_fd(), nudge.as_fd().as_raw_fd()))
     }
 
     /// Wakes the event loop, if there is one.
     fn nudge(&self) {
         if let Some(nudge) = self.nudge.get() {
-            let one = 1u64;
-            // SAFETY: eight bytes, as an eventfd takes them.
-            unsafe { libc::write(nudge.as_raw_fd(), (&raw const one).cast(), 8) };
+            let _ = nudge.write(1);
         }
     }
 
@@ -315,9 +309,7 @@ impl Channel {
             self.page.set_waiting(false);
         }
         if let Some(nudge) = self.nudge.get() {
-            let mut count = 0u64;
-            // SAFETY: eight bytes, as an eventfd gives them.
-            unsafe { libc::read(nudge.as_raw_fd(), (&raw mut count).cast(), 8) };
+            let _ = nudge.read();
         }
         self.look();
     }
@@ -327,7 +319,7 @@ impl Channel {
         let _ = self.page.take_attention();
         let mut state = self.state();
         if let Some(mut reader) = state.reader.take() {
-            if matches!(reader.read_now(), Err(NoRead::Closed(_))) {
+            if matches!(reader.read_now(self.socket.as_fd()), Err(NoRead::Closed)) {
                 state.is_closed = true;
             }
             let filed = state.file(&mut reader);
@@ -535,16 +527,16 @@ impl Channel {
     /// Has the next stacks written where the last ones were.
     pub(crate) fn rewind_stacks(&self) {
         if let Some(stacks) = &self.stacks {
-            // SAFETY: a plain system call on a descriptor that is open.
-            unsafe { libc::lseek(stacks.as_raw_fd(), SIZE as libc::off_t, libc::SEEK_SET) };
+            let _ = nix::unistd::lseek(stacks, SIZE as i64, nix::unistd::Whence::SeekSet);
         }
     }
 
     /// Closes the descriptors of this process, whose channel is its parent's.
     pub(crate) fn close_descriptors(&self) {
-        for fd in [&self.socket].into_iter().chain(&self.lifeline).chain(self.nudge.get()) {
+        let own = [&self.socket].into_iter().chain(&self.lifeline).map(AsRawFd::as_raw_fd);
+        for fd in own.chain(self.nudge.get().map(|nudge| nudge.as_fd().as_raw_fd())) {
             // SAFETY: nothing in this process uses them again: every way to them asks first whether it is a helper.
-            unsafe { libc::close(fd.as_raw_fd()) };
+            unsafe { libc::close(fd) };
         }
     }
 
@@ -587,7 +579,7 @@ impl Channel {
             let filed = state.file(&mut reader);
             self.page.count_filed(filed);
             state.reader = Some(reader);
-            if matches!(result, Err(NoRead::Closed(_))) {
+            if matches!(result, Err(NoRead::Closed)) {
                 state.is_closed = true;
             }
             // Others may have got what they wait for, or have to take over the reading.
@@ -611,10 +603,10 @@ impl Channel {
     /// Reads what comes. Virtual time does not pass meanwhile: whoever moves it on says something, too.
     fn read(&self, reader: &mut Reader, until: Option<Instant>) -> Result<(), NoRead> {
         if !clock::is_virtual() {
-            return reader.read(until);
+            return reader.read(self.socket.as_fd(), until);
         }
         self.page.set_waiting(true);
-        let result = reader.read(None);
+        let result = reader.read(self.socket.as_fd(), None);
         self.page.set_waiting(false);
         result
     }
@@ -687,13 +679,12 @@ impl State {
         loop {
             match reader.next_frame::<ToWorker>() {
                 Ok(None) => return count,
-                Ok(Some(frame)) => {
+                Ok(Some((header, mut payload))) => {
                     count += 1;
-                    let mut payload = frame.payload;
-                    if let Some(lease) = lease_of(&frame.header) {
-                        payload.memory = reader.take_descriptor().map(|fd| Leased::new(fd, lease));
+                    if let Some(lease) = lease_of(&header) {
+                        payload.memory = reader.frames.take_descriptor().map(|fd| Leased::new(fd, lease));
                     }
-                    self.file_one(frame.header, payload);
+                    self.file_one(header, payload);
                 }
                 Err(_) => {
                     self.is_closed = true;

@@ -2,9 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -15,8 +13,9 @@ use pyo3::types::{PyDict, PyTuple};
 use rebeam_protocol::frame::{self, HEAD_ROOM, MAX_FRAME, PREFIX};
 use rebeam_protocol::hash::fnv1a;
 use rebeam_protocol::message::Outcome;
-use rebeam_protocol::outside::{Answer, Answered, Asked, Hello, MemberKind, Request, abstract_socket};
+use rebeam_protocol::outside::{Answer, Answered, Asked, Hello, MemberKind, Request};
 use rebeam_protocol::value::{self, Value};
+use rebeam_sys::socket::{abstract_name_of, connect_abstract};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -31,7 +30,15 @@ const MAX_REQUEST: usize = 16 * 1024 * 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The fields of `rebeam.ActorInfo`.
-type ActorFields = (String, Option<String>, String, String, u32, u64);
+#[derive(IntoPyObject)]
+pub(crate) struct ActorFields {
+    path: String,
+    name: Option<String>,
+    state: &'static str,
+    class_name: String,
+    restarts: u32,
+    waiting: u64,
+}
 
 /// One connection. Threads take turns.
 #[pyclass(frozen, module = "rebeam._rebeam")]
@@ -53,30 +60,12 @@ fn connect(path: &str, is_chosen: bool) -> io::Result<UnixStream> {
     if is_chosen {
         return in_directory;
     }
-    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
     let node = Path::new(path).parent().and_then(Path::file_name).and_then(OsStr::to_str);
     let (Err(error), Some(node)) = (&in_directory, node) else { return in_directory };
-    // SAFETY: it cannot fail.
-    let uid = unsafe { libc::getuid() };
-    let address = SocketAddr::from_abstract_name(abstract_socket(uid, &namespace.to_string_lossy(), node))?;
-    let stream = UnixStream::connect_addr(&address).map_err(|_| io::Error::new(error.kind(), error.to_string()))?;
-    // Anybody may take a name; nobody may make a directory of ours.
-    match peer(&stream)? {
-        peer if peer == uid || peer == 0 => Ok(stream),
-        _ => Err(io::ErrorKind::PermissionDenied.into()),
-    }
-}
-
-/// The user at the other end.
-fn peer(stream: &UnixStream) -> io::Result<u32> {
-    let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
-    let mut size = size_of::<libc::ucred>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `size` bytes to `peer`, which is plain data.
-    let result = unsafe {
-        let (level, option) = (libc::SOL_SOCKET, libc::SO_PEERCRED);
-        libc::getsockopt(stream.as_raw_fd(), level, option, (&raw mut peer).cast(), &raw mut size)
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(peer.uid) }
+    connect_abstract(&abstract_name_of(node)).map_err(|other| match other.kind() {
+        io::ErrorKind::PermissionDenied => other,
+        _ => io::Error::new(error.kind(), error.to_string()),
+    })
 }
 
 #[pymethods]
@@ -130,16 +119,20 @@ impl Client {
         }
     }
 
-    /// The actors of the node: path, name, state, class, restarts and messages that wait.
+    /// The actors of the node.
     fn actors(&self, py: Python<'_>) -> PyResult<Vec<ActorFields>> {
         match self.ask(py, Request::List, &[], Some(PATIENCE))?.0 {
             Answer::List(children) => Ok(children
                 .into_iter()
                 .filter_map(|child| match child.kind {
-                    MemberKind::Actor(class) => {
-                        let state = child.state.word().to_owned();
-                        Some((child.id, child.name, state, class, child.restarts, child.waiting))
-                    }
+                    MemberKind::Actor(class_name) => Some(ActorFields {
+                        path: child.id,
+                        name: child.name,
+                        state: child.state.word(),
+                        class_name,
+                        restarts: child.restarts,
+                        waiting: child.waiting,
+                    }),
                     MemberKind::Supervisor(_) => None,
                 })
                 .collect()),

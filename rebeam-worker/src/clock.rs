@@ -37,11 +37,19 @@ pub(crate) fn passed() -> Option<Duration> {
 }
 
 /// From now on time is virtual.
+#[cfg(feature = "testing")]
 pub(crate) fn stop() {
     VIRTUAL.get_or_init(Instant::now);
 }
 
 /// Moves virtual time on.
+#[cfg(feature = "testing")]
 pub(crate) fn advance(by: Duration) {
     OFFSET.fetch_add(by.as_nanos() as u64, Ordering::AcqRel);
+}
+
+/// Whether time is virtual.
+#[pyfunction(name = "is_virtual")]
+pub(crate) fn is_virtual_time() -> bool {
+    is_virtual()
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 use rebeam_protocol::address::{Caller, ReplyTo};
-use rebeam_protocol::id::Seq;
+use rebeam_protocol::id::{NodeStart, Pid, Seq};
 use rebeam_protocol::message::{Codec, Form, Trace, Waits};
 use rebeam_protocol::worker::Delivery;
 
@@ -164,20 +164,38 @@ pub(crate) fn waits(py: Python<'_>, is_task: bool) -> Waits {
     }
 }
 
-/// Who waits for the answer of the message in hand, as `rebeam.Caller` keeps it.
-pub(crate) type PyCaller = (Option<(u32, u32, u64)>, u64, u64, bool);
+/// Who waits for an answer, as `rebeam.Caller` keeps it.
+#[derive(Clone, Copy, FromPyObject, IntoPyObject)]
+pub(crate) struct PyCaller {
+    /// The incarnation that called; `None`: the client outside of the tree with the number that follows.
+    pid: Option<(u32, u32, u64)>,
+    client: u64,
+    pub(crate) call: u64,
+    /// Whether the answer is to be plain data, rather than a pickle.
+    pub(crate) is_plain: bool,
+}
 
-/// The caller of the message in hand, if it is a call.
+impl PyCaller {
+    pub(crate) fn who(self) -> Caller {
+        match self.pid {
+            Some((node, started, serial)) => Caller::Actor(Pid { at: NodeStart { node, started }, serial }),
+            None => Caller::Outside(self.client),
+        }
+    }
+}
+
+/// The caller of the message in hand, if it is a call: the fields of `rebeam.Caller`, by their names.
 #[pyfunction]
-pub(crate) fn caller(py: Python<'_>) -> Option<PyCaller> {
-    let message = current(py)?;
+pub(crate) fn caller(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
+    let Some(message) = current(py) else { return Ok(None) };
     let message = message.get();
-    let ReplyTo { caller, call } = message.reply_to?;
-    let is_data = message.codec == Codec::Data;
-    Some(match caller {
-        Caller::Actor(pid) => (Some(convert::pid_numbers(pid)), 0, call.0, is_data),
-        Caller::Outside(client) => (None, client, call.0, is_data),
-    })
+    let Some(ReplyTo { caller, call }) = message.reply_to else { return Ok(None) };
+    let (pid, client) = match caller {
+        Caller::Actor(pid) => (Some(convert::pid_numbers(pid)), 0),
+        Caller::Outside(client) => (None, client),
+    };
+    let is_plain = message.codec == Codec::Data;
+    PyCaller { pid, client, call: call.0, is_plain }.into_pyobject(py).map(|fields| Some(fields.into_any()))
 }
 
 /// Says that the answer to the message in hand comes later.

@@ -1,20 +1,14 @@
-//! The protocol's own types to Python and back: addresses, exit reasons, certificates, failures, specs.
+//! The protocol's own types to Python and back: addresses, exit reasons, certificates, failures. Specs are in `spec`.
 
 use pyo3::exceptions::{PyException, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyInt, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyInt, PyString};
 use rebeam_protocol::address::Address;
 use rebeam_protocol::certificate::{Certificate, Next};
 use rebeam_protocol::exit::{ExitReason, Raised, signal_name};
 use rebeam_protocol::id::{ActorId, NodeStart, Pid};
 use rebeam_protocol::message::{CallFailure, DeadLetter};
 use rebeam_protocol::process::ChildAddress;
-use rebeam_protocol::spec::{
-    ActorSpec, AutoShutdown, Backoff, ChildKind, ChildSpec, Limits, MAX_DEPTH, MailboxOptions, OnGiveup, Overflow,
-    ProcessOptions, Restart, Shutdown, Strategy, SupervisorKind, SupervisorSpec,
-};
-
-use crate::codec;
 
 /// Whether an error says that something is wrong with what was at hand. What is no `Exception` (an exit signal, for one)
 /// says that the actor is to end, whatever it was at, and must go on its way.
@@ -72,7 +66,7 @@ pub(crate) fn pid_numbers(pid: Pid) -> (u32, u32, u64) {
 }
 
 /// The fields of `rebeam.ExitReason`: kind, text, traceback.
-pub(crate) fn reason_fields(reason: &ExitReason) -> (&'static str, String, Option<String>) {
+pub(crate) fn reason_fields(reason: &ExitReason) -> ReasonFields {
     let kind = reason.kind();
     match reason {
         ExitReason::Exception(raised) => (kind, raised.to_string(), Some(raised.traceback.clone())),
@@ -86,6 +80,25 @@ pub(crate) fn reason_fields(reason: &ExitReason) -> (&'static str, String, Optio
         | ExitReason::BadReturn(text) => (kind, text.clone(), None),
         ExitReason::MemoryLimit(used, limit) => (kind, format!("{} of {} MiB", used / 1024, limit / 1024), None),
         _ => (kind, String::new(), None),
+    }
+}
+
+/// `rebeam.ExitReason` on its way to Python: kind, detail, traceback.
+pub(crate) type ReasonFields = (&'static str, String, Option<String>);
+
+/// `rebeam.ExitReason` on its way from Python.
+#[derive(FromPyObject)]
+pub(crate) struct PyReason {
+    kind: String,
+    detail: String,
+    traceback: Option<String>,
+}
+
+impl TryFrom<PyReason> for ExitReason {
+    type Error = PyErr;
+
+    fn try_from(reason: PyReason) -> PyResult<Self> {
+        self::reason(&reason.kind, reason.detail, reason.traceback)
     }
 }
 
@@ -151,9 +164,15 @@ pub(crate) fn certificate_then<'py>(
 
 /// A dead letter, made by `rebeam._dead_letters`.
 pub(crate) fn dead_letter<'py>(py: Python<'py>, letter: &DeadLetter) -> PyResult<Bound<'py, PyAny>> {
-    let fields =
-        (letter.id, &letter.to, &letter.sender, &letter.method, letter.cause.word(), letter.deliveries, letter.bytes);
-    py.import("rebeam._server")?.call_method1("dead_letter", fields)
+    let fields = PyDict::new(py);
+    fields.set_item("id", letter.id)?;
+    fields.set_item("to", &letter.to)?;
+    fields.set_item("sender", &letter.sender)?;
+    fields.set_item("method", &letter.method)?;
+    fields.set_item("cause", letter.cause.word())?;
+    fields.set_item("deliveries", letter.deliveries)?;
+    fields.set_item("bytes", letter.bytes)?;
+    py.import("rebeam._server")?.getattr("DeadLetter")?.call((), Some(&fields))
 }
 
 /// The error for a call that has no answer, made by `rebeam._errors`.
@@ -170,8 +189,13 @@ pub(crate) fn failure(py: Python<'_>, failure: &CallFailure) -> PyErr {
                     Some((method, ms)) => (Some(method), *ms as f64 / 1000.0),
                     None => (None, 0.0),
                 };
-                let fields = (&callee.target, callee.state.word(), method, since, callee.waiting);
-                errors.call_method1("call_timeout", fields)
+                let fields = PyDict::new(py);
+                fields.set_item("target", &callee.target)?;
+                fields.set_item("state", callee.state.word())?;
+                fields.set_item("method", method)?;
+                fields.set_item("busy", since)?;
+                fields.set_item("waiting", callee.waiting)?;
+                errors.call_method("call_timeout", (), Some(&fields))
             }
             CallFailure::Deadlock { cycle } => errors.call_method1("deadlock", (cycle,)),
             CallFailure::Restarting { target } => errors.call_method1("restarting", (target,)),
@@ -184,155 +208,4 @@ pub(crate) fn failure(py: Python<'_>, failure: &CallFailure) -> PyErr {
         Ok(error) => PyErr::from_value(error),
         Err(error) => error,
     }
-}
-
-/// A tree as `rebeam._spec` describes it: a `Supervisor` and what hangs on it.
-pub(crate) fn supervisor_spec(object: &Bound<'_, PyAny>, id: String) -> PyResult<SupervisorSpec> {
-    nested_supervisor_spec(object, id, 1)
-}
-
-fn nested_supervisor_spec(object: &Bound<'_, PyAny>, id: String, depth: usize) -> PyResult<SupervisorSpec> {
-    if depth > MAX_DEPTH {
-        let errors = object.py().import("rebeam._errors")?;
-        let text = format!("supervisors nest deeper than {MAX_DEPTH}; is one its own descendant?");
-        return Err(PyErr::from_value(errors.getattr("SpecError")?.call1((text,))?));
-    }
-    let strategy: String = object.getattr("strategy")?.extract()?;
-    let auto_shutdown: String = object.getattr("auto_shutdown")?.extract()?;
-    let max_seconds: f64 = object.getattr("max_seconds")?.extract()?;
-    let children = object.getattr("children")?;
-    let kind: String = object.getattr("kind")?.extract()?;
-    Ok(SupervisorSpec {
-        id,
-        name: object.getattr("name")?.extract()?,
-        kind: match kind.as_str() {
-            "dynamic" => SupervisorKind::Dynamic { max_children: object.getattr("max_children")?.extract()? },
-            "partition" => SupervisorKind::Partition,
-            "unique" | "duplicate" => SupervisorKind::Registry { is_unique: kind == "unique" },
-            _ => SupervisorKind::Static,
-        },
-        strategy: match strategy.as_str() {
-            "one_for_all" => Strategy::OneForAll,
-            "rest_for_one" => Strategy::RestForOne,
-            _ => Strategy::OneForOne,
-        },
-        max_restarts: object.getattr("max_restarts")?.extract()?,
-        max_ms: (max_seconds * 1000.0).ceil() as u64,
-        auto_shutdown: match auto_shutdown.as_str() {
-            "any_significant" => AutoShutdown::AnySignificant,
-            "all_significant" => AutoShutdown::AllSignificant,
-            _ => AutoShutdown::Never,
-        },
-        children: children.try_iter()?.map(|child| nested_child_spec(&child?, depth)).collect::<PyResult<_>>()?,
-    })
-}
-
-/// A child as `rebeam._spec` describes it.
-pub(crate) fn child_spec(object: &Bound<'_, PyAny>) -> PyResult<ChildSpec> {
-    nested_child_spec(object, 1)
-}
-
-fn nested_child_spec(object: &Bound<'_, PyAny>, depth: usize) -> PyResult<ChildSpec> {
-    let id: String = object.getattr("id")?.extract()?;
-    let restart: String = object.getattr("restart")?.extract()?;
-    let kind = if object.getattr("is_supervisor")?.is_truthy()? {
-        ChildKind::Supervisor(nested_supervisor_spec(object, id.clone(), depth + 1)?)
-    } else {
-        let start = object.getattr("start")?.cast_into::<PyTuple>()?;
-        let pickled = codec::dumps(&start).or_else(|error| {
-            if !is_fault(object.py(), &error) {
-                return Err(error);
-            }
-            let spec = object.py().import("rebeam._spec")?;
-            Err(PyErr::from_value(spec.call_method1("unpicklable", (object, error.value(object.py())))?))
-        })?;
-        let start_timeout: Option<f64> = object.getattr("start_timeout")?.extract()?;
-        let mailbox: PyMailbox = object.getattr("mailbox")?.extract()?;
-        let limits: PyLimits = object.getattr("limits")?.extract()?;
-        let process: PyProcess = object.getattr("process")?.extract()?;
-        let ms = |seconds: f64| (seconds * 1000.0).ceil() as u64;
-        ChildKind::Actor(Box::new(ActorSpec {
-            name: object.getattr("name")?.extract()?,
-            via: object.getattr("via")?.extract()?,
-            class: object.getattr("class_name")?.extract()?,
-            start: pickled.as_bytes().to_vec(),
-            start_ms: start_timeout.map(|seconds| (seconds * 1000.0) as u64),
-            mailbox: MailboxOptions {
-                messages: mailbox.0,
-                bytes: mailbox.1,
-                overflow: match mailbox.2.as_str() {
-                    "fail" => Overflow::Fail,
-                    "drop_oldest" => Overflow::DropOldest,
-                    "drop_new" => Overflow::DropNew,
-                    _ => Overflow::Block,
-                },
-                is_kept: mailbox.3 == "keep",
-                fails_while_restarting: mailbox.4 == "fail",
-            },
-            concurrency: object.getattr("concurrency")?.extract()?,
-            redelivered: object.getattr("redelivered")?.extract()?,
-            terminate_on_shutdown: object.getattr("terminate_on_shutdown")?.extract()?,
-            limits: Limits {
-                deadline_ms: limits.0.map(ms),
-                deadlines: limits.1.into_iter().map(|(method, seconds)| (method, ms(seconds))).collect(),
-                memory_soft_kib: limits.2,
-                memory_hard_kib: limits.3,
-                max_messages: limits.4,
-                max_age_ms: limits.5.map(ms),
-            },
-            process: ProcessOptions {
-                cpus: process.0,
-                nice: process.1,
-                env: process.2,
-                directory: process.3,
-                uid: process.4,
-                gid: process.5,
-            },
-        }))
-    };
-    let shutdown = object.getattr("shutdown")?;
-    let shutdown = match shutdown.extract::<f64>() {
-        Ok(seconds) => Shutdown::Timeout((seconds * 1000.0) as u64),
-        Err(_) if shutdown.extract::<String>()? == "brutal_kill" => Shutdown::BrutalKill,
-        Err(_) => Shutdown::Infinity,
-    };
-    Ok(ChildSpec {
-        id,
-        restart: match restart.as_str() {
-            "transient" => Restart::Transient,
-            "temporary" => Restart::Temporary,
-            _ => Restart::Permanent,
-        },
-        shutdown,
-        significant: object.getattr("significant")?.extract()?,
-        backoff: backoff(&object.getattr("backoff")?)?,
-        on_giveup: match object.getattr("on_giveup")?.extract::<String>()?.as_str() {
-            "park" => OnGiveup::Park,
-            _ => OnGiveup::Stop,
-        },
-        kind,
-    })
-}
-
-/// `rebeam._spec.ChildSpec.limits`: deadline, deadlines, soft and hard memory in KiB, messages, age.
-type PyLimits = (Option<f64>, Vec<(String, f64)>, Option<u64>, Option<u64>, Option<u64>, Option<f64>);
-
-/// `rebeam._spec.ChildSpec.mailbox`: messages, bytes, what a full one does, whether it is kept, what a restart does.
-type PyMailbox = (Option<u64>, Option<u64>, String, String, String);
-
-/// `rebeam._spec.ChildSpec.process`: CPUs, niceness, environment, directory, user, group.
-type PyProcess = (Vec<u32>, Option<i32>, Vec<(String, String)>, Option<String>, Option<u32>, Option<u32>);
-
-fn backoff(object: &Bound<'_, PyAny>) -> PyResult<Option<Backoff>> {
-    if object.is_none() {
-        return Ok(None);
-    }
-    let (initial, factor, cap, jitter): (f64, f64, f64, f64) = object.extract()?;
-    let milli = |value: f64| (value * 1000.0).round() as u64;
-    Ok(Some(Backoff {
-        initial_ms: milli(initial),
-        factor_milli: milli(factor),
-        cap_ms: milli(cap),
-        jitter_milli: milli(jitter),
-    }))
 }

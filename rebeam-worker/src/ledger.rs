@@ -2,22 +2,24 @@
 //! has looked at, a replica of its entries, brought up to date whenever it is looked at again.
 //!
 //! Nobody tells this process of changes: it reads on in memory that the supervisor writes. So a look costs no message,
-//! and who never looks has no replica. In a test's one process ([`crate::in_process`]) the node tells instead.
+//! and who never looks has no replica. In a test's one process (`crate::testing`) the node tells instead.
 
-use std::ffi::c_void;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::ptr::null_mut;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use indexmap::IndexMap;
 use pyo3::prelude::*;
 use rebeam_protocol::id::Pid;
 use rebeam_protocol::ledger::{Record, RegistryId, SIZE, STATE, Tail, decode};
+use rebeam_sys::memory::WordsOfOthers;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
-/// The memory, once it is mapped.
-static MEMORY: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
+/// The memory, once it is mapped. It stays for the life of the process.
+static MEMORY: OnceLock<WordsOfOthers> = OnceLock::new();
+
+/// Set in a process that an actor forked: it has no part in the node.
+static IS_FORGOTTEN: AtomicBool = AtomicBool::new(false);
 
 static LEDGER: Mutex<Ledger> =
     Mutex::new(Ledger { read: Tail { epoch: 0, length: 0 }, is_told: false, replicas: None });
@@ -60,33 +62,28 @@ struct Ledger {
 
 /// Maps the ledger of the node.
 pub(crate) fn map(memory: &OwnedFd) -> std::io::Result<()> {
-    // SAFETY: a new mapping at an address of the kernel's choice; it stays for the life of the process.
-    let base = unsafe {
-        libc::mmap(null_mut(), SIZE, libc::PROT_READ, libc::MAP_SHARED | libc::MAP_NORESERVE, memory.as_raw_fd(), 0)
-    };
-    if base == libc::MAP_FAILED {
-        return Err(std::io::Error::last_os_error());
-    }
-    MEMORY.store(base, Ordering::Release);
+    let _ = MEMORY.set(WordsOfOthers::new(memory, SIZE)?);
     Ok(())
 }
 
 /// Whether there is a ledger to look at.
 pub(crate) fn is_there() -> bool {
-    !MEMORY.load(Ordering::Relaxed).is_null() || ledger().is_told
+    memory().is_some() || ledger().is_told
 }
 
 /// A node begins in this process, and tells what it has to say; or has ended.
+#[cfg(feature = "testing")]
 pub(crate) fn tell_all(is_told: bool) {
     *ledger() = Ledger { is_told, ..Ledger::default() };
 }
 
 /// In a process that an actor forked: it has no part in the node any more.
 pub(crate) fn forget() {
-    MEMORY.store(null_mut(), Ordering::Release);
+    IS_FORGOTTEN.store(true, Ordering::Release);
 }
 
 /// The node of this process tells of a change.
+#[cfg(feature = "testing")]
 pub(crate) fn tell(record: &Record<'_>) {
     ledger().replicas().entry(record.registry).or_default().note(record);
 }
@@ -111,17 +108,15 @@ impl Ledger {
 
     /// Reads what was written since the last time.
     fn catch_up(&mut self) {
-        if self.is_told || MEMORY.load(Ordering::Relaxed).is_null() {
-            return;
-        }
+        let Some(memory) = memory().filter(|_| !self.is_told) else { return };
         loop {
-            let tail = Tail::of(word(STATE).load(Ordering::Acquire));
+            let tail = Tail::of(memory.load(STATE, Ordering::Acquire));
             if tail == self.read {
                 return;
             }
             let is_new_epoch = tail.epoch != self.read.epoch;
             let from = if is_new_epoch { 0 } else { self.read.length };
-            let Some(bytes) = copy(tail, from) else { continue };
+            let Some(bytes) = copy(memory, tail, from) else { continue };
             if is_new_epoch {
                 self.begin_anew(&bytes);
             } else {
@@ -153,9 +148,11 @@ impl Ledger {
 
     /// Makes the replica of a registry that nobody has looked at before.
     fn learn(&mut self, id: RegistryId) {
-        while !self.is_told && !self.replicas().contains_key(&id) {
+        while let Some(memory) = memory().filter(|_| !self.is_told)
+            && !self.replicas().contains_key(&id)
+        {
             let mut replica = Replica::default();
-            match copy(self.read, 0) {
+            match copy(memory, self.read, 0) {
                 Some(bytes) => {
                     records(&bytes).filter(|record| record.registry == id).for_each(|record| replica.note(&record));
                     self.replicas().insert(id, replica);
@@ -211,11 +208,12 @@ impl Entry {
 }
 
 /// The bytes from a position to a tail; `None` if the supervisor has begun anew meanwhile.
-fn copy(tail: Tail, from: u32) -> Option<Vec<u8>> {
-    let words = (from..tail.length).step_by(8).map(|position| word(tail.offset(position)).load(Ordering::Relaxed));
+fn copy(memory: &WordsOfOthers, tail: Tail, from: u32) -> Option<Vec<u8>> {
+    let at = |position| memory.load(tail.offset(position), Ordering::Relaxed);
+    let words = (from..tail.length).step_by(8).map(at);
     let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
     fence(Ordering::Acquire);
-    (Tail::of(word(STATE).load(Ordering::Relaxed)).epoch == tail.epoch).then_some(bytes)
+    (Tail::of(memory.load(STATE, Ordering::Relaxed)).epoch == tail.epoch).then_some(bytes)
 }
 
 fn records(mut bytes: &[u8]) -> impl Iterator<Item = Record<'_>> {
@@ -226,9 +224,7 @@ fn records(mut bytes: &[u8]) -> impl Iterator<Item = Record<'_>> {
     })
 }
 
-fn word(offset: usize) -> &'static AtomicU64 {
-    debug_assert!(offset + 8 <= SIZE, "beyond the ledger");
-    // SAFETY: the memory is mapped for the life of the process, whoever calls has seen that it is, and offsets are
-    // multiples of 8 within it.
-    unsafe { AtomicU64::from_ptr(MEMORY.load(Ordering::Acquire).cast::<u8>().add(offset).cast()) }
+/// The memory that this process reads, if it has a part in the node.
+fn memory() -> Option<&'static WordsOfOthers> {
+    MEMORY.get().filter(|_| !IS_FORGOTTEN.load(Ordering::Acquire))
 }

@@ -11,15 +11,15 @@ mod clock;
 mod codec;
 mod context;
 mod convert;
-mod fork;
 mod gates;
 mod ledger;
-mod lifeline;
 mod outgoing;
 mod registry;
 mod requests;
 mod session;
+mod spec;
 mod status_page;
+#[cfg(feature = "testing")]
 mod testing;
 mod wire;
 mod zygote;
@@ -38,7 +38,7 @@ mod _rebeam {
     #[pymodule_export]
     use crate::client::{Client, node_directory};
     #[pymodule_export]
-    use crate::clock::clock;
+    use crate::clock::{clock, is_virtual_time};
     #[pymodule_export]
     use crate::codec::{private_view, set_dumps, share};
     #[pymodule_export]
@@ -60,16 +60,16 @@ mod _rebeam {
         attach, attach_forked, attach_in_process, detach_after_fork, detach_in_process, exit_ordered, is_attached,
         map_ledger,
     };
+    #[cfg(feature = "testing")]
     #[pymodule_export]
-    use crate::testing::{Node, is_virtual};
+    use crate::testing::Node;
 
     use super::*;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        // As `rebeam-supervisor/src/shell/launcher.rs` sends them.
-        module.add("DUMP_SIGNAL", libc::SIGRTMIN() + 1)?;
-        module.add("EXIT_SIGNAL", libc::SIGRTMIN() + 2)?;
+        module.add("DUMP_SIGNAL", rebeam_sys::process::dump_signal())?;
+        module.add("EXIT_SIGNAL", rebeam_sys::process::exit_signal())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyEllipsis, PyTuple};
-use rebeam_protocol::address::{Address, Caller, ReplyTo};
+use rebeam_protocol::address::{Address, ReplyTo};
 use rebeam_protocol::exit::Raised;
 use rebeam_protocol::hash::fnv1a;
-use rebeam_protocol::id::{CallId, NodeStart, Pid};
+use rebeam_protocol::id::CallId;
 use rebeam_protocol::message::{CallFailure, Codec, Form, Head, Kind, Lane, Outcome, Waits};
 use rebeam_protocol::worker::{Envelope, Full, Reply, ToSupervisor};
 
@@ -143,8 +143,20 @@ fn unpack(py: Python<'_>, outcome: Outcome, mut payload: Payload) -> PyResult<Bo
     }
 }
 
-fn lane(is_high: bool) -> Lane {
-    if is_high { Lane::High } else { Lane::Normal }
+/// `rebeam._ref.Target`: how a reference is used.
+#[derive(FromPyObject)]
+pub(crate) struct Target<'py> {
+    /// Seconds; `None`: for ever; `...`: nobody says.
+    timeout: Bound<'py, PyAny>,
+    is_high: bool,
+}
+
+impl Target<'_> {
+    /// When the wait ends, and the lane.
+    fn read(self) -> PyResult<(Option<Instant>, Lane)> {
+        let lane = if self.is_high { Lane::High } else { Lane::Normal };
+        Ok((deadline(&self.timeout)?, lane))
+    }
 }
 
 /// Replaces the error of a pickle that failed by one that names the culprit.
@@ -225,15 +237,14 @@ pub(crate) fn call<'py>(
     method: &str,
     args: &Bound<'py, PyTuple>,
     kwargs: &Bound<'py, PyDict>,
-    timeout: &Bound<'py, PyAny>,
-    is_high: bool,
+    target: Target<'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let channel = channel(py)?;
-    let (to, until) = (convert::address(to)?, deadline(timeout)?);
+    let (to, (until, lane)) = (convert::address(to)?, target.read()?);
     let content = arguments(channel, method, args, kwargs)?;
     let call = CallId(channel.next_id());
     let kind = Kind::Call { call, waits: context::waits(py, false) };
-    Outgoing { to, kind, form: Form::Arguments, method, content, lane: lane(is_high), until }.call(py, channel, call)
+    Outgoing { to, kind, form: Form::Arguments, method, content, lane, until }.call(py, channel, call)
 }
 
 /// Casts to a method.
@@ -244,18 +255,17 @@ pub(crate) fn cast(
     method: &str,
     args: &Bound<'_, PyTuple>,
     kwargs: &Bound<'_, PyDict>,
-    timeout: &Bound<'_, PyAny>,
-    is_high: bool,
+    target: Target<'_>,
 ) -> PyResult<()> {
     let channel = channel(py)?;
-    let (to, until) = (convert::address(to)?, deadline(timeout)?);
+    let (to, (until, lane)) = (convert::address(to)?, target.read()?);
     let content = arguments(channel, method, args, kwargs)?;
-    Outgoing { to, kind: Kind::Cast, form: Form::Arguments, method, content, lane: lane(is_high), until }
-        .send(py, channel)
+    Outgoing { to, kind: Kind::Cast, form: Form::Arguments, method, content, lane, until }.send(py, channel)
 }
 
 /// Calls with a message of free form, for `handle_call`; on the system lane, with what is asked of the process.
 #[pyfunction]
+#[pyo3(signature = (to, method, message, timeout, *, is_system = false))]
 pub(crate) fn call_message<'py>(
     py: Python<'py>,
     to: &Bound<'py, PyAny>,
@@ -292,21 +302,20 @@ pub(crate) fn send_message(
 }
 
 /// Calls without waiting; gives the call's number, and the seconds until its deadline. `message` is a method's
-/// arguments, or, without `is_method`, of free form; `target` the timeout and whether it is urgent. Of an `is_task` it
-/// is known that the handler waits at once.
+/// arguments, or, without `is_method`, of free form. Of an `is_task` it is known that the handler waits at once.
 #[pyfunction]
+#[pyo3(signature = (to, method, message, target, *, is_method, is_task))]
 pub(crate) fn request(
     py: Python<'_>,
     to: &Bound<'_, PyAny>,
     method: &str,
     message: &Bound<'_, PyAny>,
+    target: Target<'_>,
     is_method: bool,
-    target: (Bound<'_, PyAny>, bool),
     is_task: bool,
 ) -> PyResult<(u64, Option<f64>)> {
     let channel = channel(py)?;
-    let (timeout, is_high) = target;
-    let (to, until) = (convert::address(to)?, deadline(&timeout)?);
+    let (to, (until, lane)) = (convert::address(to)?, target.read()?);
     let (form, content) = match is_method {
         true => {
             let (args, kwargs): (Bound<'_, PyTuple>, Bound<'_, PyDict>) = message.extract()?;
@@ -317,7 +326,7 @@ pub(crate) fn request(
     let call = CallId(channel.next_id());
     let waits = if is_task { context::waits(py, true) } else { Waits::Nobody };
     channel.expect_reply(call);
-    let outgoing = Outgoing { to, kind: Kind::Call { call, waits }, form, method, content, lane: lane(is_high), until };
+    let outgoing = Outgoing { to, kind: Kind::Call { call, waits }, form, method, content, lane, until };
     if let Err(error) = outgoing.send(py, channel) {
         channel.forget_reply(call);
         return Err(error);
@@ -349,6 +358,7 @@ pub(crate) fn forget_call(py: Python<'_>, call: u64) {
 /// Waits for the answer to such a call for so many seconds, and then, with `is_last`, gives up on it; else `None` says
 /// that there is none yet, a tuple with the result that there is.
 #[pyfunction]
+#[pyo3(signature = (call, seconds, *, is_last))]
 pub(crate) fn wait_answer<'py>(
     py: Python<'py>,
     call: u64,
@@ -445,18 +455,13 @@ pub(crate) fn watched(py: Python<'_>) -> PyResult<(i32, i32)> {
 /// Answers a call that was put off, of this actor or of another that has handed its caller on.
 #[pyfunction]
 pub(crate) fn reply(py: Python<'_>, caller: PyCaller, value: &Bound<'_, PyAny>) -> PyResult<()> {
-    let (pid, client, call, is_data) = caller;
     let channel = channel(py)?;
-    let caller = match pid {
-        Some((node, started, serial)) => Caller::Actor(Pid { at: NodeStart { node, started }, serial }),
-        None => Caller::Outside(client),
-    };
-    let codec = if is_data { Codec::Data } else { Codec::Pickle };
+    let to = ReplyTo { call: CallId(caller.call), caller: caller.who() };
+    let codec = if caller.is_plain { Codec::Data } else { Codec::Pickle };
     let content = match codec {
         Codec::Pickle => message_content(channel, value)?,
         Codec::Data => Content { bytes: PyBytes::new(py, &codec::dump_value(value)?), buffers: None, held: None },
     };
-    let to = ReplyTo { caller, call: CallId(call) };
     let reply = Reply { to, outcome: Outcome::Returned(codec), done: None, buffers: content.buffers };
     send(py, channel, &ToSupervisor::Reply(reply), content.as_bytes())
 }

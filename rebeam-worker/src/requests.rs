@@ -2,11 +2,11 @@
 
 use pyo3::exceptions::{PyOSError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::{IntoPyDict, PyBytes, PyDict};
 use rebeam_protocol::id::{ActorId, Pid, RequestId};
 use rebeam_protocol::message::{CallFailure, LogRecord};
-use rebeam_protocol::process::{ChildError, ProcessAnswer, ProcessRequest, SupervisorRequest};
-use rebeam_protocol::spec::{ChildKind, ChildSpec, Restart, Shutdown};
+use rebeam_protocol::process::{ChildError, Counts, ProcessAnswer, ProcessRequest, SupervisorRequest};
+use rebeam_protocol::spec::{ChildKind, ChildSpec, Shutdown};
 use rebeam_protocol::worker::ToSupervisor;
 
 use crate::codec;
@@ -14,16 +14,11 @@ use crate::context;
 use crate::convert;
 use crate::outgoing::{alarm_payload, until};
 use crate::session::{channel, send, wait};
+use crate::spec;
 use crate::wire::Payload;
 
 /// A pid as Python has it.
 pub(crate) type PyPid = (u32, u32, u64);
-
-/// The fields of `rebeam.ExitReason`.
-type PyReason = (String, String, Option<String>);
-
-/// The same on its way to Python.
-type ReasonFields = (&'static str, String, Option<String>);
 
 pub(crate) fn unfit<T>(answer: &impl std::fmt::Debug) -> PyResult<T> {
     Err(PyOSError::new_err(format!("an answer that does not fit: {answer:?}")))
@@ -120,8 +115,8 @@ pub(crate) fn demonitor(py: Python<'_>, monitor: u64, flush: bool) -> PyResult<(
 
 /// Sends an exit signal.
 #[pyfunction]
-pub(crate) fn exit_signal(py: Python<'_>, to: &Bound<'_, PyAny>, reason: PyReason) -> PyResult<()> {
-    let reason = convert::reason(&reason.0, reason.1, reason.2)?;
+pub(crate) fn exit_signal(py: Python<'_>, to: &Bound<'_, PyAny>, reason: convert::PyReason) -> PyResult<()> {
+    let reason = reason.try_into()?;
     ask(py, ProcessRequest::Exit { to: convert::address(to)?, reason }).map(drop)
 }
 
@@ -136,11 +131,10 @@ pub(crate) fn kill(py: Python<'_>, to: &Bound<'_, PyAny>) -> PyResult<()> {
 pub(crate) fn stop(
     py: Python<'_>,
     to: &Bound<'_, PyAny>,
-    reason: PyReason,
+    reason: convert::PyReason,
     timeout: Option<f64>,
-) -> PyResult<(&'static str, Option<ReasonFields>)> {
-    let reason = convert::reason(&reason.0, reason.1, reason.2)?;
-    let request = ProcessRequest::Stop { to: convert::address(to)?, reason };
+) -> PyResult<(&'static str, Option<convert::ReasonFields>)> {
+    let request = ProcessRequest::Stop { to: convert::address(to)?, reason: reason.try_into()? };
     match ask_for(py, request, &[], timeout)?.map(|(answer, _)| answer) {
         None => Ok(("timeout", None)),
         Some(ProcessAnswer::Ok) => Ok(("ok", None)),
@@ -153,6 +147,7 @@ pub(crate) fn stop(
 
 /// Sends later; gives the number of the timer.
 #[pyfunction]
+#[pyo3(signature = (to, after, *, every, method, content))]
 pub(crate) fn send_after(
     py: Python<'_>,
     to: &Bound<'_, PyAny>,
@@ -187,24 +182,37 @@ pub(crate) fn cancel_timer(py: Python<'_>, maker: &Bound<'_, PyAny>, timer: u64)
     }
 }
 
+/// A child as `which_children` lists it.
+#[derive(IntoPyObject)]
+struct ChildEntry {
+    id: String,
+    number: u64,
+    pid: Option<PyPid>,
+    is_restarting: bool,
+    is_supervisor: bool,
+    class_name: String,
+}
+
 /// Asks a supervisor about its children. `what` is the name of a method of `rebeam.SupervisorRef`, `child` a spec or
 /// whatever names a child.
 #[pyfunction]
+#[pyo3(signature = (to, what, child = None, reason = None))]
 pub(crate) fn supervisor<'py>(
     py: Python<'py>,
     to: &Bound<'py, PyAny>,
     what: &str,
-    child: &Bound<'py, PyAny>,
-    reason: Option<PyReason>,
+    child: Option<Bound<'py, PyAny>>,
+    reason: Option<convert::PyReason>,
 ) -> PyResult<Bound<'py, PyAny>> {
+    let child = &child.unwrap_or_else(|| py.None().into_bound(py));
     let request = match what {
-        "start_child" => SupervisorRequest::Start(Box::new(convert::child_spec(child)?)),
+        "start_child" => SupervisorRequest::Start(Box::new(spec::child(child)?)),
         "terminate_child" => SupervisorRequest::Terminate(convert::child_address(child)?),
         "restart_child" => SupervisorRequest::Restart(convert::child_address(child)?),
         "delete_child" => SupervisorRequest::Delete(convert::child_address(child)?),
         "exit_child" => {
-            let (kind, text, traceback) = reason.ok_or_else(|| PyTypeError::new_err("a reason is missing"))?;
-            SupervisorRequest::Exit(convert::child_address(child)?, convert::reason(&kind, text, traceback)?)
+            let reason = reason.ok_or_else(|| PyTypeError::new_err("a reason is missing"))?;
+            SupervisorRequest::Exit(convert::child_address(child)?, reason.try_into()?)
         }
         "which_children" => SupervisorRequest::Which,
         "count_children" => SupervisorRequest::Count,
@@ -218,14 +226,20 @@ pub(crate) fn supervisor<'py>(
         ProcessAnswer::Started { actor, pid } => started_fields(py, actor, pid, &payload)?,
         ProcessAnswer::Deadlock(cycle) => return Err(convert::failure(py, &CallFailure::Deadlock { cycle })),
         ProcessAnswer::Children(children) => {
-            let entries = children.into_iter().map(|child| {
-                let pid = child.pid.map(convert::pid_numbers);
-                (child.id, child.actor.0, pid, child.is_restarting, child.is_supervisor, child.class)
+            let entries = children.into_iter().map(|child| ChildEntry {
+                id: child.id,
+                number: child.actor.0,
+                pid: child.pid.map(convert::pid_numbers),
+                is_restarting: child.is_restarting,
+                is_supervisor: child.is_supervisor,
+                class_name: child.class,
             });
             entries.collect::<Vec<_>>().into_pyobject(py)?.into_any()
         }
         ProcessAnswer::Counts(counts) => {
-            (counts.specs, counts.active, counts.supervisors, counts.workers).into_pyobject(py)?.into_any()
+            let Counts { specs, active, supervisors, workers } = counts;
+            let fields = [("specs", specs), ("active", active), ("supervisors", supervisors), ("workers", workers)];
+            fields.into_py_dict(py)?.into_any()
         }
         ProcessAnswer::Spec(spec) => spec_fields(py, &spec)?.into_any(),
         ProcessAnswer::Child(error) => return Err(child_error(py, &error)?),
@@ -236,13 +250,14 @@ pub(crate) fn supervisor<'py>(
 
 /// Starts a child under the node's own dynamic supervisor.
 #[pyfunction]
+#[pyo3(signature = (child, *, is_owned, is_linked))]
 pub(crate) fn spawn<'py>(
     py: Python<'py>,
     child: &Bound<'py, PyAny>,
     is_owned: bool,
     is_linked: bool,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let (child, waits) = (Box::new(convert::child_spec(child)?), context::waits(py, false));
+    let (child, waits) = (Box::new(spec::child(child)?), context::waits(py, false));
     match ask_with(py, ProcessRequest::Spawn { child, is_owned, is_linked, waits }, &[])? {
         (ProcessAnswer::Started { actor, pid }, payload) => started_fields(py, actor, pid, &payload),
         (ProcessAnswer::Child(error), _) => Err(child_error(py, &error)?),
@@ -250,7 +265,7 @@ pub(crate) fn spawn<'py>(
     }
 }
 
-/// An actor's number, its incarnation, and what its `init` handed back.
+/// An actor's number, its incarnation, and what its `init` handed back, by their names.
 fn started_fields<'py>(
     py: Python<'py>,
     actor: ActorId,
@@ -261,7 +276,11 @@ fn started_fields<'py>(
         [] => py.None().into_bound(py),
         bytes => codec::loads(py, bytes)?,
     };
-    Ok((actor.0, pid.map(convert::pid_numbers), info).into_pyobject(py)?.into_any())
+    let started = PyDict::new(py);
+    started.set_item("number", actor.0)?;
+    started.set_item("pid", pid.map(convert::pid_numbers))?;
+    started.set_item("info", info)?;
+    Ok(started.into_any())
 }
 
 /// Has a message come for every dead letter, or no more.
@@ -298,14 +317,7 @@ fn child_error(py: Python<'_>, error: &ChildError) -> PyResult<PyErr> {
 fn spec_fields<'py>(py: Python<'py>, spec: &ChildSpec) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("id", &spec.id)?;
-    dict.set_item(
-        "restart",
-        match spec.restart {
-            Restart::Permanent => "permanent",
-            Restart::Transient => "transient",
-            Restart::Temporary => "temporary",
-        },
-    )?;
+    dict.set_item("restart", spec::restart_word(spec.restart))?;
     match spec.shutdown {
         Shutdown::BrutalKill => dict.set_item("shutdown", "brutal_kill")?,
         Shutdown::Infinity => dict.set_item("shutdown", "infinity")?,
@@ -337,6 +349,7 @@ pub(crate) fn set_readiness(py: Python<'_>, not_ready: Option<String>) -> PyResu
 
 /// Sends a log record.
 #[pyfunction]
+#[pyo3(signature = (*, time, level, logger, message, exception, extra))]
 pub(crate) fn log(
     py: Python<'_>,
     time: f64,

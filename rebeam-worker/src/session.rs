@@ -1,11 +1,12 @@
 //! The one connection of this process, and how everything here waits and sends on it.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::OnceLock;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::ThreadId;
 
 use pyo3::exceptions::{PyOSError, PyValueError};
@@ -13,13 +14,15 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use rebeam_protocol::frame::FrameError;
 use rebeam_protocol::worker::ToSupervisor;
+use rebeam_sys::frames::NotWritten;
+use rebeam_sys::process;
 
 use crate::arenas;
 use crate::channel::{Channel, Unmet};
+use crate::clock;
 use crate::convert;
 use crate::ledger;
-use crate::lifeline;
-use crate::wire::{NoWrite, Wait};
+use crate::wire::Wait;
 use crate::zygote;
 
 static CHANNEL: OnceLock<Channel> = OnceLock::new();
@@ -47,10 +50,10 @@ pub(crate) fn attach_forked<'py>(
     control: RawFd,
     lifeline: RawFd,
 ) -> PyResult<Option<Bound<'py, PyDict>>> {
-    match zygote::serve(py, owned(control), owned(lifeline))? {
+    match zygote::serve(py, owned(control)?, owned(lifeline)?)? {
         Some(birth) => {
             // It dies with the supervisor from here on, whether or not it is ever told who it is.
-            lifeline::tie(&birth.lifeline)?;
+            process::tie_to(&birth.lifeline)?;
             py.import("rebeam._boot")?.call_method0("warm_up")?;
             become_actor(py, birth.channel, &birth.page, birth.lifeline).map(Some)
         }
@@ -61,7 +64,7 @@ pub(crate) fn attach_forked<'py>(
 /// Maps the memory in which the node says who has which name.
 #[pyfunction]
 pub(crate) fn map_ledger(memory: RawFd) -> PyResult<()> {
-    Ok(ledger::map(&owned(memory))?)
+    Ok(ledger::map(&owned(memory)?)?)
 }
 
 /// Shakes hands as a worker that was not forked; gives what the handshake said.
@@ -72,15 +75,15 @@ pub(crate) fn attach<'py>(
     page: RawFd,
     lifeline: RawFd,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let lifeline = owned(lifeline);
-    lifeline::tie(&lifeline)?;
-    become_actor(py, owned(channel), &owned(page), lifeline)
+    let lifeline = owned(lifeline)?;
+    process::tie_to(&lifeline)?;
+    become_actor(py, owned(channel)?, &owned(page)?, lifeline)
 }
 
 /// Shakes hands as one of many actors of this process: the calling thread is the actor from now on.
 #[pyfunction]
 pub(crate) fn attach_in_process(py: Python<'_>, channel: RawFd, page: RawFd) -> PyResult<Bound<'_, PyDict>> {
-    let (channel, start) = open(py, owned(channel), &owned(page), None)?;
+    let (channel, start) = open(py, owned(channel)?, &owned(page)?, None)?;
     // It lives as long as the process: a test has few of them, and nothing refers to one that may be gone.
     OWN.set(Some(Box::leak(Box::new(channel))));
     Ok(start)
@@ -94,13 +97,16 @@ pub(crate) fn detach_in_process() {
     }
 }
 
-fn owned(fd: RawFd) -> OwnedFd {
-    // SAFETY: the supervisor started this process with these descriptors for this purpose, and `rebeam._boot` takes
-    // each of them once.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    // SAFETY: an open descriptor; a child that Python starts must not inherit it.
-    unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) };
-    fd
+/// Takes over a descriptor that this process was started with; each number once.
+fn owned(fd: RawFd) -> PyResult<OwnedFd> {
+    static TAKEN: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
+    // The threads of a test get numbers that were used before; a process is started with each of its own once.
+    if !clock::is_virtual() && !TAKEN.lock().unwrap_or_else(PoisonError::into_inner).insert(fd) {
+        return Err(PyOSError::new_err(format!("descriptor {fd} was taken before")));
+    }
+    // SAFETY: it was taken by nobody else, as was just noted, and was made for this purpose by whoever started this
+    // process, or, in a test, by the node for this actor's thread.
+    Ok(unsafe { process::inherited(fd)? })
 }
 
 /// Makes this process an actor.
@@ -213,13 +219,13 @@ pub(crate) fn send_with(
     channel: &Channel,
     message: &ToSupervisor,
     payload: &[u8],
-    descriptor: Option<RawFd>,
+    descriptor: Option<BorrowedFd<'_>>,
 ) -> PyResult<()> {
     let blocking = |wait: Wait<'_>| -> io::Result<()> { py.detach(wait) };
     channel.send(message, payload, descriptor, blocking).map_err(|error| match error {
-        NoWrite::Frame(FrameError::TooLarge { length, limit }) => too_large(py, length, limit),
-        NoWrite::Frame(error) => PyValueError::new_err(format!("failed to send: {error}")),
-        NoWrite::Closed(error) => PyOSError::new_err(format!("the supervisor is gone: {error}")),
+        NotWritten::Frame(FrameError::TooLarge { length, limit }) => too_large(py, length, limit),
+        NotWritten::Frame(error) => PyValueError::new_err(format!("failed to send: {error}")),
+        NotWritten::Closed(error) => PyOSError::new_err(format!("the supervisor is gone: {error}")),
     })
 }
 
@@ -248,8 +254,7 @@ pub(crate) fn wait<T: Send>(
 pub(crate) fn closed(py: Python<'_>) -> PyResult<PyErr> {
     if OWN.get().is_none() {
         // The lifeline is about to say so, too.
-        // SAFETY: ends the process without running anything of it.
-        unsafe { libc::_exit(1) }
+        process::end_at_once(1)
     }
     Ok(PyErr::from_value(py.import("rebeam._errors")?.getattr("ActorExit")?.call0()?))
 }

@@ -1,22 +1,24 @@
 //! The worker's side of the status page: noting what is in hand, with plain stores.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rebeam_protocol::id::Seq;
+#[cfg(feature = "testing")]
+use rebeam_protocol::page::Snapshot;
 use rebeam_protocol::page::{
-    ATTENTION, CONDITION, EXIT, FILED, LOOK, MARKS, OWN_MAIL, SIZE, SUSPENDED, Snapshot, Stage, WAITING, mark_offset,
-    state_word,
+    ATTENTION, CONDITION, EXIT, FILED, LOOK, MARKS, OWN_MAIL, SIZE, SUSPENDED, Stage, WAITING, mark_offset, state_word,
 };
 use rebeam_protocol::worker::Done;
+use rebeam_sys::memory::SharedWords;
 
 use crate::clock;
 
 /// A mapping of the page, there until the process ends.
 pub(crate) struct StatusPage {
-    base: *mut u8,
+    words: SharedWords,
     marks: Mutex<Marks>,
 }
 
@@ -26,27 +28,14 @@ struct Marks {
     taken: Vec<(u64, usize)>,
 }
 
-// SAFETY: the page is only ever touched through atomics.
-unsafe impl Send for StatusPage {}
-// SAFETY: as above.
-unsafe impl Sync for StatusPage {}
-
 impl StatusPage {
-    /// Maps the page and closes the descriptor. Forked helpers do not inherit the mapping.
+    /// Maps the page. Forked helpers do not inherit the mapping: whoever may be in one asks first
+    /// ([`crate::session::is_helper`]).
     pub(crate) fn map(fd: &OwnedFd) -> io::Result<Self> {
-        // SAFETY: a new shared mapping at an address of the kernel's choice; the supervisor sealed the memfd at this
-        // size, so no access can fault.
-        let base = unsafe {
-            let protection = libc::PROT_READ | libc::PROT_WRITE;
-            libc::mmap(std::ptr::null_mut(), SIZE, protection, libc::MAP_SHARED, fd.as_raw_fd(), 0)
-        };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: `base` is the mapping of SIZE bytes just made.
-        unsafe { libc::madvise(base, SIZE, libc::MADV_DONTFORK) };
+        let words = SharedWords::new(fd, SIZE)?;
+        words.withhold_from_forks()?;
         let marks = Mutex::new(Marks { free: (0..MARKS).rev().collect(), taken: Vec::new() });
-        Ok(StatusPage { base: base.cast(), marks })
+        Ok(StatusPage { words, marks })
     }
 
     /// Notes that the handler of a message begins now. There is a free mark as long as no more handlers overlap than
@@ -113,17 +102,20 @@ impl StatusPage {
     }
 
     /// How many frames were read, and whether the actor waits for more.
+    #[cfg(feature = "testing")]
     pub(crate) fn progress(&self) -> (u64, bool) {
         let is_waiting = self.word(WAITING).load(Ordering::Acquire) == 1;
         (self.word(FILED).load(Ordering::Acquire), is_waiting)
     }
 
     /// The marks as they are.
+    #[cfg(feature = "testing")]
     pub(crate) fn snapshot(&self) -> Snapshot {
         Snapshot::read(|offset| self.word(offset).load(Ordering::Acquire))
     }
 
     /// Has the worker look at its channel, or, with [`EXIT`], end.
+    #[cfg(feature = "testing")]
     pub(crate) fn ask_for_attention(&self, bits: u32) {
         self.half_word(ATTENTION).fetch_or(bits, Ordering::Release);
     }
@@ -142,22 +134,15 @@ impl StatusPage {
     }
 
     fn half_word(&self, offset: usize) -> &AtomicU32 {
-        // SAFETY: every offset used here is a multiple of 4 within the mapping, which lives as long as the process.
-        unsafe { AtomicU32::from_ptr(self.base.add(offset).cast()) }
+        self.words.half_word(offset)
     }
 
     fn word(&self, offset: usize) -> &AtomicU64 {
-        // SAFETY: every offset used here is a multiple of 8 within the mapping, which lives as long as the process.
-        unsafe { AtomicU64::from_ptr(self.base.add(offset).cast()) }
+        self.words.word(offset)
     }
 }
 
+/// The time of the marks, in nanoseconds.
 pub(crate) fn clock_ns() -> u64 {
-    if let Some(passed) = clock::passed() {
-        return passed.as_nanos() as u64 + 1;
-    }
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the kernel writes one timespec.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+    clock::passed().map_or_else(rebeam_sys::clock::monotonic_ns, |passed| passed.as_nanos() as u64 + 1)
 }

@@ -7,11 +7,13 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -29,14 +31,27 @@ use rebeam_protocol::page::{self, Snapshot};
 use rebeam_protocol::state::MemberState;
 use rebeam_protocol::worker::{ToSupervisor, ToWorker};
 
+use rebeam_sys::{memory, socket};
+
 use crate::clock;
 use crate::convert;
 use crate::ledger;
+use crate::spec;
 use crate::status_page::StatusPage;
 use crate::wire::{NoRead, Reader, Writer};
 
 /// What the thread that drives a node is to do.
-type Command = (&'static str, u64, RawFd, RawFd, String);
+#[pyclass(frozen, get_all, module = "rebeam._rebeam")]
+pub(crate) struct Command {
+    /// `launch`; `exit` for an exit signal or a kill; `over` when all is over.
+    what: &'static str,
+    process: u64,
+    /// Descriptors of a `launch`, the thread's from then on; else -1.
+    channel: RawFd,
+    page: RawFd,
+    /// The name or path of who is launched.
+    label: String,
+}
 
 /// A node whose actors are threads.
 #[pyclass(frozen, module = "rebeam._rebeam")]
@@ -44,7 +59,7 @@ pub(crate) struct Node {
     shell: Mutex<Shell>,
     changed: Condvar,
     /// Wakes [`Node::step`] from its poll.
-    wake: OwnedFd,
+    wake: EventFd,
 }
 
 struct Shell {
@@ -65,7 +80,7 @@ struct Shell {
 
 struct Worker {
     label: String,
-    socket: OwnedFd,
+    socket: Arc<OwnedFd>,
     reader: Reader,
     writer: Writer,
     page: StatusPage,
@@ -81,10 +96,10 @@ impl Node {
     /// A node with this tree, which `rebeam._spec` describes. Nothing is started yet.
     #[new]
     fn new(tree: &Bound<'_, PyAny>) -> PyResult<Self> {
-        clock::stop();
-        let spec = convert::supervisor_spec(tree, "root".into())?;
+        let spec = spec::supervisor(tree, "root".into())?;
         let core = Core::new(spec, NodeStart::default())
             .map_err(|error| PyValueError::new_err(format!("{error}; hint: {}", error.hint())))?;
+        clock::stop();
         ledger::tell_all(true);
         let shell = Shell {
             core,
@@ -98,13 +113,8 @@ impl Node {
             is_up: false,
             ended: None,
         };
-        // SAFETY: flags only; a descriptor that is given is ours.
-        let wake = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if wake < 0 {
-            return Err(io::Error::last_os_error().into());
-        }
-        // SAFETY: just made.
-        let wake = unsafe { OwnedFd::from_raw_fd(wake) };
+        let wake = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+            .map_err(io::Error::from)?;
         Ok(Node { shell: Mutex::new(shell), changed: Condvar::new(), wake })
     }
 
@@ -113,8 +123,7 @@ impl Node {
         self.tell(Event::Boot);
     }
 
-    /// Waits for actors to say something, does what follows, and gives what only Python can do: `("launch", process,
-    /// channel, page, label)`, `("exit", process, …)` for an exit signal or a kill, `("over", …)` when all is over.
+    /// Waits for actors to say something, does what follows, and gives what only Python can do.
     fn step(&self, py: Python<'_>) -> Vec<Command> {
         py.detach(|| {
             self.poll();
@@ -225,9 +234,7 @@ impl Node {
     }
 
     fn wake(&self) {
-        let one = 1u64;
-        // SAFETY: eight bytes, as an eventfd takes them.
-        unsafe { libc::write(self.wake.as_raw_fd(), (&raw const one).cast(), 8) };
+        let _ = self.wake.write(1);
         self.changed.notify_all();
     }
 
@@ -266,21 +273,18 @@ impl Node {
     }
 
     fn poll(&self) {
-        let mut descriptors: Vec<libc::pollfd> = {
+        let sockets: Vec<(Arc<OwnedFd>, PollFlags)> = {
             let shell = self.shell();
             let alive = shell.workers.values().filter(|worker| !worker.is_over);
-            let events = |worker: &Worker| libc::POLLIN | if worker.waiting.is_empty() { 0 } else { libc::POLLOUT };
-            alive
-                .map(|worker| libc::pollfd { fd: worker.socket.as_raw_fd(), events: events(worker), revents: 0 })
-                .collect()
+            let room =
+                |worker: &Worker| if worker.waiting.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
+            alive.map(|worker| (worker.socket.clone(), PollFlags::POLLIN | room(worker))).collect()
         };
-        descriptors.push(libc::pollfd { fd: self.wake.as_raw_fd(), events: libc::POLLIN, revents: 0 });
-        let mut count = 0u64;
-        // SAFETY: the array and its length belong together; then eight bytes, as an eventfd gives them.
-        unsafe {
-            libc::poll(descriptors.as_mut_ptr(), descriptors.len() as libc::nfds_t, 100);
-            libc::read(self.wake.as_raw_fd(), (&raw mut count).cast(), 8);
-        }
+        let polled = sockets.iter().map(|(socket, events)| PollFd::new(socket.as_fd(), *events));
+        let wake = PollFd::new(self.wake.as_fd(), PollFlags::POLLIN);
+        let mut polled: Vec<PollFd<'_>> = polled.chain([wake]).collect();
+        let _ = poll(&mut polled, 100u16);
+        let _ = self.wake.read();
     }
 }
 
@@ -301,25 +305,25 @@ impl Shell {
 
     fn end(&mut self, how: String) {
         self.ended.get_or_insert(how);
-        self.commands.push_back(("over", 0, -1, -1, String::new()));
+        self.commands.push_back(Command { what: "over", process: 0, channel: -1, page: -1, label: String::new() });
     }
 
     fn command(&mut self, what: &'static str, process: ProcessId) {
         let number = number_of(process);
-        self.commands.push_back((what, number, -1, -1, String::new()));
+        self.commands.push_back(Command { what, process: number, channel: -1, page: -1, label: String::new() });
     }
 
     fn start(&mut self, launch: Launch) -> io::Result<()> {
-        let (ours, theirs) = socketpair()?;
-        let page = crate::arenas::memory_file(page::SIZE + page::STACKS)?;
+        let (ours, theirs) = socket::pair()?;
+        let page = memory::create(c"rebeam-page", page::SIZE + page::STACKS)?;
         let mapped = StatusPage::map(&page)?;
         let process = launch.process;
         let (welcome, start) = launch.welcome(MAX_FRAME);
         let worker = Worker {
             label: launch.label.clone(),
-            reader: Reader::new(&ours, MAX_FRAME),
-            writer: Writer::new(&ours, u32::MAX as usize),
-            socket: ours,
+            reader: Reader::new(MAX_FRAME),
+            writer: Writer::new(u32::MAX as usize),
+            socket: Arc::new(ours),
             page: mapped,
             written: 0,
             waiting: VecDeque::new(),
@@ -332,7 +336,8 @@ impl Shell {
             worker.written = 0;
         }
         let (channel, page) = (theirs.into_raw_fd(), page.into_raw_fd());
-        self.commands.push_back(("launch", number_of(process), channel, page, launch.label));
+        let (what, process) = ("launch", number_of(process));
+        self.commands.push_back(Command { what, process, channel, page, label: launch.label });
         Ok(())
     }
 
@@ -350,10 +355,11 @@ impl Shell {
         for worker in self.workers.values_mut().filter(|worker| !worker.is_over) {
             while let Some((message, payload)) = worker.waiting.front() {
                 // A frame is written whole or not at all: there is room as long as the actor reads now and then.
-                if !has_room(&worker.socket) {
+                if !socket::is_ready(worker.socket.as_fd(), PollFlags::POLLOUT) {
                     break;
                 }
-                let is_written = worker.writer.write(message, payload, None, &|wait| wait()).is_ok();
+                let is_written =
+                    worker.writer.write(worker.socket.as_fd(), message, payload, None, &|wait| wait()).is_ok();
                 worker.waiting.pop_front();
                 if !is_written {
                     break;
@@ -381,7 +387,10 @@ impl Shell {
     fn is_settled(&self, but: &str) -> bool {
         self.workers.values().filter(|worker| worker.label != but && !worker.is_over).all(Worker::is_settled)
             && self.commands.is_empty()
-            && self.workers.values().all(|worker| worker.is_over || !has_input(&worker.socket))
+            && self
+                .workers
+                .values()
+                .all(|worker| worker.is_over || !socket::is_ready(worker.socket.as_fd(), PollFlags::POLLIN))
     }
 
     fn unsettled(&self) -> String {
@@ -417,14 +426,14 @@ impl Shell {
         loop {
             let Some(worker) = self.workers.get_mut(&process).filter(|worker| !worker.is_over) else { return };
             match worker.reader.next_frame::<ToSupervisor>() {
-                Ok(Some(frame)) => {
-                    let payload = Bytes::copy_from_slice(frame.payload.as_slice());
-                    self.handle(process, frame.header, payload);
+                Ok(Some((header, payload))) => {
+                    let payload = Bytes::copy_from_slice(payload.as_slice());
+                    self.handle(process, header, payload);
                 }
-                Ok(None) => match worker.reader.read_now() {
+                Ok(None) => match worker.reader.read_now(worker.socket.as_fd()) {
                     Ok(()) => {}
                     // Its end is told by its thread.
-                    Err(NoRead::TimedOut | NoRead::Interrupted | NoRead::Closed(_)) => return,
+                    Err(NoRead::TimedOut | NoRead::Interrupted | NoRead::Closed) => return,
                 },
                 Err(error) => return self.tell(Event::Misbehaved { process, complaint: error.to_string() }),
             }
@@ -482,8 +491,7 @@ impl Shell {
         let Some(worker) = self.workers.get_mut(&process).filter(|worker| !worker.is_over) else { return };
         worker.is_over = true;
         // Whatever the thread still says is said to nobody.
-        // SAFETY: an open socket of ours.
-        unsafe { libc::shutdown(worker.socket.as_raw_fd(), libc::SHUT_RDWR) };
+        let _ = nix::sys::socket::shutdown(worker.socket.as_raw_fd(), nix::sys::socket::Shutdown::Both);
         let page = worker.page.snapshot();
         self.workers.remove(&process);
         if matches!(status, Status::Signalled(_)) {
@@ -569,35 +577,4 @@ impl Worker {
 /// One number for a process of an incarnation.
 fn number_of(process: ProcessId) -> u64 {
     (process.pid.serial << 16) | u64::from(process.generation.0 as u16)
-}
-
-fn has_input(socket: &OwnedFd) -> bool {
-    is_ready(socket, libc::POLLIN)
-}
-
-fn has_room(socket: &OwnedFd) -> bool {
-    is_ready(socket, libc::POLLOUT)
-}
-
-fn is_ready(socket: &OwnedFd, events: libc::c_short) -> bool {
-    let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events, revents: 0 };
-    // SAFETY: one pollfd, no waiting.
-    unsafe { libc::poll(&raw mut poll, 1, 0) == 1 && poll.revents & events != 0 }
-}
-
-fn socketpair() -> io::Result<(OwnedFd, OwnedFd)> {
-    let mut pair = [0; 2];
-    // SAFETY: room for two descriptors, which are ours if they are given.
-    unsafe {
-        if libc::socketpair(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0, pair.as_mut_ptr()) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok((OwnedFd::from_raw_fd(pair[0]), OwnedFd::from_raw_fd(pair[1])))
-    }
-}
-
-/// Whether time is virtual.
-#[pyfunction]
-pub(crate) fn is_virtual() -> bool {
-    clock::is_virtual()
 }

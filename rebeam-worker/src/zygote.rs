@@ -1,21 +1,23 @@
 //! The zygote: a warm interpreter with one thread that imports the application once and forks workers on request.
 //!
 //! It never runs a callback of an actor, and nothing depends on its health: the workers are its siblings, not its
-//! children (see [`crate::fork`]), and a dead zygote is replaced.
+//! children (see [`rebeam_sys::fork`]), and a dead zygote is replaced.
 
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 
+use nix::unistd::{Pid, dup2_stderr, dup2_stdout, setpgid};
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use rebeam_protocol::frame::{self, MAX_FRAME, PREFIX};
+use rebeam_protocol::frame::MAX_FRAME;
 use rebeam_protocol::handshake::VERSION;
 use rebeam_protocol::zygote::{FromZygote, LoadError, LoadErrorKind, Source, Target, ToZygote};
+use rebeam_sys::fork::{Hooks, Side, fork_as_sibling, fork_twice};
+use rebeam_sys::frames::{self, FrameReader};
+use rebeam_sys::process;
 
-use crate::convert;
-use crate::fork::{Side, fork_as_sibling, fork_twice};
-use crate::lifeline;
+use crate::spec;
 
 /// Descriptors of a fork request: channel, status page, lifeline, stdout, stderr.
 const FORK_FDS: usize = 5;
@@ -29,12 +31,14 @@ pub(crate) struct Birth {
 
 /// Serves the supervisor until it is gone (`None`), or until this process is a new worker.
 pub(crate) fn serve(py: Python<'_>, control: OwnedFd, lifeline: OwnedFd) -> PyResult<Option<Birth>> {
-    lifeline::tie(&lifeline)?;
+    process::tie_to(&lifeline)?;
+    let mut reader = FrameReader::new(MAX_FRAME);
+    let hooks = PythonHooks { _attached: py };
     let app = py.import("rebeam._app")?;
     send(&control, &FromZygote::Ready { version: VERSION })?;
     let mut must_fork_twice = false;
     loop {
-        let Some((message, mut fds)) = receive(&control)? else { return Ok(None) };
+        let Some((message, fds)) = frames::read_one(control.as_fd(), &mut reader)? else { return Ok(None) };
         match message {
             ToZygote::Load(ref target) => {
                 let answer = match load(&app, target) {
@@ -50,35 +54,62 @@ pub(crate) fn serve(py: Python<'_>, control: OwnedFd, lifeline: OwnedFd) -> PyRe
                 app.call_method0("freeze")?;
             }
             ToZygote::Fork { request } => {
-                if fds.len() != FORK_FDS {
-                    let error = format!("{} descriptors came with a fork, {FORK_FDS} expected", fds.len());
+                let Ok([channel, page, own_lifeline, stdout, stderr]) = <[OwnedFd; FORK_FDS]>::try_from(fds) else {
+                    let error = format!("a fork comes with {FORK_FDS} descriptors");
                     send(&control, &FromZygote::ForkFailed { request, error })?;
                     continue;
-                }
-                let side = if must_fork_twice { fork_twice() } else { fork_as_sibling() };
+                };
+                let side = if must_fork_twice { fork_twice(&hooks) } else { fork_as_sibling(&hooks) };
                 match side {
                     Ok(Side::Child) => {
                         drop(control);
                         drop(lifeline);
-                        // SAFETY: plain system calls; the process leads its own group from here on (MAP-06).
-                        unsafe { libc::setpgid(0, 0) };
-                        for (fd, target) in fds.drain(3..).zip([1, 2]) {
-                            // SAFETY: both are open descriptors.
-                            unsafe { libc::dup2(fd.as_raw_fd(), target) };
-                        }
-                        let mut fds = fds.into_iter();
-                        let (Some(channel), Some(page), Some(lifeline)) = (fds.next(), fds.next(), fds.next()) else {
-                            return Ok(None);
-                        };
-                        return Ok(Some(Birth { channel, page, lifeline }));
+                        // The process leads its own group from here on (MAP-06).
+                        let is_set_up = setpgid(Pid::from_raw(0), Pid::from_raw(0))
+                            .and_then(|()| dup2_stdout(&stdout))
+                            .and_then(|()| dup2_stderr(&stderr));
+                        is_set_up.map_err(io::Error::from)?;
+                        return Ok(Some(Birth { channel, page, lifeline: own_lifeline }));
                     }
                     Ok(Side::Parent(os_pid)) => send(&control, &FromZygote::Forked { request, os_pid })?,
+                    // A library has started a thread since the import: from now on this process cannot be forked.
+                    Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                        let reason = format!("a thread was started after the import: {error}");
+                        send(&control, &FromZygote::Unforkable { request, reason })?;
+                    }
                     Err(error) => {
                         send(&control, &FromZygote::ForkFailed { request, error: error.to_string() })?;
                     }
                 }
             }
         }
+    }
+}
+
+fn send(control: &OwnedFd, message: &FromZygote) -> io::Result<()> {
+    frames::write_one(control.as_fd(), message, &[])
+}
+
+/// Python's own hooks around a fork.
+struct PythonHooks<'py> {
+    /// They need the interpreter.
+    _attached: Python<'py>,
+}
+
+impl Hooks for PythonHooks<'_> {
+    fn before(&self) {
+        // SAFETY: the interpreter is attached to this thread; one of the two below follows.
+        unsafe { ffi::PyOS_BeforeFork() };
+    }
+
+    fn in_parent(&self) {
+        // SAFETY: as above.
+        unsafe { ffi::PyOS_AfterFork_Parent() };
+    }
+
+    fn in_child(&self) {
+        // SAFETY: as above; this is the one thread of the new process.
+        unsafe { ffi::PyOS_AfterFork_Child() };
     }
 }
 
@@ -90,7 +121,7 @@ fn load(app: &Bound<'_, PyModule>, target: &Target) -> PyResult<(FromZygote, boo
     };
     let loaded = app.call_method1("load", (kind, source, &target.attribute, &target.preload))?;
     let (tree, unforkable, must_fork_twice): (Bound<'_, PyAny>, Option<String>, bool) = loaded.extract()?;
-    let tree = Box::new(convert::supervisor_spec(&tree, "root".into())?);
+    let tree = Box::new(spec::supervisor(&tree, "root".into())?);
     Ok((FromZygote::Loaded { tree, unforkable }, must_fork_twice))
 }
 
@@ -106,89 +137,4 @@ fn load_error(app: &Bound<'_, PyModule>, error: &PyErr) -> PyResult<LoadError> {
         hint: field("hint")?,
         traceback: field("traceback")?,
     })
-}
-
-fn send(control: &OwnedFd, message: &FromZygote) -> io::Result<()> {
-    let mut bytes = Vec::new();
-    frame::encode(message, &[], MAX_FRAME, &mut bytes).map_err(io::Error::other)?;
-    let mut rest = bytes.as_slice();
-    while !rest.is_empty() {
-        // SAFETY: the kernel reads the bytes of one slice.
-        let count = unsafe { libc::send(control.as_raw_fd(), rest.as_ptr().cast(), rest.len(), libc::MSG_NOSIGNAL) };
-        if count < 0 {
-            let error = io::Error::last_os_error();
-            if error.kind() == io::ErrorKind::Interrupted {
-                continue;
-            }
-            return Err(error);
-        }
-        rest = &rest[count as usize..];
-    }
-    Ok(())
-}
-
-/// One request and its descriptors; `None` when the supervisor is gone. Reads are exact, so that descriptors, which
-/// the kernel attaches to a frame's first byte, always come with their own frame.
-fn receive(control: &OwnedFd) -> io::Result<Option<(ToZygote, Vec<OwnedFd>)>> {
-    let mut prefix = [0; PREFIX];
-    let mut fds = Vec::new();
-    if !read_exact(control, &mut prefix, &mut fds)? {
-        return Ok(None);
-    }
-    let length = frame::length(&prefix, MAX_FRAME).map_err(io::Error::other)?.unwrap_or_default();
-    let mut body = vec![0; length];
-    if !read_exact(control, &mut body, &mut fds)? {
-        return Ok(None);
-    }
-    let (message, _) = frame::decode(&body).map_err(io::Error::other)?;
-    Ok(Some((message, fds)))
-}
-
-fn read_exact(control: &OwnedFd, mut buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<bool> {
-    while !buffer.is_empty() {
-        let count = match receive_some(control, buffer, fds) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            other => other?,
-        };
-        if count == 0 {
-            return Ok(false);
-        }
-        buffer = &mut buffer[count..];
-    }
-    Ok(true)
-}
-
-fn receive_some(control: &OwnedFd, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
-    // Room for the descriptors of one request; u64 for the alignment that cmsghdr wants.
-    let mut space = [MaybeUninit::<u64>::uninit(); 16];
-    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    // SAFETY: msghdr is plain data for which zero is valid; it points to one buffer and to room for control data,
-    // both of which outlive the call. The control messages are walked by the C library's own macros, and every
-    // descriptor found there is new and ours.
-    unsafe {
-        let mut message: libc::msghdr = std::mem::zeroed();
-        message.msg_iov = &raw mut part;
-        message.msg_iovlen = 1;
-        message.msg_control = space.as_mut_ptr().cast();
-        message.msg_controllen = size_of_val(&space) as _;
-        let count = libc::recvmsg(control.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC);
-        if count < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let mut header = libc::CMSG_FIRSTHDR(&raw const message);
-        while !header.is_null() {
-            if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
-                let data = libc::CMSG_DATA(header).cast::<RawFd>();
-                let length = (*header).cmsg_len as usize - libc::CMSG_LEN(0) as usize;
-                for index in 0..length / size_of::<RawFd>() {
-                    fds.push(OwnedFd::from_raw_fd(data.add(index).read_unaligned()));
-                }
-            }
-            header = libc::CMSG_NXTHDR(&raw const message, header);
-        }
-        if message.msg_flags & libc::MSG_CTRUNC != 0 {
-            return Err(io::Error::other("descriptors were lost on the way: too many open files?"));
-        }
-        Ok(count as usize)
-    }
 }

@@ -63,7 +63,7 @@ class Node:
     def actors(self) -> list[ActorInfo]:
         """The actors of the node, in tree order."""
         with self._client() as client:
-            return [ActorInfo(*fields) for fields in client.actors()]
+            return [ActorInfo(**fields) for fields in client.actors()]
 
     def close(self) -> None:
         """Closes it. What is under way comes to its end."""
@@ -108,17 +108,13 @@ class Node:
             if not self._is_closed:
                 self._idle.append(client)
 
-    def call(
-        self, to: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: Timeout, _: bool
-    ) -> Any:
+    def call(self, to: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], target: Target) -> Any:
         """What a reference of this node does for `call`."""
-        seconds = _DEFAULT_TIMEOUT if timeout is ... else timeout
+        seconds = _DEFAULT_TIMEOUT if target.timeout is ... else target.timeout
         with self._client() as client:
             return client.call(to, method, args, kwargs, seconds)
 
-    def cast(
-        self, to: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: Timeout, _: bool
-    ) -> None:
+    def cast(self, to: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], target: Target) -> None:
         """What a reference of this node does for `cast`."""
         with self._client() as client:
             client.cast(to, method, args, kwargs)

@@ -123,9 +123,9 @@ def start(what: Any, /, *args: Any, supervisor: str | None = None, **options: An
     """
     spec = _spec_of(what, args, options)
     if supervisor is None:
-        number, _, _ = _rebeam.spawn(spec, False, False)
+        number = _rebeam.spawn(spec, is_owned=False, is_linked=False)["number"]
     else:
-        number, _, _ = _rebeam.supervisor(supervisor, "start_child", spec, None)
+        number = _rebeam.supervisor(supervisor, "start_child", spec)["number"]
     return ActorRef(spec.name or number)
 
 
@@ -193,7 +193,7 @@ def spawn(what: Any, /, *args: Any, link: bool = False, **options: Any) -> Actor
     if not isinstance(what, _spec.ChildSpec):
         options = {"restart": "temporary", **options}
     spec = _spec_of(what, args, options)
-    number, _, _ = _rebeam.spawn(spec, True, link)
+    number = _rebeam.spawn(spec, is_owned=True, is_linked=link)["number"]
     return ActorRef(spec.name or number)
 
 

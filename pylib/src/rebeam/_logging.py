@@ -26,7 +26,14 @@ class SupervisorHandler(logging.Handler):
             exception = _formatter.formatException(record.exc_info) if record.exc_info else None
             exception = _valid(exception) if exception is not None else None
             message, extra = _valid(record.getMessage()), _extra(record)
-            _rebeam.log(record.created, record.levelno, record.name, message, exception, extra)
+            _rebeam.log(
+                time=record.created,
+                level=record.levelno,
+                logger=record.name,
+                message=message,
+                exception=exception,
+                extra=extra,
+            )
         except Exception:
             self.handleError(record)
 

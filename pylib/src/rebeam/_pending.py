@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Generator
 
-    from rebeam._ref import Timeout
+    from rebeam._ref import Target
 
 R = TypeVar("R")
 
@@ -55,7 +55,7 @@ class Pending(Generic[R]):
             left = None if self._deadline is None else max(0.0, self._deadline - _rebeam.clock())
             is_last = timeout is None or (left is not None and timeout >= left)
             try:
-                found = _rebeam.wait_answer(self._call, left if is_last else timeout, is_last)
+                found = _rebeam.wait_answer(self._call, left if is_last else timeout, is_last=is_last)
             except Exception as error:
                 self._settle(None, error)
             else:
@@ -145,16 +145,15 @@ def request(
     address: Any,
     method: str,
     content: Any,
-    is_method: bool,
-    timeout: Timeout = ...,
-    is_high: bool = False,
+    target: Target,
     *,
+    is_method: bool,
     is_task: bool = False,
 ) -> Pending[Any]:
     """Calls without waiting. `content` is a method's arguments, or a message of free form."""
     # A task that a handler has started is not what the handler waits for, as far as anybody knows.
     is_own = is_task and _is_own_task()
-    call, left = _rebeam.request(address, method, content, is_method, (timeout, is_high), is_own)
+    call, left = _rebeam.request(address, method, content, target, is_method=is_method, is_task=is_own)
     return Pending(call, left, is_own)
 
 

@@ -37,7 +37,7 @@ def living(to: To) -> Pid | None:
 
 def call(to: To, message: Any, timeout: Timeout = ...) -> Any:
     """Sends a message to a `GenServer` and waits for its answer. Errors as of `ActorRef.call`."""
-    return _rebeam.call_message(address(to), "handle_call", message, timeout, False)
+    return _rebeam.call_message(address(to), "handle_call", message, timeout)
 
 
 def cast(to: To, message: Any, timeout: Timeout = ...) -> None:
@@ -221,7 +221,7 @@ def cast_every(
 def _set_timer(seconds: float, every: float | None, to: To, method: str | None, content: Any) -> Timer:
     if not 0 <= seconds < float("inf") or every == 0:
         raise ValueError(f"a timer of {seconds!r} seconds")
-    number = _rebeam.send_after(address(to), float(seconds), every, method, content)
+    number = _rebeam.send_after(address(to), float(seconds), every=every, method=method, content=content)
     return Timer(_runtime.me().pid, number)
 
 
@@ -254,7 +254,7 @@ def watch_dead_letters(watches: bool = True) -> None:
 
 def get_state(to: To, timeout: Timeout = ...) -> dict[str, Any]:
     """The attributes of an actor's object, between two messages; of a suspended one, too."""
-    state: dict[str, Any] = _rebeam.call_message(address(to), "get_state", None, timeout, True)
+    state: dict[str, Any] = _rebeam.call_message(address(to), "get_state", None, timeout, is_system=True)
     return state
 
 
@@ -268,15 +268,15 @@ def replace_state(
     Args:
         function: a function at the top level of a module.
     """
-    state: dict[str, Any] = _rebeam.call_message(address(to), "replace_state", function, timeout, True)
+    state: dict[str, Any] = _rebeam.call_message(address(to), "replace_state", function, timeout, is_system=True)
     return state
 
 
 def suspend(to: To, timeout: Timeout = ...) -> None:
     """Has an actor handle no message until `resume`; they wait in order. It can be asked for its state meanwhile."""
-    _rebeam.call_message(address(to), "suspend", None, timeout, True)
+    _rebeam.call_message(address(to), "suspend", None, timeout, is_system=True)
 
 
 def resume(to: To, timeout: Timeout = ...) -> None:
     """Has a suspended actor go on."""
-    _rebeam.call_message(address(to), "resume", None, timeout, True)
+    _rebeam.call_message(address(to), "resume", None, timeout, is_system=True)

@@ -127,8 +127,7 @@ class _Call(_Way[A, Any]):
 
     def _send(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         ref = self._ref
-        timeout, is_high = ref._target
-        return ref._via.call(ref._address, method, args, kwargs, timeout, is_high)
+        return ref._via.call(ref._address, method, args, kwargs, ref._target)
 
 
 class _Cast(_Way[A, None]):
@@ -141,8 +140,7 @@ class _Cast(_Way[A, None]):
 
     def _send(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ref = self._ref
-        timeout, is_high = ref._target
-        ref._via.cast(ref._address, method, args, kwargs, timeout, is_high)
+        ref._via.cast(ref._address, method, args, kwargs, ref._target)
 
 
 class _ACall(_Way[A, "Coroutine[Any, Any, Any]"]):
@@ -166,10 +164,10 @@ class _ACall(_Way[A, "Coroutine[Any, Any, Any]"]):
         if ref._via is not _rebeam:
             import asyncio
 
-            return await asyncio.to_thread(ref._via.call, ref._address, method, args, kwargs, *ref._target)
+            return await asyncio.to_thread(ref._via.call, ref._address, method, args, kwargs, ref._target)
         from rebeam._pending import request
 
-        return await request(ref._address, method, (args, kwargs), True, *ref._target, is_task=True)
+        return await request(ref._address, method, (args, kwargs), ref._target, is_method=True, is_task=True)
 
 
 class _Request(_Way[A, "Pending[Any]"]):
@@ -189,7 +187,7 @@ class _Request(_Way[A, "Pending[Any]"]):
     def _send(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pending[Any]:
         from rebeam._pending import request
 
-        return request(self._ref._address, method, (args, kwargs), True, *self._ref._target)
+        return request(self._ref._address, method, (args, kwargs), self._ref._target, is_method=True)
 
 
 class _Stream(_Way[A, "Stream[Any]"]):

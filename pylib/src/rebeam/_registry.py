@@ -12,7 +12,7 @@ from collections.abc import ItemsView, Mapping, ValuesView
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 
 from rebeam import _errors, _rebeam
-from rebeam._ref import ActorRef, Pid, To, Via, address, method_name
+from rebeam._ref import ActorRef, Pid, Target, To, Via, address, method_name
 from rebeam._spec import Supervisor
 
 if TYPE_CHECKING:
@@ -469,7 +469,7 @@ class Group(Generic[A]):
 
     def broadcast(self, method: Callable[Concatenate[A, P], Any], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Casts to every member. It is sent once and handed out by the supervisor."""
-        _rebeam.cast((self.name,), method_name(method), args, kwargs, ..., False)
+        _rebeam.cast((self.name,), method_name(method), args, kwargs, Target())
 
     def send(self, message: Any) -> None:
         """Sends a message to every member, for `handle_info`."""

@@ -176,7 +176,7 @@ def reply(to: Caller, value: Any) -> None:
     Raises:
         Unpicklable: the value cannot be sent.
     """
-    _rebeam.reply(tuple(to), value)
+    _rebeam.reply(to, value)
 
 
 def continue_with(method: Callable[..., Any], *args: Any) -> None:
@@ -201,9 +201,9 @@ def _hibernate() -> None:
     _rebeam.trim_memory()
 
 
-def _caller(fields: tuple[tuple[int, int, int] | None, int, int, bool]) -> Caller:
-    pid, client, call, is_plain = fields
-    return Caller(Pid(*pid) if pid else None, client, call, is_plain)
+def _caller(fields: dict[str, Any]) -> Caller:
+    pid = fields.pop("pid")
+    return Caller(pid=Pid(*pid) if pid else None, **fields)
 
 
 def down(
@@ -214,11 +214,6 @@ def down(
 ) -> Down:
     """Made by `_rebeam`."""
     return Down(monitor, Pid(*pid) if pid else None, ExitReason(*reason), certificate(known) if known else None)
-
-
-def dead_letter(*fields: Any) -> DeadLetter:
-    """Made by `_rebeam`."""
-    return DeadLetter(*fields)
 
 
 def exit_message(pid: tuple[int, int, int], reason: tuple[str, str, str | None]) -> Exit:

@@ -37,13 +37,13 @@ class Stream(Generic[R]):
         self._content = (method, args, kwargs)
 
     def __iter__(self) -> Iterator[R]:
-        timeout, _ = self._ref._target
-        pid, number = _rebeam.call_message(self._ref._address, "stream_open", self._content, timeout, False)
+        timeout = self._ref._target.timeout
+        pid, number = _rebeam.call_message(self._ref._address, "stream_open", self._content, timeout)
         wanted, is_over = 1, False
         try:
             while not is_over:
                 try:
-                    batch = _rebeam.call_message(pid, "stream_next", (number, wanted), timeout, False)
+                    batch = _rebeam.call_message(pid, "stream_next", (number, wanted), timeout)
                 except (ActorDied, NoProc):
                     is_over = True
                     raise
@@ -57,10 +57,10 @@ class Stream(Generic[R]):
                 _rebeam.send_message(pid, "stream_close", number, timeout)
 
     async def __aiter__(self) -> AsyncIterator[R]:
-        timeout, is_high = self._ref._target
+        target = self._ref._target
 
         def ask(to: Any, method: str, content: Any) -> Any:
-            return _pending.request(to, method, content, False, timeout, is_high, is_task=True)
+            return _pending.request(to, method, content, target, is_method=False, is_task=True)
 
         pid, number = await ask(self._ref._address, "stream_open", self._content)
         wanted, is_over = 1, False
@@ -79,7 +79,7 @@ class Stream(Generic[R]):
                 wanted = min(wanted * 2, _MOST)
         finally:
             if not is_over:
-                _rebeam.send_message(pid, "stream_close", number, timeout)
+                _rebeam.send_message(pid, "stream_close", number, target.timeout)
 
 
 class Batch(NamedTuple):
@@ -135,7 +135,7 @@ class Streams:
             raise BadCall(f"{method}(): {error}") from None
         generator = function(*args, **kwargs)
         caller = _rebeam.caller()
-        monitor = _rebeam.monitor(Pid(*caller[0])) if caller and caller[0] else 0
+        monitor = _rebeam.monitor(Pid(*caller["pid"])) if caller and caller["pid"] else 0
         self._next += 1
         self._open[self._next] = (generator, monitor, getattr(function, "__rebeam_raises__", ()))
         return _runtime.me().pid, self._next

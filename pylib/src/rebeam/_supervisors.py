@@ -88,19 +88,19 @@ class SupervisorRef:
         Raises:
             SpecError: the spec makes no sense here.
         """
-        return _started(_rebeam.supervisor(self._address, "start_child", as_child(spec), None))
+        return _started(_rebeam.supervisor(self._address, "start_child", as_child(spec)))
 
     def terminate_child(self, child: str | ActorRef[Any] | Pid) -> None:
         """Stops a child and keeps its spec, unless it is temporary or the supervisor dynamic."""
-        _rebeam.supervisor(self._address, "terminate_child", _child(child), None)
+        _rebeam.supervisor(self._address, "terminate_child", _child(child))
 
     def restart_child(self, child: str | ActorRef[Any] | Pid) -> Started[Any]:
         """Starts a stopped child."""
-        return _started(_rebeam.supervisor(self._address, "restart_child", _child(child), None))
+        return _started(_rebeam.supervisor(self._address, "restart_child", _child(child)))
 
     def delete_child(self, child: str | ActorRef[Any] | Pid) -> None:
         """Forgets a stopped child."""
-        _rebeam.supervisor(self._address, "delete_child", _child(child), None)
+        _rebeam.supervisor(self._address, "delete_child", _child(child))
 
     def exit_child(self, child: str | ActorRef[Any] | Pid, reason: str | ExitReason) -> None:
         """Sends a child an exit signal as its parent: one that traps exits runs `terminate` and ends with it."""
@@ -108,19 +108,26 @@ class SupervisorRef:
 
     def which_children(self) -> list[Child]:
         """The children, in start order."""
-        found = _rebeam.supervisor(self._address, "which_children", None, None)
+        found = _rebeam.supervisor(self._address, "which_children")
         return [
-            Child(id, ActorRef(number), Pid(*pid) if pid else None, restarting, _KINDS[is_supervisor], class_name)
-            for id, number, pid, restarting, is_supervisor, class_name in found
+            Child(
+                id=child["id"],
+                ref=ActorRef(child["number"]),
+                pid=Pid(*child["pid"]) if child["pid"] else None,
+                restarting=child["is_restarting"],
+                kind=_KINDS[child["is_supervisor"]],
+                class_name=child["class_name"],
+            )
+            for child in found
         ]
 
     def count_children(self) -> Counts:
         """How many children there are."""
-        return Counts(*_rebeam.supervisor(self._address, "count_children", None, None))
+        return Counts(**_rebeam.supervisor(self._address, "count_children"))
 
     def child_spec(self, child: str | ActorRef[Any] | Pid) -> dict[str, Any]:
         """A child's spec: `id`, `kind`, `restart`, `shutdown`, `significant`, `name`, `class_name`, `start`."""
-        spec: dict[str, Any] = _rebeam.supervisor(self._address, "child_spec", _child(child), None)
+        spec: dict[str, Any] = _rebeam.supervisor(self._address, "child_spec", _child(child))
         if spec["start"]:
             spec["start"] = pickle.loads(spec["start"])
         return spec
@@ -144,6 +151,6 @@ def _child(child: str | ActorRef[Any] | Pid) -> Any:
     return child._address if isinstance(child, ActorRef) else child
 
 
-def _started(fields: tuple[int, tuple[int, int, int] | None, Any]) -> Started[Any]:
-    number, pid, info = fields
-    return Started(ActorRef(number), Pid(*pid) if pid else None, info)
+def _started(fields: dict[str, Any]) -> Started[Any]:
+    pid = fields["pid"]
+    return Started(ActorRef(fields["number"]), Pid(*pid) if pid else None, fields["info"])

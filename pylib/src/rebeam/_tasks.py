@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 from rebeam import _errors, _failure, _functions, _pending, _process, _rebeam, _runtime
 from rebeam._actor import Actor
+from rebeam._ref import Target
 from rebeam._spec import cpus
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def task(
         ref = _supervisors.supervisor(supervisor).start_child(spec).ref
         if link:
             _process.link(ref)
-    pending = _pending.request(ref._address, "run", ((function, args, kwargs), {}), True, None)
+    pending = _pending.request(ref._address, "run", ((function, args, kwargs), {}), Target(None), is_method=True)
     return Task(ref, pending)
 
 
@@ -215,7 +216,7 @@ class Executor(concurrent.futures.Executor):
             try:
                 if worker is None:
                     worker = _functions.spawn(_Worker, **self._options)
-                pending = _pending.request(worker._address, "run", (work, {}), True, None)
+                pending = _pending.request(worker._address, "run", (work, {}), Target(None), is_method=True)
             except BaseException as error:
                 future.set_exception(error)
                 self._free(future, worker)

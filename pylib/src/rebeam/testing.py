@@ -189,22 +189,21 @@ class Node:
                 # The test itself waits: for time, most likely.
                 self._node.advance(1.0)
             was_stuck = is_stuck
-            for what, process, channel, page, label in self._node.step():
-                if what == "over":
+            for command in self._node.step():
+                if command.what == "over":
                     is_over = True
-                elif what == "exit":
-                    self._unwind(process)
-                elif label == NAME and not self._is_attached.is_set():
-                    self._own = process
-                    self._descriptors = (channel, page)
+                elif command.what == "exit":
+                    self._unwind(command.process)
+                elif command.label == NAME and not self._is_attached.is_set():
+                    self._own = command.process
+                    self._descriptors = (command.channel, command.page)
                     self._is_attached.set()
                 else:
                     # With the context of nobody: what the test has set is not the actor's.
                     run = contextvars.Context().run
-                    thread = threading.Thread(
-                        target=run, args=(self._live, process, channel, page), name=label, daemon=True
-                    )
-                    self._threads[process] = thread
+                    args = (self._live, command.process, command.channel, command.page)
+                    thread = threading.Thread(target=run, args=args, name=command.label, daemon=True)
+                    self._threads[command.process] = thread
                     thread.start()
 
     def _live(self, process: int, channel: int, page: int) -> None:

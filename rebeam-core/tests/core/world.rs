@@ -510,7 +510,7 @@ impl World {
             Action::Entry(change) => self.note(&change.record()),
             Action::Node(NodeEvent::Up) => self.trace.push("up".into()),
             Action::Node(NodeEvent::Failed { child, reason, .. }) => {
-                self.trace.push(format!("failed {child}: {reason}"))
+                self.trace.push(format!("failed {child}: {reason}"));
             }
             Action::Node(NodeEvent::Stopping) => {}
             Action::Node(NodeEvent::Ended(NodeEnd::Clean)) => self.trace.push("ended".into()),

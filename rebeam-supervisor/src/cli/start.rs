@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::CommandFactory;
@@ -113,7 +113,7 @@ pub(super) fn setup(
     let embed = start.embed.or(file.embed).unwrap_or_default();
     let python = python::find(wanted(start.python.as_deref()).or(file.python.as_deref()), &project.directory, embed)?;
     let directory = project.directory.clone();
-    let strangers = Rc::new(Strangers::now());
+    let strangers = Arc::new(Strangers::now());
     Ok(Setup { python, directory, target, target_text, max_frame, log_level, longest_wait: LONGEST_WAIT, strangers })
 }
 

@@ -8,10 +8,10 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use rebeam_core::event::Ticket;
 use rebeam_protocol::id::ProcessId;
 use rebeam_protocol::worker::{Buffers, Lease, Memory};
+use rebeam_sys::memory::check_sealed;
 
 /// How many arenas one worker may have.
 const MOST: usize = 1024;
@@ -57,13 +57,7 @@ impl Memories {
     /// What is wrong with it, as a complaint about the worker.
     pub(crate) fn add(&mut self, maker: ProcessId, number: u64, size: u64, fd: Option<OwnedFd>) -> Result<(), String> {
         let fd = fd.ok_or("an arena without a descriptor")?;
-        let seals = fcntl(&fd, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_truncate);
-        if !seals.is_ok_and(|seals| seals.contains(SealFlag::F_SEAL_SHRINK)) {
-            return Err("an arena that may shrink".into());
-        }
-        if nix::sys::stat::fstat(&fd).map_or(0, |file| file.st_size) < size as i64 {
-            return Err("an arena that is smaller than it says".into());
-        }
+        check_sealed(&fd, size).map_err(|error| format!("an arena of {error}"))?;
         if self.arenas.len() >= MOST {
             return Err(format!("more than {MOST} arenas"));
         }

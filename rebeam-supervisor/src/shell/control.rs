@@ -135,7 +135,7 @@ async fn answer(node: &Node, client: u64, request: Request, payload: Bytes) -> (
             target: node.target_text(),
             age_ms: node.age().as_millis() as u64,
         }),
-        Request::List => Answer::List(node.list()),
+        Request::List => Answer::List(node.list().await),
         Request::Call { name, method, timeout_ms } => {
             let Some((actor, _)) = node.actor_named(&name) else { return (node.not_found(&name), Bytes::new()) };
             match call(node, client, actor, method, timeout_ms, payload).await {

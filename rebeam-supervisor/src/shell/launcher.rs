@@ -5,14 +5,16 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::OFlag;
 use rebeam_protocol::spec::ProcessOptions;
+use rebeam_sys::process::{Group, spawn};
+use rebeam_sys::socket;
 
 use crate::python::Python;
 use crate::shell::cgroup::Source;
@@ -27,15 +29,6 @@ const THREAD_VARIABLES: [&str; 4] =
 
 /// How many CPUs Python is to count on, where the container gives us less time than that.
 const CPU_COUNT: &str = "PYTHON_CPU_COUNT";
-
-/// How a new process stands among the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Group {
-    /// It leads a session, away from our terminal: the zygote, whose children are in it.
-    Session,
-    /// It leads a process group.
-    Group,
-}
 
 /// Our ends of what connects us with a worker.
 #[derive(Debug)]
@@ -68,8 +61,8 @@ impl Outputs {
     pub(crate) fn new() -> io::Result<(Self, OwnedFd, OwnedFd)> {
         let (stdout, their_stdout) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let (stderr, their_stderr) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-        set_nonblocking(&stdout)?;
-        set_nonblocking(&stderr)?;
+        socket::set_nonblocking(&stdout)?;
+        socket::set_nonblocking(&stderr)?;
         Ok((Outputs { stdout, stderr }, their_stdout, their_stderr))
     }
 }
@@ -88,8 +81,8 @@ impl Wiring {
 
 impl TheirEnds {
     /// In the order of a fork request.
-    pub(crate) fn as_raw(&self) -> [RawFd; 5] {
-        [&self.channel, &self.page, &self.lifeline, &self.stdout, &self.stderr].map(AsRawFd::as_raw_fd)
+    pub(crate) fn as_fds(&self) -> [BorrowedFd<'_>; 5] {
+        [&self.channel, &self.page, &self.lifeline, &self.stdout, &self.stderr].map(AsFd::as_fd)
     }
 
     /// Starts a fresh interpreter with them.
@@ -114,7 +107,7 @@ impl TheirEnds {
         if let Some(uid) = options.uid {
             command.uid(uid);
         }
-        spawn_with(command, &fds, Group::Group)
+        spawn(command, &fds, Group::Group)
     }
 }
 
@@ -126,7 +119,7 @@ pub(crate) fn spawn_zygote(
     stdout: OwnedFd,
     stderr: OwnedFd,
 ) -> io::Result<i32> {
-    spawn_with(interpreter(python, "zygote", directory, stdout, stderr)?, fds, Group::Session)
+    spawn(interpreter(python, "zygote", directory, stdout, stderr)?, fds, Group::Session)
 }
 
 /// CPUs' worth of time by the quota at our start, if nobody has said how many to count on.
@@ -172,28 +165,6 @@ fn interpreter(python: &Python, role: &str, directory: &Path, stdout: OwnedFd, s
     Ok(command)
 }
 
-/// The signal at which a worker writes its stacks; `rebeam-worker/src/lib.rs` says the same.
-pub(crate) fn dump_signal() -> i32 {
-    libc::SIGRTMIN() + 1
-}
-
-/// The signal at which a worker looks whether an exit signal came; the same.
-pub(crate) fn exit_signal() -> i32 {
-    libc::SIGRTMIN() + 2
-}
-
-/// Sends a signal to the main thread of a child, so that it interrupts what that thread waits for.
-pub(crate) fn signal_main_thread(os_pid: i32, signal: i32) {
-    // SAFETY: a plain system call. The child is not reaped, so the number is its own.
-    unsafe { libc::syscall(libc::SYS_tgkill, os_pid, os_pid, signal) };
-}
-
-/// Whether a process is stopped, by SIGSTOP or a debugger.
-pub(crate) fn is_stopped(os_pid: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{os_pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
-}
-
 /// The process that outlives us by a moment (see `rebeam-worker/src/keeper.rs`).
 #[derive(Debug)]
 pub(crate) struct Keeper {
@@ -208,44 +179,11 @@ pub(crate) fn spawn_keeper(mark: &OsStr) -> io::Result<Keeper> {
     let mut command = Command::new(worker_program()?);
     command.arg("keeper").arg(mark).current_dir("/").env_remove("REBEAM_NODE");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    Ok(Keeper { os_pid: spawn_with(command, &[theirs.as_fd()], Group::Session)?, _sign: ours })
-}
-
-/// Starts a program with `fds` as its descriptors 3, 4, 5…
-fn spawn_with(mut command: Command, fds: &[BorrowedFd<'_>], group: Group) -> io::Result<i32> {
-    let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-    // SAFETY: between fork and exec only async-signal-safe calls are made: setsid, setpgid, fcntl, dup2. First all
-    // descriptors are moved out of the way of their final numbers, then each is put in place, which also clears its
-    // close-on-exec flag.
-    unsafe {
-        command.pre_exec(move || {
-            let result = if group == Group::Session { libc::setsid() } else { libc::setpgid(0, 0) };
-            check(result)?;
-            let mut moved = [0; 8];
-            for (index, fd) in fds.iter().enumerate() {
-                moved[index] = check(libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, 64))?;
-            }
-            for (index, fd) in moved[..fds.len()].iter().enumerate() {
-                check(libc::dup2(*fd, 3 + index as RawFd))?;
-            }
-            Ok(())
-        });
-    }
-    Ok(command.spawn()?.id() as i32)
-}
-
-fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    Ok(Keeper { os_pid: spawn(command, &[theirs.as_fd()], Group::Session)?, _sign: ours })
 }
 
 /// `rebeam-worker`, which stands beside this very program.
 fn worker_program() -> io::Result<PathBuf> {
     let path = std::env::current_exe()?.with_file_name("rebeam-worker");
     if path.exists() { Ok(path) } else { Err(io::Error::other(format!("`{}` is missing", path.display()))) }
-}
-
-pub(crate) fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
-    let flags = OFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GETFL)?);
-    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    Ok(())
 }

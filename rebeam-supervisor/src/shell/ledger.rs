@@ -1,18 +1,11 @@
 //! The supervisor's side of the ledger: making its memory, writing records (see [`rebeam_protocol::ledger`]).
 
 use std::io;
-use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{Ordering, fence};
 
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use rebeam_protocol::ledger::{HALF, Record, SIZE, STATE, Tail, encode};
-
-/// `F_SEAL_FUTURE_WRITE` of Linux 5.1: no mapping made from now on may be written through.
-const FUTURE_WRITE: SealFlag = SealFlag::from_bits_retain(0x10);
+use rebeam_sys::memory::{self, SharedWords};
 
 /// Bytes of records out of date that are not worth a new beginning.
 const SLACK: u32 = 64 * 1024;
@@ -21,7 +14,7 @@ const SLACK: u32 = 64 * 1024;
 #[derive(Debug)]
 pub(crate) struct Ledger {
     memory: OwnedFd,
-    base: NonNull<libc::c_void>,
+    words: SharedWords,
     tail: Tail,
     /// Bytes with which this epoch began.
     began_with: u32,
@@ -30,15 +23,8 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// An empty one. Its size is sealed, and none but this mapping can be written through: workers only read.
     pub(crate) fn new() -> io::Result<Self> {
-        let memory = memfd_create(c"rebeam-ledger", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
-        nix::unistd::ftruncate(&memory, SIZE as i64)?;
-        let size = const { NonZeroUsize::new(SIZE).expect("the ledger has a size") };
-        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice.
-        let base = unsafe { mmap(None, size, access, MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE, &memory, 0)? };
-        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | FUTURE_WRITE | SealFlag::F_SEAL_SEAL;
-        fcntl(&memory, FcntlArg::F_ADD_SEALS(seals))?;
-        Ok(Ledger { memory, base, tail: Tail::default(), began_with: 0 })
+        let (memory, words) = memory::create_written_by_us(c"rebeam-ledger", SIZE)?;
+        Ok(Ledger { memory, words, tail: Tail::default(), began_with: 0 })
     }
 
     /// What a worker maps.
@@ -80,25 +66,12 @@ impl Ledger {
 
     fn put(&self, at: Tail, words: &[u64]) {
         for (index, word) in words.iter().enumerate() {
-            self.word(at.offset(at.length) + index * 8).store(*word, Ordering::Relaxed);
+            self.words.word(at.offset(at.length) + index * 8).store(*word, Ordering::Relaxed);
         }
     }
 
     /// Lets readers see what was written.
     fn publish(&self) {
-        self.word(STATE).store(self.tail.word(), Ordering::Release);
-    }
-
-    fn word(&self, offset: usize) -> &AtomicU64 {
-        debug_assert!(offset + 8 <= SIZE, "beyond the ledger");
-        // SAFETY: offsets are multiples of 8 within the mapping, which lives as long as this.
-        unsafe { AtomicU64::from_ptr(self.base.as_ptr().cast::<u8>().add(offset).cast()) }
-    }
-}
-
-impl Drop for Ledger {
-    fn drop(&mut self) {
-        // SAFETY: the mapping made in `new`, unmapped once.
-        let _ = unsafe { munmap(self.base, SIZE) };
+        self.words.word(STATE).store(self.tail.word(), Ordering::Release);
     }
 }

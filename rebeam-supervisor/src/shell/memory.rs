@@ -1,8 +1,9 @@
 //! Keeps an eye on the memory of actors that have a limit, and, where the container has one, on the whole.
 //!
-//! Resident pages are read from `statm`, which costs microseconds; the proportional size, which is what counts (pages
-//! shared with the zygote are not this actor's), only of who comes near a limit.
+//! Of everybody the resident size is read, which costs microseconds; the proportional size, which is what counts (pages
+//! shared with the zygote are not this actor's), only of who comes near a limit. All of it is read by the [`sampler`].
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rebeam_core::Event;
@@ -11,6 +12,7 @@ use rebeam_protocol::id::ProcessId;
 use crate::printer::Printer;
 use crate::shell::cgroup::Group;
 use crate::shell::engine::Node;
+use crate::shell::sampler::{self, look, proportional_kib};
 
 /// How often is looked.
 const PERIOD: Duration = Duration::from_millis(250);
@@ -40,10 +42,17 @@ const CANDIDATES: usize = 5;
 /// container with it, and does not say why.
 pub(super) async fn guard(node: Node, group: Group, limit: u64, printer: Printer) {
     let reserve = reserve(limit);
+    let memory_in_use = {
+        let group = Arc::new(group);
+        move || {
+            let group = group.clone();
+            async move { look(move || group.memory_in_use()).await.ok().flatten() }
+        }
+    };
     let mut has_warned = false;
     let mut pace = Pace::new(Instant::now());
     loop {
-        let Some(used) = group.memory_in_use() else {
+        let Some(used) = memory_in_use().await else {
             // Out of descriptors, most likely.
             tokio::time::sleep(LONGEST).await;
             continue;
@@ -53,13 +62,14 @@ pub(super) async fn guard(node: Node, group: Group, limit: u64, printer: Printer
             tokio::time::sleep(pace.until_next(used, room, Instant::now())).await;
             continue;
         }
-        match fattest(&node.processes(), limit) {
+        let processes = node.processes();
+        match look(move || fattest(&processes, limit)).await.ok().flatten() {
             Some((process, used_kib)) => {
                 node.handle(Event::OutOfRoom { process, used_kib, limit_kib: limit / 1024 });
                 has_warned = false;
                 tokio::time::sleep(LET_GO).await;
                 // If its end has freed nothing, nor will another's.
-                let freed = used.saturating_sub(group.memory_in_use().unwrap_or(used));
+                let freed = used.saturating_sub(memory_in_use().await.unwrap_or(used));
                 if freed < used_kib * 1024 / 4 {
                     tokio::time::sleep(IN_VAIN).await;
                 }
@@ -105,7 +115,7 @@ impl Pace {
 /// Who uses the most, and how much, in KiB of proportional set size: what is shared with the zygote is not an actor's.
 /// `None` if the actors together do not use a quarter of the limit: it is not their fault.
 fn fattest(processes: &[(ProcessId, i32)], limit: u64) -> Option<(ProcessId, u64)> {
-    let resident = |os_pid| sizes_kib(os_pid).map_or(0, |(resident, _)| resident);
+    let resident = |os_pid| sampler::resident_kib(os_pid).unwrap_or(0);
     let mut all: Vec<(u64, ProcessId, i32)> =
         processes.iter().map(|(it, os_pid)| (resident(*os_pid), *it, *os_pid)).collect();
     all.sort_unstable_by_key(|(size, ..)| std::cmp::Reverse(*size));
@@ -116,34 +126,24 @@ fn fattest(processes: &[(ProcessId, i32)], limit: u64) -> Option<(ProcessId, u64
     (together >= limit / 4).then_some((process, used_kib))
 }
 
+/// Who of them uses as much as matters, and how much, in KiB of proportional set size.
+fn over_limit(limited: &[(ProcessId, i32, u64)]) -> Vec<(ProcessId, u64)> {
+    let used = |(process, os_pid, least_kib): &(ProcessId, i32, u64)| {
+        sampler::resident_kib(*os_pid).filter(|resident| resident >= least_kib)?;
+        Some((*process, proportional_kib(*os_pid).filter(|used_kib| used_kib >= least_kib)?))
+    };
+    limited.iter().filter_map(used).collect()
+}
+
 /// Looks until no actor with a limit is left.
 pub(super) async fn watch(node: Node) {
     loop {
         tokio::time::sleep(PERIOD).await;
         let Some(limited) = node.memory_limits() else { return };
-        for (process, os_pid, least_kib) in limited {
-            if sizes_kib(os_pid).is_some_and(|(resident, _)| resident >= least_kib)
-                && let Some(used_kib) = proportional_kib(os_pid)
-                && used_kib >= least_kib
-            {
-                node.handle(Event::OverMemory { process, used_kib });
-            }
+        for (process, used_kib) in look(move || over_limit(&limited)).await.unwrap_or_default() {
+            node.handle(Event::OverMemory { process, used_kib });
         }
     }
-}
-
-/// Resident memory, and how much of it files and shared memory are.
-fn sizes_kib(os_pid: i32) -> Option<(u64, u64)> {
-    let statm = std::fs::read_to_string(format!("/proc/{os_pid}/statm")).ok()?;
-    let mut pages = statm.split_whitespace().skip(1).map(str::parse::<u64>);
-    let page_kib = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()?? as u64 / 1024;
-    Some((pages.next()?.ok()? * page_kib, pages.next()?.ok()? * page_kib))
-}
-
-/// Proportional set size: each page divided by how many share it.
-pub(super) fn proportional_kib(os_pid: i32) -> Option<u64> {
-    let rollup = std::fs::read_to_string(format!("/proc/{os_pid}/smaps_rollup")).ok()?;
-    rollup.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB")?.parse().ok())
 }
 
 #[cfg(test)]

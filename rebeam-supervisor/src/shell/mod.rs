@@ -5,7 +5,6 @@
 
 pub(crate) mod arenas;
 pub(crate) mod cgroup;
-pub(crate) mod connection;
 pub(crate) mod control;
 pub(crate) mod engine;
 pub(crate) mod http;
@@ -19,6 +18,7 @@ pub(crate) mod otlp;
 pub(crate) mod output;
 pub(crate) mod reaper;
 pub(crate) mod room;
+mod sampler;
 pub(crate) mod service_manager;
 pub(crate) mod signals;
 pub(crate) mod spin;

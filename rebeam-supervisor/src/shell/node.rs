@@ -20,7 +20,6 @@ use tokio::task::{JoinHandle, LocalSet};
 
 use crate::printer::Printer;
 use crate::shell::cgroup::Source;
-use crate::shell::connection::{Decoder, Read};
 use crate::shell::control;
 use crate::shell::engine::{Ended, Loading, Node, Setup};
 use crate::shell::http;
@@ -31,6 +30,7 @@ use crate::shell::node_dir::{NodeDir, NodeDirError};
 use crate::shell::otlp::{self, Exporter};
 use crate::shell::reaper;
 use crate::shell::room;
+use crate::shell::sampler;
 use crate::shell::service_manager;
 use crate::shell::signals::{Hangup, Signals};
 use crate::shell::watched::watch;
@@ -39,6 +39,7 @@ use crate::view::crash::plain_crash_block;
 use crate::view::exit_code::ExitCode;
 use crate::view::failure::Failure;
 use crate::view::text::{duration, kib};
+use rebeam_sys::frames::{FrameReader, Read};
 
 /// How a node is run, beside what it runs.
 pub(crate) struct Service {
@@ -67,6 +68,7 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, service: Service, printer: 
     prepare_process();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(sampler::THREADS)
         .build()
         .map_err(|error| Failure::start("failed to start the event loop").because(&error))?;
     let local = LocalSet::new();
@@ -151,7 +153,8 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, service: Service, printer: 
         }
         node.end_zygote();
         // Everything is down. The keeper looks round once more when we are gone, and then goes too.
-        reaper::kill_strays(&HashSet::from([node.keeper()]), &strangers, &mark);
+        let known = HashSet::from([node.keeper()]);
+        reaper::kill_strays(&reaper::strays(&known, &strangers, &mark), &known);
         finish(ended)
     });
     // Whoever waited for the end on the control socket may start the project again at once: first the lock goes.
@@ -246,7 +249,7 @@ async fn load(zygote: &Zygote, setup: &Setup, printer: &Printer) -> Result<(Supe
     let silent = Rc::new(Silent::default());
     let output = zygote.print_output(printer, Some(&silent));
     let control = watch(zygote.control.try_clone().map_err(broken)?).map_err(broken)?;
-    let mut decoder = Decoder::new(MAX_FRAME);
+    let mut decoder = FrameReader::new(MAX_FRAME);
     loop {
         let mut guard = control.readable().await.map_err(broken)?;
         match decoder.read(control.get_ref()) {
@@ -254,7 +257,9 @@ async fn load(zygote: &Zygote, setup: &Setup, printer: &Printer) -> Result<(Supe
             Read::Nothing => guard.clear_ready(),
             Read::Some { .. } => {}
         }
-        while let Some((message, _)) = decoder.next::<FromZygote>().map_err(std::io::Error::other).map_err(broken)? {
+        while let Some((message, _)) =
+            decoder.next_frame::<FromZygote>().map_err(std::io::Error::other).map_err(broken)?
+        {
             match message {
                 FromZygote::Ready { version } if version != rebeam_protocol::handshake::VERSION => {
                     return Err(Failure::start(format!(
@@ -269,7 +274,7 @@ async fn load(zygote: &Zygote, setup: &Setup, printer: &Printer) -> Result<(Supe
                 }
                 FromZygote::Loaded { tree, unforkable } => return Ok((*tree, unforkable)),
                 FromZygote::LoadFailed(error) => return Err(load_failure(error)),
-                FromZygote::Forked { .. } | FromZygote::ForkFailed { .. } => {}
+                FromZygote::Forked { .. } | FromZygote::ForkFailed { .. } | FromZygote::Unforkable { .. } => {}
             }
         }
     }

@@ -6,16 +6,13 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::socket::getsockopt;
-use nix::sys::socket::sockopt::PeerCredentials;
 use rebeam_protocol::hash::fnv1a;
-use rebeam_protocol::outside::abstract_socket;
+use rebeam_sys::socket::{abstract_name_of, bind_abstract, connect_abstract};
 
 /// The longest path that a socket may have, by `sockaddr_un`.
 const LONGEST: usize = 107;
@@ -93,8 +90,7 @@ impl NodeDir {
                     let path = path.to_owned();
                     move |source| NodeDirError::Io { verb, path, source }
                 };
-                let address = abstract_address(path).map_err(io("name a socket for"))?;
-                let listener = UnixListener::bind_addr(&address).map_err(|error| match error.kind() {
+                let listener = bind_abstract(&abstract_name(path)).map_err(|error| match error.kind() {
                     io::ErrorKind::AddrInUse => NodeDirError::Taken { os_pid: "?".into() },
                     _ => io("open an abstract socket for")(error),
                 })?;
@@ -178,21 +174,11 @@ pub(crate) fn connect(path: &Path, is_chosen: bool) -> io::Result<UnixStream> {
     if in_directory.is_ok() || is_chosen {
         return in_directory;
     }
-    let stream = UnixStream::connect_addr(&abstract_address(path)?)?;
-    // Anybody may take a name; nobody may make a directory of ours.
-    let peer = getsockopt(&stream, PeerCredentials)?;
-    let own = nix::unistd::getuid().as_raw();
-    if peer.uid() == own || peer.uid() == 0 { Ok(stream) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+    connect_abstract(&abstract_name(path))
 }
 
 fn abstract_name(path: &Path) -> String {
-    let node = path.file_name().unwrap_or_default().to_string_lossy();
-    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    abstract_socket(nix::unistd::getuid().as_raw(), &namespace.to_string_lossy(), &node)
-}
-
-fn abstract_address(path: &Path) -> io::Result<SocketAddr> {
-    SocketAddr::from_abstract_name(abstract_name(path))
+    abstract_name_of(&path.file_name().unwrap_or_default().to_string_lossy())
 }
 
 fn cannot_be_written(error: &io::Error) -> bool {

@@ -11,6 +11,9 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use rebeam_core::event::Status;
+use rebeam_sys::process;
+
+use crate::shell::sampler;
 
 /// A child that was reaped.
 #[derive(Debug)]
@@ -41,18 +44,14 @@ pub(crate) fn is_dead(os_pid: i32) -> bool {
 /// Kills what is left of a dead child's group, and reaps the child.
 pub(crate) fn reap(os_pid: i32) -> Reaped {
     let _ = killpg(Pid::from_raw(os_pid), Signal::SIGKILL);
-    let mut status = 0;
-    // SAFETY: rusage is plain data for which zero is valid.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: the kernel writes one status and one rusage.
-    let result = unsafe { libc::wait4(os_pid, &raw mut status, 0, &raw mut usage) };
-    let ms = |time: libc::timeval| time.tv_sec as u64 * 1000 + time.tv_usec as u64 / 1000;
-    let status = match WaitStatus::from_raw(Pid::from_raw(os_pid), status) {
-        Ok(WaitStatus::Signaled(_, signal, _)) if result == os_pid => Status::Signalled(signal as i32),
-        Ok(WaitStatus::Exited(_, code)) => Status::Exited(code),
-        _ => Status::Signalled(status & 0x7f),
+    let reaped = process::reap(os_pid);
+    let status = match reaped.status {
+        Some(WaitStatus::Signaled(_, signal, _)) => Status::Signalled(signal as i32),
+        Some(WaitStatus::Exited(_, code)) => Status::Exited(code),
+        // By a real-time signal, which has no name.
+        _ => Status::Signalled(reaped.signal),
     };
-    Reaped { status, cpu_ms: ms(usage.ru_utime) + ms(usage.ru_stime), peak_kib: usage.ru_maxrss as u64 }
+    Reaped { status, cpu_ms: reaped.cpu_ms, peak_kib: reaped.peak_kib }
 }
 
 /// Sends a signal to a child's whole group. Safe only while the child is not reaped.
@@ -78,7 +77,7 @@ pub(crate) struct Strangers {
 impl Strangers {
     /// Those that are our children now: to be asked before there are others.
     pub(crate) fn now() -> Self {
-        let there_before: HashSet<i32> = children().into_iter().collect();
+        let there_before: HashSet<i32> = sampler::children().into_iter().collect();
         let session = |os_pid| nix::unistd::getsid(os_pid).map(Pid::as_raw);
         let theirs = there_before.iter().filter_map(|os_pid| session(Some(Pid::from_raw(*os_pid))).ok());
         let sessions = theirs.chain(session(None)).collect();
@@ -98,17 +97,36 @@ impl Strangers {
 
 /// Whether a process has the mark of a run in its environment.
 fn is_marked(os_pid: i32, mark: &OsStr) -> bool {
-    let environment = std::fs::read(format!("/proc/{os_pid}/environ")).unwrap_or_default();
-    let found = environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(b"REBEAM_NODE="));
-    found == Some(mark.as_encoded_bytes())
+    sampler::variable(os_pid, "REBEAM_NODE").is_some_and(|found| found == mark.as_encoded_bytes())
 }
 
-/// Kills every child that is not `known`, nor a living actor's own, nor a stranger's: what dead actors started and left
-/// behind.
-pub(crate) fn kill_strays(known: &HashSet<i32>, strangers: &Strangers, mark: &OsStr) {
-    for stray in children().into_iter().filter(|child| !known.contains(child) && !strangers.has(*child, mark)) {
-        if !known.contains(&group_of(stray)) && !started_by(stray).is_some_and(|actor| known.contains(&actor)) {
-            let _ = kill(Pid::from_raw(stray), Signal::SIGKILL);
+/// A child that nobody knew of when it was looked at.
+#[derive(Debug)]
+pub(crate) struct Stray {
+    os_pid: i32,
+    /// The actor's process that it was started by, as it stands in its environment.
+    started_by: Option<i32>,
+}
+
+/// The children that are not `known`, nor strangers: what actors started, and, where these have died, left to us. Reads
+/// `/proc`.
+pub(crate) fn strays(known: &HashSet<i32>, strangers: &Strangers, mark: &OsStr) -> Vec<Stray> {
+    let unknown = sampler::children().into_iter().filter(|child| !known.contains(child));
+    let strays = unknown.filter(|child| !strangers.has(*child, mark));
+    strays.map(|os_pid| Stray { os_pid, started_by: started_by(os_pid) }).collect()
+}
+
+/// Kills those of them that are still there and are not a living actor's own. `known` are our processes as of now: a
+/// stray that was reaped since may have left its id to one of them.
+pub(crate) fn kill_strays(strays: &[Stray], known: &HashSet<i32>) {
+    for Stray { os_pid, started_by } in strays {
+        let is_child = || {
+            waitid(Id::Pid(Pid::from_raw(*os_pid)), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT)
+                .is_ok()
+        };
+        let is_owned = known.contains(&group_of(*os_pid)) || started_by.is_some_and(|actor| known.contains(&actor));
+        if !known.contains(os_pid) && !is_owned && is_child() {
+            let _ = kill(Pid::from_raw(*os_pid), Signal::SIGKILL);
         }
     }
 }
@@ -118,15 +136,6 @@ fn group_of(os_pid: i32) -> i32 {
     nix::unistd::getpgid(Some(Pid::from_raw(os_pid))).map_or(os_pid, Pid::as_raw)
 }
 
-/// The actor's process that a program was started by, as it stands in its environment.
 fn started_by(os_pid: i32) -> Option<i32> {
-    let environment = std::fs::read(format!("/proc/{os_pid}/environ")).ok()?;
-    let value = environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(b"REBEAM_ACTOR="))?;
-    std::str::from_utf8(value).ok()?.parse().ok()
-}
-
-fn children() -> Vec<i32> {
-    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Vec::new() };
-    let lists = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
-    lists.flat_map(|list| list.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<i32>>()).collect()
+    std::str::from_utf8(&sampler::variable(os_pid, "REBEAM_ACTOR")?).ok()?.parse().ok()
 }

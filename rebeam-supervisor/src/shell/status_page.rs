@@ -2,16 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use rebeam_protocol::page::{ATTENTION, SIZE, STACKS, Snapshot};
+use rebeam_sys::memory::{self, SharedWords};
 
 /// The page, and the room for stacks behind it.
 const WHOLE: usize = SIZE + STACKS;
@@ -22,7 +18,7 @@ const RECENT: Duration = Duration::from_secs(1);
 /// A mapping of one worker's page.
 #[derive(Debug)]
 pub(crate) struct StatusPage {
-    base: NonNull<libc::c_void>,
+    words: SharedWords,
     /// Where the next stacks come, in the room for them.
     next: Cell<usize>,
     /// The stacks that were taken last, and when.
@@ -33,22 +29,14 @@ impl StatusPage {
     /// Makes a page; gives the mapping and the descriptor for the worker. It is sealed at its size: a worker that
     /// could shrink it could kill the supervisor with SIGBUS.
     pub(crate) fn new() -> io::Result<(Self, OwnedFd)> {
-        let fd = memfd_create(c"rebeam-page", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
-        nix::unistd::ftruncate(&fd, WHOLE as i64)?;
-        fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL))?;
-        let size = const { NonZeroUsize::new(WHOLE).expect("the page has a size") };
-        // SAFETY: a new mapping at an address of the kernel's choice.
-        let base =
-            unsafe { mmap(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, &fd, 0)? };
-        Ok((StatusPage { base, next: Cell::new(0), taken: RefCell::new(None) }, fd))
+        let fd = memory::create(c"rebeam-page", WHOLE)?;
+        let words = SharedWords::new(&fd, WHOLE)?;
+        Ok((StatusPage { words, next: Cell::new(0), taken: RefCell::new(None) }, fd))
     }
 
     /// Copies the marks.
     pub(crate) fn snapshot(&self) -> Snapshot {
-        Snapshot::read(|offset| {
-            // SAFETY: the protocol's offsets are multiples of 8 within the mapping.
-            unsafe { AtomicU64::from_ptr(self.base.as_ptr().cast::<u8>().add(offset).cast()) }.load(Ordering::Acquire)
-        })
+        Snapshot::read(|offset| self.words.word(offset).load(Ordering::Acquire))
     }
 
     /// What the fault handler of a worker that has ended had written: after the last look, or, if that was a moment ago,
@@ -94,28 +82,11 @@ impl StatusPage {
 
     /// A byte of the room for stacks; the last one, for what lies beyond.
     fn byte(&self, place: usize) -> &AtomicU8 {
-        let offset = SIZE + place.min(STACKS - 1);
-        // SAFETY: it lies within the mapping, which lives as long as this.
-        unsafe { AtomicU8::from_ptr(self.base.as_ptr().cast::<u8>().add(offset)) }
+        self.words.byte(SIZE + place.min(STACKS - 1))
     }
 
     /// Has the worker look at its channel before it goes on (see [`rebeam_protocol::page::LOOK`]).
     pub(crate) fn ask_for_attention(&self, bits: u32) {
-        // SAFETY: an aligned offset within the mapping.
-        let word = unsafe { AtomicU32::from_ptr(self.base.as_ptr().cast::<u8>().add(ATTENTION).cast()) };
-        word.fetch_or(bits, Ordering::Release);
+        self.words.half_word(ATTENTION).fetch_or(bits, Ordering::Release);
     }
-}
-
-impl Drop for StatusPage {
-    fn drop(&mut self) {
-        // SAFETY: the mapping made in `new`, unmapped once.
-        let _ = unsafe { munmap(self.base, WHOLE) };
-    }
-}
-
-/// The time on the pages' clock, in nanoseconds.
-pub(crate) fn clock_ns() -> u64 {
-    let now = nix::time::ClockId::CLOCK_MONOTONIC.now();
-    now.map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
 }

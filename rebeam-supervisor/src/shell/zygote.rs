@@ -1,15 +1,15 @@
 //! The supervisor's end of the zygote: starting it, loading the application, asking for forks one at a time.
 
 use std::cell::{Cell, RefCell};
-use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
 
-use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
-use rebeam_protocol::frame::{self, MAX_FRAME};
+use rebeam_protocol::frame::MAX_FRAME;
 use rebeam_protocol::zygote::ToZygote;
+use rebeam_sys::frames::{FrameWriter, NotWritten};
+use rebeam_sys::socket;
 use tokio::task::JoinHandle;
 
 use crate::printer::{Printer, Speaker};
@@ -51,25 +51,14 @@ impl Zygote {
         pipes.into_iter().filter_map(print).collect()
     }
 
-    /// Sends a request, with descriptors attached to its first byte.
-    pub(crate) fn send(&self, message: &ToZygote, fds: &[RawFd]) -> io::Result<()> {
-        let mut bytes = Vec::new();
-        frame::encode(message, &[], MAX_FRAME, &mut bytes).map_err(io::Error::other)?;
-        let mut rights: &[ControlMessage<'_>] = &[ControlMessage::ScmRights(fds)];
-        if fds.is_empty() {
-            rights = &[];
-        }
-        let mut rest = bytes.as_slice();
-        while !rest.is_empty() {
-            // Requests are small, and one fork is under way at a time: the socket always has room.
-            match sendmsg::<()>(self.control.as_raw_fd(), &[IoSlice::new(rest)], rights, MsgFlags::MSG_NOSIGNAL, None) {
-                Ok(count) => rest = &rest[count..],
-                Err(Errno::EINTR) => continue,
-                Err(error) => return Err(error.into()),
-            }
-            rights = &[];
-        }
-        Ok(())
+    /// Sends a request, with its descriptors. Requests are small, and one fork is under way at a time: if there is no room,
+    /// the zygote does not read, and it is not waited for.
+    pub(crate) fn send(&self, message: &ToZygote, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let busy = |_: BorrowedFd<'_>| Err(io::Error::other("the zygote does not read its requests"));
+        FrameWriter::new(MAX_FRAME).write(self.control.as_fd(), message, &[], fds, busy).map_err(|error| match error {
+            NotWritten::Frame(error) => io::Error::other(error),
+            NotWritten::Closed(error) => error,
+        })
     }
 }
 
@@ -103,7 +92,7 @@ async fn print_pipe(printer: Printer, silent: Option<Rc<Silent>>, pipe: OwnedFd,
 
 /// A connected pair: ours does not block, theirs does; neither survives an exec by accident.
 pub(crate) fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?;
-    launcher::set_nonblocking(&ours)?;
+    let (ours, theirs) = socket::pair()?;
+    socket::set_nonblocking(&ours)?;
     Ok((ours, theirs))
 }

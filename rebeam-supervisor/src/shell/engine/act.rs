@@ -13,11 +13,12 @@ use rebeam_protocol::id::{CallId, ProcessId};
 use rebeam_protocol::message::{DeadLetter, Outcome};
 use rebeam_protocol::outside::Answer;
 use rebeam_protocol::page::Snapshot;
+use rebeam_sys::process;
 
-use super::{Ended, Engine};
-use crate::shell::launcher;
+use super::{Ended, Engine, Node};
+use crate::shell::sampler::{self, look};
 use crate::shell::service_manager;
-use crate::shell::status_page::clock_ns;
+use rebeam_sys::clock::monotonic_ns;
 
 /// Dead letters that are reported within a second; more are only counted.
 const REPORTED_PER_SECOND: u32 = 20;
@@ -77,17 +78,16 @@ impl Shell for Engine {
     }
 
     fn page(&self, process: ProcessId) -> Option<(Snapshot, u64)> {
-        Some((self.workers.get(&process)?.page.snapshot(), clock_ns()))
+        Some((self.workers.get(&process)?.page.snapshot(), monotonic_ns()))
     }
 
     fn dump_stacks(&mut self, process: ProcessId) {
-        let Some(worker) = self.workers.get_mut(&process) else { return };
-        let Some(os_pid) = worker.os_pid else { return };
-        if launcher::is_stopped(os_pid) {
-            worker.no_stacks = Some("unavailable: stopped");
-        } else {
-            launcher::signal_main_thread(os_pid, launcher::dump_signal());
-        }
+        let Some(os_pid) = self.workers.get(&process).and_then(|worker| worker.os_pid) else { return };
+        let Some(node) = self.me.upgrade().map(Node) else { return };
+        tokio::task::spawn_local(async move {
+            let is_stopped = look(move || sampler::is_stopped(os_pid)).await.unwrap_or(false);
+            node.0.borrow_mut().ask_to_write_stacks(process, is_stopped);
+        });
     }
 
     fn reply_outside(&mut self, client: u64, call: CallId, outcome: Outcome, payload: Bytes) {
@@ -143,6 +143,18 @@ impl Shell for Engine {
             }
             NodeEvent::Ended(NodeEnd::Clean) => self.life.end(Ended::Clean),
             NodeEvent::Ended(NodeEnd::GaveUp { certificate }) => self.life.end(Ended::GaveUp(certificate)),
+        }
+    }
+}
+
+impl Engine {
+    /// Has a process write its stacks, unless it could not read the signal.
+    fn ask_to_write_stacks(&mut self, process: ProcessId, is_stopped: bool) {
+        let Some(worker) = self.workers.get_mut(&process) else { return };
+        match worker.os_pid {
+            Some(_) if is_stopped => worker.no_stacks = Some("unavailable: stopped"),
+            Some(os_pid) => process::signal_main_thread(os_pid, process::dump_signal()),
+            None => {}
         }
     }
 }

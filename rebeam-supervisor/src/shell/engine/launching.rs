@@ -16,14 +16,15 @@ use super::worker::{Output, Trust, Unborn, Worker, Writing};
 use super::{Engine, Forking, Node, Standby, ZygoteState};
 use crate::printer::Speaker;
 use crate::shell::arenas::Memories;
-use crate::shell::connection::{Decoder, Read, WriteQueue};
 use crate::shell::launcher::{self, Wiring};
 use crate::shell::memory;
 use crate::shell::output::{LastLines, LineReader, Stream};
-use crate::shell::reaper;
-use crate::shell::status_page::clock_ns;
+use crate::shell::reaper::{self, Stray};
+use crate::shell::sampler::look;
 use crate::shell::watched::watch;
 use crate::shell::zygote::Zygote;
+use rebeam_sys::clock::monotonic_ns;
+use rebeam_sys::frames::{FrameReader, Read, WriteQueue};
 
 /// A zygote that died more often than this without having been healthy is not started again: fresh interpreters serve.
 const ZYGOTE_TRIES: u32 = 3;
@@ -77,7 +78,7 @@ impl Engine {
         if let (true, ZygoteState::Ready { zygote, .. }) = (is_idle && self.wants_standby, &self.zygote) {
             self.wants_standby = false;
             if let Ok((wiring, theirs)) = Wiring::new()
-                && zygote.send(&ToZygote::Fork { request: 0 }, &theirs.as_raw()).is_ok()
+                && zygote.send(&ToZygote::Fork { request: 0 }, &theirs.as_fds()).is_ok()
             {
                 self.forking = Some(Forking::Standby(wiring));
             }
@@ -96,7 +97,7 @@ impl Engine {
             label: launch.label.clone(),
             os_pid: None,
             channel: Rc::new(watch(wiring.channel)?),
-            decoder: Decoder::new(self.setup.max_frame),
+            decoder: FrameReader::new(self.setup.max_frame),
             out: WriteQueue::default(),
             writing: Writing::Queued,
             trust: Trust::Unknown,
@@ -160,7 +161,7 @@ impl Engine {
                 }
                 ZygoteState::Ready { zygote, .. } if !options.need_fresh_interpreter() => {
                     let request = process.pid.serial;
-                    match zygote.send(&ToZygote::Fork { request }, &theirs.as_raw()) {
+                    match zygote.send(&ToZygote::Fork { request }, &theirs.as_fds()) {
                         Ok(()) => self.forking = Some(Forking::Worker(process)),
                         Err(error) => self.launch_failed(process, explain(&error)),
                     }
@@ -240,6 +241,16 @@ impl Engine {
                 self.launch_next();
                 self.reap();
             }
+            FromZygote::Unforkable { reason, .. } => {
+                self.printer.unforkable(&reason);
+                let unborn = self.forking.take();
+                self.kill_zygote();
+                self.zygote = ZygoteState::NotUsed;
+                if let Some(Forking::Worker(process)) = unborn {
+                    self.make_again(process);
+                }
+                self.launch_next();
+            }
             FromZygote::Loaded { unforkable, .. } => {
                 self.zygote = match (std::mem::replace(&mut self.zygote, ZygoteState::NotUsed), unforkable) {
                     (ZygoteState::Loading { zygote, tries }, None) => {
@@ -292,15 +303,40 @@ impl Engine {
             self.worker_died(process, os_pid, &reaped, was_out_of_memory);
         }
         self.has_strays |= dead.any;
-        if self.has_strays && self.forking.is_none() {
-            self.has_strays = false;
-            let mut known: HashSet<i32> = self.by_os_pid.keys().copied().collect();
-            known.extend(self.zygote_os_pid());
-            known.extend(self.standby_os_pid());
-            known.insert(self.keeper.os_pid);
-            let mark = self.setup.python.mark.clone().unwrap_or_default();
-            reaper::kill_strays(&known, &self.setup.strangers, &mark);
+        self.look_for_strays();
+    }
+
+    /// Our own processes.
+    fn known(&self) -> HashSet<i32> {
+        let others = [self.zygote_os_pid(), self.standby_os_pid(), Some(self.keeper.os_pid)];
+        self.by_os_pid.keys().copied().chain(others.into_iter().flatten()).collect()
+    }
+
+    /// Has children that nobody knows looked for, if somebody may have left any. Not during a fork: the newborn is not
+    /// known yet.
+    fn look_for_strays(&mut self) {
+        if !self.has_strays || self.is_looking_for_strays || self.forking.is_some() {
+            return;
         }
+        let Some(node) = self.me.upgrade().map(Node) else { return };
+        (self.has_strays, self.is_looking_for_strays) = (false, true);
+        let (known, strangers) = (self.known(), self.setup.strangers.clone());
+        let mark = self.setup.python.mark.clone().unwrap_or_default();
+        tokio::task::spawn_local(async move {
+            let strays = look(move || reaper::strays(&known, &strangers, &mark)).await.unwrap_or_default();
+            node.0.borrow_mut().found_strays(&strays);
+        });
+    }
+
+    fn found_strays(&mut self, strays: &[Stray]) {
+        self.is_looking_for_strays = false;
+        if self.forking.is_some() {
+            // One of them may be the newborn that the zygote is about to tell of.
+            self.has_strays |= !strays.is_empty();
+        } else {
+            reaper::kill_strays(strays, &self.known());
+        }
+        self.look_for_strays();
     }
 
     fn reap_one(&mut self, os_pid: i32, dead: &mut Dead) {
@@ -373,7 +409,7 @@ impl Engine {
             out_of_memory: was_out_of_memory && !is_killed && reaped.status == Status::Signalled(libc::SIGKILL),
             stacks: worker.no_stacks.map_or_else(|| worker.page.stacks(), str::to_owned),
             page: worker.page.snapshot(),
-            clock_ns: clock_ns(),
+            clock_ns: monotonic_ns(),
             last_output: worker.last_lines.take(),
             cpu_ms: reaped.cpu_ms,
             peak_kib: reaped.peak_kib,
@@ -392,18 +428,23 @@ impl Engine {
         // What was being forked may have been made, unknown to us: dropping its descriptors ends it by its lifeline.
         let unborn = self.forking.take();
         self.replace_zygote(tries);
-        let Some(Forking::Worker(process)) = unborn else { return };
+        if let Some(Forking::Worker(process)) = unborn {
+            self.make_again(process);
+        }
+    }
+
+    /// Makes a worker again that a zygote was to fork and has not.
+    fn make_again(&mut self, process: ProcessId) {
         match self.forget_worker(process) {
             Some(worker) if worker.is_killed => self.bury_unborn(process),
             Some(mut worker) => {
-                if let Some(Unborn { launch, said }) = worker.unborn.take() {
-                    if let Err(error) = self.make_worker(launch) {
-                        return self.tell(Event::LaunchFailed { process, error: explain(&error) });
-                    }
-                    // What was said to it meanwhile, an order to stop perhaps, is not forgotten.
-                    for (message, payload) in said {
-                        self.push(process, Frame { payload, attention: page::LOOK, ..Frame::of(message) });
-                    }
+                let Some(Unborn { launch, said }) = worker.unborn.take() else { return };
+                if let Err(error) = self.make_worker(launch) {
+                    return self.tell(Event::LaunchFailed { process, error: explain(&error) });
+                }
+                // What was said to it meanwhile, an order to stop perhaps, is not forgotten.
+                for (message, payload) in said {
+                    self.push(process, Frame { payload, attention: page::LOOK, ..Frame::of(message) });
                 }
             }
             None => {}

@@ -39,7 +39,6 @@ use self::worker::{Trust, Worker, Writing};
 use crate::printer::{Printer, Speaker};
 use crate::python::Python;
 use crate::shell::arenas::Freed;
-use crate::shell::connection::{Decoder, Read};
 use crate::shell::launcher::{Keeper, TheirEnds, Wiring};
 use crate::shell::ledger::Ledger;
 use crate::shell::oom::OutOfMemory;
@@ -49,6 +48,7 @@ use crate::shell::reaper::{self, Strangers};
 use crate::shell::spin::{Traffic, spin};
 use crate::shell::watched::{Watched, watch, watch_for_room};
 use crate::shell::zygote::Zygote;
+use rebeam_sys::frames::{FrameReader, Read};
 
 /// A shared handle on the engine. Tasks borrow it for one call at a time, and never across an await.
 #[derive(Clone)]
@@ -101,7 +101,7 @@ pub(crate) struct Setup {
     /// How long a message may wait before the node is not ready.
     pub(crate) longest_wait: Duration,
     /// Children of ours that are none of our business.
-    pub(crate) strangers: Rc<Strangers>,
+    pub(crate) strangers: Arc<Strangers>,
 }
 
 struct Engine {
@@ -124,6 +124,7 @@ struct Engine {
     wants_standby: bool,
     /// Somebody has died since strays were last looked for.
     has_strays: bool,
+    is_looking_for_strays: bool,
     clients: Clients,
     dirty: Vec<ProcessId>,
     timer: Rc<Notify>,
@@ -216,6 +217,7 @@ impl Node {
                 standby: None,
                 wants_standby: false,
                 has_strays: false,
+                is_looking_for_strays: false,
                 clients: Clients::default(),
                 dirty: Vec::new(),
                 timer: Rc::new(Notify::new()),
@@ -347,14 +349,14 @@ impl Node {
     /// Reads what the zygote says, as long as there is one.
     async fn listen_to_zygote(self, control: OwnedFd) {
         let Ok(control) = watch(control) else { return };
-        let mut decoder = Decoder::new(MAX_FRAME);
+        let mut decoder = FrameReader::new(MAX_FRAME);
         loop {
             let Ok(mut guard) = control.readable().await else { return };
             match decoder.read(control.get_ref()) {
                 Read::Closed | Read::Broken => return,
                 Read::Nothing => guard.clear_ready(),
                 Read::Some { .. } => loop {
-                    match decoder.next::<FromZygote>() {
+                    match decoder.next_frame::<FromZygote>() {
                         Ok(Some((message, _))) => self.with(|engine| engine.zygote_said(message)),
                         Ok(None) => break,
                         Err(_) => return self.with(Engine::kill_zygote),
@@ -517,7 +519,7 @@ impl Engine {
     fn handle_frames(&mut self, process: ProcessId) {
         loop {
             let Some(worker) = self.workers.get_mut(&process) else { return };
-            match worker.decoder.next::<ToSupervisor>() {
+            match worker.decoder.next_frame::<ToSupervisor>() {
                 Ok(Some((message, payload))) => {
                     if let Err(complaint) = self.handle_frame(process, message, payload) {
                         return self.misbehaved(process, complaint);

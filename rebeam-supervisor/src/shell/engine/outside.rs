@@ -17,7 +17,8 @@ use tokio::sync::oneshot;
 use super::worker::Trust;
 use super::{Engine, Node};
 use crate::shell::http::NodeFigures;
-use crate::shell::status_page::clock_ns;
+use crate::shell::sampler::{self, look};
+use rebeam_sys::clock::monotonic_ns;
 
 /// How long processes may take to write their stacks.
 const WRITING: Duration = Duration::from_millis(200);
@@ -107,14 +108,21 @@ impl Node {
         receiver
     }
 
-    pub(crate) fn list(&self) -> Vec<ChildInfo> {
+    /// The whole tree, with the resident memory of each actor's process.
+    pub(crate) async fn list(&self) -> Vec<ChildInfo> {
         self.with(Engine::catch_up);
-        let engine = self.0.borrow();
-        let mut children = engine.core.list(|process| {
-            let worker = engine.workers.get(&process)?;
-            Some((worker.os_pid? as u32, worker.page.snapshot(), clock_ns()))
-        });
-        add_memory(&mut children);
+        let mut children = {
+            let engine = self.0.borrow();
+            engine.core.list(|process| {
+                let worker = engine.workers.get(&process)?;
+                Some((worker.os_pid? as u32, worker.page.snapshot(), monotonic_ns()))
+            })
+        };
+        let os_pids: Vec<u32> = children.iter().filter_map(|child| child.os_pid).collect();
+        let sizes = look(move || sampler::resident_sizes(&os_pids)).await.unwrap_or_default();
+        for child in &mut children {
+            child.memory_kib = child.os_pid.and_then(|os_pid| sizes.get(&os_pid).copied());
+        }
         children
     }
 
@@ -241,17 +249,5 @@ impl Engine {
             (None, Some(stacks)) if !stacks.contains("File \"") => (label, Ok("it waits for a message".into())),
             (None, Some(stacks)) => (label, Ok(stacks)),
         }
-    }
-}
-
-fn add_memory(children: &mut [ChildInfo]) {
-    use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
-    let ids: Vec<Pid> = children.iter().filter_map(|child| child.os_pid).map(Pid::from_u32).collect();
-    let Ok(mut system) = System::new() else { return };
-    let kind = ProcessRefreshKind::nothing().with_memory();
-    system.refresh_processes_specifics(ProcessesToUpdate::Some(&ids), false, kind);
-    for child in children {
-        let process = child.os_pid.and_then(|os_pid| system.process(Pid::from_u32(os_pid)));
-        child.memory_kib = process.map(|process| process.memory() / 1024);
     }
 }

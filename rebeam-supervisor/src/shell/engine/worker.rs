@@ -7,20 +7,20 @@ use bytes::Bytes;
 use rebeam_core::event::Launch;
 use rebeam_protocol::page;
 use rebeam_protocol::worker::ToWorker;
+use rebeam_sys::process;
 use tokio::task::AbortHandle;
 
 use crate::shell::arenas::Memories;
-use crate::shell::connection::{Decoder, WriteQueue};
-use crate::shell::launcher;
 use crate::shell::output::{LastLines, LineReader};
 use crate::shell::status_page::StatusPage;
 use crate::shell::watched::Watched;
+use rebeam_sys::frames::{FrameReader, WriteQueue};
 
 pub(super) struct Worker {
     pub(super) label: String,
     pub(super) os_pid: Option<i32>,
     pub(super) channel: Rc<Watched>,
-    pub(super) decoder: Decoder,
+    pub(super) decoder: FrameReader,
     pub(super) out: WriteQueue,
     pub(super) writing: Writing,
     pub(super) trust: Trust,
@@ -85,7 +85,7 @@ impl Worker {
             if bits & page::EXIT != 0
                 && let Some(os_pid) = self.os_pid
             {
-                launcher::signal_main_thread(os_pid, launcher::exit_signal());
+                process::signal_main_thread(os_pid, process::exit_signal());
             }
         }
         Ok(is_all)

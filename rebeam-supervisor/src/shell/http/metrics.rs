@@ -18,7 +18,7 @@ use prometheus_client::registry::{Registry, Unit};
 use rebeam_core::meters::{ActorFigures, BOUNDS_US, Histogram};
 
 use super::NodeFigures;
-use crate::shell::memory::proportional_kib;
+use crate::shell::sampler::{self, cpu_seconds, proportional_kib};
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -33,7 +33,7 @@ const FRESH: Duration = Duration::from_secs(10);
 
 /// What was read of processes, and when.
 #[derive(Debug, Default)]
-pub(super) struct Sampler {
+pub(super) struct Readings {
     memory: Mutex<Memory>,
 }
 
@@ -43,7 +43,7 @@ struct Memory {
     kib: BTreeMap<u32, u64>,
 }
 
-impl Sampler {
+impl Readings {
     /// Proportional set sizes, in KiB.
     fn memory(&self, os_pids: &[u32]) -> BTreeMap<u32, u64> {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
@@ -62,9 +62,9 @@ impl Sampler {
 }
 
 /// All figures as text.
-pub(super) fn encode(figures: NodeFigures, sampler: &Sampler) -> String {
+pub(super) fn encode(figures: NodeFigures, readings: &Readings) -> String {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Page::new(figures, sampler)));
+    registry.register_collector(Box::new(Page::new(figures, readings)));
     let mut text = String::new();
     // It writes into memory: there is nothing that could fail.
     let _ = text::encode(&mut text, &registry);
@@ -101,9 +101,9 @@ struct Own {
 }
 
 impl Page {
-    fn new(node: NodeFigures, sampler: &Sampler) -> Self {
+    fn new(node: NodeFigures, readings: &Readings) -> Self {
         let os_pids: Vec<u32> = node.core.actors.iter().filter_map(|actor| actor.os_pid).collect();
-        let memory = sampler.memory(&os_pids);
+        let memory = readings.memory(&os_pids);
         let mut actors: BTreeMap<(String, String), Sum> = BTreeMap::new();
         let mut own_series = 0;
         for actor in &node.core.actors {
@@ -112,11 +112,12 @@ impl Page {
             let label = if has_own { actor.label.clone() } else { OTHERS.to_owned() };
             actors.entry((label, actor.class.clone())).or_default().add(actor, &memory);
         }
+        let (descriptors, threads) = sampler::own_counts();
         let own = Own {
             memory_kib: proportional_kib(std::process::id() as i32).unwrap_or(0),
             cpu_s: cpu_seconds(std::process::id()),
-            descriptors: count("/proc/self/fd"),
-            threads: count("/proc/self/task"),
+            descriptors,
+            threads,
         };
         Page { node, actors, own }
     }
@@ -133,19 +134,6 @@ impl Sum {
             self.cpu_s += cpu_seconds(os_pid);
         }
     }
-}
-
-/// User and system time of a process.
-fn cpu_seconds(os_pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{os_pid}/stat")).unwrap_or_default();
-    let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-    let ticks: u64 = fields.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
-    ticks as f64 / per_second as f64
-}
-
-fn count(directory: &str) -> u64 {
-    std::fs::read_dir(directory).map_or(0, |entries| entries.count() as u64)
 }
 
 type Labels = Vec<(&'static str, String)>;

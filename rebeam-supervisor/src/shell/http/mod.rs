@@ -24,8 +24,9 @@ use rebeam_protocol::outside::Health;
 use serde_json::json;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
-use self::metrics::Sampler;
+use self::metrics::Readings;
 use crate::shell::engine::{Loading, Node};
+use crate::shell::sampler::look;
 use crate::view::members::health_json;
 
 /// How long the supervisor's loop may take for a turn before it is not alive.
@@ -126,7 +127,7 @@ type Written = (Instant, String);
 #[derive(Clone)]
 struct Shared {
     queries: mpsc::Sender<Query>,
-    sampler: Arc<Sampler>,
+    readings: Arc<Readings>,
     /// The figures as they were written last. Who asks meanwhile waits for them, and not beside them.
     page: Arc<Mutex<Option<Written>>>,
     /// One question at a time.
@@ -146,7 +147,7 @@ impl Shared {
 }
 
 fn router(queries: mpsc::Sender<Query>, hosts: Vec<String>) -> Router {
-    let shared = Shared { queries, sampler: Arc::default(), page: Arc::default(), looking: Arc::default() };
+    let shared = Shared { queries, readings: Arc::default(), page: Arc::default(), looking: Arc::default() };
     Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
@@ -192,9 +193,8 @@ async fn metrics(State(shared): State<Shared>) -> Response {
     let Some(figures) = figures else {
         return json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "error": "the application is still being imported" }));
     };
-    let sampler = shared.sampler.clone();
-    // Reading what the system knows of many processes takes a while.
-    match tokio::task::spawn_blocking(move || metrics::encode(figures, &sampler)).await {
+    let readings = shared.readings.clone();
+    match look(move || metrics::encode(figures, &readings)).await {
         Ok(text) => figures_page(&page.insert((Instant::now(), text)).1),
         Err(_) => json(StatusCode::INTERNAL_SERVER_ERROR, &json!({ "error": "the figures could not be written" })),
     }

@@ -1,0 +1,102 @@
+//! What the system knows of processes: memory, processor time, whether they are stopped, whose children they are.
+//!
+//! A reading of `/proc` may take long (`smaps_rollup` of a large process takes 100 ms, and waits for that process's own
+//! page faults), so none is made on the engine's loop: whoever wants one hands it to [`look`], which has another thread
+//! make it. The functions here do the reading; they know processes by their ids, and nothing of actors.
+
+use std::collections::HashMap;
+use std::io;
+
+use nix::unistd::{SysconfVar, sysconf};
+use tokio::task::spawn_blocking;
+
+/// How many readings are made at once; more wait. The guard of the memory is not to wait for `/metrics`.
+pub(crate) const THREADS: usize = 4;
+
+/// Reads on another thread.
+///
+/// # Errors
+/// No thread can be had.
+pub(crate) async fn look<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    spawn_blocking(read).await.map_err(io::Error::other)
+}
+
+/// Resident memory, in KiB, of those that live.
+pub(crate) fn resident_sizes(os_pids: &[u32]) -> HashMap<u32, u64> {
+    let size = |os_pid: &u32| Some((*os_pid, resident_kib(*os_pid as i32)?));
+    os_pids.iter().filter_map(size).collect()
+}
+
+/// Resident memory, in KiB, what is shared with others included. Costs microseconds.
+pub(crate) fn resident_kib(os_pid: i32) -> Option<u64> {
+    let statm = std::fs::read_to_string(format!("/proc/{os_pid}/statm")).ok()?;
+    let page_kib = sysconf(SysconfVar::PAGE_SIZE).ok()?? as u64 / 1024;
+    Some(statm.split_whitespace().nth(1)?.parse::<u64>().ok()? * page_kib)
+}
+
+/// Proportional set size, in KiB: each page divided by how many share it.
+pub(crate) fn proportional_kib(os_pid: i32) -> Option<u64> {
+    let rollup = std::fs::read_to_string(format!("/proc/{os_pid}/smaps_rollup")).ok()?;
+    rollup.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB")?.parse().ok())
+}
+
+/// User and system time of a process, in seconds.
+pub(crate) fn cpu_seconds(os_pid: u32) -> f64 {
+    let stat = fields_of_stat(os_pid as i32);
+    let ticks: u64 = stat.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
+    ticks as f64 / per_second as f64
+}
+
+/// Whether a process is stopped, by SIGSTOP or a debugger.
+pub(crate) fn is_stopped(os_pid: i32) -> bool {
+    fields_of_stat(os_pid).starts_with(['T', 't'])
+}
+
+/// What `/proc/<pid>/stat` says after the name, which may hold anything.
+fn fields_of_stat(os_pid: i32) -> String {
+    let stat = std::fs::read_to_string(format!("/proc/{os_pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").map_or_else(String::new, |(_, rest)| rest.to_owned())
+}
+
+/// How many descriptors this process has open, and how many threads.
+pub(crate) fn own_counts() -> (u64, u64) {
+    let count = |directory| std::fs::read_dir(directory).map_or(0, |entries| entries.count() as u64);
+    (count("/proc/self/fd"), count("/proc/self/task"))
+}
+
+/// The children of this process, those that died and are not reaped among them.
+pub(crate) fn children() -> Vec<i32> {
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Vec::new() };
+    let lists = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    lists.flat_map(|list| list.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<i32>>()).collect()
+}
+
+/// A variable of a process's environment, as it was at its start.
+pub(crate) fn variable(os_pid: i32, name: &str) -> Option<Vec<u8>> {
+    let environment = std::fs::read(format!("/proc/{os_pid}/environ")).ok()?;
+    let mut entries = environment.split(|byte| *byte == 0);
+    let value = entries.find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+    Some(value.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_this_process_everything_is_known() {
+        let me = std::process::id();
+        assert!(resident_kib(me as i32) > Some(0));
+        assert!(proportional_kib(me as i32) > Some(0));
+        assert!(cpu_seconds(me) >= 0.0 && !is_stopped(me as i32));
+        assert_eq!(variable(me as i32, "PATH"), std::env::var("PATH").ok().map(String::into_bytes));
+        assert_eq!(variable(me as i32, "PAT"), None);
+    }
+
+    #[test]
+    fn of_nobody_nothing_is() {
+        assert_eq!((resident_kib(-1), proportional_kib(-1), variable(-1, "PATH")), (None, None, None));
+        assert_eq!((cpu_seconds(u32::MAX), is_stopped(-1)), (0.0, false));
+    }
+}

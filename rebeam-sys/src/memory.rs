@@ -1,0 +1,244 @@
+//! Memory that processes share: files in memory whose size is sealed, and mappings of them.
+//!
+//! A process that maps a file and reads beyond its end is killed by SIGBUS. So nothing is mapped here that can shrink:
+//! [`Mapping`] asks the kernel for the seal first, whoever has made the file. What others may write to meanwhile is only
+//! ever touched through atomics ([`SharedWords`]), or handed on as a bare address with the proof left to its user.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use memmap2::{Advice, MmapOptions, MmapRaw};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::fstat;
+
+/// `F_SEAL_FUTURE_WRITE` of Linux 5.1: no mapping made from now on may be written through.
+const FUTURE_WRITE: SealFlag = SealFlag::from_bits_retain(0x10);
+
+/// Makes a file in memory that can neither shrink nor grow. It goes with its last descriptor and mapping.
+///
+/// # Errors
+/// Those of the system.
+pub fn create(name: &CStr, size: usize) -> io::Result<OwnedFd> {
+    let fd = unsealed(name, size)?;
+    fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL))?;
+    Ok(fd)
+}
+
+/// The same, with a mapping that alone can be written through: whoever maps it later only reads.
+///
+/// # Errors
+/// Those of the system; it needs Linux 5.1.
+pub fn create_written_by_us(name: &CStr, size: usize) -> io::Result<(OwnedFd, SharedWords)> {
+    let fd = unsealed(name, size)?;
+    // It cannot shrink yet, since nobody else has it.
+    let words = SharedWords { mapping: Mapping { raw: options(size).map_raw(&fd)? } };
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | FUTURE_WRITE | SealFlag::F_SEAL_SEAL;
+    fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok((fd, words))
+}
+
+fn unsealed(name: &CStr, size: usize) -> io::Result<OwnedFd> {
+    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    nix::unistd::ftruncate(&fd, size as i64)?;
+    Ok(fd)
+}
+
+/// Whether a file has so many bytes and will go on having them.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_sealed(fd: impl AsFd, size: u64) -> Result<(), &'static str> {
+    let seals = fcntl(fd.as_fd(), FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_truncate);
+    if !seals.is_ok_and(|seals| seals.contains(SealFlag::F_SEAL_SHRINK)) {
+        return Err("memory that may shrink");
+    }
+    match fstat(fd.as_fd()) {
+        Ok(file) if u64::try_from(file.st_size).is_ok_and(|length| length >= size) => Ok(()),
+        _ => Err("memory that is smaller than it says"),
+    }
+}
+
+fn options(size: usize) -> MmapOptions {
+    let mut options = MmapOptions::new();
+    options.len(size).no_reserve_swap();
+    options
+}
+
+/// What a mapping is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reading what others write.
+    Read,
+    /// Reading and writing, seen by others.
+    Write,
+    /// Reading and writing, seen by nobody else: a page is copied when it is first written to.
+    Copy,
+}
+
+/// A mapping of a file that cannot shrink. It ends with this.
+#[derive(Debug)]
+pub struct Mapping {
+    raw: MmapRaw,
+}
+
+impl Mapping {
+    /// Maps so many bytes from the file's beginning.
+    ///
+    /// # Errors
+    /// Those of the system; a file that may shrink or is too small is [`io::ErrorKind::InvalidInput`].
+    pub fn new(fd: impl AsFd, size: usize, access: Access) -> io::Result<Self> {
+        let fd = fd.as_fd();
+        check_sealed(fd, size as u64).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let options = options(size);
+        let raw = match access {
+            Access::Read => options.map_raw_read_only(&fd)?,
+            Access::Write => options.map_raw(&fd)?,
+            // SAFETY: the file cannot shrink, so no access faults. That others may write to pages that were not copied
+            // yet is no matter of this type, which gives an address and no reference.
+            Access::Copy => unsafe { options.map_copy(&fd)? }.into(),
+        };
+        Ok(Mapping { raw })
+    }
+
+    /// Where it begins. The bytes may change under whoever reads them, unless that is known otherwise.
+    pub fn base(&self) -> *mut u8 {
+        self.raw.as_mut_ptr()
+    }
+
+    /// How many bytes it has.
+    pub fn size(&self) -> usize {
+        self.raw.len()
+    }
+}
+
+/// Memory that processes read and write at the same time, word by word.
+#[derive(Debug)]
+pub struct SharedWords {
+    mapping: Mapping,
+}
+
+impl SharedWords {
+    /// Maps so many bytes from the file's beginning, to be read and written.
+    ///
+    /// # Errors
+    /// As [`Mapping::new`].
+    pub fn new(fd: impl AsFd, size: usize) -> io::Result<Self> {
+        Ok(SharedWords { mapping: Mapping::new(fd, size, Access::Write)? })
+    }
+
+    /// Children that are forked from now on do not inherit the mapping: whatever they touch there faults.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn withhold_from_forks(&self) -> io::Result<()> {
+        self.mapping.raw.advise(Advice::DontFork)
+    }
+
+    /// The word at a byte offset.
+    ///
+    /// # Panics
+    /// If that is no multiple of 8, or lies beyond the mapping.
+    pub fn word(&self, offset: usize) -> &AtomicU64 {
+        // SAFETY: in bounds and aligned, as checked; the mapping lives as long as `self` and is touched by atomics only.
+        unsafe { AtomicU64::from_ptr(self.at(offset, 8).cast()) }
+    }
+
+    /// The half word at a byte offset.
+    ///
+    /// # Panics
+    /// If that is no multiple of 4, or lies beyond the mapping.
+    pub fn half_word(&self, offset: usize) -> &AtomicU32 {
+        // SAFETY: as above.
+        unsafe { AtomicU32::from_ptr(self.at(offset, 4).cast()) }
+    }
+
+    /// The byte at an offset.
+    ///
+    /// # Panics
+    /// If that lies beyond the mapping.
+    pub fn byte(&self, offset: usize) -> &AtomicU8 {
+        // SAFETY: as above.
+        unsafe { AtomicU8::from_ptr(self.at(offset, 1)) }
+    }
+
+    fn at(&self, offset: usize, size: usize) -> *mut u8 {
+        let is_inside =
+            offset.is_multiple_of(size) && offset.checked_add(size).is_some_and(|end| end <= self.mapping.size());
+        assert!(is_inside, "offset {offset} of shared memory");
+        self.mapping.base().wrapping_add(offset)
+    }
+}
+
+/// Memory that another process writes, word by word, and this one only reads.
+#[derive(Debug)]
+pub struct WordsOfOthers {
+    mapping: Mapping,
+}
+
+impl WordsOfOthers {
+    /// Maps so many bytes from the file's beginning, to be read.
+    ///
+    /// # Errors
+    /// As [`Mapping::new`].
+    pub fn new(fd: impl AsFd, size: usize) -> io::Result<Self> {
+        Ok(WordsOfOthers { mapping: Mapping::new(fd, size, Access::Read)? })
+    }
+
+    /// The word at a byte offset, as it is now.
+    ///
+    /// # Panics
+    /// If that is no multiple of 8, or lies beyond the mapping.
+    pub fn load(&self, offset: usize, order: Ordering) -> u64 {
+        let is_inside = offset.is_multiple_of(8) && offset.checked_add(8).is_some_and(|end| end <= self.mapping.size());
+        assert!(is_inside, "offset {offset} of shared memory");
+        // SAFETY: in bounds and aligned; read-only memory may be loaded from atomically, and is never stored to here.
+        unsafe { AtomicU64::from_ptr(self.mapping.base().wrapping_add(offset).cast()) }.load(order)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_shrink_or_is_too_small_is_not_mapped() {
+        let open = unsealed(c"test", 4096).expect("memory");
+        assert!(Mapping::new(&open, 4096, Access::Read).is_err(), "it may shrink");
+        let sealed = create(c"test", 4096).expect("memory");
+        assert!(Mapping::new(&sealed, 8192, Access::Read).is_err(), "it is too small");
+        assert!(check_sealed(&sealed, u64::MAX).is_err(), "nor is any file as large as that");
+        assert!(nix::unistd::ftruncate(&sealed, 0).is_err(), "it stays as large as it is");
+    }
+
+    #[test]
+    fn what_one_mapping_writes_another_reads_and_a_copy_keeps_to_itself() {
+        let fd = create(c"test", 4096).expect("memory");
+        let words = SharedWords::new(&fd, 4096).expect("a mapping");
+        let others = WordsOfOthers::new(&fd, 4096).expect("a mapping");
+        words.word(8).store(7, Ordering::Release);
+        words.half_word(16).store(1, Ordering::Relaxed);
+        words.byte(20).store(1, Ordering::Relaxed);
+        assert_eq!((others.load(8, Ordering::Acquire), others.load(16, Ordering::Relaxed)), (7, 0x1_0000_0001));
+        let copy = SharedWords { mapping: Mapping::new(&fd, 4096, Access::Copy).expect("a mapping") };
+        copy.word(8).store(9, Ordering::Relaxed);
+        assert_eq!(words.word(8).load(Ordering::Relaxed), 7);
+    }
+
+    #[test]
+    fn what_only_we_write_cannot_be_mapped_to_be_written() {
+        let (fd, words) = create_written_by_us(c"test", 4096).expect("memory");
+        words.word(0).store(3, Ordering::Relaxed);
+        assert!(SharedWords::new(&fd, 4096).is_err());
+        assert_eq!(WordsOfOthers::new(&fd, 4096).expect("a mapping").load(0, Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    #[should_panic(expected = "offset 4096")]
+    fn nothing_beyond_a_mapping_is_touched() {
+        let fd = create(c"test", 4096).expect("memory");
+        SharedWords::new(&fd, 4096).expect("a mapping").word(4096);
+    }
+}

@@ -1,0 +1,199 @@
+//! Stream sockets between processes of one machine, with descriptors that travel beside the bytes.
+//!
+//! A descriptor goes with the first byte of a send; a receive that brings one ends behind it, so what is received with a
+//! descriptor is known to belong to it. This is the one place that takes control messages apart.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll, ppoll};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, getsockopt, sendmsg, socketpair};
+use nix::sys::time::TimeSpec;
+
+/// How many descriptors one receive may bring.
+const MOST_DESCRIPTORS: usize = 16;
+
+/// What a receive brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes; 0 if the other side is gone.
+    pub count: usize,
+    /// Whether descriptors came with them: then more bytes may be there.
+    pub has_descriptors: bool,
+    /// Whether some of those could not be taken: too many were sent, or too many files are open here.
+    pub are_cut_off: bool,
+}
+
+/// A buffer that grows by what is received.
+pub trait Spare {
+    /// Room behind what is there.
+    fn spare(&mut self) -> &mut [MaybeUninit<u8>];
+
+    /// # Safety
+    /// The first `count` bytes of [`Spare::spare`] have been written.
+    unsafe fn add(&mut self, count: usize);
+}
+
+impl Spare for BytesMut {
+    fn spare(&mut self) -> &mut [MaybeUninit<u8>] {
+        self.spare_capacity_mut()
+    }
+
+    unsafe fn add(&mut self, count: usize) {
+        // SAFETY: the caller's.
+        unsafe { self.set_len(self.len() + count) };
+    }
+}
+
+/// Room for control messages, aligned as they have to be.
+#[repr(C, align(8))]
+struct Control([MaybeUninit<u8>; Control::SIZE]);
+
+impl Control {
+    const SIZE: usize = 16 + MOST_DESCRIPTORS * size_of::<RawFd>();
+}
+
+/// Receives once into the spare room of a buffer, without waiting; descriptors are appended in order.
+///
+/// # Errors
+/// [`io::ErrorKind::WouldBlock`] if there is nothing, and those of the system.
+pub fn receive(
+    socket: impl AsFd,
+    buffer: &mut impl Spare,
+    descriptors: &mut VecDeque<OwnedFd>,
+) -> io::Result<Received> {
+    let spare = buffer.spare();
+    let mut part = libc::iovec { iov_base: spare.as_mut_ptr().cast(), iov_len: spare.len() };
+    let mut control = Control([MaybeUninit::uninit(); Control::SIZE]);
+    // SAFETY: msghdr is plain data for which zero is valid.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = Control::SIZE as _;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: the kernel writes at most `iov_len` bytes to the spare room and `msg_controllen` to `control`, both of
+    // which outlive the call.
+    let count = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, flags) };
+    let Ok(count) = usize::try_from(count) else { return Err(io::Error::last_os_error()) };
+    let before = descriptors.len();
+    if message.msg_controllen > 0 {
+        take_descriptors(&message, descriptors);
+    }
+    // SAFETY: the kernel has written so many bytes to the spare room.
+    unsafe { buffer.add(count) };
+    let are_cut_off = message.msg_flags & libc::MSG_CTRUNC != 0;
+    Ok(Received { count, has_descriptors: descriptors.len() > before, are_cut_off })
+}
+
+/// Takes the descriptors out of a message that the kernel has filled.
+fn take_descriptors(message: &libc::msghdr, descriptors: &mut VecDeque<OwnedFd>) {
+    // SAFETY: the kernel has filled the control buffer of this message, whose parts are walked by the C library's own
+    // macros; each descriptor found in one was made for us by this receive, and is owned from here on.
+    unsafe {
+        let mut part = libc::CMSG_FIRSTHDR(message);
+        while let Some(header) = part.as_ref() {
+            if header.cmsg_level == libc::SOL_SOCKET && header.cmsg_type == libc::SCM_RIGHTS {
+                let bytes = header.cmsg_len - libc::CMSG_LEN(0) as usize;
+                let data: *const RawFd = libc::CMSG_DATA(part).cast();
+                for place in 0..bytes / size_of::<RawFd>() {
+                    descriptors.push_back(OwnedFd::from_raw_fd(data.add(place).read_unaligned()));
+                }
+            }
+            part = libc::CMSG_NXTHDR(message, part);
+        }
+    }
+}
+
+/// Sends what the socket takes, without waiting; the descriptors go with the first byte.
+///
+/// # Errors
+/// [`io::ErrorKind::WouldBlock`] if there is no room, and those of the system. Nobody is killed by SIGPIPE.
+pub fn send(socket: impl AsFd, parts: &[IoSlice<'_>], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let control = if raw.is_empty() { &rights[..0] } else { &rights[..] };
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    Ok(sendmsg::<()>(socket.as_fd().as_raw_fd(), parts, control, flags, None)?)
+}
+
+/// Waits until there is something to read, for so long at most (`None`: for ever); false if the time is over.
+///
+/// # Errors
+/// [`io::ErrorKind::Interrupted`] when a signal came, and those of the system.
+pub fn wait_readable(socket: BorrowedFd<'_>, left: Option<Duration>) -> io::Result<bool> {
+    let mut polled = [PollFd::new(socket, PollFlags::POLLIN)];
+    Ok(ppoll(&mut polled, left.map(TimeSpec::from_duration), None)? > 0)
+}
+
+/// Waits until there is room to write, however often signals come.
+///
+/// # Errors
+/// Those of the system.
+pub fn wait_writable(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let mut polled = [PollFd::new(socket, PollFlags::POLLOUT)];
+    loop {
+        match poll(&mut polled, PollTimeout::NONE) {
+            Err(nix::errno::Errno::EINTR) => {}
+            result => return Ok(result.map(drop)?),
+        }
+    }
+}
+
+/// Whether a socket can be read from, or written to, at this moment.
+pub fn is_ready(socket: BorrowedFd<'_>, events: PollFlags) -> bool {
+    let mut polled = [PollFd::new(socket, events)];
+    poll(&mut polled, PollTimeout::ZERO).is_ok() && polled[0].revents().is_some_and(|found| found.intersects(events))
+}
+
+/// A connected pair of stream sockets; neither survives an exec by accident.
+///
+/// # Errors
+/// Those of the system.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?)
+}
+
+/// Has reads and writes on a descriptor not wait.
+///
+/// # Errors
+/// Those of the system.
+pub fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_truncate(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
+    fcntl(fd.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// Opens a socket with a name in Linux's abstract namespace, which goes with it.
+///
+/// # Errors
+/// [`io::ErrorKind::AddrInUse`] if somebody has the name, and those of the system.
+pub fn bind_abstract(name: &str) -> io::Result<UnixListener> {
+    UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)
+}
+
+/// Connects to a socket in the abstract namespace, if it belongs to this user or to root: anybody may take a name there.
+///
+/// # Errors
+/// [`io::ErrorKind::PermissionDenied`] if it belongs to somebody else, and those of the system.
+pub fn connect_abstract(name: &str) -> io::Result<UnixStream> {
+    let stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(name)?)?;
+    let peer = getsockopt(&stream, PeerCredentials)?.uid();
+    let own = nix::unistd::getuid().as_raw();
+    if peer == own || peer == 0 { Ok(stream) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+}
+
+/// The name of the socket of a node that has no directory to put one. Several containers may share a network, so it tells
+/// the namespaces of process ids apart.
+pub fn abstract_name_of(node: &str) -> String {
+    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    format!("rebeam/{}/{}/{node}", nix::unistd::getuid(), namespace.display())
+}
