@@ -1,6 +1,8 @@
 # Every target does what it needs by itself, on a fresh machine with make, a C compiler, Rust and Python 3.11+.
 
 PYTHON ?= python3
+# Of `make test-pythons`: versions or paths.
+PYTHONS ?= 3.11 3.12 3.13
 VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
 MODULE := pylib/src/rebeam/_rebeam.abi3.so
@@ -18,7 +20,7 @@ IMAGE := localhost/rebeam-shop:latest
 RUN_TESTS := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run --no-fail-fast" || echo "test --no-fail-fast")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo demo-batch test test-rust test-python test-wheel test-container image lint fmt deny bench bench-batch bench-peers soak instructions wheel fuzz doc docs clean FORCE
+.PHONY: help setup build demo demo-batch test test-rust test-python test-wheel test-pythons test-container image lint fmt deny bench bench-batch bench-peers soak instructions wheel fuzz doc docs clean FORCE
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-12s %s\n", $$1, $$2 }'
@@ -57,10 +59,13 @@ test-python: build setup
 test-wheel: wheel
 	integration-tests/wheel.sh $(BIN)/python dist/*.whl
 
+test-pythons: ## the suite, the package's own tests and the wheel on every Python of PYTHONS that the machine has
+	integration-tests/pythons.sh $(PYTHONS)
+
 docs: ## docs/reference/otp.md, from the names of the tests
 	$(PYTHON) docs/reference/otp.py
 
-lint: setup build deny ## formatting, clippy, ruff, mypy, pyright
+lint: setup build deny ## formatting, clippy, ruff, mypy, pyright, rejected phrases
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(BIN)/ruff format --check pylib examples docs
@@ -71,6 +76,7 @@ lint: setup build deny ## formatting, clippy, ruff, mypy, pyright
 	MYPYPATH=examples/batch_sources:pylib/src $(BIN)/mypy examples/batch_sources
 	$(BIN)/basedpyright --level error
 	$(PYTHON) docs/reference/otp.py --check
+	$(PYTHON) docs/check_style.py
 
 fmt: setup ## put everything into shape
 	$(CARGO) fmt --all
@@ -134,7 +140,7 @@ test-container: ## the image, run for real (needs podman, runc and debootstrap, 
 		$(MAKE) image APP=integration-tests/container IMAGE=localhost/rebeam-test:latest \
 			&& integration-tests/container.sh localhost/rebeam-test:latest; \
 	else \
-		echo "NOT TESTED: the container; podman, runc and debootstrap are not to be had here" >&2; \
+		echo "NOT TESTED: the container; podman, runc and debootstrap are not available here" >&2; \
 	fi
 
 fuzz: ## a minute of each fuzz target, from the inputs found before (needs a nightly toolchain and cargo-fuzz)

@@ -39,7 +39,7 @@ if unshare --mount true 2> /dev/null; then
     # An empty file system over the repository: nothing of it can be found by accident.
     unshare --mount bash -c "mount -t tmpfs none '$repository' && bash '$work/check'"
 else
-    echo "wheel.sh: no mount namespace to be had here; the source tree is only left aside" >&2
+    echo "wheel.sh: no mount namespace is available here; the source tree is only left aside" >&2
     bash "$work/check"
 fi
 echo "the wheel works"

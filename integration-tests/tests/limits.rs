@@ -217,7 +217,7 @@ fn a_child_that_gives_up_is_parked_and_brought_back_by_hand() {
 #[test]
 fn map_11_a_backoff_pauses_and_one_that_could_never_give_up_is_refused() {
     let project = one("backoff=Backoff(1, 2, 4, 0)");
-    project.run(&["up", "app.py"]).assert_error(2, &["could crash for ever", "max_seconds=", "15000 ms"]);
+    project.run(&["up", "app.py"]).assert_error(2, &["could crash forever", "max_seconds=", "15000 ms"]);
     let project = one("backoff=Backoff(0.2, 2.0, 0.4, 0.0)");
     let mut node = project.up();
     node.run(&["call", "a", "crash"]);

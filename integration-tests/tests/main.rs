@@ -14,6 +14,7 @@ mod protocol;
 mod python;
 mod run;
 mod supervision;
+mod tidy;
 mod zygote;
 
 use harness::Project;

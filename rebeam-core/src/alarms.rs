@@ -10,14 +10,7 @@ use rebeam_protocol::message::Form;
 use rustc_hash::FxBuildHasher;
 
 use crate::mailbox::Sender;
-use crate::timers::TimerKey;
-
-/// An alarm: who set it, and their number for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct AlarmId {
-    pub(crate) maker: Pid,
-    pub(crate) number: u64,
-}
+use crate::timers::{AlarmId, TimerKey};
 
 #[derive(Debug)]
 pub(crate) struct Alarm {

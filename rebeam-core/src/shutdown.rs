@@ -35,7 +35,7 @@ impl NodeShutdown {
         self.limit.is_some()
     }
 
-    /// How long a stop may take by its own setting and by the node's hurry; `None`: for ever.
+    /// How long a stop may take by its own setting and by the node's hurry; `None`: forever.
     pub(crate) fn stop_time(&self, shutdown: Shutdown) -> Option<Duration> {
         match (shutdown, self.limit) {
             (Shutdown::Timeout(limit), None) => Some(Duration::from_millis(limit)),

@@ -45,9 +45,9 @@ pub enum SpecError {
         /// Path of the supervisor.
         supervisor: String,
     },
-    /// Pauses so long that a child which always crashes would be restarted for ever (MAP-11).
+    /// Pauses so long that a child which always crashes would be restarted forever (MAP-11).
     #[error(
-        "child `{id}` of supervisor `{supervisor}` could crash for ever: {restarts} restarts take at least {least_ms} ms \
+        "child `{id}` of supervisor `{supervisor}` could crash forever: {restarts} restarts take at least {least_ms} ms \
          with its backoff, and only those within {max_ms} ms count towards the limit"
     )]
     EndlessBackoff {

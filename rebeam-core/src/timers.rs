@@ -3,9 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rebeam_protocol::id::{ActorId, ProcessId};
+use rebeam_protocol::id::{ActorId, Pid, ProcessId};
 
-use crate::alarms::AlarmId;
+/// An alarm: who set it, and their number for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct AlarmId {
+    pub(crate) maker: Pid,
+    pub(crate) number: u64,
+}
 
 /// What a timer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

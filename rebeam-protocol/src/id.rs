@@ -20,7 +20,7 @@ pub struct NodeStart {
     pub started: u32,
 }
 
-/// One incarnation of an actor: OTP's pid. Dead for ever once it ended.
+/// One incarnation of an actor: OTP's pid. Dead forever once it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Pid {
     /// Which start of which node made it.

@@ -323,7 +323,7 @@ pub enum ChildError {
     Ending,
     /// The spec makes no sense.
     BadSpec(String),
-    /// The supervisor waits for the asking actor itself, and so would wait for ever.
+    /// The supervisor waits for the asking actor itself, and so would wait forever.
     WaitingForYou,
 }
 

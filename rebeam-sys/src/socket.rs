@@ -125,7 +125,7 @@ pub fn send(socket: impl AsFd, parts: &[IoSlice<'_>], descriptors: &[BorrowedFd<
     Ok(sendmsg::<()>(socket.as_fd().as_raw_fd(), parts, control, flags, None)?)
 }
 
-/// Waits until there is something to read, for so long at most (`None`: for ever); false if the time is over.
+/// Waits until there is something to read, for so long at most (`None`: forever); false if the time is over.
 ///
 /// # Errors
 /// [`io::ErrorKind::Interrupted`] when a signal came, and those of the system.
@@ -160,6 +160,16 @@ pub fn is_ready(socket: BorrowedFd<'_>, events: PollFlags) -> bool {
 /// Those of the system.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?)
+}
+
+/// A connected pair of stream sockets: the first does not block, the second does; neither survives an exec by accident.
+///
+/// # Errors
+/// Those of the system.
+pub fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = pair()?;
+    set_nonblocking(&ours)?;
+    Ok((ours, theirs))
 }
 
 /// Has reads and writes on a descriptor not wait.

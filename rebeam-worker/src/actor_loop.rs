@@ -49,7 +49,7 @@ pub(crate) fn set_after(function: Py<PyAny>) {
     AFTER.set(Some(function));
 }
 
-/// Has the actor told, by `Timeout`, if no message comes for so many seconds.
+/// Has the actor told, by `Timeout`, if no message comes for this many seconds.
 #[pyfunction]
 pub(crate) fn set_idle(seconds: f64) -> PyResult<()> {
     let idle = Duration::try_from_secs_f64(seconds)
@@ -332,7 +332,7 @@ fn attend_to_process(py: Python<'_>, channel: &Channel) -> PyResult<()> {
     Ok(())
 }
 
-/// Whether this function was asked to go on in a new process, where it begins anew.
+/// Whether this function was asked to go on in a new process, where it starts over.
 #[pyfunction]
 pub(crate) fn is_recycled() -> bool {
     IS_RECYCLED.get()

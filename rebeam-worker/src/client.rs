@@ -232,7 +232,7 @@ fn refusal(py: Python<'_>, answer: Answer) -> PyResult<PyErr> {
             PyErr::from_value(errors.call_method1("no_proc", (name, similar, false))?)
         }
         Answer::Refused(text) => PyConnectionError::new_err(text),
-        other => PyConnectionError::new_err(format!("an answer that does not fit: {other:?}")),
+        other => PyConnectionError::new_err(format!("an unexpected answer: {other:?}")),
     })
 }
 

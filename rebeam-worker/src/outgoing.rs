@@ -91,7 +91,7 @@ impl Outgoing<'_, '_> {
         match result? {
             Some(None) => Ok(()),
             Some(Some(Outcome::Failed(failure))) => Err(convert::failure(py, &failure)),
-            Some(Some(_)) => Err(PyOSError::new_err("an answer that does not fit")),
+            Some(Some(_)) => Err(PyOSError::new_err("an unexpected answer")),
             None => {
                 send(py, channel, &ToSupervisor::Cancel { call }, &[])?;
                 full()
@@ -146,7 +146,7 @@ fn unpack(py: Python<'_>, outcome: Outcome, mut payload: Payload) -> PyResult<Bo
 /// `rebeam._ref.Target`: how a reference is used.
 #[derive(FromPyObject)]
 pub(crate) struct Target<'py> {
-    /// Seconds; `None`: for ever; `...`: nobody says.
+    /// Seconds; `None`: forever; `...`: nobody says.
     timeout: Bound<'py, PyAny>,
     is_high: bool,
 }
@@ -208,7 +208,7 @@ pub(crate) fn alarm_payload<'py>(
     })
 }
 
-/// When a wait of so many seconds ends; `None`: never.
+/// When a wait of this many seconds ends; `None`: never.
 pub(crate) fn until(timeout: Option<f64>) -> PyResult<Option<Instant>> {
     match timeout {
         None => Ok(None),
@@ -219,7 +219,7 @@ pub(crate) fn until(timeout: Option<f64>) -> PyResult<Option<Instant>> {
     }
 }
 
-/// When a call or a wait for room ends: after so many seconds, never (`None`), or, if nobody says (`...`), when the call
+/// When a call or a wait for room ends: after this many seconds, never (`None`), or, if nobody says (`...`), when the call
 /// in hand does, and in 5 s if there is none.
 fn deadline(timeout: &Bound<'_, PyAny>) -> PyResult<Option<Instant>> {
     if !timeout.is_instance_of::<PyEllipsis>() {
@@ -355,7 +355,7 @@ pub(crate) fn forget_call(py: Python<'_>, call: u64) {
     }
 }
 
-/// Waits for the answer to such a call for so many seconds, and then, with `is_last`, gives up on it; else `None` says
+/// Waits for the answer to such a call for this many seconds, and then, with `is_last`, gives up on it; else `None` says
 /// that there is none yet, a tuple with the result that there is.
 #[pyfunction]
 #[pyo3(signature = (call, seconds, *, is_last))]
@@ -420,7 +420,7 @@ pub(crate) fn cancel_call(py: Python<'_>, call: u64) -> PyResult<()> {
     send(py, channel, &ToSupervisor::Cancel { call: CallId(call) }, &[])
 }
 
-/// Such calls whose answers have come and that nobody has taken note of; waits for one for so many seconds.
+/// Such calls whose answers have come and that nobody has taken note of; waits for one for this many seconds.
 #[pyfunction]
 pub(crate) fn wait_ready(py: Python<'_>, seconds: Option<f64>) -> PyResult<Vec<u64>> {
     let (channel, until) = (channel(py)?, until(seconds)?);

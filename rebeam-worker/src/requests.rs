@@ -21,10 +21,10 @@ use crate::wire::Payload;
 pub(crate) type PyPid = (u32, u32, u64);
 
 pub(crate) fn unfit<T>(answer: &impl std::fmt::Debug) -> PyResult<T> {
-    Err(PyOSError::new_err(format!("an answer that does not fit: {answer:?}")))
+    Err(PyOSError::new_err(format!("an unexpected answer: {answer:?}")))
 }
 
-/// Asks and waits, for so many seconds at most; `None` if the time is over.
+/// Asks and waits, for this many seconds at most; `None` if the time is over.
 fn ask_for(
     py: Python<'_>,
     body: ProcessRequest,

@@ -156,7 +156,7 @@ impl Node {
         self.wait(py, seconds, "the node did not come to rest", |shell| shell.is_settled(but))
     }
 
-    /// Moves time on to the next moment at which something is due, at most by so many seconds; says how far.
+    /// Moves time on to the next moment at which something is due, at most by this many seconds; says how far.
     fn advance(&self, seconds: f64) -> PyResult<f64> {
         let most = Duration::try_from_secs_f64(seconds)
             .map_err(|_| PyValueError::new_err(format!("time cannot move on by {seconds} seconds")))?;

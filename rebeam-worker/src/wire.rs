@@ -65,7 +65,7 @@ impl Reader {
         Ok(Some((header, payload.into())))
     }
 
-    /// Reads what is there, waiting for it until `deadline` (`None`: for ever).
+    /// Reads what is there, waiting for it until `deadline` (`None`: forever).
     ///
     /// It does not wait in the read itself: the kernel wakes whoever does so also when the other side has taken what was
     /// sent before, only to send him to sleep again. That was half of all task switches of a call.

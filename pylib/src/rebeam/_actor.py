@@ -147,7 +147,7 @@ def delivery(kind: str, *, max_deliveries: int = 2) -> Callable[[F], F]:
 
 
 def deadline(seconds: float) -> Callable[[F], F]:
-    """Declares how long a method may run, in seconds, before the actor is judged hung and killed."""
+    """Declares how long a method may run, in seconds, before the actor counts as hung and killed."""
 
     def declare(method: F) -> F:
         method.__rebeam_deadline__ = float(seconds)  # type: ignore[attr-defined]

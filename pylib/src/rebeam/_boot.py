@@ -225,7 +225,7 @@ def _work(actor: Actor, concurrency: int) -> _Reason:
         except Stop:
             if not _rebeam.is_recycled():
                 raise
-        # However it has left its `receive`: it begins anew in the next process.
+        # However it has left its `receive`: it starts over in the next process.
         return ("recycle" if _rebeam.is_recycled() else "normal"), "", None
     resolve = _dispatch.resolver(actor)
     receive = _server.receiver(actor, resolve)

@@ -83,7 +83,7 @@ class CallTimeout(RebeamError, TimeoutError):
 
 
 class DeadlockError(RebeamError):
-    """A call, or a send to a full mailbox, would have waited for ever: it closes a cycle of waiting actors.
+    """A call, or a send to a full mailbox, would have waited forever: it closes a cycle of waiting actors.
 
     Nothing was sent. The others of the cycle go on waiting for this actor, and get their answers when it goes on.
 
@@ -292,7 +292,7 @@ def stopping_self(target: object) -> DeadlockError:
 
 
 def deadlock(cycle: list[str]) -> DeadlockError:
-    text = f"it would wait for ever: {' -> '.join(cycle)}"
+    text = f"it would wait forever: {' -> '.join(cycle)}"
     if len(cycle) == 1:
         text += "; an actor calls its own methods directly"
     return DeadlockError(text, cycle)

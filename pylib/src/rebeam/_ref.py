@@ -20,12 +20,12 @@ S = TypeVar("S")
 P = ParamSpec("P")
 
 Timeout: TypeAlias = "float | EllipsisType | None"
-"""How long a call waits for its answer, and a cast for room: seconds; None: for ever; `...`: as long as the call in
+"""How long a call waits for its answer, and a cast for room: seconds; None: forever; `...`: as long as the call in
 hand still has, and 5 s, as OTP, if none is in hand."""
 
 
 class Pid(NamedTuple):
-    """One incarnation of an actor, as OTP's pid. Never reused, and dead for ever once the incarnation ended.
+    """One incarnation of an actor, as OTP's pid. Never reused, and dead forever once the incarnation ended.
 
     Mail to a pid dies with it. It has nothing to do with the id of an OS process.
 
@@ -219,7 +219,7 @@ class ActorRef(Generic[A]):
         call: `call(Class.method, *args, **kwargs)` waits for the method's result and returns it.
             Raises what the method raised (with the remote traceback as its cause), `ActorDied` if the actor died with
             the call in hand, `NoProc` if there is no such actor, `CallTimeout` after the timeout, `DeadlockError` if
-            it would wait for ever, `BadCall` if the arguments do not fit, `Unpicklable` before anything is sent.
+            it would wait forever, `BadCall` if the arguments do not fit, `Unpicklable` before anything is sent.
         acall: the same to be awaited, in an `async def` method: the others of this actor go on meanwhile. Cancelling
             the task that awaits it cancels the call.
         request: the same without waiting: gives a `Pending`, whose `result()` waits, and which can be awaited.
@@ -259,7 +259,7 @@ class ActorRef(Generic[A]):
         """The same actor, used differently.
 
         Args:
-            timeout: seconds a call waits for its answer, and a cast for room; None: for ever. Default: as long as the
+            timeout: seconds a call waits for its answer, and a cast for room; None: forever. Default: as long as the
                 call in hand still has, and 5 s if none is in hand.
             priority: `normal`, or `high` to overtake normal mail.
         """

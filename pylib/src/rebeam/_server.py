@@ -63,7 +63,7 @@ class Continue(NamedTuple):
 
 
 class Idle(NamedTuple):
-    """Has `handle_info` called with `TIMEOUT` if no message comes for so many seconds."""
+    """Has `handle_info` called with `TIMEOUT` if no message comes for this many seconds."""
 
     seconds: float
 

@@ -92,7 +92,7 @@ def _refuse_unknown(what: str, given: Iterable[str], known: Iterable[str]) -> No
 class Backoff(NamedTuple):
     """Pauses before restarts: `initial`, then `factor` times the last one, up to `cap`.
 
-    It begins anew once the child has lived for `cap`, and at least a second.
+    It starts over once the child has lived for `cap`, and at least a second.
 
     Attributes:
         initial: the first pause, in seconds.
@@ -235,7 +235,7 @@ def child(actor: type[A], /, *args: Any, **options: Unpack[ChildOptions]) -> Chi
             OTP) or `park` (it stays down until `rebeam restart`, its siblings live). Default: `stop`.
         terminate_on_shutdown: whether `terminate` runs when the supervisor stops it, also if it does not trap exits.
             False is OTP's rule. Default: True.
-        callback_deadline: seconds that a method may run before the actor is judged hung and killed; None: for ever.
+        callback_deadline: seconds that a method may run before the actor counts as hung and killed; None: forever.
             `rebeam.deadline` sets it for one method. Default: None.
         memory: what it may use, as `"800MB"`, `"1.5GiB"` or in bytes, without what it shares with others. It is
             killed there, and recycled between two messages from four fifths of it on; a pair sets both (soft, hard).

@@ -87,7 +87,7 @@ class Task(Generic[R]):
             raise TimeoutError(f"the task took longer than {timeout} s") from None
 
     def poll(self, timeout: float = 0.0) -> Outcome[R] | None:
-        """How it ended, or None if it has not within so many seconds."""
+        """How it ended, or None if it has not within this many seconds."""
         try:
             return Outcome(self._pending.result(timeout), None)
         except Exception as error:
@@ -95,7 +95,7 @@ class Task(Generic[R]):
             return Outcome(None, error) if is_over else None
 
     def shutdown(self, timeout: float = 5.0) -> Outcome[R] | None:
-        """Stops it within so many seconds, and gives how it had ended, if it had; else None."""
+        """Stops it within this many seconds, and gives how it had ended, if it had; else None."""
         found = self.poll()
         if found is None:
             self._pending.cancel()

@@ -176,7 +176,7 @@ impl Core {
         }
     }
 
-    /// A sender waits for room; it is told so by its gate, and here only if it would wait for ever.
+    /// A sender waits for room; it is told so by its gate, and here only if it would wait forever.
     pub(super) fn awaits_room(&mut self, process: ProcessId, call: ReplyTo, to: &Address, method: &str, waits: Waits) {
         let Some(actor) = self.member(to).and_then(|id| self.members.actor(id)) else { return };
         let id = actor.id;

@@ -15,10 +15,11 @@ use rebeam_protocol::message::{Form, Head, Signal};
 use rebeam_protocol::process::{ChildError, ProcessAnswer, ProcessRequest};
 
 use super::Core;
-use crate::alarms::{Alarm, AlarmId};
+use crate::alarms::Alarm;
 use crate::incarnation::{Manner, Stop};
 use crate::mailbox::{Message, Sender};
 use crate::requests::Requester;
+use crate::timers::AlarmId;
 use crate::timers::Due;
 
 /// The method that gets what is neither a call nor a cast.

@@ -178,7 +178,7 @@ impl Core {
         None
     }
 
-    /// Notes that an actor waits for a supervisor; the cycle, if that would be for ever.
+    /// Notes that an actor waits for a supervisor; the cycle, if that would be forever.
     fn wait_for_supervisor(&mut self, from: Requester, supervisor: ActorId, waits: Waits) -> Option<Vec<String>> {
         let wait = from.wait()?;
         self.router.open(wait, On::Supervisor(supervisor), waits, None);

@@ -1,4 +1,4 @@
-//! Hangs and limits: which actor is judged hung, which one has to go on in a new process.
+//! Hangs and limits: which actor counts as hung, which one has to go on in a new process.
 //!
 //! Nobody is asked whether it is alive: a busy actor is not a dead one (MAP-07). The core has the status page of an
 //! actor read when a limit may have passed, and only while the actor has mail.

@@ -107,7 +107,7 @@ pub(crate) struct Batch {
     pub(crate) about: Option<About>,
     #[command(flatten)]
     pub(crate) start: Start,
-    /// Begin anew: forget the journal and what the sink has written
+    /// Start over: forget the journal and what the sink has written
     #[arg(long)]
     pub(crate) fresh: bool,
     /// Try the dead items again
@@ -125,7 +125,7 @@ pub(crate) struct Batch {
     /// Where the journal is kept, in a folder by the pipeline's name [default: `.rebeam/batch` of the project]
     #[arg(long, value_name = "DIR", env = "REBEAM_BATCH_JOURNAL")]
     pub(crate) journal: Option<PathBuf>,
-    /// Keep no journal: a run that ends early begins anew
+    /// Keep no journal: a run that ends early starts over
     #[arg(long, conflicts_with_all = ["retry_failed", "only", "accept_changes"])]
     pub(crate) no_journal: bool,
     /// Write the report here too, as JSON

@@ -157,7 +157,7 @@ pub(crate) fn call_failure(failure: &CallFailure) -> Failure {
             Failure::request(format!("`{}` did not answer in time: {doing}, {} waiting", callee.target, callee.waiting))
                 .hint("wait longer with `--timeout`")
         }
-        CallFailure::Deadlock { cycle } => Failure::request(format!("it would wait for ever: {}", cycle.join(" -> "))),
+        CallFailure::Deadlock { cycle } => Failure::request(format!("it would wait forever: {}", cycle.join(" -> "))),
         CallFailure::Restarting { target } => Failure::request(format!("`{target}` is being restarted")),
         CallFailure::MailboxFull { target, waiting } => {
             Failure::request(format!("the mailbox of `{target}` is full: {waiting} waiting"))

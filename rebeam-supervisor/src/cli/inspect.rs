@@ -12,7 +12,7 @@ use crate::view::members::health_json;
 /// `rebeam health`: for a probe that runs a program.
 pub(super) fn health(client: &mut Client, as_json: bool) -> Result<(), Failure> {
     let Answer::Health(health) = client.expect(Request::Health)? else {
-        return Err(Failure::request("an answer that does not fit"));
+        return Err(Failure::request("an unexpected answer"));
     };
     if as_json {
         render::data(&health_json(&health).to_string());
@@ -34,7 +34,7 @@ pub(super) fn health(client: &mut Client, as_json: bool) -> Result<(), Failure> 
 pub(super) fn stack(client: &mut Client, name: Option<&str>, as_json: bool) -> Result<(), Failure> {
     let request = Request::Stacks { name: name.map(str::to_owned) };
     let Answer::Stacks(stacks) = client.expect(request)? else {
-        return Err(Failure::request("an answer that does not fit"));
+        return Err(Failure::request("an unexpected answer"));
     };
     if let (Some(name), []) = (name, stacks.as_slice()) {
         return Err(Failure::request(format!("`{name}` has no process that could tell")));

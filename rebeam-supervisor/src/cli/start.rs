@@ -15,7 +15,7 @@ use crate::printer::Printer;
 use crate::python;
 use crate::shell::engine::Setup;
 use crate::shell::http;
-use crate::shell::node::{self, Service};
+use crate::shell::node::{self, RunOptions};
 use crate::shell::node_dir;
 use crate::shell::otlp;
 use crate::shell::reaper::Strangers;
@@ -127,12 +127,12 @@ pub(super) fn service(
     file: &ProjectFile,
     runtime_dir: Option<&Path>,
     hangup: Hangup,
-) -> Result<Service, Failure> {
+) -> Result<RunOptions, Failure> {
     let grace = match start.grace.or(file.grace) {
         Some(seconds) => config::parse_seconds("grace", seconds)?,
         None => DEFAULT_GRACE,
     };
-    Ok(Service { grace, hangup, is_place_chosen: runtime_dir.is_some(), drain: None, http: None, otlp: None })
+    Ok(RunOptions { grace, hangup, is_place_chosen: runtime_dir.is_some(), drain: None, http: None, otlp: None })
 }
 
 /// A slip in the name of a variable must not pass in production.

@@ -10,7 +10,7 @@ use rebeam_protocol::certificate::{Certificate, Next};
 use rebeam_protocol::message::LogRecord;
 
 use super::REBEAM;
-use crate::shell::output::Stream;
+use crate::printer::Stream;
 use crate::view::crash::crash_block;
 use crate::view::text::{has_colour, painted};
 

@@ -10,7 +10,7 @@ use rebeam_protocol::message::LogRecord;
 use serde_json::{Map, Value, json};
 
 use super::{REBEAM, Speaker};
-use crate::shell::output::Stream;
+use crate::printer::Stream;
 use crate::view::crash::certificate_json;
 use crate::view::failure::Failure;
 

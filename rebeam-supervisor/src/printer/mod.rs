@@ -22,7 +22,6 @@ use rebeam_protocol::id::Pid;
 use rebeam_protocol::message::{DeadLetter, LogRecord};
 
 use self::human::Human;
-use crate::shell::output::Stream;
 use crate::view::failure::Failure;
 use crate::view::text::duration;
 
@@ -43,6 +42,13 @@ pub(crate) struct Speaker<'a> {
 }
 
 const REBEAM: Speaker<'_> = Speaker { label: "rebeam", pid: None };
+
+/// Which stream a line came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stream {
+    Stdout,
+    Stderr,
+}
 
 /// A handle on the printing thread.
 #[derive(Clone, Debug)]

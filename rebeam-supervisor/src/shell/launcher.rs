@@ -3,7 +3,7 @@
 //! A worker comes from the zygote if the application may be forked, else from a fresh interpreter. The supervisor
 //! itself never forks without an exec, so its own state does not matter to its children.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -11,17 +11,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use nix::fcntl::OFlag;
 use rebeam_protocol::spec::ProcessOptions;
 use rebeam_sys::process::{Group, spawn};
-use rebeam_sys::socket;
+use rebeam_sys::socket::stream_pair;
 
 use crate::python::Python;
 use crate::shell::cgroup::Source;
 use crate::shell::ledger::Ledger;
+use crate::shell::output::Outputs;
 use crate::shell::service_manager::VARIABLES;
 use crate::shell::status_page::StatusPage;
-use crate::shell::zygote::stream_pair;
 
 /// Threads of numeric libraries per actor, unless the user said otherwise: an actor is one of many.
 const THREAD_VARIABLES: [&str; 4] =
@@ -42,29 +41,11 @@ pub(crate) struct Wiring {
 /// The worker's ends.
 #[derive(Debug)]
 pub(crate) struct TheirEnds {
-    channel: OwnedFd,
+    pub(crate) channel: OwnedFd,
     page: OwnedFd,
     lifeline: OwnedFd,
     stdout: OwnedFd,
     stderr: OwnedFd,
-}
-
-/// Reading ends of a process's stdout and stderr.
-#[derive(Debug)]
-pub(crate) struct Outputs {
-    pub(crate) stdout: OwnedFd,
-    pub(crate) stderr: OwnedFd,
-}
-
-impl Outputs {
-    /// Two pipes: our ends, and theirs for stdout and stderr.
-    pub(crate) fn new() -> io::Result<(Self, OwnedFd, OwnedFd)> {
-        let (stdout, their_stdout) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-        let (stderr, their_stderr) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-        socket::set_nonblocking(&stdout)?;
-        socket::set_nonblocking(&stderr)?;
-        Ok((Outputs { stdout, stderr }, their_stdout, their_stderr))
-    }
 }
 
 impl Wiring {
@@ -94,7 +75,8 @@ impl TheirEnds {
         ledger: &Ledger,
     ) -> io::Result<i32> {
         let fds = [ledger.memory(), self.channel.as_fd(), self.page.as_fd(), self.lifeline.as_fd()];
-        let mut command = interpreter(python, "worker", directory, self.stdout, self.stderr)?;
+        let mut command = interpreter(python, "worker", directory)?;
+        command.stdin(Stdio::null()).stdout(self.stdout).stderr(self.stderr);
         // The application is imported from the project, wherever the actor then works.
         command.env("REBEAM_PROJECT", directory);
         command.envs(options.env.iter().map(|(name, value)| (name, value)));
@@ -111,17 +93,6 @@ impl TheirEnds {
     }
 }
 
-/// Starts the zygote, with `fds` as its descriptors 3, 4, 5…
-pub(crate) fn spawn_zygote(
-    python: &Python,
-    directory: &Path,
-    fds: &[BorrowedFd<'_>],
-    stdout: OwnedFd,
-    stderr: OwnedFd,
-) -> io::Result<i32> {
-    spawn(interpreter(python, "zygote", directory, stdout, stderr)?, fds, Group::Session)
-}
-
 /// CPUs' worth of time by the quota at our start, if nobody has said how many to count on.
 fn cpus_by_quota() -> Option<u64> {
     static CPUS: OnceLock<Option<u64>> = OnceLock::new();
@@ -132,16 +103,13 @@ fn cpus_by_quota() -> Option<u64> {
 }
 
 /// `rebeam-worker` in one of its roles that are a Python.
-fn interpreter(python: &Python, role: &str, directory: &Path, stdout: OwnedFd, stderr: OwnedFd) -> io::Result<Command> {
+pub(crate) fn interpreter(python: &Python, role: &str, directory: &Path) -> io::Result<Command> {
     let mut command = Command::new(worker_program()?);
     command
         .arg(role)
         .arg(&python.executable)
         .arg(python.embed.as_ref().map_or(OsString::from("-"), |library| library.clone().into()))
-        .current_dir(directory)
-        .stdin(Stdio::null())
-        .stdout(stdout)
-        .stderr(stderr);
+        .current_dir(directory);
     for variable in VARIABLES {
         command.env_remove(variable);
     }
@@ -165,25 +133,8 @@ fn interpreter(python: &Python, role: &str, directory: &Path, stdout: OwnedFd, s
     Ok(command)
 }
 
-/// The process that outlives us by a moment (see `rebeam-worker/src/keeper.rs`).
-#[derive(Debug)]
-pub(crate) struct Keeper {
-    pub(crate) os_pid: i32,
-    /// Open as long as we live.
-    _sign: OwnedFd,
-}
-
-/// Starts the keeper of a node.
-pub(crate) fn spawn_keeper(mark: &OsStr) -> io::Result<Keeper> {
-    let (theirs, ours) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-    let mut command = Command::new(worker_program()?);
-    command.arg("keeper").arg(mark).current_dir("/").env_remove("REBEAM_NODE");
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    Ok(Keeper { os_pid: spawn(command, &[theirs.as_fd()], Group::Session)?, _sign: ours })
-}
-
 /// `rebeam-worker`, which stands beside this very program.
-fn worker_program() -> io::Result<PathBuf> {
+pub(crate) fn worker_program() -> io::Result<PathBuf> {
     let path = std::env::current_exe()?.with_file_name("rebeam-worker");
     if path.exists() { Ok(path) } else { Err(io::Error::other(format!("`{}` is missing", path.display()))) }
 }

@@ -32,7 +32,7 @@ impl Ledger {
         self.memory.as_fd()
     }
 
-    /// Adds a record; false if there is no room, or if it is time to begin anew.
+    /// Adds a record; false if there is no room, or if it is time to start over.
     pub(crate) fn write(&mut self, record: &Record<'_>) -> bool {
         let words = encode(record);
         let length = self.tail.length + words.len() as u32 * 8;
@@ -45,7 +45,7 @@ impl Ledger {
         true
     }
 
-    /// Begins anew with what holds.
+    /// Starts over with what holds.
     pub(crate) fn begin_anew<'a>(&mut self, records: impl Iterator<Item = Record<'a>>) {
         let mut tail = Tail { epoch: self.tail.epoch.wrapping_add(1), length: 0 };
         // Who still reads what is about to be overwritten sees by the epoch that it is out of date.

@@ -11,7 +11,6 @@ use rebeam_protocol::id::ProcessId;
 
 use crate::printer::Printer;
 use crate::shell::cgroup::Group;
-use crate::shell::engine::Node;
 use crate::shell::sampler::{self, look, proportional_kib};
 
 /// How often is looked.
@@ -38,9 +37,21 @@ const IN_VAIN: Duration = Duration::from_secs(10);
 /// How many of the largest are measured exactly.
 const CANDIDATES: usize = 5;
 
+/// The actors, as far as their memory goes.
+pub(crate) trait Actors {
+    /// Every actor's process.
+    fn processes(&self) -> Vec<(ProcessId, i32)>;
+
+    /// Who has a limit: the process, and the least that matters, in KiB. `None` if nobody has.
+    fn limited(&self) -> Option<Vec<(ProcessId, i32, u64)>>;
+
+    /// Somebody uses too much.
+    fn tell(&self, event: Event);
+}
+
 /// Ends the fattest actor before the kernel ends whom it likes (rule 15 of the design): the kernel may take the whole
 /// container with it, and does not say why.
-pub(super) async fn guard(node: Node, group: Group, limit: u64, printer: Printer) {
+pub(super) async fn guard(actors: impl Actors, group: Group, limit: u64, printer: Printer) {
     let reserve = reserve(limit);
     let memory_in_use = {
         let group = Arc::new(group);
@@ -62,10 +73,10 @@ pub(super) async fn guard(node: Node, group: Group, limit: u64, printer: Printer
             tokio::time::sleep(pace.until_next(used, room, Instant::now())).await;
             continue;
         }
-        let processes = node.processes();
+        let processes = actors.processes();
         match look(move || fattest(&processes, limit)).await.ok().flatten() {
             Some((process, used_kib)) => {
-                node.handle(Event::OutOfRoom { process, used_kib, limit_kib: limit / 1024 });
+                actors.tell(Event::OutOfRoom { process, used_kib, limit_kib: limit / 1024 });
                 has_warned = false;
                 tokio::time::sleep(LET_GO).await;
                 // If its end has freed nothing, nor will another's.
@@ -136,12 +147,12 @@ fn over_limit(limited: &[(ProcessId, i32, u64)]) -> Vec<(ProcessId, u64)> {
 }
 
 /// Looks until no actor with a limit is left.
-pub(super) async fn watch(node: Node) {
+pub(super) async fn watch(actors: impl Actors) {
     loop {
         tokio::time::sleep(PERIOD).await;
-        let Some(limited) = node.memory_limits() else { return };
+        let Some(limited) = actors.limited() else { return };
         for (process, used_kib) in look(move || over_limit(&limited)).await.unwrap_or_default() {
-            node.handle(Event::OverMemory { process, used_kib });
+            actors.tell(Event::OverMemory { process, used_kib });
         }
     }
 }

@@ -1,6 +1,5 @@
 //! A node from its first breath to its last: interpreter, application, tree, and the order of going.
 
-use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::Path;
 use std::rc::Rc;
@@ -11,7 +10,6 @@ use rebeam_core::Core;
 use rebeam_core::event::Status;
 use rebeam_protocol::certificate::Certificate;
 use rebeam_protocol::exit::signal_name;
-use rebeam_protocol::frame::MAX_FRAME;
 use rebeam_protocol::id::NodeStart;
 use rebeam_protocol::spec::SupervisorSpec;
 use rebeam_protocol::zygote::{FromZygote, LoadError, LoadErrorKind, Target, ToZygote};
@@ -21,9 +19,9 @@ use tokio::task::{JoinHandle, LocalSet};
 use crate::printer::Printer;
 use crate::shell::cgroup::Source;
 use crate::shell::control;
-use crate::shell::engine::{Ended, Loading, Node, Setup};
+use crate::shell::engine::{Ended, Loading, Node, Services, Setup};
 use crate::shell::http;
-use crate::shell::launcher;
+use crate::shell::keeper;
 use crate::shell::ledger::Ledger;
 use crate::shell::memory;
 use crate::shell::node_dir::{NodeDir, NodeDirError};
@@ -31,18 +29,17 @@ use crate::shell::otlp::{self, Exporter};
 use crate::shell::reaper;
 use crate::shell::room;
 use crate::shell::sampler;
+use crate::shell::service::Process;
 use crate::shell::service_manager;
 use crate::shell::signals::{Hangup, Signals};
-use crate::shell::watched::watch;
-use crate::shell::zygote::{Silent, Zygote};
+use crate::shell::zygote::{self, Silent};
 use crate::view::crash::plain_crash_block;
 use crate::view::exit_code::ExitCode;
 use crate::view::failure::Failure;
 use crate::view::text::{duration, kib};
-use rebeam_sys::frames::{FrameReader, Read};
 
 /// How a node is run, beside what it runs.
-pub(crate) struct Service {
+pub(crate) struct RunOptions {
     /// How long a stop may take before what is left is killed.
     pub(crate) grace: Duration,
     /// Whether somebody has said where its socket is to be.
@@ -61,10 +58,10 @@ pub(crate) struct Service {
 ///
 /// # Errors
 /// Whatever kept it from coming up, or made it give up.
-pub(crate) fn run(mut setup: Setup, node_dir: &Path, service: Service, printer: &Printer) -> Result<(), Failure> {
+pub(crate) fn run(mut setup: Setup, node_dir: &Path, options: RunOptions, printer: &Printer) -> Result<(), Failure> {
     let started = Instant::now();
     let dir =
-        NodeDir::take(node_dir, &setup.directory, service.is_place_chosen).map_err(|error| node_dir_failure(&error))?;
+        NodeDir::take(node_dir, &setup.directory, options.is_place_chosen).map_err(|error| node_dir_failure(&error))?;
     prepare_process();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -83,18 +80,20 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, service: Service, printer: 
         setup.python.mark = Some(mark.clone());
         let loading = Loading::default();
         tokio::task::spawn_local(control::serve(loading.clone(), listener));
-        if let Some(options) = service.http {
+        if let Some(options) = options.http {
             let address = http::start(loading.clone(), options).map_err(io("failed to serve HTTP"))?;
             printer.say(&format!("health and metrics at http://{address}"));
         }
-        let keeper = launcher::spawn_keeper(&mark).map_err(io("failed to start `rebeam-worker`"))?;
+        let mut keeper = keeper::service();
+        keeper.started(keeper::start(&mark).map_err(io("failed to start `rebeam-worker`"))?);
+        keeper.is_up(Instant::now());
         let ledger = Ledger::new()
             .map_err(|error| io("failed to make shared memory")(error).hint("Re:BEAM needs Linux 5.1 or newer"))?;
         let zygote =
-            Zygote::start(&setup.python, &setup.directory, &ledger).map_err(io("failed to start `rebeam-worker`"))?;
+            zygote::start(&setup.python, &setup.directory, &ledger).map_err(io("failed to start `rebeam-worker`"))?;
         let loaded = tokio::select! {
             loaded = load(&zygote, &setup, printer) => loaded,
-            () = signals.stop_ordered(service.hangup, printer) => {
+            () = signals.stop_ordered(options.hangup, printer) => {
                 end_zygote(zygote.os_pid);
                 return Ok(());
             }
@@ -112,30 +111,33 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, service: Service, printer: 
             end_zygote(zygote.os_pid);
             Failure::usage(error.to_string()).hint(error.hint())
         })?;
-        let zygote = match unforkable {
-            None => Some(zygote),
+        let mut services = Services { zygote: zygote::service(), keeper };
+        match unforkable {
+            None => {
+                services.zygote.started(zygote);
+                services.zygote.is_up(Instant::now());
+            }
             Some(reason) => {
                 printer.unforkable(&reason);
                 end_zygote(zygote.os_pid);
-                None
             }
-        };
+        }
         setup.python.app = Some(app_variable(&setup.target));
-        let node = Node::new(core, setup, printer.clone(), zygote, keeper, ledger, started);
+        let node = Node::new(core, setup, printer.clone(), services, ledger, started);
         tokio::task::spawn_local(signals.attend(
             node.clone(),
             printer.clone(),
-            service.grace,
-            service.hangup,
-            service.drain,
+            options.grace,
+            options.hangup,
+            options.drain,
         ));
         loading.done(node.clone());
-        if let Some(options) = service.otlp {
+        if let Some(options) = options.otlp {
             let (share, began) = (options.share, SystemTime::now() - started.elapsed());
             let exporter = Exporter::start(options, began, printer.clone()).map_err(io("failed to send spans"))?;
             node.trace(exporter, share);
         }
-        tokio::task::spawn_local(service_manager::watchdog(node.clone()));
+        tokio::task::spawn_local(tell_service_manager(node.clone()));
         guard_memory(&node, printer);
         node.boot();
         let ended = node.ended().await;
@@ -152,8 +154,8 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, service: Service, printer: 
             printer.say(&format!("down after {}", duration(started.elapsed())));
         }
         node.end_zygote();
-        // Everything is down. The keeper looks round once more when we are gone, and then goes too.
-        let known = HashSet::from([node.keeper()]);
+        // Everything is down. The keeper scans once more after our end, and then ends too.
+        let known = node.keeper().into_iter().collect();
         reaper::kill_strays(&reaper::strays(&known, &strangers, &mark), &known);
         finish(ended)
     });
@@ -193,6 +195,19 @@ fn warn_of_room(tree: &SupervisorSpec, printer: &Printer) {
     if let (Some(memory), Some(share)) = (&limits.memory, needs.share_kib(&limits)) {
         let (memory, share) = (kib(memory.value / 1024), kib(share));
         printer.say(&format!("{memory} of memory in all: {share} for each actor without a limit of its own"));
+    }
+}
+
+/// Tells the service manager, as often as it asks for, that the loop turns, and how the node is.
+async fn tell_service_manager(node: Node) {
+    let Some(period) = service_manager::watchdog_period() else { return };
+    loop {
+        let health = node.health();
+        service_manager::alive(match health.troubles.first() {
+            Some(trouble) => format!("{} in trouble: {}: {}", health.troubles.len(), trouble.actor, trouble.detail),
+            None => format!("{} actors", node.alive().len()),
+        });
+        tokio::time::sleep(period).await;
     }
 }
 
@@ -244,38 +259,30 @@ fn app_variable(target: &Target) -> String {
 }
 
 /// Has the zygote import the application; gives the tree, and why it must not be forked if so.
-async fn load(zygote: &Zygote, setup: &Setup, printer: &Printer) -> Result<(SupervisorSpec, Option<String>), Failure> {
+async fn load(zygote: &Process, setup: &Setup, printer: &Printer) -> Result<(SupervisorSpec, Option<String>), Failure> {
     let broken = |error: std::io::Error| Failure::start("failed to talk to the interpreter").because(&error);
     let silent = Rc::new(Silent::default());
-    let output = zygote.print_output(printer, Some(&silent));
-    let control = watch(zygote.control.try_clone().map_err(broken)?).map_err(broken)?;
-    let mut decoder = FrameReader::new(MAX_FRAME);
+    let output = zygote::print_output(zygote, printer, Some(&silent));
+    let mut frames = zygote.frames().map_err(broken)?;
     loop {
-        let mut guard = control.readable().await.map_err(broken)?;
-        match decoder.read(control.get_ref()) {
-            Read::Closed | Read::Broken => return Err(interpreter_failure(zygote, setup, &silent, output).await),
-            Read::Nothing => guard.clear_ready(),
-            Read::Some { .. } => {}
-        }
-        while let Some((message, _)) =
-            decoder.next_frame::<FromZygote>().map_err(std::io::Error::other).map_err(broken)?
-        {
-            match message {
-                FromZygote::Ready { version } if version != rebeam_protocol::handshake::VERSION => {
-                    return Err(Failure::start(format!(
-                        "the `rebeam` package of `{}` speaks another version of the protocol ({version})",
-                        setup.python.executable.display()
-                    ))
-                    .hint("`rebeam` and the package come in one wheel: install it again"));
-                }
-                FromZygote::Ready { .. } => {
-                    silent.is_up.set(true);
-                    zygote.send(&ToZygote::Load(setup.target.clone()), &[]).map_err(broken)?;
-                }
-                FromZygote::Loaded { tree, unforkable } => return Ok((*tree, unforkable)),
-                FromZygote::LoadFailed(error) => return Err(load_failure(error)),
-                FromZygote::Forked { .. } | FromZygote::ForkFailed { .. } | FromZygote::Unforkable { .. } => {}
+        let Some((message, _)) = frames.next::<FromZygote>().await.map_err(broken)? else {
+            return Err(interpreter_failure(zygote, setup, &silent, output).await);
+        };
+        match message {
+            FromZygote::Ready { version } if version != rebeam_protocol::handshake::VERSION => {
+                return Err(Failure::start(format!(
+                    "the `rebeam` package of `{}` speaks another version of the protocol ({version})",
+                    setup.python.executable.display()
+                ))
+                .hint("`rebeam` and the package come in one wheel: install it again"));
             }
+            FromZygote::Ready { .. } => {
+                silent.is_up.set(true);
+                zygote.send(&ToZygote::Load(setup.target.clone()), &[]).map_err(broken)?;
+            }
+            FromZygote::Loaded { tree, unforkable } => return Ok((*tree, unforkable)),
+            FromZygote::LoadFailed(error) => return Err(load_failure(error)),
+            FromZygote::Forked { .. } | FromZygote::ForkFailed { .. } | FromZygote::Unforkable { .. } => {}
         }
     }
 }
@@ -296,7 +303,7 @@ fn load_failure(error: LoadError) -> Failure {
 }
 
 /// The interpreter ended before it said anything, or while it imported the application.
-async fn interpreter_failure(zygote: &Zygote, setup: &Setup, silent: &Silent, output: Vec<JoinHandle<()>>) -> Failure {
+async fn interpreter_failure(zygote: &Process, setup: &Setup, silent: &Silent, output: Vec<JoinHandle<()>>) -> Failure {
     let reaped = reaper::reap(zygote.os_pid);
     for reader in output {
         // They end with the pipes, which a stray child may hold open.

@@ -1,4 +1,4 @@
-//! Sends spans to a collector by OTLP, from a thread of its own: a collector that is slow or gone holds up nobody.
+//! Sends spans to a collector by OTLP, from a thread of its own: a collector that is slow or gone blocks nothing else.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};

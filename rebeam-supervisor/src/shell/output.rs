@@ -1,9 +1,12 @@
 //! What an actor writes to stdout and stderr: lines for the printer, and the last of them for its certificate.
 
 use std::collections::VecDeque;
+use std::io;
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use rebeam_sys::socket::set_nonblocking;
 
 /// How many lines are kept for a certificate, and how many bytes of them.
 const KEPT: usize = 50;
@@ -12,19 +15,30 @@ const KEPT_BYTES: usize = 64 * 1024;
 /// A line longer than this is cut into pieces, so that a stream without line breaks takes no memory.
 const LONGEST: usize = 16 * 1024;
 
-/// Which stream a line came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stream {
-    Stdout,
-    Stderr,
-}
-
 /// What a read brought.
 #[derive(Debug)]
 pub(crate) enum Lines {
     Some(Vec<String>),
     Nothing,
     Closed,
+}
+
+/// Reading ends of a process's stdout and stderr.
+#[derive(Debug)]
+pub(crate) struct Outputs {
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+}
+
+impl Outputs {
+    /// Two pipes: our ends, and theirs for stdout and stderr.
+    pub(crate) fn new() -> io::Result<(Self, OwnedFd, OwnedFd)> {
+        let (stdout, their_stdout) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        let (stderr, their_stderr) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        set_nonblocking(&stdout)?;
+        set_nonblocking(&stderr)?;
+        Ok((Outputs { stdout, stderr }, their_stdout, their_stderr))
+    }
 }
 
 /// The reading end of a pipe, and the line that is not whole yet.

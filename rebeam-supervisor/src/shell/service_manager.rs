@@ -9,8 +9,6 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-use crate::shell::engine::Node;
-
 /// Variables of the service manager's that are for us and not for actors.
 pub(crate) const VARIABLES: [&str; 6] =
     ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
@@ -44,18 +42,14 @@ pub(crate) fn finish() {
     let _ = is_done.recv_timeout(Duration::from_millis(200));
 }
 
-/// Says, as often as it is asked for, that the supervisor's loop turns, and how the node is.
-pub(crate) async fn watchdog(node: Node) {
-    let Some(period) = sd_notify::watchdog_enabled() else { return };
-    loop {
-        let health = node.health();
-        let status = match health.troubles.first() {
-            Some(trouble) => format!("{} in trouble: {}: {}", health.troubles.len(), trouble.actor, trouble.detail),
-            None => format!("{} actors", node.alive().len()),
-        };
-        tell(News::Alive(status));
-        tokio::time::sleep(period / 2).await;
-    }
+/// How often it is to be told that the supervisor's loop turns, if at all.
+pub(crate) fn watchdog_period() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|longest| longest / 2)
+}
+
+/// The supervisor's loop turns, and this is how the node is.
+pub(crate) fn alive(status: String) {
+    tell(News::Alive(status));
 }
 
 fn tell(news: News) {

@@ -268,7 +268,7 @@ def unusable(path: Path, error: Exception) -> PipelineError:
     """Why a journal cannot be used, and what to do."""
     text = str(error)
     if (isinstance(error, sqlite3.DatabaseError) and "malformed" in text) or "not a database" in text:
-        return PipelineError(f"the journal `{path}` is broken ({text}); `--fresh` begins anew")
+        return PipelineError(f"the journal `{path}` is broken ({text}); `--fresh` starts over")
     if "full" in text:
         return PipelineError(f"there is no room for the journal `{path}` ({text}); what it says is whole")
     return PipelineError(f"the journal `{path}` cannot be written ({text}); `--journal DIR` puts it elsewhere")

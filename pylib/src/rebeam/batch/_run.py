@@ -113,7 +113,7 @@ def _check_changes(pipeline: Pipeline, journal: Any, *, accepts: bool) -> None:
         names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         raise PipelineError(
             f"since the journal of `{pipeline.name}` was begun, this has changed: {', '.join(names)}; "
-            "`--accept-changes` goes on, `--fresh` begins anew"
+            "`--accept-changes` goes on, `--fresh` starts over"
         )
     steps = [f"{type(step).__name__} {step.name}" for step in pipeline.steps]
     known = json.loads(journal.meta("steps") or "null")
@@ -121,7 +121,7 @@ def _check_changes(pipeline: Pipeline, journal: Any, *, accepts: bool) -> None:
     if known not in (None, steps) and (counts["waiting"] or counts["dead"]):
         raise PipelineError(
             f"the steps of `{pipeline.name}` are others than when its journal was begun ({', '.join(known)}), "
-            "and items wait between them: finish it as it was, or begin anew by `--fresh`"
+            "and items wait between them: finish it as it was, or start over by `--fresh`"
         )
     journal.set_meta(fingerprint=now, steps=steps)
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rebeam_core::Event;
 use rebeam_core::event::{Death, Launch, Status};
@@ -13,24 +13,20 @@ use rebeam_protocol::worker::ToWorker;
 use rebeam_protocol::zygote::{FromZygote, ToZygote};
 
 use super::worker::{Output, Trust, Unborn, Worker, Writing};
-use super::{Engine, Forking, Node, Standby, ZygoteState};
-use crate::printer::Speaker;
+use super::{Engine, Forking, Node, Standby};
+use crate::printer::{Speaker, Stream};
 use crate::shell::arenas::Memories;
-use crate::shell::launcher::{self, Wiring};
+use crate::shell::keeper;
+use crate::shell::launcher::Wiring;
 use crate::shell::memory;
-use crate::shell::output::{LastLines, LineReader, Stream};
+use crate::shell::output::{LastLines, LineReader};
 use crate::shell::reaper::{self, Stray};
 use crate::shell::sampler::look;
+use crate::shell::service::{Next, Process};
 use crate::shell::watched::watch;
-use crate::shell::zygote::Zygote;
+use crate::shell::zygote;
 use rebeam_sys::clock::monotonic_ns;
 use rebeam_sys::frames::{FrameReader, Read, WriteQueue};
-
-/// A zygote that died more often than this without having been healthy is not started again: fresh interpreters serve.
-const ZYGOTE_TRIES: u32 = 3;
-
-/// After this time without a death a zygote is healthy.
-const HEALTHY: Duration = Duration::from_secs(5);
 
 /// Reads of what a dead process left behind: many times what the kernel buffers.
 const MOST_READS: usize = 256;
@@ -75,7 +71,7 @@ impl Engine {
     pub(super) fn fork_ahead(&mut self) {
         let is_idle = self.forking.is_none() && self.standby.is_none() && self.queue.is_empty() && !self.life.has_ended;
         // One try for each birth: what fails now would fail again at once.
-        if let (true, ZygoteState::Ready { zygote, .. }) = (is_idle && self.wants_standby, &self.zygote) {
+        if let (true, Some(zygote)) = (is_idle && self.wants_standby, self.services.zygote.ready()) {
             self.wants_standby = false;
             if let Ok((wiring, theirs)) = Wiring::new()
                 && zygote.send(&ToZygote::Fork { request: 0 }, &theirs.as_fds()).is_ok()
@@ -154,19 +150,20 @@ impl Engine {
             }
             let options = self.workers.get(&process).and_then(|worker| worker.unborn.as_ref());
             let options = options.map(|unborn| unborn.launch.spec.process.clone()).unwrap_or_default();
-            match &self.zygote {
-                ZygoteState::Loading { .. } if !options.need_fresh_interpreter() => {
-                    self.queue.push_front((process, theirs));
-                    return;
-                }
-                ZygoteState::Ready { zygote, .. } if !options.need_fresh_interpreter() => {
+            let may_fork = !options.need_fresh_interpreter();
+            if may_fork && self.services.zygote.is_starting() {
+                self.queue.push_front((process, theirs));
+                return;
+            }
+            match self.services.zygote.ready().filter(|_| may_fork) {
+                Some(zygote) => {
                     let request = process.pid.serial;
                     match zygote.send(&ToZygote::Fork { request }, &theirs.as_fds()) {
                         Ok(()) => self.forking = Some(Forking::Worker(process)),
                         Err(error) => self.launch_failed(process, explain(&error)),
                     }
                 }
-                _ => match theirs.spawn(&self.setup.python, &self.setup.directory, &options, &self.ledger) {
+                None => match (self.spawn)(theirs, &self.setup, &options, &self.ledger) {
                     Ok(os_pid) => self.born(process, os_pid),
                     Err(error) => self.launch_failed(process, explain(&error)),
                 },
@@ -211,7 +208,9 @@ impl Engine {
         match worker.os_pid {
             Some(os_pid) => reaper::kill_group(os_pid),
             // Its fork is under way, and a zygote that hangs must not keep it from ending.
-            None if matches!(self.forking, Some(Forking::Worker(forking)) if forking == process) => self.kill_zygote(),
+            None if matches!(self.forking, Some(Forking::Worker(forking)) if forking == process) => {
+                self.services.zygote.kill();
+            }
             None => {
                 self.queue.retain(|(waiting, _)| *waiting != process);
                 self.bury_unborn(process);
@@ -244,39 +243,27 @@ impl Engine {
             FromZygote::Unforkable { reason, .. } => {
                 self.printer.unforkable(&reason);
                 let unborn = self.forking.take();
-                self.kill_zygote();
-                self.zygote = ZygoteState::NotUsed;
+                self.services.zygote.retire();
                 if let Some(Forking::Worker(process)) = unborn {
                     self.make_again(process);
                 }
                 self.launch_next();
             }
             FromZygote::Loaded { unforkable, .. } => {
-                self.zygote = match (std::mem::replace(&mut self.zygote, ZygoteState::NotUsed), unforkable) {
-                    (ZygoteState::Loading { zygote, tries }, None) => {
-                        ZygoteState::Ready { zygote, since: Instant::now(), tries }
-                    }
-                    (ZygoteState::Loading { zygote, .. }, Some(reason)) => {
+                match unforkable {
+                    None => self.services.zygote.is_up(Instant::now()),
+                    Some(reason) => {
                         self.printer.unforkable(&reason);
-                        reaper::kill_group(zygote.os_pid);
-                        ZygoteState::NotUsed
+                        self.services.zygote.retire();
                     }
-                    (other, _) => other,
-                };
+                }
                 self.launch_next();
             }
             FromZygote::LoadFailed(error) => {
                 self.printer.warn(&format!("the application could not be imported again: {}", error.message));
-                self.kill_zygote();
-                self.zygote = ZygoteState::NotUsed;
+                self.services.zygote.retire();
                 self.launch_next();
             }
-        }
-    }
-
-    pub(super) fn kill_zygote(&mut self) {
-        if let ZygoteState::Loading { zygote, .. } | ZygoteState::Ready { zygote, .. } = &self.zygote {
-            reaper::kill_group(zygote.os_pid);
         }
     }
 
@@ -284,16 +271,13 @@ impl Engine {
     pub(super) fn reap(&mut self) {
         let mut dead = Dead::default();
         while let Some(os_pid) = reaper::next_dead() {
-            let is_known = self.by_os_pid.contains_key(&os_pid)
-                || self.zygote_os_pid() == Some(os_pid)
-                || self.standby_os_pid() == Some(os_pid)
-                || self.keeper.os_pid == os_pid;
-            if !is_known && self.forking.is_some() {
+            if !self.is_known(os_pid) && self.forking.is_some() {
                 // Perhaps the newborn that the zygote is about to tell of. It is looked at again then, and hides no
                 // other meanwhile.
-                let others = self.zygote_os_pid().into_iter().chain(self.standby_os_pid());
-                let known: Vec<i32> = self.by_os_pid.keys().copied().chain(others).collect();
-                known.into_iter().filter(|os_pid| reaper::is_dead(*os_pid)).for_each(|it| self.reap_one(it, &mut dead));
+                self.known()
+                    .into_iter()
+                    .filter(|os_pid| reaper::is_dead(*os_pid))
+                    .for_each(|it| self.reap_one(it, &mut dead));
                 break;
             }
             self.reap_one(os_pid, &mut dead);
@@ -306,10 +290,14 @@ impl Engine {
         self.look_for_strays();
     }
 
+    fn is_known(&self, os_pid: i32) -> bool {
+        let mut others = self.standby_os_pid().into_iter().chain(self.services.os_pids());
+        self.by_os_pid.contains_key(&os_pid) || others.any(|other| other == os_pid)
+    }
+
     /// Our own processes.
     fn known(&self) -> HashSet<i32> {
-        let others = [self.zygote_os_pid(), self.standby_os_pid(), Some(self.keeper.os_pid)];
-        self.by_os_pid.keys().copied().chain(others.into_iter().flatten()).collect()
+        self.by_os_pid.keys().copied().chain(self.standby_os_pid()).chain(self.services.os_pids()).collect()
     }
 
     /// Has children that nobody knows looked for, if somebody may have left any. Not during a fork: the newborn is not
@@ -348,30 +336,35 @@ impl Engine {
             dead.workers.push((process, os_pid, reaped));
         } else if self.standby.take_if(|standby| standby.os_pid == os_pid).is_some() {
             // The next start makes another.
-        } else if self.zygote_os_pid() == Some(os_pid) {
-            self.zygote_died();
-        } else if self.keeper.os_pid == os_pid
-            && let Some(mark) = &self.setup.python.mark
-            && let Ok(keeper) = launcher::spawn_keeper(mark)
-        {
-            self.keeper = keeper;
+        } else if self.services.zygote.os_pid() == Some(os_pid) {
+            self.zygote_died(reaped);
+        } else if self.services.keeper.os_pid() == Some(os_pid) {
+            self.keeper_died(reaped);
+        }
+    }
+
+    fn keeper_died(&mut self, reaped: reaper::Reaped) {
+        let Some(end) = self.services.keeper.ended(reaped, Instant::now()) else { return };
+        self.printer.warn(&end.to_string());
+        let mark = self.setup.python.mark.clone().unwrap_or_default();
+        if end.next == Next::Restarts {
+            match keeper::start(&mark) {
+                Ok(process) => {
+                    self.services.keeper.started(process);
+                    self.services.keeper.is_up(Instant::now());
+                }
+                Err(error) => self.printer.warn(&format!("the keeper could not be started: {error}")),
+            }
         }
     }
 
     /// Listens to a zygote and prints its output.
-    fn attend(&self, zygote: &Zygote) {
+    fn attend(&self, zygote: &Process) {
         let Some(node) = self.me.upgrade().map(Node) else { return };
-        if let Ok(control) = zygote.control.try_clone() {
-            tokio::task::spawn_local(node.listen_to_zygote(control));
+        if let Ok(frames) = zygote.frames() {
+            tokio::task::spawn_local(node.listen_to_zygote(frames));
         }
-        zygote.print_output(&self.printer, None);
-    }
-
-    pub(super) fn zygote_os_pid(&self) -> Option<i32> {
-        match &self.zygote {
-            ZygoteState::Loading { zygote, .. } | ZygoteState::Ready { zygote, .. } => Some(zygote.os_pid),
-            ZygoteState::NotUsed => None,
-        }
+        zygote::print_output(zygote, &self.printer, None);
     }
 
     pub(super) fn standby_os_pid(&self) -> Option<i32> {
@@ -379,7 +372,13 @@ impl Engine {
     }
 
     /// Everything a worker left behind is taken in, and only then its death is told (MAP-03).
-    fn worker_died(&mut self, process: ProcessId, os_pid: i32, reaped: &reaper::Reaped, was_out_of_memory: bool) {
+    pub(super) fn worker_died(
+        &mut self,
+        process: ProcessId,
+        os_pid: i32,
+        reaped: &reaper::Reaped,
+        was_out_of_memory: bool,
+    ) {
         // Somebody else may hold the other ends and write without end: what the dead one left fits into the kernel's
         // buffers.
         for _ in 0..MOST_READS {
@@ -418,16 +417,14 @@ impl Engine {
     }
 
     /// Running actors do not notice. What was being forked is made again, by the next zygote or by a fresh interpreter.
-    fn zygote_died(&mut self) {
-        // It is reaped: whatever happens next, its number is nobody's any more.
-        let tries = match std::mem::replace(&mut self.zygote, ZygoteState::NotUsed) {
-            ZygoteState::Loading { tries, .. } => tries + 1,
-            ZygoteState::Ready { since, tries, .. } if since.elapsed() < HEALTHY => tries + 1,
-            ZygoteState::Ready { .. } | ZygoteState::NotUsed => 0,
-        };
+    fn zygote_died(&mut self, reaped: reaper::Reaped) {
+        let end = self.services.zygote.ended(reaped, Instant::now());
         // What was being forked may have been made, unknown to us: dropping its descriptors ends it by its lifeline.
         let unborn = self.forking.take();
-        self.replace_zygote(tries);
+        if let Some(end) = end.filter(|_| !self.life.has_ended) {
+            self.printer.warn(&end.to_string());
+            self.replace_zygote(end.next);
+        }
         if let Some(Forking::Worker(process)) = unborn {
             self.make_again(process);
         }
@@ -451,25 +448,19 @@ impl Engine {
         }
     }
 
-    fn replace_zygote(&mut self, tries: u32) {
-        if self.life.has_ended {
-            return;
-        }
-        if tries > ZYGOTE_TRIES {
-            self.printer.warn("the zygote died again and again: actors are started in fresh interpreters");
-            self.zygote = ZygoteState::NotUsed;
-            return self.launch_next();
-        }
-        self.printer.warn("the zygote died; it is started again, running actors go on");
-        match Zygote::start(&self.setup.python, &self.setup.directory, &self.ledger) {
+    fn replace_zygote(&mut self, next: Next) {
+        let started = match next {
+            Next::Restarts => zygote::start(&self.setup.python, &self.setup.directory, &self.ledger),
+            Next::GivesUp => Err(std::io::Error::other("it has failed too often")),
+        };
+        match started {
             Ok(zygote) => {
                 let _ = zygote.send(&ToZygote::Load(self.setup.target.clone()), &[]);
                 self.attend(&zygote);
-                self.zygote = ZygoteState::Loading { zygote, tries };
+                self.services.zygote.started(zygote);
             }
             Err(error) => {
-                self.printer.warn(&format!("the zygote could not be started: {error}"));
-                self.zygote = ZygoteState::NotUsed;
+                self.printer.warn(&format!("actors are started in fresh interpreters: there is no zygote: {error}"));
                 self.launch_next();
             }
         }

@@ -8,11 +8,13 @@
 mod act;
 mod launching;
 mod outside;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::OwnedFd;
+use std::io;
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::sync::{Arc, PoisonError};
@@ -24,31 +26,35 @@ use rebeam_core::{Core, Event};
 use rebeam_protocol::address::Caller;
 use rebeam_protocol::certificate::Certificate;
 use rebeam_protocol::exit::ExitReason;
-use rebeam_protocol::frame::{self, MAX_FRAME};
+use rebeam_protocol::frame;
 use rebeam_protocol::id::{CallId, ProcessId};
 use rebeam_protocol::outside::{Health, NodeState};
 use rebeam_protocol::page;
+use rebeam_protocol::spec::ProcessOptions;
 use rebeam_protocol::worker::{ToSupervisor, ToWorker};
 use rebeam_protocol::zygote::{FromZygote, Target};
 use rustc_hash::FxBuildHasher;
 use tokio::sync::Notify;
 
 use self::act::DeadLetterReports;
+pub(crate) use self::outside::NodeFigures;
+
 use self::outside::Clients;
 use self::worker::{Trust, Worker, Writing};
-use crate::printer::{Printer, Speaker};
+use crate::printer::{Printer, Speaker, Stream};
 use crate::python::Python;
 use crate::shell::arenas::Freed;
-use crate::shell::launcher::{Keeper, TheirEnds, Wiring};
+use crate::shell::launcher::{TheirEnds, Wiring};
 use crate::shell::ledger::Ledger;
+use crate::shell::memory;
 use crate::shell::oom::OutOfMemory;
 use crate::shell::otlp::Exporter;
-use crate::shell::output::{Lines, Stream};
+use crate::shell::output::Lines;
 use crate::shell::reaper::{self, Strangers};
+use crate::shell::service::{Frames, Service};
 use crate::shell::spin::{Traffic, spin};
-use crate::shell::watched::{Watched, watch, watch_for_room};
-use crate::shell::zygote::Zygote;
-use rebeam_sys::frames::{FrameReader, Read};
+use crate::shell::watched::{Watched, watch_for_room};
+use rebeam_sys::frames::Read;
 
 /// A shared handle on the engine. Tasks borrow it for one call at a time, and never across an await.
 #[derive(Clone)]
@@ -112,11 +118,10 @@ struct Engine {
     printer: Printer,
     workers: HashMap<ProcessId, Worker, FxBuildHasher>,
     by_os_pid: HashMap<i32, ProcessId, FxBuildHasher>,
-    zygote: ZygoteState,
-    /// Outlives us by a moment; not a stray.
-    keeper: Keeper,
+    services: Services,
     /// Launches that wait for the zygote.
     queue: VecDeque<(ProcessId, TheirEnds)>,
+    spawn: Spawn,
     /// The fork under way.
     forking: Option<Forking>,
     /// A worker that was forked ahead, and waits to be told who it is.
@@ -161,18 +166,23 @@ impl Life {
     }
 }
 
-enum ZygoteState {
-    /// The application is not to be forked: every actor gets a fresh interpreter.
-    NotUsed,
-    /// It imports the application.
-    Loading { zygote: Zygote, tries: u32 },
-    Ready {
-        zygote: Zygote,
-        since: Instant,
-        /// How often it died shortly after it was ready.
-        tries: u32,
-    },
+/// The processes of the node that are no actors.
+#[derive(Debug)]
+pub(crate) struct Services {
+    /// Down where the application is not to be forked: every actor gets a fresh interpreter.
+    pub(crate) zygote: Service,
+    pub(crate) keeper: Service,
 }
+
+impl Services {
+    /// The ids of those that live.
+    fn os_pids(&self) -> impl Iterator<Item = i32> {
+        [self.zygote.os_pid(), self.keeper.os_pid()].into_iter().flatten()
+    }
+}
+
+/// Starts a fresh interpreter as a worker with these ends; gives its process id.
+type Spawn = fn(TheirEnds, &Setup, &ProcessOptions, &Ledger) -> io::Result<i32>;
 
 /// What the zygote is forking.
 enum Forking {
@@ -192,15 +202,10 @@ impl Node {
         core: Core,
         setup: Setup,
         printer: Printer,
-        zygote: Option<Zygote>,
-        keeper: Keeper,
+        services: Services,
         ledger: Ledger,
         started: Instant,
     ) -> Self {
-        let zygote = match zygote {
-            Some(zygote) => ZygoteState::Ready { zygote, since: Instant::now(), tries: 0 },
-            None => ZygoteState::NotUsed,
-        };
         Node(Rc::new_cyclic(|me| {
             RefCell::new(Engine {
                 me: me.clone(),
@@ -210,9 +215,9 @@ impl Node {
                 printer,
                 workers: HashMap::default(),
                 by_os_pid: HashMap::default(),
-                zygote,
-                keeper,
+                services,
                 queue: VecDeque::new(),
+                spawn: |theirs, setup, options, ledger| theirs.spawn(&setup.python, &setup.directory, options, ledger),
                 forking: None,
                 standby: None,
                 wants_standby: false,
@@ -236,10 +241,10 @@ impl Node {
 
     /// Takes over from the loader, and starts the tree.
     pub(crate) fn boot(&self) {
-        if let ZygoteState::Ready { zygote, .. } = &self.0.borrow().zygote
-            && let Ok(control) = zygote.control.try_clone()
+        if let Some(zygote) = self.0.borrow().services.zygote.ready()
+            && let Ok(frames) = zygote.frames()
         {
-            tokio::task::spawn_local(self.clone().listen_to_zygote(control));
+            tokio::task::spawn_local(self.clone().listen_to_zygote(frames));
         }
         tokio::task::spawn_local(self.clone().keep_time());
         tokio::task::spawn_local(spin(self.0.borrow().traffic.clone()));
@@ -268,12 +273,12 @@ impl Node {
 
     /// Ends the zygote with the node.
     pub(crate) fn end_zygote(&self) {
-        self.0.borrow_mut().kill_zygote();
+        self.0.borrow_mut().services.zygote.kill();
     }
 
     /// The process of the keeper.
-    pub(crate) fn keeper(&self) -> i32 {
-        self.0.borrow().keeper.os_pid
+    pub(crate) fn keeper(&self) -> Option<i32> {
+        self.0.borrow().services.keeper.os_pid()
     }
 
     /// Borrows the engine for one call, then carries out all actions and writes what is to be written.
@@ -334,34 +339,19 @@ impl Node {
             .by_os_pid
             .keys()
             .copied()
-            .chain(engine.zygote_os_pid())
+            .chain(engine.services.zygote.os_pid())
             .chain(engine.standby_os_pid())
             .for_each(|os_pid| reaper::signal_group(os_pid, signal));
     }
 
-    /// Who has a limit of memory: the process, and the least that matters, in KiB. `None` if nobody has.
-    pub(crate) fn memory_limits(&self) -> Option<Vec<(ProcessId, i32, u64)>> {
-        let engine = self.0.borrow();
-        let limit = |(process, worker): (&ProcessId, &Worker)| Some((*process, worker.os_pid?, worker.memory_limit?));
-        (engine.watched_memory > 0).then(|| engine.workers.iter().filter_map(limit).collect())
-    }
-
     /// Reads what the zygote says, as long as there is one.
-    async fn listen_to_zygote(self, control: OwnedFd) {
-        let Ok(control) = watch(control) else { return };
-        let mut decoder = FrameReader::new(MAX_FRAME);
+    async fn listen_to_zygote(self, mut frames: Frames) {
         loop {
-            let Ok(mut guard) = control.readable().await else { return };
-            match decoder.read(control.get_ref()) {
-                Read::Closed | Read::Broken => return,
-                Read::Nothing => guard.clear_ready(),
-                Read::Some { .. } => loop {
-                    match decoder.next_frame::<FromZygote>() {
-                        Ok(Some((message, _))) => self.with(|engine| engine.zygote_said(message)),
-                        Ok(None) => break,
-                        Err(_) => return self.with(Engine::kill_zygote),
-                    }
-                },
+            match frames.next::<FromZygote>().await {
+                Ok(Some((message, _))) => self.with(|engine| engine.zygote_said(message)),
+                // The end itself comes from the reaper.
+                Ok(None) => return,
+                Err(_) => return self.with(|engine| engine.services.zygote.kill()),
             }
         }
     }
@@ -408,6 +398,23 @@ impl Node {
                 Read::Closed | Read::Broken => return,
             }
         }
+    }
+}
+
+impl memory::Actors for Node {
+    fn processes(&self) -> Vec<(ProcessId, i32)> {
+        let engine = self.0.borrow();
+        engine.workers.iter().filter_map(|(process, worker)| Some((*process, worker.os_pid?))).collect()
+    }
+
+    fn limited(&self) -> Option<Vec<(ProcessId, i32, u64)>> {
+        let engine = self.0.borrow();
+        let limit = |(process, worker): (&ProcessId, &Worker)| Some((*process, worker.os_pid?, worker.memory_limit?));
+        (engine.watched_memory > 0).then(|| engine.workers.iter().filter_map(limit).collect())
+    }
+
+    fn tell(&self, event: Event) {
+        self.handle(event);
     }
 }
 

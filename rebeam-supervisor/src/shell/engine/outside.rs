@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rebeam_core::Event;
+use rebeam_core::meters::Figures;
 use rebeam_core::shell::{Frame, Shell as _};
 use rebeam_protocol::address::Caller;
 use rebeam_protocol::id::{ActorId, CallId, ProcessId};
@@ -16,12 +17,24 @@ use tokio::sync::oneshot;
 
 use super::worker::Trust;
 use super::{Engine, Node};
-use crate::shell::http::NodeFigures;
 use crate::shell::sampler::{self, look};
 use rebeam_sys::clock::monotonic_ns;
 
 /// How long processes may take to write their stacks.
 const WRITING: Duration = Duration::from_millis(200);
+
+/// All figures of a node that it knows itself.
+#[derive(Debug)]
+pub(crate) struct NodeFigures {
+    pub(crate) core: Figures,
+    /// The process of the zygote, if there is one.
+    pub(crate) zygote: Option<i32>,
+    /// How long the node runs.
+    pub(crate) age: Duration,
+    /// Lines of output that were read too slowly, and so dropped.
+    pub(crate) dropped_lines: u64,
+    pub(crate) is_ready: bool,
+}
 
 /// Clients of the control socket, and what they wait for.
 #[derive(Default)]
@@ -149,17 +162,11 @@ impl Node {
         });
         NodeFigures {
             core,
-            zygote: engine.zygote_os_pid(),
+            zygote: engine.services.zygote.os_pid(),
             age: engine.started.elapsed(),
             dropped_lines: engine.printer.dropped(),
             is_ready,
         }
-    }
-
-    /// Every actor's process.
-    pub(crate) fn processes(&self) -> Vec<(ProcessId, i32)> {
-        let engine = self.0.borrow();
-        engine.workers.iter().filter_map(|(process, worker)| Some((*process, worker.os_pid?))).collect()
     }
 
     /// What actors do right now, by their Python stacks: of all, or of one by its name or path. `None`: there is no such

@@ -17,7 +17,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 use rebeam_core::meters::{ActorFigures, BOUNDS_US, Histogram};
 
-use super::NodeFigures;
+use crate::shell::engine::NodeFigures;
 use crate::shell::sampler::{self, cpu_seconds, proportional_kib};
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -1,7 +1,7 @@
 //! Health and metrics over HTTP: read-only, and only where somebody has asked for a port.
 //!
 //! It runs on a thread of its own, with an event loop of its own, and asks the engine's one for what it shows: whoever
-//! asks slowly, or often, holds up nobody. What is asked for stands in [`Query`]; [`metrics`] writes the figures down.
+//! asks slowly, or often, blocks nothing else. What is asked for stands in [`Query`]; [`metrics`] writes the figures down.
 
 mod guard;
 mod metrics;
@@ -19,13 +19,12 @@ use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use rebeam_core::meters::Figures;
 use rebeam_protocol::outside::Health;
 use serde_json::json;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
 use self::metrics::Readings;
-use crate::shell::engine::{Loading, Node};
+use crate::shell::engine::{Loading, Node, NodeFigures};
 use crate::shell::sampler::look;
 use crate::view::members::health_json;
 
@@ -57,19 +56,6 @@ pub(crate) enum Query {
     Health(oneshot::Sender<Health>),
     /// None, as long as the application is being imported.
     Figures(oneshot::Sender<Option<NodeFigures>>),
-}
-
-/// All figures of a node that it knows itself.
-#[derive(Debug)]
-pub(crate) struct NodeFigures {
-    pub(crate) core: Figures,
-    /// The process of the zygote, if there is one.
-    pub(crate) zygote: Option<i32>,
-    /// How long the node runs.
-    pub(crate) age: Duration,
-    /// Lines of output that were read too slowly, and so dropped.
-    pub(crate) dropped_lines: u64,
-    pub(crate) is_ready: bool,
 }
 
 /// Starts the thread. It goes with the process.

@@ -1,0 +1,309 @@
+//! Service processes: those of a node that are no actors. Two there are, the zygote and the keeper.
+//!
+//! A [`Service`] is what the node wants to have running; a [`Process`] is one process of it, which is spoken to in frames.
+//! When a process ends, the service says what follows by its [`Policy`], in an [`End`] that whoever looks after the node
+//! gets to read. It must not know what any of the services does: their users say how to start one, and when it is ready.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rebeam_core::event::Status;
+use rebeam_protocol::exit::signal_name;
+use rebeam_protocol::frame::MAX_FRAME;
+use rebeam_sys::frames::{FrameReader, FrameWriter, NotWritten, Read};
+use rebeam_sys::process::{Group, spawn};
+use rebeam_sys::socket::stream_pair;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::shell::output::Outputs;
+use crate::shell::reaper::{self, Reaped};
+use crate::shell::watched::{Watched, watch};
+use crate::view::text::duration;
+
+/// One process of a service, which leads a session of its own.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) os_pid: i32,
+    control: OwnedFd,
+    outputs: Outputs,
+    started: Instant,
+    /// Its end is the process's end, so it is kept.
+    _lifeline: OwnedFd,
+}
+
+impl Process {
+    /// Starts a program. Its descriptors are, from 3 on: `fds`, its end of the socket for frames, and its lifeline.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub(crate) fn start(mut command: Command, fds: &[BorrowedFd<'_>]) -> io::Result<Self> {
+        let (control, their_control) = stream_pair()?;
+        let (lifeline, their_lifeline) = stream_pair()?;
+        let (outputs, stdout, stderr) = Outputs::new()?;
+        command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+        let fds: Vec<BorrowedFd<'_>> =
+            fds.iter().copied().chain([their_control.as_fd(), their_lifeline.as_fd()]).collect();
+        let os_pid = spawn(command, &fds, Group::Session)?;
+        Ok(Process { os_pid, control, outputs, started: Instant::now(), _lifeline: lifeline })
+    }
+
+    /// Reading ends of its stdout and stderr.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(crate) fn outputs(&self) -> io::Result<Outputs> {
+        Ok(Outputs { stdout: self.outputs.stdout.try_clone()?, stderr: self.outputs.stderr.try_clone()? })
+    }
+
+    /// What it says from now on.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(crate) fn frames(&self) -> io::Result<Frames> {
+        Ok(Frames { control: watch(self.control.try_clone()?)?, reader: FrameReader::new(MAX_FRAME) })
+    }
+
+    /// Sends a frame, with its descriptors. Frames are small: if there is no room, the service does not read, and it is
+    /// not waited for.
+    ///
+    /// # Errors
+    /// It does not read, or is gone.
+    pub(crate) fn send(&self, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let busy = |_: BorrowedFd<'_>| Err(io::Error::other("the service does not read its requests"));
+        FrameWriter::new(MAX_FRAME).write(self.control.as_fd(), message, &[], fds, busy).map_err(|error| match error {
+            NotWritten::Frame(error) => io::Error::other(error),
+            NotWritten::Closed(error) => error,
+        })
+    }
+}
+
+/// The frames of one process.
+#[derive(Debug)]
+pub(crate) struct Frames {
+    control: Watched,
+    reader: FrameReader,
+}
+
+impl Frames {
+    /// Waits for the next frame; `None` when it says no more.
+    ///
+    /// # Errors
+    /// What came is no frame: from here on nothing can be trusted.
+    pub(crate) async fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<(T, Bytes)>> {
+        loop {
+            if let Some(frame) = self.reader.next_frame().map_err(io::Error::other)? {
+                return Ok(Some(frame));
+            }
+            let mut guard = self.control.readable().await?;
+            match self.reader.read(self.control.get_ref()) {
+                Read::Some { .. } => {}
+                Read::Nothing => guard.clear_ready(),
+                Read::Closed => return Ok(None),
+                Read::Broken => return Err(io::Error::other("descriptors came that belong to no frame")),
+            }
+        }
+    }
+}
+
+/// When a process that has ended is followed by another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Policy {
+    /// How many in a row may end before they were healthy.
+    pub(crate) most_failures: u32,
+    /// How long a process must have been ready to count as healthy.
+    pub(crate) healthy_after: Duration,
+}
+
+/// What follows the end of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Another is to be started.
+    Restarts,
+    /// Too many in a row have failed: there will be none.
+    GivesUp,
+}
+
+/// What is known of the end of a process of a service.
+#[derive(Debug)]
+pub(crate) struct End {
+    service: &'static str,
+    os_pid: i32,
+    reaped: Reaped,
+    age: Duration,
+    pub(crate) next: Next,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (service, os_pid, age) = (self.service, self.os_pid, duration(self.age));
+        match self.next {
+            Next::Restarts => write!(f, "the {service} died; it is started again")?,
+            Next::GivesUp => write!(f, "the {service} died again and again, and is not started any more")?,
+        }
+        match self.reaped.status {
+            Status::Exited(code) => write!(f, " (exit code {code}, process {os_pid}, after {age})"),
+            Status::Signalled(number) => write!(f, " ({}, process {os_pid}, after {age})", signal_name(number)),
+        }
+    }
+}
+
+/// What the node wants to have running.
+#[derive(Debug)]
+pub(crate) struct Service {
+    name: &'static str,
+    policy: Policy,
+    /// How many processes in a row have ended before they were healthy.
+    failures: u32,
+    life: Life,
+}
+
+#[derive(Debug)]
+enum Life {
+    /// There is no process, and none is wanted.
+    Down,
+    /// It is not ready yet.
+    Starting(Process),
+    Ready {
+        process: Process,
+        since: Instant,
+    },
+}
+
+impl Service {
+    /// One that has no process yet.
+    pub(crate) fn new(name: &'static str, policy: Policy) -> Self {
+        Service { name, policy, failures: 0, life: Life::Down }
+    }
+
+    /// From now on this is its process. It is not ready until somebody says so.
+    pub(crate) fn started(&mut self, process: Process) {
+        self.life = Life::Starting(process);
+    }
+
+    /// Its process does what it is there for.
+    pub(crate) fn is_up(&mut self, now: Instant) {
+        self.life = match std::mem::replace(&mut self.life, Life::Down) {
+            Life::Starting(process) => Life::Ready { process, since: now },
+            other => other,
+        };
+    }
+
+    /// Its process, ready or not.
+    pub(crate) fn process(&self) -> Option<&Process> {
+        match &self.life {
+            Life::Starting(process) | Life::Ready { process, .. } => Some(process),
+            Life::Down => None,
+        }
+    }
+
+    /// Its process, if that is ready.
+    pub(crate) fn ready(&self) -> Option<&Process> {
+        if let Life::Ready { process, .. } = &self.life { Some(process) } else { None }
+    }
+
+    /// Whether there is a process that is not ready yet.
+    pub(crate) fn is_starting(&self) -> bool {
+        matches!(self.life, Life::Starting(_))
+    }
+
+    /// The id of its process.
+    pub(crate) fn os_pid(&self) -> Option<i32> {
+        self.process().map(|process| process.os_pid)
+    }
+
+    /// Kills its process, if there is one; the reaper tells of the end.
+    pub(crate) fn kill(&self) {
+        if let Some(os_pid) = self.os_pid() {
+            reaper::kill_group(os_pid);
+        }
+    }
+
+    /// Kills its process for good: its end is not reported.
+    pub(crate) fn retire(&mut self) {
+        self.kill();
+        self.life = Life::Down;
+    }
+
+    /// Its process was reaped: what is to follow.
+    pub(crate) fn ended(&mut self, reaped: Reaped, now: Instant) -> Option<End> {
+        let (process, is_healthy) = match std::mem::replace(&mut self.life, Life::Down) {
+            Life::Down => return None,
+            Life::Starting(process) => (process, false),
+            Life::Ready { process, since } => (process, now.duration_since(since) >= self.policy.healthy_after),
+        };
+        self.failures = if is_healthy { 0 } else { self.failures + 1 };
+        let next = if self.failures > self.policy.most_failures { Next::GivesUp } else { Next::Restarts };
+        let age = now.saturating_duration_since(process.started);
+        Some(End { service: self.name, os_pid: process.os_pid, reaped, age, next })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: Policy = Policy { most_failures: 3, healthy_after: Duration::from_secs(5) };
+
+    fn process(started: Instant) -> Process {
+        let (control, _) = stream_pair().expect("a socket");
+        let (lifeline, _) = stream_pair().expect("a socket");
+        let (outputs, ..) = Outputs::new().expect("pipes");
+        // No process has this id, and none is signalled here.
+        Process { os_pid: i32::MAX, control, outputs, started, _lifeline: lifeline }
+    }
+
+    fn killed() -> Reaped {
+        Reaped { status: Status::Signalled(9), cpu_ms: 0, peak_kib: 0 }
+    }
+
+    /// What follows when a process ends, `ready` after its start and `lived` after that.
+    fn end(service: &mut Service, ready: Option<Duration>) -> Next {
+        let now = Instant::now();
+        service.started(process(now));
+        if let Some(lived) = ready {
+            service.is_up(now);
+            return service.ended(killed(), now + lived).expect("an end").next;
+        }
+        service.ended(killed(), now).expect("an end").next
+    }
+
+    #[test]
+    fn one_that_fails_again_and_again_is_given_up() {
+        let mut service = Service::new("zygote", POLICY);
+        let ends = [None, Some(Duration::from_secs(1)), None, Some(Duration::from_secs(4))];
+        let next: Vec<Next> = ends.into_iter().map(|ready| end(&mut service, ready)).collect();
+        assert_eq!(next, [Next::Restarts, Next::Restarts, Next::Restarts, Next::GivesUp]);
+    }
+
+    #[test]
+    fn one_that_was_healthy_begins_anew() {
+        let mut service = Service::new("zygote", POLICY);
+        for _ in 0..10 {
+            assert_eq!(end(&mut service, None), Next::Restarts);
+            assert_eq!(end(&mut service, Some(Duration::from_secs(1))), Next::Restarts);
+            assert_eq!(end(&mut service, Some(Duration::from_secs(5))), Next::Restarts);
+        }
+    }
+
+    #[test]
+    fn an_end_says_of_what_and_what_follows() {
+        let mut service = Service::new("keeper", POLICY);
+        let now = Instant::now();
+        service.started(process(now));
+        assert!(service.is_starting() && service.ready().is_none());
+        service.is_up(now);
+        assert!(!service.is_starting() && service.os_pid() == Some(i32::MAX));
+        let end = service.ended(killed(), now + Duration::from_secs(2)).expect("an end");
+        let text = end.to_string();
+        assert!(
+            text.starts_with("the keeper died; it is started again (SIGKILL, process 2147483647, after 2"),
+            "{text}"
+        );
+        assert!(service.process().is_none() && service.ended(killed(), now).is_none());
+    }
+}
