@@ -5,8 +5,10 @@ use serde::{Deserialize, Serialize};
 use crate::id::{ActorId, ProcessId};
 use crate::spec::ProcessOptions;
 
-/// The version of everything in this crate. Both binaries and the module come in one wheel, so it must be equal.
-pub const VERSION: u32 = 6;
+/// The version of what the supervisor and its own processes say to each other: a fingerprint of this crate's sources (see
+/// `build.rs`). Both binaries and the module come in one wheel, so it must be equal. Clients from outside have a version of
+/// their own, [`crate::outside::VERSION`].
+pub const VERSION: u32 = include!(concat!(env!("OUT_DIR"), "/version.rs"));
 
 /// What starts every first frame, so that rubbish is told from another version.
 pub const MAGIC: u32 = u32::from_be_bytes(*b"RBEM");

@@ -5,8 +5,10 @@
 //! sender and receiver decodes. This crate must not know sockets, clocks, Python or tokio; it is shared by the
 //! blocking worker and the asynchronous supervisor.
 //!
-//! Evolution: postcard is not self-describing, so variants and fields are only ever appended, [`handshake::VERSION`]
-//! goes up with every change, and the golden bytes in `tests/protocol/golden.rs` say so when it was forgotten.
+//! Evolution: postcard is not self-describing, so both ends must be of the same version. The supervisor and its processes
+//! come in one wheel, and [`handshake::VERSION`] follows from the sources. A client from outside may be older than its node:
+//! [`outside::VERSION`] goes up with every change there, and the golden bytes in `tests/protocol/golden.rs` fail until it
+//! has.
 
 pub mod address;
 pub mod certificate;
