@@ -22,6 +22,7 @@ use crate::channel::{Channel, Unmet};
 use crate::clock;
 use crate::convert;
 use crate::ledger;
+use crate::spec::PyProcess;
 use crate::wire::Wait;
 use crate::zygote;
 
@@ -153,8 +154,7 @@ fn open<'py>(
     dict.set_item("label", &welcome.label)?;
     dict.set_item("named", welcome.named)?;
     dict.set_item("restarts", welcome.restarts)?;
-    dict.set_item("cpus", &welcome.options.cpus)?;
-    dict.set_item("nice", welcome.options.nice)?;
+    dict.set_item("process", PyProcess::from(welcome.options.clone()))?;
     dict.set_item("concurrency", welcome.concurrency)?;
     dict.set_item("log_level", welcome.log_level)?;
     dict.set_item("stacks", channel.stacks.as_ref().map(AsRawFd::as_raw_fd))?;

@@ -203,9 +203,9 @@ impl From<PyLimits> for Limits {
     }
 }
 
-/// `rebeam._spec.Process`.
-#[derive(FromPyObject)]
-struct PyProcess {
+/// `rebeam._spec.Process`; on its way to Python, a dictionary of its fields.
+#[derive(FromPyObject, IntoPyObject)]
+pub(crate) struct PyProcess {
     cpus: Vec<u32>,
     nice: Option<i32>,
     env: Vec<(String, String)>,
@@ -218,6 +218,13 @@ impl From<PyProcess> for ProcessOptions {
     fn from(process: PyProcess) -> Self {
         let PyProcess { cpus, nice, env, directory, uid, gid } = process;
         ProcessOptions { cpus, nice, env, directory, uid, gid }
+    }
+}
+
+impl From<ProcessOptions> for PyProcess {
+    fn from(options: ProcessOptions) -> Self {
+        let ProcessOptions { cpus, nice, env, directory, uid, gid } = options;
+        PyProcess { cpus, nice, env, directory, uid, gid }
     }
 }
 

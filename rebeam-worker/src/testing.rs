@@ -73,6 +73,7 @@ struct Shell {
     drops: HashMap<String, u32>,
     deaths: Vec<(Arc<Certificate>, Next)>,
     dead_letters: Vec<DeadLetter>,
+    chance: Option<Chance>,
     is_up: bool,
     /// How it ended, once it has.
     ended: Option<String>,
@@ -89,13 +90,35 @@ struct Worker {
     /// Frames that its socket did not take yet.
     waiting: VecDeque<(ToWorker, Bytes)>,
     is_over: bool,
+    /// Whether frames that it has sent may be left unread on purpose.
+    is_held: bool,
+}
+
+/// What a seed makes of the order of things: each socket keeps its order, and none is sure against another.
+struct Chance(u64);
+
+impl Chance {
+    /// The next number below this one (xorshift64*).
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % end
+    }
+
+    /// How many frames of a socket pass before others have their turn: none, a few, or all.
+    fn portion(&mut self) -> usize {
+        [0, 1, 2, 3, usize::MAX][self.below(5)]
+    }
 }
 
 #[pymethods]
 impl Node {
-    /// A node with this tree, which `rebeam._spec` describes. Nothing is started yet.
+    /// A node with this tree, which `rebeam._spec` describes. Nothing is started yet. With a seed, chance decides from
+    /// which sockets is read first, and how far.
     #[new]
-    fn new(tree: &Bound<'_, PyAny>) -> PyResult<Self> {
+    #[pyo3(signature = (tree, seed = None))]
+    fn new(tree: &Bound<'_, PyAny>, seed: Option<u64>) -> PyResult<Self> {
         let spec = spec::supervisor(tree, "root".into())?;
         let core = Core::new(spec, NodeStart::default())
             .map_err(|error| PyValueError::new_err(format!("{error}; hint: {}", error.hint())))?;
@@ -110,6 +133,7 @@ impl Node {
             drops: HashMap::new(),
             deaths: Vec::new(),
             dead_letters: Vec::new(),
+            chance: seed.map(|seed| Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)),
             is_up: false,
             ended: None,
         };
@@ -283,7 +307,8 @@ impl Node {
         let polled = sockets.iter().map(|(socket, events)| PollFd::new(socket.as_fd(), *events));
         let wake = PollFd::new(self.wake.as_fd(), PollFlags::POLLIN);
         let mut polled: Vec<PollFd<'_>> = polled.chain([wake]).collect();
-        let _ = poll(&mut polled, 100u16);
+        let is_held = self.shell().workers.values().any(|worker| worker.is_held);
+        let _ = poll(&mut polled, if is_held { 0u16 } else { 100 });
         let _ = self.wake.read();
     }
 }
@@ -328,6 +353,7 @@ impl Shell {
             written: 0,
             waiting: VecDeque::new(),
             is_over: false,
+            is_held: false,
         };
         self.workers.insert(process, worker);
         self.push(process, ToWorker::Welcome(welcome), start);
@@ -353,24 +379,15 @@ impl Shell {
     /// Writes what sockets take, and waits for none: an actor that does not read has its frames kept here.
     fn flush(&mut self) {
         for worker in self.workers.values_mut().filter(|worker| !worker.is_over) {
-            while let Some((message, payload)) = worker.waiting.front() {
-                // A frame is written whole or not at all: there is room as long as the actor reads now and then.
-                if !socket::is_ready(worker.socket.as_fd(), PollFlags::POLLOUT) {
-                    break;
-                }
-                let is_written =
-                    worker.writer.write(worker.socket.as_fd(), message, payload, None, &|wait| wait()).is_ok();
-                worker.waiting.pop_front();
-                if !is_written {
-                    break;
-                }
-            }
+            let most = self.chance.as_mut().map_or(usize::MAX, Chance::portion);
+            worker.flush(most);
         }
     }
 
     fn attend(&mut self, process: ProcessId, bits: u32) {
-        self.flush();
-        if let Some(worker) = self.workers.get(&process) {
+        if let Some(worker) = self.workers.get_mut(&process) {
+            // What it is to look at lies before it.
+            worker.flush(usize::MAX);
             worker.page.ask_for_attention(bits);
         }
     }
@@ -415,16 +432,25 @@ impl Shell {
     }
 
     fn read_all(&mut self) {
-        let alive: Vec<ProcessId> = self.workers.keys().copied().collect();
+        let mut alive: Vec<ProcessId> = self.workers.keys().copied().collect();
+        if let Some(chance) = &mut self.chance {
+            (1..alive.len()).rev().for_each(|place| alive.swap(place, chance.below(place + 1)));
+        }
         for process in alive {
-            self.read(process);
+            let most = self.chance.as_mut().map_or(usize::MAX, Chance::portion);
+            self.read(process, most);
             self.carry_out();
         }
     }
 
-    fn read(&mut self, process: ProcessId) {
-        loop {
+    /// Handles so many frames of a worker at most.
+    fn read(&mut self, process: ProcessId, most: usize) {
+        for left in (0..=most).rev() {
             let Some(worker) = self.workers.get_mut(&process).filter(|worker| !worker.is_over) else { return };
+            worker.is_held = left == 0;
+            if worker.is_held {
+                return;
+            }
             match worker.reader.next_frame::<ToSupervisor>() {
                 Ok(Some((header, payload))) => {
                     let payload = Bytes::copy_from_slice(payload.as_slice());
@@ -487,7 +513,7 @@ impl Shell {
     }
 
     fn dies(&mut self, process: ProcessId, status: Status) {
-        self.read(process);
+        self.read(process, usize::MAX);
         let Some(worker) = self.workers.get_mut(&process).filter(|worker| !worker.is_over) else { return };
         worker.is_over = true;
         // Whatever the thread still says is said to nobody.
@@ -570,7 +596,19 @@ impl shell::Shell for Shell {
 impl Worker {
     fn is_settled(&self) -> bool {
         let (filed, is_waiting) = self.page.progress();
-        is_waiting && filed >= self.written && self.waiting.is_empty()
+        is_waiting && filed >= self.written && self.waiting.is_empty() && !self.is_held
+    }
+
+    /// Writes so many frames at most, and no more than the socket takes.
+    fn flush(&mut self, most: usize) {
+        for _ in 0..most.min(self.waiting.len()) {
+            // A frame is written whole or not at all: there is room as long as the actor reads now and then.
+            let is_ready = socket::is_ready(self.socket.as_fd(), PollFlags::POLLOUT);
+            let Some((message, payload)) = self.waiting.pop_front_if(|_| is_ready) else { return };
+            if self.writer.write(self.socket.as_fd(), &message, &payload, None, &|wait| wait()).is_err() {
+                return;
+            }
+        }
     }
 }
 

@@ -129,8 +129,7 @@ class Start(TypedDict):
     label: str
     named: bool
     restarts: int
-    cpus: list[int]
-    nice: int | None
+    process: dict[str, Any]
     concurrency: int
     log_level: int | None
     stacks: int | None
@@ -252,10 +251,11 @@ def _settle_in(start: Start) -> None:
     """Makes this process the actor's own: its CPUs, its niceness, where stacks are written."""
     if _rebeam.is_virtual():
         return
-    if start["cpus"]:
-        os.sched_setaffinity(0, start["cpus"])
-    if start["nice"] is not None:
-        os.nice(start["nice"])
+    options = start["process"]
+    if options["cpus"]:
+        os.sched_setaffinity(0, options["cpus"])
+    if options["nice"] is not None:
+        os.nice(options["nice"])
     if start["stacks"] is not None:
         faulthandler.enable(start["stacks"])
         faulthandler.register(_rebeam.DUMP_SIGNAL, start["stacks"])

@@ -67,12 +67,12 @@ class Node:
     `asyncio.sleep` of handlers do not. While the test itself waits and everybody else does, too, it passes by itself.
     """
 
-    def __init__(self, tree: _spec.Supervisor) -> None:
+    def __init__(self, tree: _spec.Supervisor, seed: int | None = None) -> None:
         own = _spec.child(_Test, name=NAME, restart="temporary", shutdown="brutal_kill")
         under = _copy_of(tree)
         root = _spec.Supervisor([own], max_restarts=1_000_000)
         root.children.append(under)
-        self._node = _rebeam.Node(root)
+        self._node = _rebeam.Node(root, seed)
         self._threads: dict[int, threading.Thread] = {}
         self._living: set[int] = set()
         self._own = 0
@@ -247,11 +247,13 @@ def _copy_of(tree: _spec.Supervisor) -> _spec.Supervisor:
 
 
 @contextlib.contextmanager
-def running(tree: _spec.Supervisor) -> Iterator[Node]:
+def running(tree: _spec.Supervisor, *, seed: int | None = None) -> Iterator[Node]:
     """Runs a tree in the process of the test; the calling thread is the actor `test` meanwhile.
 
     Args:
         tree: what `rebeam up` would be pointed at. Its path in the node is `tree`, if it has no name.
+        seed: has messages of different actors overtake each other, and acknowledgements come late, as they may between
+            processes; each seed tries other orders. Default: None, they are passed on as they come.
 
     Raises:
         TreeFailedError: it did not come up.
@@ -262,7 +264,7 @@ def running(tree: _spec.Supervisor) -> Iterator[Node]:
     from rebeam import _loop
 
     _rebeam.set_context_variable(_loop._in_hand)
-    node = Node(tree)
+    node = Node(tree, seed)
     node._start()
     try:
         yield node
