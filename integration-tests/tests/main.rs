@@ -12,6 +12,7 @@ mod names;
 mod otp;
 mod protocol;
 mod python;
+mod recycling;
 mod run;
 mod supervision;
 mod tidy;

@@ -11,6 +11,9 @@ use std::os::fd::FromRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 /// The descriptor that is at its end when the supervisor is.
 const SUPERVISOR: i32 = 3;
 
@@ -28,8 +31,8 @@ pub(crate) fn keep(mark: &std::ffi::OsStr) {
         let found = marked(&wanted);
         quiet = if found.is_empty() { quiet + 1 } else { 0 };
         for os_pid in found {
-            // SAFETY: a plain system call. The process was seen with our mark a moment ago.
-            unsafe { libc::kill(os_pid, libc::SIGKILL) };
+            // It was seen with our mark a moment ago.
+            let _ = kill(Pid::from_raw(os_pid), Signal::SIGKILL);
         }
         std::thread::sleep(Duration::from_millis(20));
     }

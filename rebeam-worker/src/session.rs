@@ -120,9 +120,10 @@ fn become_actor<'py>(
     let (channel, start) = open(py, socket, page, Some(lifeline))?;
     let welcome = &channel.welcome;
     // What `ps` and `top` show: the start of the actor's name.
-    let name: Vec<u8> = welcome.label.bytes().take(15).filter(|byte| *byte != 0).chain([0]).collect();
-    // SAFETY: the kernel reads a C string of at most 16 bytes.
-    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+    let name: Vec<u8> = welcome.label.bytes().filter(|byte| *byte != 0).take(15).collect();
+    if let Ok(name) = CString::new(name) {
+        let _ = nix::sys::prctl::set_name(&name);
+    }
     // By this the supervisor knows whose the programs are that this actor starts (`reaper::kill_strays`).
     if let Ok(os_pid) = CString::new(std::process::id().to_string()) {
         // SAFETY: there is one thread, and both are C strings that are copied.
