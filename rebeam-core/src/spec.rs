@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use rebeam_protocol::page::MOST_CONCURRENCY;
 use rebeam_protocol::spec::{
     AutoShutdown, ChildKind, ChildSpec, MAX_DEPTH, Restart, Strategy, SupervisorKind, SupervisorSpec,
 };
@@ -62,6 +63,16 @@ pub enum SpecError {
         /// The window of the limit, in milliseconds.
         max_ms: u64,
     },
+    /// More messages at once than a worker can account for.
+    #[error("child `{id}` of supervisor `{supervisor}` has a `concurrency` of {concurrency}")]
+    TooConcurrent {
+        /// Path of the supervisor.
+        supervisor: String,
+        /// The child.
+        id: String,
+        /// What it asks for.
+        concurrency: u32,
+    },
     /// Supervisors nest too deep.
     #[error("the tree nests deeper than {MAX_DEPTH} supervisors")]
     TooDeep,
@@ -84,6 +95,7 @@ impl SpecError {
                 let seconds = least_ms.div_ceil(1000) + 1;
                 format!("set `max_seconds={seconds}` or more on the supervisor, or shorten the backoff")
             }
+            SpecError::TooConcurrent { .. } => format!("it is {MOST_CONCURRENCY} at most"),
             SpecError::TooDeep => "is a supervisor its own descendant?".into(),
         }
     }
@@ -171,6 +183,9 @@ fn check_one<'a>(
         }
     }
     match &child.kind {
+        ChildKind::Actor(actor) if actor.concurrency > MOST_CONCURRENCY => {
+            Err(SpecError::TooConcurrent { supervisor, id, concurrency: actor.concurrency })
+        }
         ChildKind::Actor(actor) => match &actor.name {
             Some(name) if !names.insert(name) => Err(SpecError::DuplicateName { name: name.clone() }),
             _ => Ok(()),

@@ -15,8 +15,8 @@ pub(crate) struct AlarmId {
 /// What a timer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
-    /// The life of the process has lasted as long as it may.
-    Limit(ProcessId),
+    /// The life of the incarnation has lasted as long as it may, in whichever process.
+    Limit(Pid),
     /// A supervisor was asked to stop and has had its shutdown time.
     SupervisorShutdown(ActorId),
     /// The pause before a child's restart is over.

@@ -11,6 +11,15 @@
 /// How many messages may be begun, or done and not acknowledged, at once.
 pub const MARKS: usize = 240;
 
+/// How many messages a worker may have done before it acknowledges them.
+pub const ACK_AFTER: usize = 16;
+
+/// The most messages that an actor handles at once. Each needs a mark, beside those that wait to be acknowledged and those
+/// whose acknowledgement is in flight.
+pub const MOST_CONCURRENCY: u32 = 200;
+
+const _: () = assert!(MOST_CONCURRENCY as usize + 2 * ACK_AFTER <= MARKS);
+
 /// Bytes of the page.
 pub const SIZE: usize = 4096;
 

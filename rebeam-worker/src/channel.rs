@@ -19,7 +19,7 @@ use rebeam_protocol::frame::HEAD_ROOM;
 use rebeam_protocol::handshake::{Hello, MAGIC, VERSION, Welcome};
 use rebeam_protocol::id::{CallId, RequestId, Seq};
 use rebeam_protocol::message::{Form, Lane, Outcome};
-use rebeam_protocol::page::SIZE;
+use rebeam_protocol::page::{ACK_AFTER, SIZE};
 use rebeam_protocol::process::ProcessAnswer;
 use rebeam_protocol::worker::{Delivery, Done, Full, Lease, ToSupervisor, ToWorker};
 
@@ -32,8 +32,7 @@ use crate::session::is_main_thread;
 use crate::status_page::StatusPage;
 use crate::wire::{NoRead, Payload, Reader, Wait, Writer};
 
-/// Acknowledge casts after so many, or so many bytes: a quarter of the supervisor's window.
-const ACK_AFTER: usize = 16;
+/// Acknowledge casts after so many bytes, if not after [`ACK_AFTER`] of them: a quarter of the supervisor's window.
 const ACK_BYTES: usize = 128 * 1024;
 
 /// How long the main thread waits at most for another thread that reads, before it lets Python handle signals.

@@ -404,10 +404,9 @@ impl Shell {
     fn is_settled(&self, but: &str) -> bool {
         self.workers.values().filter(|worker| worker.label != but && !worker.is_over).all(Worker::is_settled)
             && self.commands.is_empty()
-            && self
-                .workers
-                .values()
-                .all(|worker| worker.is_over || !socket::is_ready(worker.socket.as_fd(), PollFlags::POLLIN))
+            && self.workers.values().all(|worker| {
+                worker.is_over || !(worker.is_held || socket::is_ready(worker.socket.as_fd(), PollFlags::POLLIN))
+            })
     }
 
     fn unsettled(&self) -> String {

@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypedDict, TypeVar, Unpack, cast
 
+from rebeam import _rebeam
 from rebeam._actor import Actor
 from rebeam._errors import SpecError
 from rebeam._ref import Via
@@ -44,8 +45,8 @@ DEFAULT_MAILBOX = (10_000, 64 * 1024 * 1024)
 DEFAULT_CONCURRENCY = 100
 """Messages that an actor with `async def` methods handles at once."""
 
-MOST_CONCURRENCY = 200
-"""The most that `concurrency` may be: the marks of the status page, less those of what is done and not yet told."""
+MOST_CONCURRENCY = _rebeam.MOST_CONCURRENCY
+"""The most that `concurrency` may be, which the status page of a process has room for."""
 
 LONGEST_NAME = 1000
 """Characters that a name or an id may have."""

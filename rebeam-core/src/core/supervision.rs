@@ -83,7 +83,10 @@ impl Core {
             Command::Pause { child, time } => {
                 self.timers.set(self.now + time, Due::PauseOver(child));
             }
-            Command::Verdict { child, reason, verdict } => self.decided(id, child, &reason, verdict),
+            Command::Verdict { child, reason, verdict } => {
+                let report = self.decided(id, child, &reason, verdict);
+                self.actions.extend(report);
+            }
             Command::Settled(child) => self.settle(child),
             Command::Removed(child) => {
                 // The children of the initial list come back with their supervisor.
@@ -143,7 +146,8 @@ impl Core {
         let told = reason.clone();
         self.tell_parent(parent, busy, |machine, now| verdict = machine.child_ended(child, told, now));
         if let Some(verdict) = verdict {
-            self.decided(parent, child, reason, verdict);
+            let report = self.decided(parent, child, reason, verdict);
+            self.actions.extend(report);
         }
     }
 
@@ -244,22 +248,26 @@ impl Core {
         }
     }
 
-    /// A supervisor has decided what follows from the end of a child: it is remembered with that death, and reported.
-    fn decided(&mut self, supervisor: ActorId, child: ActorId, reason: &ExitReason, verdict: Verdict) {
+    /// A supervisor has decided what follows from the end of a child: it is remembered with that death. Gives the report.
+    fn decided(
+        &mut self,
+        supervisor: ActorId,
+        child: ActorId,
+        reason: &ExitReason,
+        verdict: Verdict,
+    ) -> Option<Action> {
         let certificate = self.members.actor(child).and_then(|_| self.deaths.last_of(child)).cloned();
         if verdict == Verdict::GivesUp {
             self.shutdown.gives_up(supervisor == ROOT, certificate.clone());
         }
-        let (Some(certificate), Some(actor)) = (certificate, self.members.actor(child)) else { return };
+        let (certificate, actor) = (certificate?, self.members.actor(child)?);
         let next = next_of(verdict);
         self.deaths.decided(child, next);
         // SUP-025: every abnormal end, and every end of a permanent child; but none that was ordered.
         let is_brutal = actor.shutdown == Shutdown::BrutalKill && *reason == ExitReason::Killed;
         let is_due = (!reason.is_clean() || actor.restart == Restart::Permanent) && !is_brutal;
         let is_killing = self.members.supervisor(supervisor).is_some_and(|supervisor| supervisor.is_killing);
-        if is_due && !is_killing {
-            self.actions.push_back(Action::Report { certificate, next });
-        }
+        (is_due && !is_killing).then_some(Action::Report { certificate, next })
     }
 
     /// The child will not come back by itself: its mail is dead, and so is that of everything below it.
@@ -312,7 +320,7 @@ impl Core {
                         Limit::Shutdown => self.shutdown.stop_time(shutdown),
                         Limit::Unwind => Some(EXIT_GRACE),
                     };
-                    let timer = time.map(|time| self.timers.set(self.now + time, Due::Limit(process)));
+                    let timer = time.map(|time| self.timers.set(self.now + time, Due::Limit(process.pid)));
                     let old = std::mem::replace(&mut incarnation.limit, timer);
                     self.timers.cancel(old);
                 }
@@ -452,8 +460,10 @@ impl Core {
     }
 
     /// What a process is doing has taken as long as it may.
-    pub(super) fn time_is_over(&mut self, process: ProcessId) {
-        self.order(process, incarnation::Machine::time_is_over);
+    pub(super) fn time_is_over(&mut self, pid: Pid) {
+        if let Some(process) = self.members.living_actor(pid).and_then(|actor| actor.process()) {
+            self.order(process, incarnation::Machine::time_is_over);
+        }
     }
 
     /// A supervisor's time to stop is over: whatever lives below it is killed, and what is still to be stopped too.
@@ -520,12 +530,14 @@ impl Core {
         if incarnation.is_last {
             self.settle(id);
         }
+        let parent = self.members.parent_of(id);
+        // Before others are told: one of them may be its owner, whose end has it forgotten.
+        let report = parent.zip(verdict).and_then(|(parent, verdict)| self.decided(parent, id, &reason, verdict));
         self.notify_end(pid, &reason, Some(&certificate));
-        let Some(parent) = self.members.parent_of(id) else { return };
-        if let Some(verdict) = verdict {
-            self.decided(parent, id, &reason, verdict);
+        self.actions.extend(report);
+        if let Some(parent) = parent {
+            self.run(parent);
         }
-        self.run(parent);
     }
 
     /// Releases what an incarnation held that has ended; gives what becomes of the mail that it was handed.
@@ -675,13 +687,19 @@ impl Core {
         let rest = actor.mailbox.process_recycled(page);
         // Done without an answer, which the next process may still give: its state may say to whom.
         let unanswered = rest.done.iter().filter_map(|message| message.reply_to);
-        unanswered.filter(|call| self.router.is_open(*call)).for_each(|call| incarnation.owe(call));
+        for call in unanswered.filter(|call| self.router.is_open(*call)).collect::<Vec<_>>() {
+            incarnation.owe(call);
+            self.router.owe(call);
+        }
         actor.life = Life::Alive(incarnation);
         let launch = launch(actor, process, Some(state));
         let end = |actor: &Actor| dead_letters::End::of(actor, Cause::OutcomeUnknown);
         let begun: Vec<(Message, dead_letters::End)> = rest.begun.into_iter().map(|it| (it, end(actor))).collect();
         self.actions.push_back(Action::Launch(launch));
         for (message, end) in begun {
+            if let Some(call) = message.reply_to {
+                self.fail_call(call, CallFailure::Restarting { target: end.label.clone() });
+            }
             self.lay_out(message, end);
         }
         self.obey(id, commands);

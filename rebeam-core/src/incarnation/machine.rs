@@ -42,9 +42,34 @@ enum Life {
 enum After {
     Serve,
     /// Handle the mail that came before the order to stop, then stop.
-    Drain(ExitReason),
+    Drain(Ordered),
     /// Stop.
-    Stop(ExitReason),
+    Stop(Ordered),
+}
+
+/// A stop that the next process carries out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Ordered {
+    reason: ExitReason,
+    /// Whether its shutdown time runs, over both processes.
+    is_limited: bool,
+}
+
+impl Ordered {
+    /// This order after an earlier one: an order of its supervisor gives the reason, a second request does not.
+    fn after(self, earlier: &After) -> Self {
+        match earlier {
+            After::Drain(first) | After::Stop(first) if !self.is_limited => first.clone(),
+            _ => self,
+        }
+    }
+}
+
+impl After {
+    /// Whether a limit runs that the next process must not replace.
+    fn is_limited(&self) -> bool {
+        matches!(self, After::Drain(Ordered { is_limited: true, .. }) | After::Stop(Ordered { is_limited: true, .. }))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,15 +173,14 @@ impl Machine {
     /// Its `init` has returned, and mail may be handed to it; `None` if nobody waits for that any more.
     pub(crate) fn started(&mut self) -> Option<Vec<Command>> {
         let Life::Starting { then } = &self.life else { return None };
-        let (life, commands) = match then.clone() {
-            After::Serve => (Life::Serving, vec![Command::Limit(Limit::None)]),
-            After::Drain(reason) => (Life::Draining { reason }, Vec::new()),
-            After::Stop(reason) => {
-                (Life::Stopping { reason: reason.clone(), urgent: true }, vec![Command::Stop { reason, urgent: true }])
-            }
+        let no_limit = (!then.is_limited()).then_some(Command::Limit(Limit::None));
+        let (life, told) = match then.clone() {
+            After::Serve => (Life::Serving, None),
+            After::Drain(Ordered { reason, .. }) => (Life::Draining { reason }, None),
+            After::Stop(Ordered { reason, .. }) => (stopping(&reason), Some(Command::Stop { reason, urgent: true })),
         };
         self.life = life;
-        Some(commands)
+        Some(no_limit.into_iter().chain(told).collect())
     }
 
     /// Its `init` asked to be passed over. Only when its process has ended is that done. An incarnation that has been up
@@ -181,18 +205,13 @@ impl Machine {
             (Life::Starting { .. }, _) if is_first_process => (stopping(&reason), vec![tell(&reason)]),
             (Life::Ignoring, _) => (stopping(&reason), vec![tell(&reason)]),
             // For others it is running, in one process or the next: no mail that came before is lost.
-            (Life::Starting { .. }, Manner::InTurn) => {
-                (Life::Starting { then: After::Drain(reason) }, vec![Command::Seal])
+            (Life::Starting { then }, manner) => {
+                let (then, seal) = after(then, manner, Ordered { reason, is_limited });
+                (Life::Starting { then }, seal)
             }
-            (Life::Starting { .. }, Manner::Urgent) => (stopping(&reason), vec![tell(&reason)]),
-            (Life::HandingOver { then: After::Stop(first), state }, _) => {
-                (Life::HandingOver { then: After::Stop(first), state }, Vec::new())
-            }
-            (Life::HandingOver { state, .. }, Manner::InTurn) => {
-                (Life::HandingOver { then: After::Drain(reason), state }, vec![Command::Seal])
-            }
-            (Life::HandingOver { state, .. }, Manner::Urgent) => {
-                (Life::HandingOver { then: After::Stop(reason), state }, Vec::new())
+            (Life::HandingOver { then, state }, manner) => {
+                let (then, seal) = after(then, manner, Ordered { reason, is_limited });
+                (Life::HandingOver { then, state }, seal)
             }
             (Life::Serving, Manner::InTurn) => (Life::Draining { reason }, vec![Command::Seal, Command::Pump]),
             // An order of its supervisor gives the reason, a second request does not.
@@ -207,13 +226,16 @@ impl Machine {
         is_limited.then_some(Command::Limit(Limit::Shutdown)).into_iter().chain(told).collect()
     }
 
-    /// Whoever is being stopped has only what is left of the node's time, and no mail is handled first.
+    /// The node has less time to stop: an incarnation that is being stopped gets no more than that, and handles no more mail.
     pub(crate) fn hurry(&mut self) -> Vec<Command> {
         let reason = match &self.life {
             Life::Stopping { .. } => return vec![Command::Limit(Limit::Shutdown)],
             Life::Draining { reason }
-            | Life::Starting { then: After::Drain(reason) | After::Stop(reason) }
-            | Life::HandingOver { then: After::Drain(reason) | After::Stop(reason), .. } => reason.clone(),
+            | Life::Starting { then: After::Drain(Ordered { reason, .. }) | After::Stop(Ordered { reason, .. }) }
+            | Life::HandingOver {
+                then: After::Drain(Ordered { reason, .. }) | After::Stop(Ordered { reason, .. }),
+                ..
+            } => reason.clone(),
             _ => return Vec::new(),
         };
         self.stop(Stop { reason, manner: Manner::Urgent, is_limited: true })
@@ -252,15 +274,17 @@ impl Machine {
     pub(crate) fn handed_over(&mut self, handed: Bytes) -> Vec<Command> {
         let Life::HandingOver { state, then } = &mut self.life else { return Vec::new() };
         *state = Some(handed);
-        // A stop that was ordered meanwhile has its limit already.
-        if *then == After::Serve { vec![Command::Limit(Limit::Shutdown)] } else { Vec::new() }
+        if then.is_limited() { Vec::new() } else { vec![Command::Limit(Limit::Shutdown)] }
     }
 
     /// Its process has said its last word: what it still has to do may take as long as a stop.
     pub(crate) fn reported(&mut self, reason: ExitReason) -> Vec<Command> {
         self.report.get_or_insert(reason);
-        match self.life {
-            Life::Starting { .. } | Life::Ignoring | Life::Serving => vec![Command::Limit(Limit::Shutdown)],
+        match &self.life {
+            Life::Starting { then } | Life::HandingOver { then, .. } if then.is_limited() => Vec::new(),
+            Life::Starting { .. } | Life::HandingOver { .. } | Life::Ignoring | Life::Serving => {
+                vec![Command::Limit(Limit::Shutdown)]
+            }
             _ => Vec::new(),
         }
     }
@@ -283,7 +307,7 @@ impl Machine {
                 (ExitReason::StartTimeout, "its `init` took longer than `start_timeout`")
             }
             // Its exit hooks hang. What it is to go on with is here.
-            Life::HandingOver { then: After::Serve, state: Some(_) } => return vec![Command::Kill],
+            Life::HandingOver { then, state: Some(_) } if !then.is_limited() => return vec![Command::Kill],
             _ => (ExitReason::Killed, "its time to stop was over"),
         };
         self.kill(reason, why)
@@ -292,12 +316,9 @@ impl Machine {
     /// Its process is gone.
     pub(crate) fn died(&mut self) -> End {
         let (life, commands, state) = match std::mem::replace(&mut self.life, Life::Serving) {
-            Life::HandingOver { then: After::Stop(reason), state: Some(state) } => {
-                (stopping(&reason), vec![Command::Stop { reason, urgent: true }], state)
-            }
             Life::HandingOver { then, state: Some(state) } => {
-                // A stop that was ordered meanwhile goes on with the time that it had.
-                let limit = (then == After::Serve).then_some(Command::Limit(Limit::Start));
+                // A stop that has its time goes on with what is left of that.
+                let limit = (!then.is_limited()).then_some(Command::Limit(Limit::Start));
                 (Life::Starting { then }, limit.into_iter().collect(), state)
             }
             life => {
@@ -405,6 +426,15 @@ impl Machine {
     }
 }
 
+/// What the next process does when a stop is ordered: one that goes before mail is not taken back.
+fn after(then: After, manner: Manner, order: Ordered) -> (After, Vec<Command>) {
+    let order = order.after(&then);
+    match (then, manner) {
+        (After::Stop(_), _) | (_, Manner::Urgent) => (After::Stop(order), Vec::new()),
+        (_, Manner::InTurn) => (After::Drain(order), vec![Command::Seal]),
+    }
+}
+
 fn stopping(reason: &ExitReason) -> Life {
     Life::Stopping { reason: reason.clone(), urgent: true }
 }
@@ -421,6 +451,8 @@ mod tests {
         Started,
         Ignored,
         Stop(Manner),
+        /// A stop without a limit.
+        Request(Manner),
         Hurry,
         Exit,
         Kill,
@@ -432,11 +464,13 @@ mod tests {
         Died,
     }
 
-    const ORDERS: [Order; 13] = [
+    const ORDERS: [Order; 15] = [
         Order::Started,
         Order::Ignored,
         Order::Stop(Manner::InTurn),
         Order::Stop(Manner::Urgent),
+        Order::Request(Manner::InTurn),
+        Order::Request(Manner::Urgent),
         Order::Hurry,
         Order::Exit,
         Order::Kill,
@@ -462,6 +496,10 @@ mod tests {
         ExitReason::Other("first".into())
     }
 
+    fn ordered(is_limited: bool) -> Ordered {
+        Ordered { reason: first(), is_limited }
+    }
+
     fn tell(machine: &mut Machine, order: Order) -> Vec<Command> {
         match order {
             Order::Started => machine.started().unwrap_or_default(),
@@ -470,6 +508,7 @@ mod tests {
                 Vec::new()
             }
             Order::Stop(manner) => machine.stop(Stop { reason: shutdown(), manner, is_limited: true }),
+            Order::Request(manner) => machine.stop(Stop { reason: shutdown(), manner, is_limited: false }),
             Order::Hurry => machine.hurry(),
             Order::Exit => machine.exit(ExitReason::Other("signal".into())),
             Order::Kill => machine.kill(ExitReason::Killed, "test"),
@@ -486,10 +525,11 @@ mod tests {
     }
 
     fn show(life: &Life) -> String {
+        let ordered = |order: &Ordered| format!("{}{}", order.reason, if order.is_limited { "" } else { " unlimited" });
         let after = |then: &After| match then {
             After::Serve => "serve".to_owned(),
-            After::Drain(reason) => format!("drain:{reason}"),
-            After::Stop(reason) => format!("stop:{reason}"),
+            After::Drain(order) => format!("drain:{}", ordered(order)),
+            After::Stop(order) => format!("stop:{}", ordered(order)),
         };
         match life {
             Life::Starting { then } => format!("starting({})", after(then)),
@@ -523,13 +563,16 @@ mod tests {
         let lives = [
             (Life::Starting { then: After::Serve }, 0),
             (Life::Starting { then: After::Serve }, 1),
-            (Life::Starting { then: After::Drain(first()) }, 1),
+            (Life::Starting { then: After::Drain(ordered(true)) }, 1),
+            (Life::Starting { then: After::Drain(ordered(false)) }, 1),
+            (Life::Starting { then: After::Stop(ordered(true)) }, 1),
             (Life::Ignoring, 0),
             (Life::Serving, 0),
             (handing(After::Serve, false), 0),
             (handing(After::Serve, true), 0),
-            (handing(After::Drain(first()), true), 0),
-            (handing(After::Stop(first()), true), 0),
+            (handing(After::Drain(ordered(true)), true), 0),
+            (handing(After::Drain(ordered(false)), true), 0),
+            (handing(After::Stop(ordered(true)), true), 0),
             (Life::Draining { reason: first() }, 0),
             (Life::Stopping { reason: first(), urgent: false }, 0),
             (Life::Stopping { reason: first(), urgent: true }, 0),
@@ -569,14 +612,14 @@ mod tests {
         /// Whatever is ordered in whatever order, with a process that answers sooner or later: an order to end leads to
         /// an end, a stop that is limited always has a limit until then, and nothing but an order ends the incarnation.
         #[test]
-        fn no_order_is_lost(orders in proptest::collection::vec((0usize..7, any::<bool>()), 1..40)) {
+        fn no_order_is_lost(orders in proptest::collection::vec((0usize..9, any::<bool>()), 1..40)) {
             let given = [
                 Order::Stop(Manner::InTurn), Order::Stop(Manner::Urgent), Order::Exit, Order::Kill,
-                Order::Recycle, Order::Hurry, Order::Started,
+                Order::Recycle, Order::Hurry, Order::Started, Order::Request(Manner::InTurn), Order::Request(Manner::Urgent),
             ];
             let mut machine = machine(Life::Starting { then: After::Serve }, 0);
             let mut owed: std::collections::VecDeque<Order> = [Order::Started].into();
-            let mut is_to_end = false;
+            let (mut is_to_end, mut is_limited) = (false, false);
             let mut has_limit = true;
             let mut is_over = false;
             let mut step = |machine: &mut Machine, order: Order, owed: &mut std::collections::VecDeque<Order>| {
@@ -611,14 +654,19 @@ mod tests {
                 let order = given[order];
                 // A process says only once that it has started.
                 if order == Order::Started { continue; }
-                is_to_end |= matches!(order, Order::Stop(_) | Order::Exit | Order::Kill);
+                is_limited |= matches!(order, Order::Stop(_) | Order::Exit | Order::Kill);
+                is_to_end |= is_limited || matches!(order, Order::Request(_));
+                is_limited |= order == Order::Hurry && is_to_end;
                 last = step(&mut machine, order, &mut owed);
                 if answers && let Some(next) = owed.pop_front() {
                     last = step(&mut machine, next, &mut owed);
                 }
                 if last.0 { break; }
-                if is_to_end && !machine.is_being_killed() {
+                if is_limited && !machine.is_being_killed() {
                     prop_assert!(last.1, "a stop without a limit: {}", show(&machine.life));
+                }
+                if matches!(machine.life, Life::Starting { .. } | Life::HandingOver { state: Some(_), .. }) {
+                    prop_assert!(last.1, "nothing ends this life: {}", show(&machine.life));
                 }
             }
             while !last.0 && let Some(next) = owed.pop_front() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use rebeam_core::Event;
 use rebeam_protocol::exit::ExitReason;
-use rebeam_protocol::message::{CallFailure, Kind, Lane, Outcome};
+use rebeam_protocol::message::{CallFailure, Kind, Lane, Outcome, Waits};
 use rebeam_protocol::outside::TreeRequest;
 use rebeam_protocol::process::{ProcessAnswer, ProcessRequest};
 use rebeam_protocol::spec::{ChildSpec, Limits, Restart, Strategy as Group};
@@ -182,7 +182,7 @@ fn sup_036_a_temporary_child_can_be_restarted_by_hand_unless_its_arguments_are_l
     let spawn = |name: &str, start: Vec<u8>| {
         let mut child = actor_with(name, |spec| spec.start = start);
         child.restart = Restart::Temporary;
-        let waits = rebeam_protocol::message::Waits::Nobody;
+        let waits = Waits::Nobody;
         ProcessRequest::Spawn { child: Box::new(child), is_owned: false, is_linked: false, waits }
     };
     let mut world = World::up(supervisor(Group::OneForOne, vec![actor("b")]));
@@ -281,4 +281,35 @@ proptest! {
         prop_assert_eq!(all, (1..=sent).collect::<Vec<u32>>(), "handled {:?}, lost {:?}", handled, lost);
         prop_assert_eq!(world.running(), Vec::<String>::new());
     }
+}
+
+#[test]
+fn a_stop_keeps_its_time_over_the_next_process() {
+    let mut world = handing_over();
+    world.tell(Event::StopNode);
+    world.take_trace();
+    world.pass(Duration::from_secs(3));
+    world.stubborn = vec!["a".into()];
+    world.hands_over("a");
+    world.check(&["start a", "stop a in turn"]);
+    world.pass(Duration::from_millis(1900));
+    world.check(&[]);
+    world.pass(Duration::from_millis(200));
+    world.check(&["kill a", "report a StaysDown", "ended"]);
+}
+
+#[test]
+fn the_end_of_what_was_spawned_is_reported_although_it_has_spawned_others() {
+    let mut world = World::up(supervisor(Group::OneForOne, vec![actor("b")]));
+    let spawn = |name: &str| {
+        let mut child = actor(name);
+        child.restart = Restart::Temporary;
+        ProcessRequest::Spawn { child: Box::new(child), is_owned: true, is_linked: false, waits: Waits::Nobody }
+    };
+    world.asks("b", spawn("owner"));
+    world.asks("owner", spawn("owned"));
+    world.take_trace();
+    world.crashes("owner");
+    let trace = world.take_trace();
+    assert!(trace.iter().any(|line| line.starts_with("report owner")), "{trace:?}");
 }

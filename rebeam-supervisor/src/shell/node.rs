@@ -66,6 +66,7 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, options: RunOptions, printe
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(sampler::THREADS)
+        .thread_keep_alive(Duration::MAX)
         .build()
         .map_err(|error| Failure::start("failed to start the event loop").because(&error))?;
     let local = LocalSet::new();
@@ -75,6 +76,7 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, options: RunOptions, printe
         let listener = dir.listen().and_then(UnixListener::from_std).map_err(|error| {
             Failure::start(format!("failed to open the control socket `{}`", dir.socket())).because(&error)
         })?;
+        sampler::prepare().await;
         let mark = mark_of(node_dir);
         let strangers = setup.strangers.clone();
         setup.python.mark = Some(mark.clone());
@@ -159,8 +161,11 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, options: RunOptions, printe
         reaper::kill_strays(&reaper::strays(&known, &strangers, &mark), &known);
         finish(ended)
     });
-    // Whoever waited for the end on the control socket may start the project again at once: first the lock goes.
+    // A client that waited for the end on the control socket may start the project again at once: first the lock goes.
     drop(dir);
+    drop(local);
+    // Not for readings of `/proc` that are under way.
+    runtime.shutdown_background();
     result
 }
 

@@ -10,13 +10,20 @@ use std::io;
 use nix::unistd::{SysconfVar, sysconf};
 use tokio::task::spawn_blocking;
 
-/// How many readings are made at once; more wait. The guard of the memory is not to wait for `/metrics`.
-pub(crate) const THREADS: usize = 4;
+/// How many readings are made at once; more wait. Each of those that take long (two for memory, one for `/metrics`, one for
+/// stray processes) is made once at a time, so that a short one need not wait.
+pub(crate) const THREADS: usize = 8;
+
+/// Has a thread made before there are actors, who may use up what the system allows. Tokio panics if it cannot make its
+/// first; with one that stays, more readings than threads wait.
+pub(crate) async fn prepare() {
+    let _ = look(|| ()).await;
+}
 
 /// Reads on another thread.
 ///
 /// # Errors
-/// No thread can be had.
+/// The reading panicked, or the node ends.
 pub(crate) async fn look<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     spawn_blocking(read).await.map_err(io::Error::other)
 }

@@ -1,8 +1,8 @@
-//! Service processes: those of a node that are no actors. Two there are, the zygote and the keeper.
+//! Service processes: processes of a node that are not actors. There are two so far, the zygote and the keeper.
 //!
-//! A [`Service`] is what the node wants to have running; a [`Process`] is one process of it, which is spoken to in frames.
-//! When a process ends, the service says what follows by its [`Policy`], in an [`End`] that whoever looks after the node
-//! gets to read. It must not know what any of the services does: their users say how to start one, and when it is ready.
+//! A [`Service`] is what the node wants to have running; a [`Process`] is one process of it, which exchanges frames with the
+//! supervisor. When a process ends, the service decides by its [`Policy`] what follows, and reports that in an [`End`]. This
+//! module must not know what a service does: its users say how to start one, and when it is ready.
 
 use std::fmt;
 use std::io;

@@ -153,7 +153,10 @@ impl Engine {
         let Some(worker) = self.workers.get_mut(&process) else { return };
         match worker.os_pid {
             Some(_) if is_stopped => worker.no_stacks = Some("unavailable: stopped"),
-            Some(os_pid) => process::signal_main_thread(os_pid, process::dump_signal()),
+            Some(os_pid) => {
+                worker.no_stacks = None;
+                process::signal_main_thread(os_pid, process::dump_signal());
+            }
             None => {}
         }
     }

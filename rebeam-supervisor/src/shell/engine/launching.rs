@@ -22,7 +22,7 @@ use crate::shell::memory;
 use crate::shell::output::{LastLines, LineReader};
 use crate::shell::reaper::{self, Stray};
 use crate::shell::sampler::look;
-use crate::shell::service::{Next, Process};
+use crate::shell::service::Next;
 use crate::shell::watched::watch;
 use crate::shell::zygote;
 use rebeam_sys::clock::monotonic_ns;
@@ -125,8 +125,11 @@ impl Engine {
         worker.memory_limit = limits.memory_soft_kib.into_iter().chain(limits.memory_hard_kib).min();
         if worker.memory_limit.is_some() {
             self.watched_memory += 1;
-            if self.watched_memory == 1 {
-                tokio::task::spawn_local(memory::watch(watcher));
+            if !std::mem::replace(&mut self.watches_memory, true) {
+                tokio::task::spawn_local(async move {
+                    memory::watch(watcher.clone()).await;
+                    watcher.0.borrow_mut().watches_memory = false;
+                });
             }
         }
         worker.unborn = Some(Unborn { launch, said: Vec::new() });
@@ -358,13 +361,16 @@ impl Engine {
         }
     }
 
-    /// Listens to a zygote and prints its output.
-    fn attend(&self, zygote: &Process) {
-        let Some(node) = self.me.upgrade().map(Node) else { return };
-        if let Ok(frames) = zygote.frames() {
-            tokio::task::spawn_local(node.listen_to_zygote(frames));
+    /// Listens to the zygote, if there is one; one that cannot be listened to is of no use.
+    pub(super) fn listen_to_zygote(&self) {
+        let (Some(node), Some(zygote)) = (self.me.upgrade().map(Node), self.services.zygote.process()) else { return };
+        match zygote.frames() {
+            Ok(frames) => drop(tokio::task::spawn_local(node.hear_zygote(frames))),
+            Err(error) => {
+                self.printer.warn(&format!("the zygote cannot be listened to: {}", explain(&error)));
+                self.services.zygote.kill();
+            }
         }
-        zygote::print_output(zygote, &self.printer, None);
     }
 
     pub(super) fn standby_os_pid(&self) -> Option<i32> {
@@ -441,7 +447,8 @@ impl Engine {
                 }
                 // What was said to it meanwhile, an order to stop perhaps, is not forgotten.
                 for (message, payload) in said {
-                    self.push(process, Frame { payload, attention: page::LOOK, ..Frame::of(message) });
+                    let attention = if message == ToWorker::Exit { page::LOOK | page::EXIT } else { page::LOOK };
+                    self.push(process, Frame { payload, attention, ..Frame::of(message) });
                 }
             }
             None => {}
@@ -456,8 +463,9 @@ impl Engine {
         match started {
             Ok(zygote) => {
                 let _ = zygote.send(&ToZygote::Load(self.setup.target.clone()), &[]);
-                self.attend(&zygote);
+                zygote::print_output(&zygote, &self.printer, None);
                 self.services.zygote.started(zygote);
+                self.listen_to_zygote();
             }
             Err(error) => {
                 self.printer.warn(&format!("actors are started in fresh interpreters: there is no zygote: {error}"));

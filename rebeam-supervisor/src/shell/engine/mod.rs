@@ -137,6 +137,8 @@ struct Engine {
     life: Life,
     /// How many workers have a limit of memory.
     watched_memory: usize,
+    /// Whether somebody looks at them.
+    watches_memory: bool,
     oom: OutOfMemory,
     dead_letters: DeadLetterReports,
     freed: Freed,
@@ -227,6 +229,7 @@ impl Node {
                 dirty: Vec::new(),
                 timer: Rc::new(Notify::new()),
                 watched_memory: 0,
+                watches_memory: false,
                 wakes_at: None,
                 life: Life::default(),
                 oom: OutOfMemory::new(),
@@ -241,11 +244,7 @@ impl Node {
 
     /// Takes over from the loader, and starts the tree.
     pub(crate) fn boot(&self) {
-        if let Some(zygote) = self.0.borrow().services.zygote.ready()
-            && let Ok(frames) = zygote.frames()
-        {
-            tokio::task::spawn_local(self.clone().listen_to_zygote(frames));
-        }
+        self.0.borrow().listen_to_zygote();
         tokio::task::spawn_local(self.clone().keep_time());
         tokio::task::spawn_local(spin(self.0.borrow().traffic.clone()));
         self.handle(Event::Boot);
@@ -345,7 +344,7 @@ impl Node {
     }
 
     /// Reads what the zygote says, as long as there is one.
-    async fn listen_to_zygote(self, mut frames: Frames) {
+    async fn hear_zygote(self, mut frames: Frames) {
         loop {
             match frames.next::<FromZygote>().await {
                 Ok(Some((message, _))) => self.with(|engine| engine.zygote_said(message)),
@@ -459,6 +458,10 @@ impl Engine {
             descriptor
         });
         worker.wants_attention |= attention;
+        if worker.writing == Writing::Blocked && attention & page::EXIT != 0 {
+            // It need not wait for room: it is a bit on the page, too.
+            worker.get_attention();
+        }
         // What a worker may send is bounded where it is read; on its way on it may get a longer head.
         let limit = self.setup.max_frame + frame::HEAD_ROOM;
         let pushed = match descriptor {

@@ -80,15 +80,20 @@ impl Worker {
     pub(super) fn flush(&mut self) -> Result<bool, ()> {
         let is_all = self.out.flush(self.channel.get_ref()).map_err(drop)?;
         if self.wants_attention != 0 && (is_all || self.wants_attention & page::EXIT != 0) {
-            let bits = std::mem::take(&mut self.wants_attention);
-            self.page.ask_for_attention(bits);
-            if bits & page::EXIT != 0
-                && let Some(os_pid) = self.os_pid
-            {
-                process::signal_main_thread(os_pid, process::exit_signal());
-            }
+            self.get_attention();
         }
         Ok(is_all)
+    }
+
+    /// Has it look at what was written, or unwind.
+    pub(super) fn get_attention(&mut self) {
+        let bits = std::mem::take(&mut self.wants_attention);
+        self.page.ask_for_attention(bits);
+        if bits & page::EXIT != 0
+            && let Some(os_pid) = self.os_pid
+        {
+            process::signal_main_thread(os_pid, process::exit_signal());
+        }
     }
 }
 
