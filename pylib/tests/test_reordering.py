@@ -25,9 +25,9 @@ class Sink(Actor):
     def checkpoint(self) -> int:
         return self.count
 
-    def restore(self, count: int) -> None:
-        self.count = count
-        recycled.append(count)
+    def restore(self, state: int) -> None:
+        self.count = state
+        recycled.append(state)
 
     def put(self, source: str, number: int) -> int:
         handled.append((source, number))

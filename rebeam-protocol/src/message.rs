@@ -26,7 +26,7 @@ pub struct Head {
     /// Time left until nobody waits any more, in milliseconds from when this was written; `None`: no limit.
     pub deadline_ms: Option<u64>,
     /// Trace context: of the sender on its way to the supervisor, of the handler on its way to the receiver.
-    pub trace: Option<Trace>,
+    pub trace: Option<Box<Trace>>,
 }
 
 impl Head {

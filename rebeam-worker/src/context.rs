@@ -100,7 +100,7 @@ impl Message {
             size,
             sender: delivery.sender.clone(),
             delivery: delivery.delivery,
-            trace: delivery.head.trace,
+            trace: delivery.head.trace.as_deref().copied(),
             is_deferred: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
         }

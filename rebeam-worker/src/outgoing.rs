@@ -62,7 +62,7 @@ impl Outgoing<'_, '_> {
                 Kind::Call { .. } => self.until.map(left),
                 Kind::Cast | Kind::Info => None,
             },
-            trace: context::trace(py),
+            trace: context::trace(py).map(Box::new),
         };
         let envelope = Envelope { to: self.to, kind: self.kind, head, buffers: self.content.buffers };
         send(py, channel, &ToSupervisor::Send(envelope), self.content.as_bytes())

@@ -43,7 +43,7 @@ impl Core {
             let complaint = "it sent what only the supervisor says".to_owned();
             return self.kill_for(process, ExitReason::BadProtocol(complaint), "it broke the protocol");
         }
-        let mut traced = self.tracer.trace(head.trace);
+        let mut traced = self.tracer.trace(head.trace.as_deref().copied());
         let traced_call = traced.as_mut().filter(|_| reply_to.is_some());
         let traced_call = traced_call.and_then(|traced| self.tracer.call(traced, &head.method, self.now));
         let message = Message { reply_to, buffers, traced, ..Message::new(sender, head, payload, self.now) };
@@ -529,7 +529,7 @@ fn delivery(message: &Message, sender: String, deadline_ms: Option<u64>) -> Deli
     Delivery {
         seq: Seq(0),
         reply_to: message.reply_to,
-        head: Head { deadline_ms, trace, ..message.head.clone() },
+        head: Head { deadline_ms, trace: trace.map(Box::new), ..message.head.clone() },
         delivery: message.deliveries,
         sender,
         buffers: None,

@@ -271,14 +271,18 @@ impl World {
     pub(crate) fn sends_within(&mut self, from: &str, within: Trace, to: Address, kind: Kind, method: &str) {
         let process = self.process(from);
         let mut envelope = envelope(to, kind, method);
-        envelope.head.trace = Some(within);
+        envelope.head.trace = Some(Box::new(within));
         self.tell(Event::Sent { process, envelope, payload: Bytes::new(), buffers: None });
     }
 
     /// The trace of the last message that was delivered.
     pub(crate) fn trace_of(&self, label: &str) -> Trace {
         let process = &self.processes[&self.process(label)];
-        process.delivered.last().and_then(|(delivery, _)| delivery.head.trace).expect("it is traced")
+        process
+            .delivered
+            .last()
+            .and_then(|(delivery, _)| delivery.head.trace.as_deref().copied())
+            .expect("it is traced")
     }
 
     /// What was delivered to the process that serves now and not begun.

@@ -72,7 +72,8 @@ fn messages() -> impl Strategy<Value = ToSupervisor> {
     let send = parts.prop_map(|(to, kind, method, is_high, deadline_ms, buffers, trace)| {
         let lane = if is_high { Lane::High } else { Lane::Normal };
         let form = if is_high { Form::Arguments } else { Form::Message };
-        let head = Head { form, codec: Codec::Data, lane, deadline_ms, trace, ..Head::new(method) };
+        let head =
+            Head { form, codec: Codec::Data, lane, deadline_ms, trace: trace.map(Box::new), ..Head::new(method) };
         ToSupervisor::Send(Envelope { to, kind, head, buffers })
     });
     let process = prop_oneof![
