@@ -145,10 +145,8 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, options: RunOptions, printe
         let ended = node.ended().await;
         // Answers to whoever ordered the end are written before the sockets go.
         tokio::task::yield_now().await;
-        let lost = node.dead_letters();
-        if lost > 0 {
-            printer
-                .say(&format!("{lost} message{} lost; each was said above", if lost == 1 { " was" } else { "s were" }));
+        if let Some(summary) = node.dead_letters() {
+            printer.say(&summary);
         }
         node.finish_tracing().await;
         service_manager::finish();

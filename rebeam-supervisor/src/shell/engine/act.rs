@@ -26,7 +26,9 @@ const REPORTED_PER_SECOND: u32 = 20;
 /// Dead letters so far, and which of them were reported.
 #[derive(Default)]
 pub(super) struct DeadLetterReports {
-    pub(super) all: u64,
+    all: u64,
+    /// How many of them were only counted.
+    all_left_out: u64,
     /// When the current second began, how many were reported in it, and how many were not.
     since: Duration,
     reported: u32,
@@ -52,7 +54,21 @@ impl DeadLetterReports {
         let is_due = self.reported < REPORTED_PER_SECOND;
         self.reported += u32::from(is_due);
         self.left_out += u64::from(!is_due);
+        self.all_left_out += u64::from(!is_due);
         Report { left_out, is_due }
+    }
+
+    /// What is said of them when the node ends; `None` if there are none.
+    pub(super) fn summary(&self) -> Option<String> {
+        let all = match self.all {
+            0 => return None,
+            1 => "1 message became a dead letter".to_owned(),
+            all => format!("{all} messages became dead letters"),
+        };
+        Some(match self.all_left_out {
+            0 => format!("{all}, listed above"),
+            left_out => format!("{all}; {left_out} of them are not listed above"),
+        })
     }
 }
 
@@ -174,5 +190,8 @@ mod tests {
         let next = reports.next(Duration::from_millis(2600));
         assert_eq!((next.left_out, next.is_due, reports.all), (30, true, 51));
         assert_eq!(reports.next(Duration::from_millis(3700)).left_out, 0);
+        let summary = "52 messages became dead letters; 30 of them are not listed above";
+        assert_eq!(reports.summary().as_deref(), Some(summary));
+        assert_eq!(DeadLetterReports::default().summary(), None);
     }
 }

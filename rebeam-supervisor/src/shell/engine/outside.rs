@@ -204,8 +204,9 @@ impl Node {
         self.0.borrow().started.elapsed()
     }
 
-    pub(crate) fn dead_letters(&self) -> u64 {
-        self.0.borrow().dead_letters.all
+    /// What is said of dead letters when the node ends, if there were any.
+    pub(crate) fn dead_letters(&self) -> Option<String> {
+        self.0.borrow().dead_letters.summary()
     }
 }
 
