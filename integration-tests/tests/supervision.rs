@@ -261,3 +261,45 @@ fn ctrl_z_stops_all_of_it_and_lets_all_of_it_go_on() {
     assert_eq!(node.call("a", "sleep", &["0.01"]), "slept");
     node.down();
 }
+
+#[test]
+fn an_exit_signal_is_raised_once_and_finally_runs() {
+    let project = tree("Supervisor([child(Starter, name='starter')], max_restarts=100)");
+    project.write(
+        "actors.py",
+        r#"
+import rebeam
+from rebeam import Actor
+
+def note():
+    # Long enough for a second signal to come in between.
+    for _ in range(100):
+        with open("finally.txt", "a") as file:
+            pass
+    with open("finally.txt", "a") as file:
+        file.write("done\n")
+
+def receives():
+    try:
+        while True:
+            rebeam.receive()
+    finally:
+        note()
+
+class Starter(Actor):
+    def init(self):
+        rebeam.spawn(receives, name="function")
+"#,
+    );
+    let noted = || std::fs::read_to_string(project.path().join("finally.txt")).unwrap_or_default().lines().count();
+    let node = project.up();
+    for restarts in 1..=8 {
+        node.eventually("it runs", |node| (node.ps("function")["state"] == "running").then_some(()));
+        assert_eq!(node.run(&["restart", "function"]).code, Some(0));
+        node.eventually("`finally` has run", |_| (noted() == restarts).then_some(()));
+    }
+    node.signal(Signal::SIGTERM);
+    let (_, stderr) = node.wait();
+    assert!(!stderr.contains("Traceback"), "{stderr}");
+    assert_eq!(noted(), 9);
+}

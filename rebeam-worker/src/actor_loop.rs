@@ -23,7 +23,7 @@ use crate::context::{self, Message};
 use crate::convert;
 use crate::outgoing::until;
 use crate::registry;
-use crate::session::{channel, is_helper, send, tell_news, too_large, wait};
+use crate::session::{actor_exit, channel, is_helper, send, tell_news, too_large, wait};
 use crate::wire::Payload;
 
 thread_local! {
@@ -314,7 +314,7 @@ fn attend_to_process(py: Python<'_>, channel: &Channel) -> PyResult<()> {
                 IS_RECYCLED.set(true);
                 return stop("shutdown", "recycled");
             }
-            Letter::Exit => return Err(PyErr::from_value(class(py, "ActorExit")?.call0()?)),
+            Letter::Exit => return Err(actor_exit(py)?),
             Letter::LogLevel(level) => {
                 py.import("rebeam._logging")?.call_method1("set_level", (level,))?;
             }
@@ -412,7 +412,7 @@ impl Handlers {
                 Ok(Taken::End(kind, text, traceback))
             }
             Letter::Recycle => Ok(Taken::End(RECYCLE, String::new(), None)),
-            Letter::Exit => Err(PyErr::from_value(class(py, "ActorExit")?.call0()?)),
+            Letter::Exit => Err(actor_exit(py)?),
             Letter::Lent => Ok(Taken::Done),
             Letter::StacksTaken => {
                 channel.rewind_stacks();

@@ -58,7 +58,7 @@ mod _rebeam {
     #[pymodule_export]
     use crate::session::{
         attach, attach_forked, attach_in_process, detach_after_fork, detach_in_process, exit_ordered, is_attached,
-        map_ledger,
+        leave, map_ledger,
     };
     #[cfg(feature = "testing")]
     #[pymodule_export]

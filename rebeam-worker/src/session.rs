@@ -44,6 +44,9 @@ pub(crate) fn is_main_thread() -> bool {
 /// Set in a process that an actor forked: the channel is its parent's.
 static IS_HELPER: AtomicBool = AtomicBool::new(false);
 
+/// Whether the order to exit was raised, or need not be any more.
+static IS_UNWINDING: AtomicBool = AtomicBool::new(false);
+
 /// Runs the zygote; comes back with what the handshake said in a new worker, with `None` when the supervisor is gone.
 #[pyfunction]
 pub(crate) fn attach_forked<'py>(
@@ -180,11 +183,24 @@ pub(crate) fn detach_after_fork() {
     }
 }
 
-/// Whether an exit signal came that this actor does not trap.
+/// Whether the order to exit is to be raised now, by the handler of its signal: once.
 #[pyfunction]
 pub(crate) fn exit_ordered() -> bool {
     let channel = OWN.get().or_else(|| CHANNEL.get().filter(|_| !is_helper()));
-    channel.is_some_and(|channel| channel.page.is_exit_ordered())
+    channel.is_some_and(|channel| channel.page.is_exit_ordered()) && !IS_UNWINDING.swap(true, Ordering::Relaxed)
+}
+
+/// The exit of this actor that was ordered, to be raised. It comes by a frame and by a signal: whichever is first raises it,
+/// and `finally` blocks are not interrupted by the other.
+pub(crate) fn actor_exit(py: Python<'_>) -> PyResult<PyErr> {
+    leave();
+    Ok(PyErr::from_value(py.import("rebeam._errors")?.getattr("ActorExit")?.call0()?))
+}
+
+/// From now on no exit signal is raised in this process: it ends.
+#[pyfunction]
+pub(crate) fn leave() {
+    IS_UNWINDING.store(true, Ordering::Relaxed);
 }
 
 /// Whether this process was forked by an actor.
@@ -257,5 +273,5 @@ pub(crate) fn closed(py: Python<'_>) -> PyResult<PyErr> {
         // The lifeline is about to say so, too.
         process::end_at_once(1)
     }
-    Ok(PyErr::from_value(py.import("rebeam._errors")?.getattr("ActorExit")?.call0()?))
+    actor_exit(py)
 }

@@ -270,6 +270,7 @@ def _leave() -> NoReturn:
     """Ends this process; or this thread, where actors share a process (`rebeam.testing`)."""
     if _rebeam.is_virtual():
         raise EndOfActor
+    _rebeam.leave()
     _flush()
     os._exit(0)
 
