@@ -534,8 +534,8 @@ impl Channel {
     pub(crate) fn close_descriptors(&self) {
         let own = [&self.socket].into_iter().chain(&self.lifeline).map(AsRawFd::as_raw_fd);
         for fd in own.chain(self.nudge.get().map(|nudge| nudge.as_fd().as_raw_fd())) {
-            // SAFETY: nothing in this process uses them again: every way to them asks first whether it is a helper.
-            unsafe { libc::close(fd) };
+            // Nothing in this process uses them again: every way to them asks first whether it is a helper.
+            let _ = nix::unistd::close(fd);
         }
     }
 
