@@ -63,6 +63,8 @@ struct Watch {
 #[derive(Debug)]
 pub(crate) struct Registries {
     tables: HashMap<RegistryId, Table, FxBuildHasher>,
+    /// Every entry by its number, so oldest first: where it is.
+    by_number: BTreeMap<u64, (RegistryId, Key)>,
     /// Per incarnation, where it has how many entries.
     held: HashMap<Pid, BTreeMap<(RegistryId, Key), usize>, FxBuildHasher>,
     watches: HashMap<u64, Watch, FxBuildHasher>,
@@ -79,6 +81,7 @@ impl Default for Registries {
     fn default() -> Self {
         let mut registries = Registries {
             tables: HashMap::default(),
+            by_number: BTreeMap::new(),
             held: HashMap::default(),
             watches: HashMap::default(),
             watchers: HashMap::default(),
@@ -134,6 +137,7 @@ impl Registries {
         self.bytes += RECORD + key.len() + value.len();
         let entry = Entry { number: self.next, holder, value: value.clone() };
         table.keys.entry(key.clone()).or_insert_with(|| Vec::with_capacity(1)).push(entry);
+        self.by_number.insert(self.next, (id, key.clone()));
         *self.held.entry(holder).or_default().entry((id, key.clone())).or_default() += 1;
         let which = table.which.clone();
         Some(EntryChange { registry: id, which, number: self.next, key, holder, value: Some(value) })
@@ -168,6 +172,9 @@ impl Registries {
         let is_taken = |entry: &Entry| entry.holder == holder && one.is_none_or(|one| one == entry.number);
         let taken: Vec<Entry> = entries.iter().filter(|entry| is_taken(entry)).cloned().collect();
         entries.retain(|entry| !is_taken(entry));
+        for entry in &taken {
+            self.by_number.remove(&entry.number);
+        }
         if entries.is_empty() {
             table.keys.remove(&key);
         }
@@ -210,9 +217,21 @@ impl Registries {
 
     /// Every entry, oldest first, as if it had just come.
     pub(crate) fn all(&self) -> Vec<EntryChange> {
-        let mut all: Vec<EntryChange> = self.tables.keys().flat_map(|id| self.all_of(*id)).collect();
-        all.sort_by_key(|change| change.number);
-        all
+        let entry = |(number, (id, key)): (&u64, &(RegistryId, Key))| {
+            let table = self.tables.get(id)?;
+            // Under a key they stand in order, too.
+            let entries = table.keys.get(key)?;
+            let entry = &entries[entries.binary_search_by_key(number, |entry| entry.number).ok()?];
+            Some(EntryChange {
+                registry: *id,
+                which: table.which.clone(),
+                number: *number,
+                key: key.clone(),
+                holder: entry.holder,
+                value: Some(entry.value.clone()),
+            })
+        };
+        self.by_number.iter().filter_map(entry).collect()
     }
 
     /// Every entry of one registry, oldest first.
@@ -299,5 +318,40 @@ impl Registries {
         }
         let held: usize = self.held.values().flat_map(BTreeMap::values).sum();
         assert_eq!(held, count, "entries that nobody has");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rebeam_protocol::id::NodeStart;
+
+    use super::*;
+
+    #[test]
+    fn all_entries_come_oldest_first_over_registries_keys_and_changes() {
+        let holder = |serial| Pid { at: NodeStart::default(), serial };
+        let mut registries = Registries::default();
+        let enter = |registries: &mut Registries, id, key: &[u8], serial| {
+            registries.enter(id, key, holder(serial), Bytes::new()).expect("it is entered").number
+        };
+        let numbers: Vec<u64> = (0..100u64)
+            .map(|serial| {
+                let (id, key) =
+                    if serial % 3 == 0 { (RegistryId::NAMES, serial) } else { (RegistryId::GROUPS, serial % 2) };
+                enter(&mut registries, id, &key.to_le_bytes(), serial)
+            })
+            .collect();
+        registries.update(RegistryId::NAMES, &3u64.to_le_bytes(), holder(3), Bytes::from("new"));
+        for serial in (0..100).step_by(5) {
+            assert_eq!(registries.release(holder(serial)).len(), 1);
+        }
+        let all = registries.all();
+        let left: Vec<u64> =
+            numbers.iter().enumerate().filter(|(at, _)| at % 5 != 0).map(|(_, number)| *number).collect();
+        assert_eq!(all.iter().map(|change| change.number).collect::<Vec<_>>(), left);
+        assert!(all.iter().all(|change| change.holder.serial + 1 == change.number));
+        assert_eq!(all[2].value.as_deref(), Some(&b"new"[..]));
+        registries.end(RegistryId::GROUPS);
+        assert!(registries.all().iter().all(|change| change.registry == RegistryId::NAMES));
     }
 }
