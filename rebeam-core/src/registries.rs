@@ -95,6 +95,14 @@ impl Default for Registries {
     }
 }
 
+impl Entry {
+    /// It, as if it had just come.
+    fn come(&self, registry: RegistryId, table: &Table, key: &Key) -> EntryChange {
+        let (which, key, value) = (table.which.clone(), key.clone(), Some(self.value.clone()));
+        EntryChange { registry, which, number: self.number, key, holder: self.holder, value }
+    }
+}
+
 impl Registries {
     /// A registry begins, empty.
     pub(crate) fn begin(&mut self, id: RegistryId, which: Registry, is_unique: bool) {
@@ -222,14 +230,7 @@ impl Registries {
             // Under a key they stand in order, too.
             let entries = table.keys.get(key)?;
             let entry = &entries[entries.binary_search_by_key(number, |entry| entry.number).ok()?];
-            Some(EntryChange {
-                registry: *id,
-                which: table.which.clone(),
-                number: *number,
-                key: key.clone(),
-                holder: entry.holder,
-                value: Some(entry.value.clone()),
-            })
+            Some(entry.come(*id, table, key))
         };
         self.by_number.iter().filter_map(entry).collect()
     }
@@ -237,18 +238,8 @@ impl Registries {
     /// Every entry of one registry, oldest first.
     pub(crate) fn all_of(&self, id: RegistryId) -> Vec<EntryChange> {
         let Some(table) = self.tables.get(&id) else { return Vec::new() };
-        let of_key = |(key, entries): (&Key, &Vec<Entry>)| {
-            let key = key.clone();
-            entries.clone().into_iter().map(move |entry| EntryChange {
-                registry: id,
-                which: table.which.clone(),
-                number: entry.number,
-                key: key.clone(),
-                holder: entry.holder,
-                value: Some(entry.value),
-            })
-        };
-        let mut all: Vec<EntryChange> = table.keys.iter().flat_map(of_key).collect();
+        let entries = table.keys.iter().flat_map(|(key, entries)| entries.iter().map(move |entry| (key, entry)));
+        let mut all: Vec<EntryChange> = entries.map(|(key, entry)| entry.come(id, table, key)).collect();
         all.sort_by_key(|change| change.number);
         all
     }

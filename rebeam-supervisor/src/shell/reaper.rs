@@ -23,11 +23,15 @@ pub(crate) struct Reaped {
     pub(crate) peak_kib: u64,
 }
 
+/// How a child is, without waiting and without reaping it; an error if there is no such child.
+fn look_at(child: Id<'_>) -> nix::Result<WaitStatus> {
+    waitid(child, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT)
+}
+
 /// A child that has died and is not reaped yet, if there is one.
 pub(crate) fn next_dead() -> Option<i32> {
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     loop {
-        match waitid(Id::All, flags) {
+        match look_at(Id::All) {
             Ok(status) => return status.pid().filter(|_| status != WaitStatus::StillAlive).map(Pid::as_raw),
             Err(Errno::EINTR) => {}
             Err(_) => return None,
@@ -37,8 +41,7 @@ pub(crate) fn next_dead() -> Option<i32> {
 
 /// Whether a child has died and is not reaped yet.
 pub(crate) fn is_dead(os_pid: i32) -> bool {
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    waitid(Id::Pid(Pid::from_raw(os_pid)), flags).is_ok_and(|status| status != WaitStatus::StillAlive)
+    look_at(Id::Pid(Pid::from_raw(os_pid))).is_ok_and(|status| status != WaitStatus::StillAlive)
 }
 
 /// Kills what is left of a dead child's group, and reaps the child.
@@ -120,10 +123,7 @@ pub(crate) fn strays(known: &HashSet<i32>, strangers: &Strangers, mark: &OsStr) 
 /// stray that was reaped since may have left its id to one of them.
 pub(crate) fn kill_strays(strays: &[Stray], known: &HashSet<i32>) {
     for Stray { os_pid, started_by } in strays {
-        let is_child = || {
-            waitid(Id::Pid(Pid::from_raw(*os_pid)), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT)
-                .is_ok()
-        };
+        let is_child = || look_at(Id::Pid(Pid::from_raw(*os_pid))).is_ok();
         let is_owned = known.contains(&group_of(*os_pid)) || started_by.is_some_and(|actor| known.contains(&actor));
         if !known.contains(os_pid) && !is_owned && is_child() {
             let _ = kill(Pid::from_raw(*os_pid), Signal::SIGKILL);
