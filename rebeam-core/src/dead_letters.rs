@@ -13,7 +13,8 @@ use rebeam_protocol::outside::Which;
 use crate::actor::Actor;
 use crate::mailbox::Message;
 
-/// How many are kept, and how many bytes of content. A single one that is larger is kept without its content.
+/// How many are kept, and how many bytes, with the deaths that made them dead letters. One whose content alone is larger is
+/// kept without it.
 const MOST: usize = 1000;
 const MOST_BYTES: usize = 16 * 1024 * 1024;
 
@@ -55,6 +56,14 @@ struct Kept {
     message: Option<Message>,
 }
 
+impl Kept {
+    /// About how many bytes of memory it takes.
+    fn size(&self) -> usize {
+        let certificates = self.certificates.iter().map(|certificate| certificate.size()).sum::<usize>();
+        self.letter.size() + certificates + self.message.as_ref().map_or(0, Message::size)
+    }
+}
+
 impl DeadLetters {
     /// An incarnation wants a message for every one from now on.
     pub(crate) fn subscribe(&mut self, pid: Pid) {
@@ -93,8 +102,8 @@ impl DeadLetters {
             is_kept,
             certificates: Vec::new(),
         };
-        self.bytes += if is_kept { bytes } else { 0 };
         let kept = Kept { letter: letter.clone(), certificates, to, message: is_kept.then_some(message) };
+        self.bytes += kept.size();
         self.kept.push_back(kept);
         while self.kept.len() > MOST || self.bytes > MOST_BYTES {
             self.forgotten += 1;
@@ -105,7 +114,7 @@ impl DeadLetters {
 
     fn remove(&mut self, place: usize) -> Option<Kept> {
         let kept = self.kept.remove(place)?;
-        self.bytes -= kept.message.as_ref().map_or(0, Message::size);
+        self.bytes -= kept.size();
         Some(kept)
     }
 

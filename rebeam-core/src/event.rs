@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use rebeam_protocol::address::{Address, Caller};
@@ -37,8 +38,8 @@ pub enum Event {
     LaunchFailed {
         /// The one that was asked for.
         process: ProcessId,
-        /// The system's words.
-        error: String,
+        /// Why not.
+        error: LaunchError,
     },
     /// A worker sends a message.
     Sent {
@@ -127,6 +128,8 @@ pub enum Event {
         process: ProcessId,
         /// Why it ends.
         reason: ExitReason,
+        /// The message whose handler has failed, if that is why.
+        message: Option<Seq>,
     },
     /// A worker has handed its state over and ends, to go on in a new process.
     HandedOver {
@@ -173,6 +176,22 @@ pub enum Event {
         process: ProcessId,
         /// Why it is not; `None`: it is.
         not_ready: Option<String>,
+    },
+    /// A message is too large to be handed over.
+    Undeliverable {
+        /// To whom.
+        process: ProcessId,
+        /// Its number.
+        seq: Seq,
+        /// How large it is.
+        error: String,
+    },
+    /// A worker does not read, and more waits to be written to it than may.
+    ReadsNothing {
+        /// Who.
+        process: ProcessId,
+        /// How much.
+        bytes: u64,
     },
     /// A worker broke the protocol.
     Misbehaved {
@@ -255,6 +274,15 @@ impl Death {
     }
 }
 
+/// Why a process could not be made.
+#[derive(Debug)]
+pub struct LaunchError {
+    /// In words.
+    pub text: String,
+    /// What was to be made, if it failed for want of a resource (descriptors, processes, memory), and so may succeed later.
+    pub again: Option<Box<Launch>>,
+}
+
 /// How the system says a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
@@ -329,6 +357,8 @@ pub enum Action {
         process: ProcessId,
         /// Which message.
         seq: Seq,
+        /// Whether its handler is cancelled if it was begun.
+        even_if_begun: bool,
     },
     /// Read a worker's page and tell what is on it.
     Look(ProcessId),
@@ -365,6 +395,15 @@ pub enum Action {
         asker: u64,
         /// What.
         answer: Answer,
+    },
+    /// Report that an actor could not be started for want of a resource.
+    NotLaunched {
+        /// Its name or path.
+        label: String,
+        /// What there was too little of.
+        error: String,
+        /// When it is tried again.
+        after: Duration,
     },
     /// Report an end that nobody ordered, and what follows.
     Report {

@@ -2,9 +2,10 @@
 //!
 //! Only bookkeeping: what a notice does to its receiver is decided in [`crate::core`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rebeam_protocol::id::Pid;
+use rustc_hash::FxBuildHasher;
 
 /// A monitor's number. Never reused within a node's life.
 pub(crate) type MonitorId = u64;
@@ -16,6 +17,8 @@ pub(crate) struct Links {
     monitors: BTreeMap<MonitorId, Monitor>,
     by_watched: BTreeSet<(Pid, MonitorId)>,
     by_watcher: BTreeSet<(Pid, MonitorId)>,
+    /// How many links and monitors an incarnation has; not those by which others watch it.
+    counts: HashMap<Pid, usize, FxBuildHasher>,
     next: MonitorId,
 }
 
@@ -37,13 +40,19 @@ pub(crate) struct Notices {
 impl Links {
     /// Links two; nothing changes if they are linked already (LNK-005).
     pub(crate) fn link(&mut self, one: Pid, other: Pid) {
-        self.links.insert((one, other));
-        self.links.insert((other, one));
+        for (own, other) in [(one, other), (other, one)] {
+            if self.links.insert((own, other)) {
+                *self.counts.entry(own).or_default() += 1;
+            }
+        }
     }
 
     pub(crate) fn unlink(&mut self, one: Pid, other: Pid) {
-        self.links.remove(&(one, other));
-        self.links.remove(&(other, one));
+        for (own, other) in [(one, other), (other, one)] {
+            if self.links.remove(&(own, other)) {
+                self.has_one_less(own);
+            }
+        }
     }
 
     /// A number for a monitor that will never fire: whom it is about is dead.
@@ -57,7 +66,27 @@ impl Links {
         self.monitors.insert(monitor, Monitor { watcher, watched });
         self.by_watched.insert((watched, monitor));
         self.by_watcher.insert((watcher, monitor));
+        *self.counts.entry(watcher).or_default() += 1;
         monitor
+    }
+
+    /// How many links and monitors an incarnation has.
+    pub(crate) fn count(&self, pid: Pid) -> usize {
+        self.counts.get(&pid).copied().unwrap_or(0)
+    }
+
+    /// The monitors that an incarnation has made.
+    pub(crate) fn monitors_of(&self, pid: Pid) -> Vec<MonitorId> {
+        pairs(&self.by_watcher, pid, 0, u64::MAX).map(|(_, monitor)| *monitor).collect()
+    }
+
+    fn has_one_less(&mut self, pid: Pid) {
+        if let Some(count) = self.counts.get_mut(&pid) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&pid);
+            }
+        }
     }
 
     pub(crate) fn demonitor(&mut self, watcher: Pid, monitor: MonitorId) {
@@ -70,8 +99,7 @@ impl Links {
     pub(crate) fn end(&mut self, pid: Pid) -> Notices {
         let linked: Vec<Pid> = pairs(&self.links, pid, LEAST, MOST).map(|(_, other)| *other).collect();
         linked.iter().for_each(|other| self.unlink(pid, *other));
-        let own: Vec<MonitorId> = pairs(&self.by_watcher, pid, 0, u64::MAX).map(|(_, monitor)| *monitor).collect();
-        for monitor in own {
+        for monitor in self.monitors_of(pid) {
             self.forget(monitor);
         }
         let about: Vec<MonitorId> = pairs(&self.by_watched, pid, 0, u64::MAX).map(|(_, monitor)| *monitor).collect();
@@ -83,12 +111,13 @@ impl Links {
         let found = self.monitors.remove(&monitor)?;
         self.by_watched.remove(&(found.watched, monitor));
         self.by_watcher.remove(&(found.watcher, monitor));
+        self.has_one_less(found.watcher);
         Some(found)
     }
 
     /// How many links and monitors there are; for tests that nothing is left behind.
     pub(crate) fn len(&self) -> usize {
-        self.links.len() / 2 + self.monitors.len()
+        self.links.len() / 2 + self.monitors.len() + self.counts.len()
     }
 }
 

@@ -71,9 +71,10 @@ impl Message {
         }
     }
 
-    /// Bytes of its content, large buffers included.
+    /// Bytes of its content, large buffers and what a notice tells included.
     pub(crate) fn size(&self) -> usize {
-        self.payload.len() + self.buffers.as_ref().map_or(0, |buffers| buffers.bytes as usize)
+        let signal = if let Form::Signal(signal) = &self.head.form { signal.size() } else { 0 };
+        signal + self.payload.len() + self.buffers.as_ref().map_or(0, |buffers| buffers.bytes as usize)
     }
 }
 
@@ -90,7 +91,7 @@ pub(crate) enum Sender {
 #[derive(Debug)]
 pub(crate) enum Fate {
     /// It was being handled.
-    InHand { message: Message, since_ns: u64 },
+    InHand { seq: Seq, message: Message, since_ns: u64 },
     /// It was for this incarnation alone, and never begun.
     ForPid(Message),
     /// It was handled. If it was a call, its answer was sent before, or is owed.
@@ -104,6 +105,15 @@ pub(crate) struct Recycled {
     pub(crate) done: Vec<Message>,
     /// In hand.
     pub(crate) begun: Vec<Message>,
+}
+
+/// A sender that was told to wait.
+#[derive(Debug, Default)]
+struct ShutOut {
+    /// The addresses by which it knows this mailbox.
+    addresses: Vec<Address>,
+    /// How often it has sent since.
+    sent: u32,
 }
 
 #[derive(Debug)]
@@ -120,8 +130,8 @@ pub(crate) struct Mailbox {
     window: u64,
     /// How many of the waiting messages may still be handed over; `None`: all.
     sealed_after: Option<usize>,
-    /// Senders that were told to wait, with the addresses by which they know this mailbox.
-    shut_out: HashMap<ProcessId, Vec<Address>, FxBuildHasher>,
+    /// Senders that were told to wait.
+    shut_out: HashMap<ProcessId, ShutOut, FxBuildHasher>,
     /// A message that was in hand at a death is handed over again: alone, so that the next death has one cause.
     has_suspect: bool,
 }
@@ -262,12 +272,20 @@ impl Mailbox {
 
     /// Notes that a sender was told to wait; true if it had not been told before by this address.
     pub(crate) fn shut_out(&mut self, sender: ProcessId, to: &Address) -> bool {
-        let known = self.shut_out.entry(sender).or_default();
+        let known = &mut self.shut_out.entry(sender).or_default().addresses;
         let is_new = !known.contains(to);
         if is_new {
             known.push(to.clone());
         }
         is_new
+    }
+
+    /// Counts a message of a sender that was told to wait: how many there were; 0 for others.
+    pub(crate) fn count_sent_though_full(&mut self, sender: ProcessId) -> u32 {
+        self.shut_out.get_mut(&sender).map_or(0, |it| {
+            it.sent += 1;
+            it.sent
+        })
     }
 
     /// Whether this sender was told to wait.
@@ -385,7 +403,7 @@ impl Mailbox {
         for (Seq(seq), mut message) in std::mem::take(&mut self.handed) {
             match page.stage(seq) {
                 Stage::Done => fates.push(Fate::Done(message)),
-                Stage::Begun => fates.push(Fate::InHand { message, since_ns: page.since_ns(seq) }),
+                Stage::Begun => fates.push(Fate::InHand { seq: Seq(seq), message, since_ns: page.since_ns(seq) }),
                 Stage::Waiting if message.for_pid => fates.push(Fate::ForPid(message)),
                 Stage::Waiting => {
                     message.deliveries -= 1;
@@ -448,7 +466,7 @@ mod tests {
         page.note(2, Stage::Begun, 2);
         let fates = mailbox.process_died(&page);
         assert!(matches!(&fates[0], Fate::Done(message) if &*message.head.method == "1"));
-        assert!(matches!(&fates[1], Fate::InHand { message, since_ns: 2 } if &*message.head.method == "2"));
+        assert!(matches!(&fates[1], Fate::InHand { message, since_ns: 2, .. } if &*message.head.method == "2"));
         assert!(matches!(&fates[2], Fate::ForPid(message) if &*message.head.method == "4"));
         assert_eq!(fates.len(), 3);
         assert_eq!(hand_over_all(&mut mailbox), ["3", "5", "6"]);

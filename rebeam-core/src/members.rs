@@ -32,11 +32,17 @@ pub(crate) struct Supervisor {
     pub(crate) listed: Vec<ActorId>,
     /// Its incarnation, while it has one.
     pub(crate) pid: Option<Pid>,
+    /// Its last incarnation, alive or not.
+    pub(crate) last_pid: Option<Pid>,
     pub(crate) starts: u32,
     /// When its time to stop is over.
     pub(crate) timer: Option<TimerKey>,
     /// Its time to stop ran out, or it was killed: its children are killed as their turn comes.
     pub(crate) is_killing: bool,
+    /// Who had it spawned, and takes it along with its own end.
+    pub(crate) owner: Option<Pid>,
+    /// The path of the child that kept it from starting, when it last did not.
+    pub(crate) failed: Option<String>,
 }
 
 impl Supervisor {
@@ -205,6 +211,22 @@ impl Members {
         match self.actor(id) {
             Some(actor) => actor.pid(),
             None => self.supervisor(id)?.pid,
+        }
+    }
+
+    /// Who had a member spawned.
+    pub(crate) fn owner(&self, id: ActorId) -> Option<Pid> {
+        match self.actor(id) {
+            Some(actor) => actor.owner,
+            None => self.supervisor(id)?.owner,
+        }
+    }
+
+    /// The last incarnation of a member, alive or not.
+    pub(crate) fn last_pid(&self, id: ActorId) -> Option<Pid> {
+        match self.actor(id) {
+            Some(actor) => actor.last_pid,
+            None => self.supervisor(id)?.last_pid,
         }
     }
 

@@ -143,6 +143,8 @@ pub struct Figures {
     pub starts: Histogram,
     /// Calls whose answer is waited for.
     pub calls_in_flight: u64,
+    /// Ticks of timers that were left out: the node was late for them, or the mailbox was full.
+    pub skipped_ticks: u64,
     /// Every actor, in tree order.
     pub actors: Vec<ActorFigures>,
 }

@@ -2,7 +2,7 @@
 //!
 //! Only bookkeeping, by incarnation: what belongs to one ends with it. Who may do what is decided in [`crate::core`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -69,9 +69,9 @@ pub(crate) struct Registries {
     held: HashMap<Pid, BTreeMap<(RegistryId, Key), usize>, FxBuildHasher>,
     watches: HashMap<u64, Watch, FxBuildHasher>,
     /// Per incarnation, in the order in which they began.
-    watchers: HashMap<Pid, Vec<u64>, FxBuildHasher>,
+    watchers: HashMap<Pid, BTreeSet<u64>, FxBuildHasher>,
     /// By registry, over its restarts.
-    watched: HashMap<(Registry, Key), Vec<u64>, FxBuildHasher>,
+    watched: HashMap<(Registry, Key), BTreeSet<u64>, FxBuildHasher>,
     next: u64,
     bytes: usize,
 }
@@ -212,6 +212,26 @@ impl Registries {
         taken.into_iter().map(gone).collect()
     }
 
+    /// Takes out one entry, if it is there.
+    pub(crate) fn take_out(&mut self, id: RegistryId, key: &[u8], holder: Pid, number: u64) -> Vec<EntryChange> {
+        self.take(id, key, holder, Some(number))
+    }
+
+    /// The entries of an incarnation.
+    pub(crate) fn held_by(&self, holder: Pid) -> impl Iterator<Item = (RegistryId, &Key, u64)> {
+        let places = self.held.get(&holder).into_iter().flat_map(BTreeMap::keys);
+        places.flat_map(move |(id, key)| {
+            let own = self.entries(*id, key).iter().filter(move |entry| entry.holder == holder);
+            own.map(move |entry| (*id, key, entry.number))
+        })
+    }
+
+    /// The watches of an incarnation.
+    pub(crate) fn watches_of(&self, watcher: Pid) -> impl ExactSizeIterator<Item = u64> {
+        static NONE: BTreeSet<u64> = BTreeSet::new();
+        self.watchers.get(&watcher).unwrap_or(&NONE).iter().copied()
+    }
+
     /// An incarnation has ended, or is about to: it holds nothing any more.
     pub(crate) fn release(&mut self, holder: Pid) -> Vec<EntryChange> {
         let held = self.held.remove(&holder).unwrap_or_default();
@@ -246,9 +266,9 @@ impl Registries {
 
     pub(crate) fn watch(&mut self, watch: u64, watcher: Pid, registry: Registry, key: &[u8]) {
         let key: Key = key.into();
-        self.watched.entry((registry.clone(), key.clone())).or_default().push(watch);
+        self.watched.entry((registry.clone(), key.clone())).or_default().insert(watch);
         self.watches.insert(watch, Watch { watcher, registry, key });
-        self.watchers.entry(watcher).or_default().push(watch);
+        self.watchers.entry(watcher).or_default().insert(watch);
     }
 
     pub(crate) fn unwatch(&mut self, watcher: Pid, watch: u64) {
@@ -257,14 +277,14 @@ impl Registries {
         }
         let Some(Watch { registry, key, .. }) = self.watches.remove(&watch) else { return };
         if let Some(own) = self.watchers.get_mut(&watcher) {
-            own.retain(|other| *other != watch);
+            own.remove(&watch);
             if own.is_empty() {
                 self.watchers.remove(&watcher);
             }
         }
         let place = (registry, key);
         if let Some(watches) = self.watched.get_mut(&place) {
-            watches.retain(|other| *other != watch);
+            watches.remove(&watch);
             if watches.is_empty() {
                 self.watched.remove(&place);
             }

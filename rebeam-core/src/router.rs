@@ -4,7 +4,7 @@
 //! after finds no open call and is dropped (MAP-13). What else an actor waits for (room in a mailbox, a supervisor) is
 //! kept here, too, since deadlocks run through all of them; [`crate::core`] looks for those.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use rebeam_protocol::address::{Address, Caller, ReplyTo};
@@ -39,81 +39,89 @@ pub(crate) enum On {
     Up(Address),
 }
 
+/// What one caller has open.
+#[derive(Debug, Default)]
+struct Waiting {
+    open: HashMap<CallId, Open, FxBuildHasher>,
+    /// What its handlers wait for.
+    handlers: HashSet<CallId, FxBuildHasher>,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Router {
-    open: HashMap<ReplyTo, Open, FxBuildHasher>,
-    /// Per incarnation, what its handlers wait for.
-    waiting: HashMap<Pid, Vec<CallId>, FxBuildHasher>,
+    callers: HashMap<Caller, Waiting, FxBuildHasher>,
 }
 
 impl Router {
     /// A wait begins; false if its number is in use by its caller.
     pub(crate) fn open(&mut self, call: ReplyTo, on: On, waits: Waits, deadline: Option<Duration>) -> bool {
-        let is_new = self.open.insert(call, Open { on, waits, deadline, traced: None, is_owed: false }).is_none();
-        if is_new {
-            self.note(call, waits);
+        let own = self.callers.entry(call.caller).or_default();
+        let open = Open { on, waits, deadline, traced: None, is_owed: false };
+        let is_new = own.open.insert(call.call, open).is_none();
+        if is_new && waits != Waits::Nobody {
+            own.handlers.insert(call.call);
         }
         is_new
     }
 
-    fn note(&mut self, call: ReplyTo, waits: Waits) {
-        if let (Caller::Actor(pid), false) = (call.caller, waits == Waits::Nobody) {
-            self.waiting.entry(pid).or_default().push(call.call);
-        }
-    }
-
     /// Somebody waits from now on for a call that nobody waited for; false if it is not open.
     pub(crate) fn wait(&mut self, call: ReplyTo, waits: Waits) -> bool {
-        let Some(open) = self.open.get_mut(&call) else { return false };
-        if std::mem::replace(&mut open.waits, waits) == Waits::Nobody {
-            self.note(call, waits);
+        let Some(own) = self.callers.get_mut(&call.caller) else { return false };
+        let Some(open) = own.open.get_mut(&call.call) else { return false };
+        if std::mem::replace(&mut open.waits, waits) == Waits::Nobody && waits != Waits::Nobody {
+            own.handlers.insert(call.call);
         }
         true
     }
 
     /// A wait ends; gives it if it was open.
     pub(crate) fn close(&mut self, call: ReplyTo) -> Option<Open> {
-        let open = self.open.remove(&call)?;
-        if let (Caller::Actor(pid), false) = (call.caller, open.waits == Waits::Nobody)
-            && let Some(calls) = self.waiting.get_mut(&pid)
-        {
-            calls.retain(|other| *other != call.call);
-            if calls.is_empty() {
-                self.waiting.remove(&pid);
-            }
+        let own = self.callers.get_mut(&call.caller)?;
+        let open = own.open.remove(&call.call)?;
+        if open.waits != Waits::Nobody {
+            own.handlers.remove(&call.call);
         }
         Some(open)
     }
 
     pub(crate) fn get(&self, call: ReplyTo) -> Option<&Open> {
-        self.open.get(&call)
+        self.callers.get(&call.caller)?.open.get(&call.call)
+    }
+
+    fn get_mut(&mut self, call: ReplyTo) -> Option<&mut Open> {
+        self.callers.get_mut(&call.caller)?.open.get_mut(&call.call)
     }
 
     pub(crate) fn is_open(&self, call: ReplyTo) -> bool {
-        self.open.contains_key(&call)
+        self.get(call).is_some()
+    }
+
+    /// How many waits a caller has open.
+    pub(crate) fn count(&self, caller: Caller) -> usize {
+        self.callers.get(&caller).map_or(0, |own| own.open.len())
     }
 
     /// The call is traced.
     pub(crate) fn trace(&mut self, call: ReplyTo, traced: TracedCall) {
-        if let Some(open) = self.open.get_mut(&call) {
+        if let Some(open) = self.get_mut(call) {
             open.traced = Some(Box::new(traced));
         }
     }
 
     /// The callee will answer later.
     pub(crate) fn owe(&mut self, call: ReplyTo) {
-        if let Some(open) = self.open.get_mut(&call) {
+        if let Some(open) = self.get_mut(call) {
             open.is_owed = true;
         }
     }
 
-    /// What the handlers of an incarnation wait for.
+    /// What the handlers of an incarnation wait for, oldest first.
     pub(crate) fn waits_of(&self, pid: Pid) -> impl Iterator<Item = (ReplyTo, &Open)> {
-        let calls = self.waiting.get(&pid).into_iter().flatten();
-        calls.filter_map(move |call| {
-            let key = ReplyTo { caller: Caller::Actor(pid), call: *call };
-            Some((key, self.open.get(&key)?))
-        })
+        let caller = Caller::Actor(pid);
+        let own = self.callers.get(&caller);
+        let mut calls: Vec<CallId> = own.into_iter().flat_map(|own| own.handlers.iter().copied()).collect();
+        calls.sort_unstable();
+        calls.into_iter().filter_map(move |call| Some((ReplyTo { caller, call }, own?.open.get(&call)?)))
     }
 
     /// There is room in the mailbox of an actor, for one who waited for it.
@@ -128,29 +136,24 @@ impl Router {
 
     /// A caller is gone: nobody waits for its calls any more. Gives the calls that actors still have.
     pub(crate) fn forget_caller(&mut self, caller: Caller) -> Vec<(ReplyTo, ActorId)> {
-        if let Caller::Actor(pid) = caller {
-            self.waiting.remove(&pid);
-        }
-        let mut calls = Vec::new();
-        self.open.retain(|call, open| {
-            if call.caller == caller
-                && let On::Answer(callee) = open.on
-            {
-                calls.push((*call, callee));
-            }
-            call.caller != caller
+        let own = self.callers.remove(&caller).unwrap_or_default();
+        let answers = own.open.into_iter().filter_map(|(call, open)| match open.on {
+            On::Answer(callee) => Some((ReplyTo { caller, call }, callee)),
+            On::Room(..) | On::Supervisor(_) | On::Up(_) => None,
         });
+        let mut calls: Vec<(ReplyTo, ActorId)> = answers.collect();
         calls.sort();
         calls
     }
 
     /// How many of them wait for an actor's answer.
     pub(crate) fn answers(&self) -> usize {
-        self.open.values().filter(|open| matches!(open.on, On::Answer(_))).count()
+        let open = self.callers.values().flat_map(|own| own.open.values());
+        open.filter(|open| matches!(open.on, On::Answer(_))).count()
     }
 
     /// How many waits are open; for tests that nothing is left behind.
     pub(crate) fn len(&self) -> usize {
-        self.open.len() + self.waiting.len()
+        self.callers.values().map(|own| own.open.len() + own.handlers.len()).sum()
     }
 }

@@ -17,7 +17,7 @@ use rebeam_protocol::page::{self, Snapshot};
 use rebeam_protocol::worker::{Buffers, Envelope, ToSupervisor, ToWorker};
 
 use crate::core::Core;
-use crate::event::{Action, Event, Launch, NodeEvent, Recipient, Ticket};
+use crate::event::{Action, Event, Launch, LaunchError, NodeEvent, Recipient, Ticket};
 use crate::registries::EntryChange;
 use crate::tracing::Span;
 
@@ -56,8 +56,8 @@ pub trait Shell {
     /// Makes a worker.
     ///
     /// # Errors
-    /// The system's words; the core is told so.
-    fn launch(&mut self, launch: Launch) -> Result<(), String>;
+    /// Why not; the core is told so.
+    fn launch(&mut self, launch: Launch) -> Result<(), LaunchError>;
 
     /// Writes to a worker, without waiting for it.
     fn write(&mut self, process: ProcessId, frame: Frame);
@@ -79,6 +79,9 @@ pub trait Shell {
 
     /// Writes a record of the ledger, before anything that follows is done.
     fn note_entry(&mut self, change: &EntryChange);
+
+    /// Reports that an actor could not be started for want of a resource, and is tried again after that time.
+    fn not_launched(&mut self, label: &str, error: &str, after: Duration);
 
     /// Reports an end that nobody ordered.
     fn report(&mut self, certificate: &Arc<Certificate>, next: Next);
@@ -140,7 +143,9 @@ fn act(shell: &mut (impl Shell + ?Sized), action: Action) {
             shell.write(process, Frame { attention, ..Frame::of(ToWorker::Exit) });
         }
         Action::Recycle(process) => shell.write(process, Frame::urgent(ToWorker::Recycle)),
-        Action::Cancel { process, seq } => shell.write(process, Frame::urgent(ToWorker::Cancel { seq })),
+        Action::Cancel { process, seq, even_if_begun } => {
+            shell.write(process, Frame::urgent(ToWorker::Cancel { seq, even_if_begun }));
+        }
         Action::Gate { process, gate } => shell.write(process, Frame::urgent(ToWorker::Gate(gate))),
         Action::LogLevel { process, level } => shell.write(process, Frame::of(ToWorker::LogLevel { level })),
         Action::Look(process) => {
@@ -149,6 +154,7 @@ fn act(shell: &mut (impl Shell + ?Sized), action: Action) {
             }
         }
         Action::DumpStacks(process) => shell.dump_stacks(process),
+        Action::NotLaunched { label, error, after } => shell.not_launched(&label, &error, after),
         Action::Report { certificate, next } => shell.report(&certificate, next),
         Action::Entry(change) => shell.note_entry(&change),
         Action::DeadLetter(letter) => shell.dead_letter(letter),
@@ -199,7 +205,7 @@ pub fn hear(
         ToSupervisor::Started(started) => Event::Started { process, started, info: payload },
         ToSupervisor::WantMore { more } => Event::WantsMore { process, more },
         ToSupervisor::HandOver => Event::HandedOver { process, state: payload },
-        ToSupervisor::Exit(reason) => Event::Reported { process, reason },
+        ToSupervisor::Exit { reason, message } => Event::Reported { process, reason: reason.bounded(), message },
         ToSupervisor::Readiness { not_ready } => {
             let not_ready = not_ready.map(|why| why.chars().take(LONGEST_REASON).collect());
             Event::Readiness { process, not_ready }

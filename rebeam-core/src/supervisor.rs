@@ -7,7 +7,7 @@
 //! Calling order: [`Machine::begin`] once; then the `child_*` and request methods as things happen; after each, drain
 //! [`Machine::poll_command`]. Every [`Command::Start`] is answered by exactly one of [`Machine::child_started`],
 //! [`Machine::child_ignored`] or [`Machine::child_ended`]; every [`Command::Stop`] by [`Machine::child_ended`]; every
-//! [`Command::Pause`] by [`Machine::pause_over`].
+//! [`Command::Pause`] by [`Machine::pause_over`] with its number.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -73,6 +73,8 @@ pub enum Command {
         child: ActorId,
         /// How long.
         time: Duration,
+        /// Which of its pauses: an earlier one that is overtaken by a start means nothing.
+        number: u64,
     },
     /// What follows from an end that was told before, while this supervisor had something else to do.
     Verdict {
@@ -165,8 +167,8 @@ pub enum RequestError {
     MaxChildren,
     /// A dynamic supervisor has no stopped children, and knows none by id.
     Unsupported,
-    /// The child's start failed.
-    StartFailed(ExitReason),
+    /// This child's start failed.
+    StartFailed(ActorId, ExitReason),
     /// The supervisor is ending.
     Ending,
 }
@@ -207,6 +209,8 @@ struct Child {
     purpose: Purpose,
     /// Restarts since it was last healthy.
     attempt: u32,
+    /// How many pauses before a restart it has had.
+    pauses: u64,
     /// Whether its last end counts towards the restart limit.
     counts: bool,
     /// Who waits for its start or its end, where the supervisor itself does not ([`SupervisorKind::Spawned`]).
@@ -242,7 +246,7 @@ enum Work {
 enum Item {
     Ended(ActorId),
     TryAgain(ActorId, ExitReason),
-    PauseOver(ActorId),
+    PauseOver(ActorId, u64),
     Request { request: u64, verb: Verb },
 }
 
@@ -370,9 +374,9 @@ impl Machine {
         }
     }
 
-    /// The pause before a restart is over.
-    pub fn pause_over(&mut self, child: ActorId, now: Duration) {
-        self.inbox.push_back(Item::PauseOver(child));
+    /// The pause before a restart is over, by its number.
+    pub fn pause_over(&mut self, child: ActorId, number: u64, now: Duration) {
+        self.inbox.push_back(Item::PauseOver(child, number));
         self.advance(now);
     }
 
@@ -480,7 +484,7 @@ impl Machine {
             Phase::Serving { request, work, .. } => {
                 let (request, work) = (*request, *work);
                 self.set(child, ChildState::Stopped);
-                let result = Err(RequestError::StartFailed(reason));
+                let result = Err(RequestError::StartFailed(child, reason));
                 self.commands.push_back(Command::Answer { request, result });
                 if work == Work::StartNew {
                     self.children.remove(&child);
@@ -498,7 +502,7 @@ impl Machine {
                 self.advance(now);
             }
             Phase::Running if self.kind == SupervisorKind::Spawned => {
-                if self.answer_all(child, &Err(RequestError::StartFailed(reason.clone()))) {
+                if self.answer_all(child, &Err(RequestError::StartFailed(child, reason.clone()))) {
                     self.set(child, ChildState::Stopped);
                     self.children.remove(&child);
                     self.commands.push_back(Command::Removed(child));
@@ -634,8 +638,9 @@ impl Machine {
                     self.restart(child, reason, now);
                 }
             }
-            Item::PauseOver(child) => {
-                if self.state(child) == Some(&ChildState::Restarting) {
+            Item::PauseOver(child, number) => {
+                let is_current = self.children.get(&child).is_some_and(|child| child.pauses == number);
+                if is_current && self.state(child) == Some(&ChildState::Restarting) {
                     self.carry_out_restart(child);
                 }
             }
@@ -843,7 +848,10 @@ impl Machine {
             Verdict::Restarts(pause) => {
                 self.set(child, ChildState::Restarting);
                 if pause > Duration::ZERO {
-                    self.commands.push_back(Command::Pause { child, time: pause });
+                    let Some(found) = self.children.get_mut(&child) else { return };
+                    found.pauses += 1;
+                    let number = found.pauses;
+                    self.commands.push_back(Command::Pause { child, time: pause, number });
                 } else {
                     self.carry_out_restart(child);
                 }
@@ -907,6 +915,7 @@ impl Child {
             since: Duration::ZERO,
             purpose: Purpose::Final,
             attempt: 0,
+            pauses: 0,
             counts: true,
             requests: Vec::new(),
             comes_back: false,

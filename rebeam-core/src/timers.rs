@@ -19,12 +19,14 @@ pub(crate) enum Due {
     Limit(Pid),
     /// A supervisor was asked to stop and has had its shutdown time.
     SupervisorShutdown(ActorId),
-    /// The pause before a child's restart is over.
-    PauseOver(ActorId),
+    /// The pause before a child's restart is over, by its number.
+    PauseOver(ActorId, u64),
     /// A message is to be sent.
     Alarm(AlarmId),
     /// It is time to see what the process does with its mail.
     Look(ProcessId),
+    /// It is time to try again to make this process.
+    Launch(ProcessId),
     /// The process was judged hung, and has had its time to write its stacks.
     Hung(ProcessId),
     /// The process is as old as it may become.

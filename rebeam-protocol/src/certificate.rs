@@ -46,7 +46,8 @@ impl Certificate {
             | ExitReason::BadProtocol(text)
             | ExitReason::NotStarted(text)
             | ExitReason::NameTaken(text)
-            | ExitReason::BadReturn(text) => text.len(),
+            | ExitReason::BadReturn(text)
+            | ExitReason::LimitExceeded(text) => text.len(),
             _ => 0,
         };
         let in_hand = self.in_hand.iter().map(|it| size_of::<InHand>() + it.method.len() + it.sender.len());

@@ -4,6 +4,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::text::shortened;
+
+/// How many bytes of a text, of a traceback and of a class's name are kept.
+const MOST_TEXT: usize = 8 * 1024;
+const MOST_TRACEBACK: usize = 16 * 1024;
+const MOST_KIND: usize = 512;
+
 /// The reason of an end, as watchers, callers and the command line see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExitReason {
@@ -39,6 +46,8 @@ pub enum ExitReason {
     BadReturn(String),
     /// It used more memory than it may, in KiB: what it used, and its limit.
     MemoryLimit(u64, u64),
+    /// It held more of something than one actor may; the text says of what, and how much is allowed.
+    LimitExceeded(String),
 }
 
 /// An exception as it was raised in a worker, in words.
@@ -55,6 +64,27 @@ pub struct Raised {
 impl ExitReason {
     /// The plain shutdown that a supervisor orders.
     pub const SHUTDOWN: ExitReason = ExitReason::Shutdown(None);
+
+    /// The same with texts of bounded length: it is kept, shown, and told to everybody who asks.
+    #[must_use]
+    pub fn bounded(self) -> Self {
+        let text = |text| shortened(text, MOST_TEXT);
+        match self {
+            ExitReason::Exception(raised) => ExitReason::Exception(Raised {
+                kind: shortened(raised.kind, MOST_KIND),
+                message: text(raised.message),
+                traceback: shortened(raised.traceback, MOST_TRACEBACK),
+            }),
+            ExitReason::Shutdown(detail) => ExitReason::Shutdown(detail.map(text)),
+            ExitReason::Other(other) => ExitReason::Other(text(other)),
+            ExitReason::BadProtocol(complaint) => ExitReason::BadProtocol(text(complaint)),
+            ExitReason::NotStarted(error) => ExitReason::NotStarted(text(error)),
+            ExitReason::NameTaken(name) => ExitReason::NameTaken(text(name)),
+            ExitReason::BadReturn(value) => ExitReason::BadReturn(text(value)),
+            ExitReason::LimitExceeded(what) => ExitReason::LimitExceeded(text(what)),
+            plain => plain,
+        }
+    }
 
     /// Whether a transient child with this end is left alone.
     pub fn is_clean(&self) -> bool {
@@ -80,6 +110,7 @@ impl ExitReason {
             ExitReason::NameTaken(_) => "name_taken",
             ExitReason::BadReturn(_) => "bad_return",
             ExitReason::MemoryLimit(..) => "memory_limit",
+            ExitReason::LimitExceeded(_) => "limit_exceeded",
         }
     }
 }
@@ -95,6 +126,7 @@ impl fmt::Display for ExitReason {
             ExitReason::BadProtocol(text) => write!(f, "bad_protocol({text})"),
             ExitReason::NotStarted(text) => write!(f, "not_started({text})"),
             ExitReason::NameTaken(name) => write!(f, "name_taken({name})"),
+            ExitReason::LimitExceeded(text) => write!(f, "limit_exceeded({text})"),
             ExitReason::BadReturn(value) => write!(f, "bad_return({value})"),
             ExitReason::MemoryLimit(used, limit) => {
                 write!(f, "memory_limit({} of {} MiB)", used / 1024, limit / 1024)

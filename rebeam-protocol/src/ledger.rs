@@ -15,6 +15,10 @@ use crate::value::{self, Value};
 /// Byte offset of the word that says how far the log goes: its epoch, and the bytes that are written.
 pub const STATE: usize = 0;
 
+/// Byte offset of a word that is not about entries, but for all workers, too: 1 while they are to make no more memory for
+/// large buffers, since each of those takes a descriptor of the supervisor.
+pub const FEW_DESCRIPTORS: usize = 8;
+
 /// Byte offset of the first half.
 const START: usize = 4096;
 

@@ -29,7 +29,20 @@ pub struct Head {
     pub trace: Option<Box<Trace>>,
 }
 
+/// What somebody who has iterated over a stream says last. Nobody misses it.
+pub const STREAM_CLOSE: &str = "stream_close";
+
 impl Head {
+    /// Whether nobody is told if it is not handled: a notice of the supervisor's, or the close of a stream, is about an
+    /// incarnation, and pointless without it.
+    pub fn is_pointless_alone(&self) -> bool {
+        match self.form {
+            Form::Signal(_) => true,
+            Form::Message => self.method == STREAM_CLOSE,
+            Form::Arguments => false,
+        }
+    }
+
     /// Of a message to a method, with pickled arguments, in turn, without a deadline.
     pub fn new(method: impl Into<String>) -> Self {
         Head {
@@ -132,6 +145,17 @@ pub enum Signal {
 }
 
 impl Signal {
+    /// About how many bytes of memory it takes beside the message that it is in.
+    pub fn size(&self) -> usize {
+        let told = |certificate: &Arc<Certificate>| certificate.size();
+        match self {
+            Signal::Down { certificate, .. } => certificate.as_ref().map_or(0, told),
+            Signal::Exit { .. } => 0,
+            Signal::DeadLetter(letter) => letter.size(),
+            Signal::Entry { key, value, .. } => key.len() + value.as_ref().map_or(0, Vec::len),
+        }
+    }
+
     /// Whether it comes of the monitor or watch with this number.
     pub fn is_of(&self, number: u64) -> bool {
         match self {
@@ -278,6 +302,14 @@ pub struct DeadLetter {
     pub certificates: Vec<Arc<Certificate>>,
 }
 
+impl DeadLetter {
+    /// About how many bytes of memory it takes, without the content of the message.
+    pub fn size(&self) -> usize {
+        let certificates = self.certificates.iter().map(|certificate| certificate.size()).sum::<usize>();
+        size_of::<Self>() + self.to.len() + self.sender.len() + self.method.len() + certificates
+    }
+}
+
 /// Why a message became a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Cause {
@@ -297,6 +329,8 @@ pub enum Cause {
     Overflow,
     /// Its receiver keeps no mail over a restart.
     NotKept,
+    /// It is larger than a frame may be, with what its receiver is told beside it.
+    TooLarge,
 }
 
 impl Cause {
@@ -311,6 +345,7 @@ impl Cause {
             Cause::Nobody => "nobody",
             Cause::Overflow => "overflow",
             Cause::NotKept => "not_kept",
+            Cause::TooLarge => "too_large",
         }
     }
 
@@ -325,6 +360,7 @@ impl Cause {
             Cause::Nobody => "nobody is there",
             Cause::Overflow => "the mailbox is full, and drops",
             Cause::NotKept => "its receiver keeps no mail over a restart",
+            Cause::TooLarge => "it is too large to be handed over",
         }
     }
 }

@@ -217,6 +217,8 @@ pub enum ChildAddress {
 /// An answer to an actor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProcessAnswer {
+    /// The answer is larger than a frame may be; the text says how large.
+    TooLarge(String),
     /// Done.
     Ok,
     /// There is no such actor.
@@ -314,7 +316,12 @@ pub enum ChildError {
     /// There is a child with that id or name, and it is stopped.
     AlreadyPresent,
     /// The child's start failed.
-    StartFailed(ExitReason),
+    StartFailed {
+        /// The path of the child that did not start: the one that was asked for, or one below it.
+        child: String,
+        /// Why not.
+        reason: ExitReason,
+    },
     /// There are as many children as there may be.
     MaxChildren,
     /// This sort of supervisor cannot do that.
@@ -335,7 +342,7 @@ impl std::fmt::Display for ChildError {
             ChildError::Restarting => f.write_str("it is being restarted"),
             ChildError::AlreadyStarted(pid) => write!(f, "a child with that id or name runs as {pid}"),
             ChildError::AlreadyPresent => f.write_str("there is a stopped child with that id or name"),
-            ChildError::StartFailed(reason) => write!(f, "{reason}"),
+            ChildError::StartFailed { child, reason } => write!(f, "`{child}` did not start: {reason}"),
             ChildError::MaxChildren => f.write_str("there are as many children as there may be"),
             ChildError::Unsupported => f.write_str("this sort of supervisor cannot do that"),
             ChildError::Ending => f.write_str("its supervisor is stopping"),

@@ -40,11 +40,12 @@ pub enum ToWorker {
     Exit,
     /// Hand your state over and end, to go on in a new process.
     Recycle,
-    /// Nobody waits for the answer to this message any more: drop it if it was not begun, cancel its handler if that is
-    /// one that can be.
+    /// Nobody waits for the answer to this message any more: drop it if it was not begun.
     Cancel {
         /// Which message.
         seq: Seq,
+        /// Whether its handler is cancelled if it was begun, where a handler can be.
+        even_if_begun: bool,
     },
     /// Nothing: virtual time has moved on.
     Wake,
@@ -172,7 +173,12 @@ pub enum ToSupervisor {
     /// A record of the `logging` module.
     Log(LogRecord),
     /// The final report, sent right before the process ends.
-    Exit(ExitReason),
+    Exit {
+        /// Why it ends.
+        reason: ExitReason,
+        /// The message whose handler has failed, if that is why.
+        message: Option<Seq>,
+    },
     /// Hand over so many messages more than usual: what is looked for is not among those that were.
     WantMore {
         /// How many.
@@ -192,6 +198,8 @@ pub enum ToSupervisor {
 pub enum Started {
     /// The actor serves.
     Ready,
+    /// The same; it is a function, and takes its own mail.
+    Function,
     /// It does not want to run; its process ends by itself now.
     Ignore,
 }
@@ -262,6 +270,8 @@ pub struct Reply {
     pub outcome: Outcome,
     /// The message that is done with this answer, if it is the one in hand.
     pub done: Option<Done>,
+    /// Whether the actor ends with it: it is passed on when the actor has ended, and its name is free (GEN-012).
+    pub is_last: bool,
     /// Where the large buffers of the answer are, if it has any.
     pub buffers: Option<Buffers>,
 }

@@ -127,6 +127,8 @@ pub struct WriteQueue {
     segments: VecDeque<Segment>,
     tail: Vec<u8>,
     sent: usize,
+    /// Bytes of all segments.
+    segment_bytes: usize,
 }
 
 /// Bytes, and the descriptor that goes with their first one.
@@ -151,8 +153,8 @@ impl WriteQueue {
         let mut head = Vec::new();
         frame::encode_head(header, payload.len(), limit, &mut head)?;
         self.close_tail();
-        self.segments.push_back(Segment { bytes: head.into(), descriptor: Some(descriptor) });
-        self.segments.push_back(Segment { bytes: payload.clone(), descriptor: None });
+        self.push_segment(head.into(), Some(descriptor));
+        self.push_segment(payload.clone(), None);
         Ok(())
     }
 
@@ -166,9 +168,19 @@ impl WriteQueue {
             self.tail.extend_from_slice(payload);
         } else {
             self.close_tail();
-            self.segments.push_back(Segment { bytes: payload.clone(), descriptor: None });
+            self.push_segment(payload.clone(), None);
         }
         Ok(())
+    }
+
+    fn push_segment(&mut self, bytes: Bytes, descriptor: Option<Arc<OwnedFd>>) {
+        self.segment_bytes += bytes.len();
+        self.segments.push_back(Segment { bytes, descriptor });
+    }
+
+    /// How many bytes wait to be written.
+    pub fn bytes(&self) -> usize {
+        self.segment_bytes + self.tail.len() - self.sent
     }
 
     /// Writes what the socket takes; true if everything is out.
@@ -209,7 +221,7 @@ impl WriteQueue {
         if self.tail.len() > self.sent {
             let mut tail = Bytes::from(std::mem::take(&mut self.tail));
             tail.advance(self.sent);
-            self.segments.push_back(Segment { bytes: tail, descriptor: None });
+            self.push_segment(tail, None);
         }
         self.tail.clear();
         self.sent = 0;
@@ -231,6 +243,7 @@ impl WriteQueue {
             }
             first.bytes.advance(taken);
             count -= taken;
+            self.segment_bytes -= taken;
             if !first.bytes.is_empty() {
                 return;
             }
@@ -370,7 +383,7 @@ mod tests {
             }
         }
         assert_eq!(received, sizes);
-        assert!(queue.is_empty());
+        assert!(queue.is_empty() && queue.bytes() == 0);
     }
 
     #[test]

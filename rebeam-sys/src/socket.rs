@@ -9,6 +9,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -17,6 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll, ppoll};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, getsockopt, sendmsg, socketpair};
 use nix::sys::time::TimeSpec;
+use rebeam_protocol::hash::fnv1a;
 
 /// How many descriptors one receive may bring.
 const MOST_DESCRIPTORS: usize = 16;
@@ -201,9 +203,39 @@ pub fn connect_abstract(name: &str) -> io::Result<UnixStream> {
     if peer == own || peer == 0 { Ok(stream) } else { Err(io::ErrorKind::PermissionDenied.into()) }
 }
 
-/// The name of the socket of a node that has no directory to put one. Several containers may share a network, so it tells
-/// the namespaces of process ids apart.
-pub fn abstract_name_of(node: &str) -> String {
-    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    format!("rebeam/{}/{}/{node}", nix::unistd::getuid(), namespace.display())
+/// The process at the other end of a socket.
+///
+/// # Errors
+/// Those of the system.
+pub fn peer_process(stream: &UnixStream) -> io::Result<i32> {
+    Ok(getsockopt(stream, PeerCredentials)?.pid())
 }
+
+/// The name in the abstract namespace of the node that has a directory. Several containers may share a network, so it tells
+/// the namespaces of process ids apart.
+pub fn abstract_name_of(node_dir: &Path) -> String {
+    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let whole = std::path::absolute(node_dir).unwrap_or_else(|_| node_dir.to_owned());
+    // The directory itself may be gone; what it lies in is the same place under several names, perhaps.
+    let base = whole.parent().and_then(|base| base.canonicalize().ok());
+    let path = base.zip(whole.file_name()).map_or(whole.clone(), |(base, name)| base.join(name));
+    let hash = fnv1a(path.as_os_str().as_encoded_bytes());
+    format!("rebeam/{}/{}/{hash:016x}", nix::unistd::getuid(), namespace.display())
+}
+
+/// Connects to the node that has a directory: by its socket there, or else by its abstract name, if that belongs to this
+/// user or to root.
+///
+/// # Errors
+/// Nobody listens, and those of the system.
+pub fn connect_node(node_dir: &Path) -> io::Result<UnixStream> {
+    UnixStream::connect(node_dir.join(SOCKET)).or_else(|error| {
+        connect_abstract(&abstract_name_of(node_dir)).map_err(|other| match other.kind() {
+            io::ErrorKind::PermissionDenied => other,
+            _ => error,
+        })
+    })
+}
+
+/// The name of the control socket in a node's directory.
+pub const SOCKET: &str = "control.sock";

@@ -8,9 +8,11 @@ use pyo3::exceptions::{PySystemExit, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
+use rebeam_protocol::address::Address;
 use rebeam_protocol::exit::Raised;
 use rebeam_protocol::id::Seq;
 use rebeam_protocol::message::{CallFailure, Codec, Form, Lane, Outcome, Signal};
+use rebeam_protocol::process::ProcessRequest;
 use rebeam_protocol::worker::{Buffers, Delivery, Done, Reply, Started, ToSupervisor};
 
 use rebeam_sys::process;
@@ -23,6 +25,7 @@ use crate::context::{self, Message};
 use crate::convert;
 use crate::outgoing::until;
 use crate::registry;
+use crate::requests;
 use crate::session::{actor_exit, channel, is_helper, send, tell_news, too_large, wait};
 use crate::wire::Payload;
 
@@ -36,6 +39,8 @@ thread_local! {
     static IS_PLAIN: Cell<bool> = const { Cell::new(false) };
     /// Whether such an actor was asked to go on in a new process.
     static IS_RECYCLED: Cell<bool> = const { Cell::new(false) };
+    /// The message whose handler has raised what ends the actor.
+    static FAILED: Cell<Option<Seq>> = const { Cell::new(None) };
     /// How many messages the supervisor hands over beyond what it does by itself.
     static WIDENED: Cell<usize> = const { Cell::new(0) };
 }
@@ -67,8 +72,17 @@ pub(crate) fn trim_memory() {
 
 /// Says that `init` has returned, and what it hands back for whoever starts the actor.
 #[pyfunction]
-pub(crate) fn started(py: Python<'_>, ignored: bool, info: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
-    let started = if ignored { Started::Ignore } else { Started::Ready };
+pub(crate) fn started(
+    py: Python<'_>,
+    ignored: bool,
+    is_function: bool,
+    info: Option<&Bound<'_, PyAny>>,
+) -> PyResult<()> {
+    let started = match (ignored, is_function) {
+        (true, _) => Started::Ignore,
+        (false, true) => Started::Function,
+        (false, false) => Started::Ready,
+    };
     let info = info.map(codec::dumps).transpose()?;
     send(py, channel(py)?, &ToSupervisor::Started(started), info.as_ref().map_or(&[], |info| info.as_bytes()))
 }
@@ -78,7 +92,7 @@ pub(crate) fn started(py: Python<'_>, ignored: bool, info: Option<&Bound<'_, PyA
 #[pyo3(signature = (kind, text, traceback=None))]
 pub(crate) fn report(py: Python<'_>, kind: &str, text: String, traceback: Option<String>) -> PyResult<()> {
     let reason = convert::reason(kind, text, traceback)?;
-    send(py, channel(py)?, &ToSupervisor::Exit(reason), &[])
+    send(py, channel(py)?, &ToSupervisor::Exit { reason, message: FAILED.take() }, &[])
 }
 
 /// Sends the state that the next process of this incarnation goes on with. What was done is told before, so that the
@@ -250,6 +264,7 @@ pub(crate) fn receive<'py>(
 ) -> PyResult<Option<Bound<'py, PyTuple>>> {
     let channel = channel(py)?;
     let until = until(timeout)?;
+    forget_what_is_gone(channel);
     let mut behind = with_seen(|seen| match (&seen.refused, fits) {
         (Some((asker, place)), Some(fits)) if asker.is(fits) => *place,
         _ => 0,
@@ -292,7 +307,10 @@ pub(crate) fn receive<'py>(
             send(py, channel, &ToSupervisor::WantMore { more: (WINDOW + widened) as u64 }, &[])?;
         }
         let is_plain = IS_PLAIN.get();
-        if wait(py, || channel.wait_behind(known, is_plain, until))?.is_none() {
+        let has_come = || channel.last_place() > known;
+        if wait(py, || channel.wait_behind(known, is_plain, until))?.is_none()
+            && !(catch_up(py, channel).map(|()| has_come())?)
+        {
             remember_refused(fits, behind);
             return Ok(None);
         }
@@ -323,7 +341,7 @@ fn attend_to_process(py: Python<'_>, channel: &Channel) -> PyResult<()> {
                 let Some(to) = delivery.reply_to else { continue };
                 let text = format!("`{}` is a function: it has no state", channel.welcome.label);
                 let outcome = Outcome::Failed(CallFailure::BadCall(text));
-                let reply = Reply { to, outcome, done: None, buffers: None };
+                let reply = Reply { to, outcome, done: None, is_last: false, buffers: None };
                 send(py, channel, &ToSupervisor::Reply(reply), &[])?;
             }
             Letter::Lent => {}
@@ -345,7 +363,7 @@ fn refuse_calls(py: Python<'_>, channel: &Channel) -> PyResult<()> {
         match delivery.reply_to {
             Some(to) => {
                 let outcome = Outcome::Failed(CallFailure::BadCall(text));
-                let reply = Reply { to, outcome, done: Some(delivery.seq.into()), buffers: None };
+                let reply = Reply { to, outcome, done: Some(delivery.seq.into()), is_last: false, buffers: None };
                 send(py, channel, &ToSupervisor::Reply(reply), &[])?;
             }
             None => {
@@ -395,7 +413,35 @@ fn next_letter(py: Python<'_>, channel: &Channel, until: Option<Instant>) -> PyR
     }
     // Before this waits, everything done is settled: nothing is handed over beyond what is not.
     settle_done(py, channel)?;
-    wait(py, || channel.wait_letter(until))
+    if let Some(letter) = wait(py, || channel.wait_letter(until))? {
+        return Ok(Some(letter));
+    }
+    catch_up(py, channel)?;
+    Ok(channel.try_letter())
+}
+
+/// Has everything come that the supervisor has for this actor: a wait that is over must not overtake it (GEN-016).
+fn catch_up(py: Python<'_>, channel: &Channel) -> PyResult<()> {
+    settle_done(py, channel)?;
+    // What was sent before the answer comes before it.
+    requests::ask(py, ProcessRequest::Resolve(Address::Pid(channel.welcome.process.pid))).map(drop)
+}
+
+/// The same, for an event loop, which looks at what has come itself.
+#[pyfunction]
+pub(crate) fn catch_up_now(py: Python<'_>) -> PyResult<()> {
+    catch_up(py, channel(py)?)
+}
+
+/// Drops messages that selective receive has decoded and that were taken back meanwhile.
+fn forget_what_is_gone(channel: &Channel) {
+    let gone: Vec<Py<PyAny>> = with_seen(|seen| {
+        if seen.decoded.len() <= channel.waiting() {
+            return Vec::new();
+        }
+        seen.decoded.extract_if(|place, _| !channel.has_letter_at(*place)).map(|(_, object)| object).collect()
+    });
+    drop(gone);
 }
 
 /// A class or a constant of `rebeam._errors`.
@@ -469,7 +515,7 @@ impl Handlers {
             Err(error) if convert::is_fault(py, &error) => raised(py, &error, Codec::Pickle)?,
             Err(error) => return Err(error),
         };
-        let reply = Reply { to, outcome, done: None, buffers: None };
+        let reply = Reply { to, outcome, done: None, is_last: false, buffers: None };
         send(py, channel, &ToSupervisor::Reply(reply), &content)
     }
 
@@ -530,7 +576,8 @@ impl Handlers {
                     if let (Some(to), Some(answer)) = (message.reply_to, last_answer(py, &error)?) {
                         let (outcome, content) = encode(channel, &answer, message)?;
                         let done = Some(channel.page.timed(message.seq));
-                        let reply = Reply { to, outcome, done, buffers: content.buffers };
+                        // `terminate` comes first (GEN-012).
+                        let reply = Reply { to, outcome, done, is_last: true, buffers: content.buffers };
                         send(py, channel, &ToSupervisor::Reply(reply), &content.bytes)?;
                     } else if message.reply_to.is_none() || message.is_deferred() {
                         acknowledge(py, channel, message, true)?;
@@ -538,7 +585,10 @@ impl Handlers {
                     return Err(error);
                 }
                 // The message stays in hand, as the certificate then says.
-                End::WithoutAnswer => return Err(error),
+                End::WithoutAnswer => {
+                    FAILED.set(Some(message.seq));
+                    return Err(error);
+                }
                 End::ByException => {
                     let (outcome, bytes) = raised(py, &error, message.codec)?;
                     let failure = py.import("rebeam._failure")?;
@@ -553,7 +603,7 @@ impl Handlers {
         match message.reply_to {
             Some(to) => {
                 let done = error.is_none().then(|| channel.page.timed(message.seq));
-                let reply = Reply { to, outcome, done, buffers: content.buffers };
+                let reply = Reply { to, outcome, done, is_last: false, buffers: content.buffers };
                 send(py, channel, &ToSupervisor::Reply(reply), &content.bytes)?;
                 if done.is_some() {
                     channel.page.settled(&[message.seq]);
@@ -562,7 +612,10 @@ impl Handlers {
             None if error.is_none() => acknowledge(py, channel, message, false)?,
             None => {}
         }
-        error.map_or(Ok(()), Err)
+        error.map_or(Ok(()), |error| {
+            FAILED.set(Some(message.seq));
+            Err(error)
+        })
     }
 
     fn prepare<'py>(&mut self, py: Python<'py>, delivery: &Delivery, payload: &mut Payload) -> PyResult<Work<'py>> {

@@ -19,6 +19,7 @@ use rebeam_protocol::worker::{Buffers, Lease, Memory, ToSupervisor};
 use rebeam_sys::memory::{self, Access};
 
 use crate::channel::Channel;
+use crate::ledger;
 use crate::session::{is_helper, send_with};
 
 /// Buffers from this size on go out of band.
@@ -250,7 +251,8 @@ pub(crate) struct Held {
 }
 
 /// Places buffers where a receiver can map them, copying them unless they lie in such memory already. The arena is held
-/// until the supervisor says that nobody has it. `None` if there are so many arenas in use that there may be no more.
+/// until the supervisor says that nobody has it. `None` if there may be no more arenas: there are many in use, or descriptors
+/// are few.
 pub(crate) fn place(py: Python<'_>, channel: &Channel, slices: &[Slice]) -> PyResult<Option<Placed>> {
     if let Some(placed) = lies_in(slices) {
         if let Memory::Arena(number) = placed.buffers.from
@@ -316,7 +318,7 @@ fn take_arena(py: Python<'_>, channel: &Channel, size: usize) -> PyResult<Option
             arena.holds = 1;
             return Ok(Some((*number, arena.memory.base() as usize)));
         }
-        if state.arenas.len() >= MOST {
+        if state.arenas.len() >= MOST || ledger::descriptors_are_few() {
             return Ok(None);
         }
     }

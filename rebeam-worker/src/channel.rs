@@ -38,8 +38,9 @@ const ACK_BYTES: usize = 128 * 1024;
 /// How long the main thread waits at most for another thread that reads, before it lets Python handle signals.
 const SLICE: Duration = Duration::from_millis(50);
 
-/// The first frame's bound, before the supervisor has said its own.
-const WELCOME_LIMIT: usize = 256 * 1024 * 1024;
+/// The first frame's bound, before the supervisor has said its own: that of the prefix. It carries the state of the last
+/// process, which may be as large as a message.
+const WELCOME_LIMIT: usize = u32::MAX as usize;
 
 /// What an actor's main loop takes next.
 pub(crate) enum Letter {
@@ -434,6 +435,11 @@ impl Channel {
         }
     }
 
+    /// Whether a letter lies at a place.
+    pub(crate) fn has_letter_at(&self, place: Place) -> bool {
+        self.state().normal.binary_search_by_key(&place, |(place, _)| *place).is_ok()
+    }
+
     /// How many letters lie here in turn.
     pub(crate) fn waiting(&self) -> usize {
         self.state().normal.len()
@@ -546,6 +552,7 @@ impl Channel {
     /// Waits until `take` gives something, reading the channel unless another thread does so already.
     fn wait<T>(&self, until: Option<Instant>, mut take: impl FnMut(&mut State) -> Option<T>) -> Result<T, Unmet> {
         let mut state = self.state();
+        let mut has_looked = false;
         loop {
             if let Some(found) = take(&mut state) {
                 return Ok(found);
@@ -553,7 +560,9 @@ impl Channel {
             if state.is_closed {
                 return Err(Unmet::Closed);
             }
-            if until.is_some_and(|until| clock::now() >= until) {
+            // What has come already counts, also where there is no time to wait for it (GEN-016, MSG-005).
+            let is_over = until.is_some_and(|until| clock::now() >= until);
+            if is_over && (has_looked || state.reader.is_none()) {
                 return Err(Unmet::TimedOut);
             }
             let Some(mut reader) = state.reader.take() else {
@@ -573,7 +582,8 @@ impl Channel {
                 continue;
             };
             drop(state);
-            let result = self.read(&mut reader, until);
+            let result = if is_over { reader.read_now(self.socket.as_fd()) } else { self.read(&mut reader, until) };
+            has_looked = true;
             state = self.state();
             let filed = state.file(&mut reader);
             self.page.count_filed(filed);
@@ -657,14 +667,14 @@ impl State {
     }
 
     /// Drops a message that was not begun, as if it were done; else notes that its handler is to be cancelled.
-    fn cancel(&mut self, seq: Seq) {
+    fn cancel(&mut self, seq: Seq, even_if_begun: bool) {
         let is_it = |letter: &Letter| matches!(letter, Letter::Message(delivery, ..) if delivery.seq == seq);
         if let Some(place) = self.high.iter().position(is_it) {
             self.high.remove(place);
         } else if let Some(place) = self.normal.iter().position(|(_, letter)| is_it(letter)) {
             self.normal.remove(place);
         } else {
-            if self.takes_cancels {
+            if self.takes_cancels && even_if_begun {
                 self.cancelled.push(seq);
             }
             return;
@@ -726,7 +736,7 @@ impl State {
             ToWorker::StacksTaken => self.system.push_back(Letter::StacksTaken),
             ToWorker::LogLevel { level } => self.system.push_back(Letter::LogLevel(level)),
             ToWorker::Wake => {}
-            ToWorker::Cancel { seq } => self.cancel(seq),
+            ToWorker::Cancel { seq, even_if_begun } => self.cancel(seq, even_if_begun),
             ToWorker::ArenaFree { arena } => arenas::freed(arena),
             ToWorker::Gate(gate) => self.gates.note(gate),
             ToWorker::Welcome(_) => {}

@@ -1,9 +1,8 @@
 //! A connection to a running node from outside the tree: plain data in and out, never a pickle.
 
-use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use rebeam_protocol::hash::fnv1a;
 use rebeam_protocol::message::Outcome;
 use rebeam_protocol::outside::{Answer, Answered, Asked, Hello, MemberKind, Request};
 use rebeam_protocol::value::{self, Value};
-use rebeam_sys::socket::{abstract_name_of, connect_abstract};
+use rebeam_sys::socket::connect_node;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -53,26 +52,12 @@ struct Connection {
     asked: u64,
 }
 
-/// Connects to a node's socket, or, if nobody has chosen where that is, to the abstract one that a node has which could
-/// not make its directory.
-fn connect(path: &str, is_chosen: bool) -> io::Result<UnixStream> {
-    let in_directory = UnixStream::connect(path);
-    if is_chosen {
-        return in_directory;
-    }
-    let node = Path::new(path).parent().and_then(Path::file_name).and_then(OsStr::to_str);
-    let (Err(error), Some(node)) = (&in_directory, node) else { return in_directory };
-    connect_abstract(&abstract_name_of(node)).map_err(|other| match other.kind() {
-        io::ErrorKind::PermissionDenied => other,
-        _ => io::Error::new(error.kind(), error.to_string()),
-    })
-}
-
 #[pymethods]
 impl Client {
     #[new]
-    fn new(path: &str, is_chosen: bool) -> PyResult<Self> {
-        let stream = connect(path, is_chosen).map_err(|error| PyConnectionError::new_err(error.to_string()))?;
+    #[expect(clippy::needless_pass_by_value, reason = "pyo3 asks for it so")]
+    fn new(node_dir: PathBuf) -> PyResult<Self> {
+        let stream = connect_node(&node_dir).map_err(|error| PyConnectionError::new_err(error.to_string()))?;
         let connection = Connection::open(stream).map_err(|error| PyConnectionError::new_err(error.to_string()))?;
         Ok(Client { connection: Mutex::new(connection) })
     }

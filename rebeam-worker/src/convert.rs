@@ -10,6 +10,8 @@ use rebeam_protocol::id::{ActorId, NodeStart, Pid};
 use rebeam_protocol::message::{CallFailure, DeadLetter};
 use rebeam_protocol::process::ChildAddress;
 
+use crate::ledger;
+
 /// Whether an error says that something is wrong with what was at hand. What is no `Exception` (an exit signal, for one)
 /// says that the actor is to end, whatever it was at, and must go on its way.
 pub(crate) fn is_fault(py: Python<'_>, error: &PyErr) -> bool {
@@ -77,7 +79,8 @@ pub(crate) fn reason_fields(reason: &ExitReason) -> ReasonFields {
         | ExitReason::BadProtocol(text)
         | ExitReason::NotStarted(text)
         | ExitReason::NameTaken(text)
-        | ExitReason::BadReturn(text) => (kind, text.clone(), None),
+        | ExitReason::BadReturn(text)
+        | ExitReason::LimitExceeded(text) => (kind, text.clone(), None),
         ExitReason::MemoryLimit(used, limit) => (kind, format!("{} of {} MiB", used / 1024, limit / 1024), None),
         _ => (kind, String::new(), None),
     }
@@ -181,6 +184,7 @@ pub(crate) fn failure(py: Python<'_>, failure: &CallFailure) -> PyErr {
         let errors = py.import("rebeam._errors")?;
         match failure {
             CallFailure::NoProc { target, similar, is_down } => {
+                let similar = if similar.is_empty() && !is_down { &ledger::similar_names(target) } else { similar };
                 errors.call_method1("no_proc", (target, similar, *is_down))
             }
             CallFailure::Died(dead) => errors.call_method1("actor_died", (certificate(py, dead)?,)),

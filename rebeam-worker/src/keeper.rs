@@ -20,21 +20,27 @@ const SUPERVISOR: i32 = 3;
 /// Looks without finding anything, before it is believed that nothing is left: a fork may be under way.
 const QUIET_LOOKS: u32 = 3;
 
+/// The pauses between two looks: longer as long as something is found that does not go.
+const SHORTEST: Duration = Duration::from_millis(20);
+const LONGEST: Duration = Duration::from_secs(1);
+
 /// Waits for the end of the supervisor, then kills everything with `mark` in its environment.
 pub(crate) fn keep(mark: &std::ffi::OsStr) {
     // SAFETY: the supervisor started this process with this descriptor for this purpose.
     let mut supervisor = unsafe { fs::File::from_raw_fd(SUPERVISOR) };
     let _ = supervisor.read(&mut [0]);
     let wanted = [b"REBEAM_NODE=", mark.as_bytes(), b"\0"].concat();
-    let mut quiet = 0;
+    let (mut quiet, mut pause) = (0, SHORTEST);
     while quiet < QUIET_LOOKS {
         let found = marked(&wanted);
         quiet = if found.is_empty() { quiet + 1 } else { 0 };
+        // One that waits in the kernel cannot be killed yet, perhaps not for hours.
+        pause = if found.is_empty() { SHORTEST } else { (pause * 2).min(LONGEST) };
         for os_pid in found {
             // It was seen with our mark a moment ago.
             let _ = kill(Pid::from_raw(os_pid), Signal::SIGKILL);
         }
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(pause);
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use indexmap::IndexMap;
 use pyo3::prelude::*;
 use rebeam_protocol::id::Pid;
-use rebeam_protocol::ledger::{Record, RegistryId, SIZE, STATE, Tail, decode};
+use rebeam_protocol::ledger::{FEW_DESCRIPTORS, Record, RegistryId, SIZE, STATE, Tail, decode, key_label};
 use rebeam_sys::memory::WordsOfOthers;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
@@ -22,7 +22,7 @@ static MEMORY: OnceLock<WordsOfOthers> = OnceLock::new();
 static IS_FORGOTTEN: AtomicBool = AtomicBool::new(false);
 
 static LEDGER: Mutex<Ledger> =
-    Mutex::new(Ledger { read: Tail { epoch: 0, length: 0 }, is_told: false, replicas: None });
+    Mutex::new(Ledger { read: Tail { epoch: 0, length: 0 }, is_told: false, replicas: None, gone: Vec::new() });
 
 /// Something under a key.
 pub(crate) struct Entry {
@@ -58,6 +58,8 @@ struct Ledger {
     /// The node tells of changes, and there is no memory.
     is_told: bool,
     replicas: Option<FxHashMap<RegistryId, Replica>>,
+    /// What is known no more. Objects of Python are dropped outside the lock: what that runs may look, too.
+    gone: Vec<Entry>,
 }
 
 /// Maps the ledger of the node.
@@ -69,6 +71,11 @@ pub(crate) fn map(memory: &OwnedFd) -> std::io::Result<()> {
 /// Whether there is a ledger to look at.
 pub(crate) fn is_there() -> bool {
     memory().is_some() || ledger().is_told
+}
+
+/// Whether no more memory for large buffers is to be made.
+pub(crate) fn descriptors_are_few() -> bool {
+    memory().is_some_and(|memory| memory.load(FEW_DESCRIPTORS, Ordering::Relaxed) != 0)
 }
 
 /// A node begins in this process, and tells what it has to say; or has ended.
@@ -85,15 +92,40 @@ pub(crate) fn forget() {
 /// The node of this process tells of a change.
 #[cfg(feature = "testing")]
 pub(crate) fn tell(record: &Record<'_>) {
-    ledger().replicas().entry(record.registry).or_default().note(record);
+    let gone = {
+        let mut ledger = ledger();
+        let mut gone = Vec::new();
+        ledger.replicas().entry(record.registry).or_default().note(record, &mut gone);
+        gone
+    };
+    drop(gone);
 }
 
 /// Looks at a registry as it is now. Nothing of Python's may run meanwhile: it could look, too.
 pub(crate) fn look<T>(id: RegistryId, use_it: impl FnOnce(&mut Replica) -> T) -> T {
-    let mut ledger = ledger();
-    ledger.catch_up();
-    ledger.learn(id);
-    use_it(ledger.replicas().entry(id).or_default())
+    let (result, gone) = {
+        let mut ledger = ledger();
+        ledger.catch_up();
+        ledger.learn(id);
+        let result = use_it(ledger.replicas().entry(id).or_default());
+        (result, std::mem::take(&mut ledger.gone))
+    };
+    drop(gone);
+    result
+}
+
+/// How many names are compared with one that nobody has.
+const MOST_COMPARED: usize = 10_000;
+
+/// Up to three names that look like one that nobody has, the nearest first.
+pub(crate) fn similar_names(name: &str) -> Vec<String> {
+    let mut near: Vec<(f64, String)> = look(RegistryId::NAMES, |replica| {
+        let names = replica.entries.keys().take(MOST_COMPARED).map(|key| key_label(key));
+        let compared = names.map(|other| (strsim::jaro_winkler(name, &other), other));
+        compared.filter(|(score, _)| *score > 0.8).collect()
+    });
+    near.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+    near.into_iter().take(3).map(|(_, name)| name).collect()
 }
 
 /// In a process of its own the lock is held only by who has the interpreter, so a fork never copies it locked.
@@ -120,9 +152,11 @@ impl Ledger {
             if is_new_epoch {
                 self.begin_anew(&bytes);
             } else {
+                let Ledger { replicas, gone, .. } = self;
+                let replicas = replicas.get_or_insert_default();
                 for record in records(&bytes) {
-                    if let Some(replica) = self.replicas().get_mut(&record.registry) {
-                        replica.note(&record);
+                    if let Some(replica) = replicas.get_mut(&record.registry) {
+                        replica.note(&record, gone);
                     }
                 }
             }
@@ -134,13 +168,16 @@ impl Ledger {
     /// Makes all replicas anew. One that is as it was stays as it is, and its iterators with it.
     fn begin_anew(&mut self, bytes: &[u8]) {
         let mut fresh: FxHashMap<RegistryId, Replica> = FxHashMap::default();
-        for record in records(bytes).filter(|record| self.replicas().contains_key(&record.registry)) {
-            fresh.entry(record.registry).or_default().note(&record);
+        let Ledger { replicas, gone, .. } = self;
+        let replicas = replicas.get_or_insert_default();
+        for record in records(bytes).filter(|record| replicas.contains_key(&record.registry)) {
+            fresh.entry(record.registry).or_default().note(&record, gone);
         }
-        for (id, replica) in self.replicas() {
+        for (id, replica) in replicas {
             let fresh = fresh.remove(id).unwrap_or_default();
             if !replica.is_like(&fresh) {
-                replica.entries = fresh.entries;
+                let old = std::mem::replace(&mut replica.entries, fresh.entries);
+                gone.extend(old.into_values().flatten());
                 replica.generation += 1;
             }
         }
@@ -154,7 +191,8 @@ impl Ledger {
             let mut replica = Replica::default();
             match copy(memory, self.read, 0) {
                 Some(bytes) => {
-                    records(&bytes).filter(|record| record.registry == id).for_each(|record| replica.note(&record));
+                    let own = records(&bytes).filter(|record| record.registry == id);
+                    own.for_each(|record| replica.note(&record, &mut self.gone));
                     self.replicas().insert(id, replica);
                 }
                 None => self.catch_up(),
@@ -164,8 +202,8 @@ impl Ledger {
 }
 
 impl Replica {
-    /// Takes note of a record; what it says may be known already.
-    fn note(&mut self, record: &Record<'_>) {
+    /// Takes note of a record; what it says may be known already. What it replaces is added to `gone`.
+    fn note(&mut self, record: &Record<'_>, gone: &mut Vec<Entry>) {
         let entries = self.entries.entry(record.key.into()).or_default();
         let place = entries.iter().position(|entry| entry.number == record.number);
         match (record.entry, place) {
@@ -173,11 +211,11 @@ impl Replica {
                 let entry = Entry { number: record.number, holder, value: value.into(), object: None };
                 match place {
                     Some(place) if entries[place].is_like(&entry) => return,
-                    Some(place) => entries[place] = entry,
+                    Some(place) => gone.push(std::mem::replace(&mut entries[place], entry)),
                     None => entries.push(entry),
                 }
             }
-            (None, Some(place)) => drop(entries.remove(place)),
+            (None, Some(place)) => gone.push(entries.remove(place)),
             (None, None) => {}
         }
         if entries.is_empty() {

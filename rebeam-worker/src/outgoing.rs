@@ -462,7 +462,7 @@ pub(crate) fn reply(py: Python<'_>, caller: PyCaller, value: &Bound<'_, PyAny>) 
         Codec::Pickle => message_content(channel, value)?,
         Codec::Data => Content { bytes: PyBytes::new(py, &codec::dump_value(value)?), buffers: None, held: None },
     };
-    let reply = Reply { to, outcome: Outcome::Returned(codec), done: None, buffers: content.buffers };
+    let reply = Reply { to, outcome: Outcome::Returned(codec), done: None, is_last: false, buffers: content.buffers };
     send(py, channel, &ToSupervisor::Reply(reply), content.as_bytes())
 }
 

@@ -13,7 +13,7 @@ use crate::codec;
 use crate::context;
 use crate::convert;
 use crate::outgoing::{alarm_payload, until};
-use crate::session::{channel, send, wait};
+use crate::session::{self, channel, send, wait};
 use crate::spec;
 use crate::wire::Payload;
 
@@ -38,7 +38,10 @@ fn ask_for(
     let answer = send(py, channel, &ToSupervisor::Request { request, body }, content)
         .and_then(|()| wait(py, || channel.wait_answer(request, until)));
     channel.forget_answer(request);
-    answer
+    match answer? {
+        Some((ProcessAnswer::TooLarge(text), _)) => Err(session::answer_too_large(py, &text)),
+        answer => Ok(answer),
+    }
 }
 
 /// Asks something that belongs to some content; gives the answer with what comes with it.
@@ -300,7 +303,7 @@ fn child_error(py: Python<'_>, error: &ChildError) -> PyResult<PyErr> {
         ChildError::Restarting => "restarting",
         ChildError::AlreadyStarted(_) => "already_started",
         ChildError::AlreadyPresent => "already_present",
-        ChildError::StartFailed(_) => "start_failed",
+        ChildError::StartFailed { .. } => "start_failed",
         ChildError::MaxChildren => "max_children",
         ChildError::Unsupported => "unsupported",
         ChildError::Ending => "ending",
@@ -308,8 +311,12 @@ fn child_error(py: Python<'_>, error: &ChildError) -> PyResult<PyErr> {
         ChildError::WaitingForYou => "waiting_for_you",
     };
     let pid = if let ChildError::AlreadyStarted(pid) = error { Some(convert::pid_numbers(*pid)) } else { None };
-    let reason = if let ChildError::StartFailed(reason) = error { Some(convert::reason_fields(reason)) } else { None };
-    let made = py.import("rebeam._errors")?.call_method1("child_error", (kind, error.to_string(), pid, reason))?;
+    let (child, reason) = match error {
+        ChildError::StartFailed { child, reason } => (Some(child), Some(convert::reason_fields(reason))),
+        _ => (None, None),
+    };
+    let made =
+        py.import("rebeam._errors")?.call_method1("child_error", (kind, error.to_string(), pid, reason, child))?;
     Ok(PyErr::from_value(made))
 }
 

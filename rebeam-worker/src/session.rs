@@ -252,6 +252,12 @@ pub(crate) fn too_large(py: Python<'_>, length: usize, limit: usize) -> PyErr {
     made().map_or_else(|error| error, PyErr::from_value)
 }
 
+/// The error for an answer of the supervisor's that is larger than it may be.
+pub(crate) fn answer_too_large(py: Python<'_>, text: &str) -> PyErr {
+    let made = || py.import("rebeam._errors")?.getattr("MessageTooLarge")?.call1((format!("the answer is {text}"),));
+    made().map_or_else(|error| error, PyErr::from_value)
+}
+
 /// Waits with the interpreter left to other threads, and lets Python handle signals; `None` if the time is over.
 pub(crate) fn wait<T: Send>(
     py: Python<'_>,

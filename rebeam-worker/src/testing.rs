@@ -17,7 +17,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use rebeam_core::event::{Death, Launch, NodeEnd, NodeEvent, Status};
+use rebeam_core::event::{Death, Launch, LaunchError, NodeEnd, NodeEvent, Status};
 use rebeam_core::shell::{self, Frame, Heard, Shell as _};
 use rebeam_core::tracing::Span;
 use rebeam_core::{Core, EntryChange, Event};
@@ -536,8 +536,8 @@ impl shell::Shell for Shell {
         self.now
     }
 
-    fn launch(&mut self, launch: Launch) -> Result<(), String> {
-        self.start(launch).map_err(|error| error.to_string())
+    fn launch(&mut self, launch: Launch) -> Result<(), LaunchError> {
+        self.start(launch).map_err(|error| LaunchError { text: error.to_string(), again: None })
     }
 
     fn write(&mut self, process: ProcessId, frame: Frame) {
@@ -584,6 +584,8 @@ impl shell::Shell for Shell {
     // A test has no command line, no traces, and asks Python itself for stacks.
 
     fn dump_stacks(&mut self, _: ProcessId) {}
+
+    fn not_launched(&mut self, _: &str, _: &str, _: Duration) {}
 
     fn reply_outside(&mut self, _: u64, _: CallId, _: Outcome, _: Bytes) {}
 

@@ -70,8 +70,13 @@ impl Node {
         let waits = Waits::Actor { message: None, is_deferred: false };
         self.send(Kind::Call { call: CallId(number), waits });
         let (seq, to) = self.delivered.take().unwrap();
-        let reply =
-            Reply { to: to.unwrap(), outcome: Outcome::Returned(Codec::Pickle), done: Some(seq.into()), buffers: None };
+        let reply = Reply {
+            to: to.unwrap(),
+            outcome: Outcome::Returned(Codec::Pickle),
+            done: Some(seq.into()),
+            is_last: false,
+            buffers: None,
+        };
         let payload = Bytes::from_static(b"a small answer");
         self.tell(Event::Replied { process: self.processes[1], reply, payload, buffers: None });
     }

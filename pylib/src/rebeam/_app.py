@@ -6,6 +6,7 @@ import difflib
 import gc
 import importlib
 import importlib.util
+import mmap
 import operator
 import os
 import sys
@@ -209,10 +210,11 @@ def _has_fork_handlers() -> bool:
         if os.path.basename(path).startswith(_HARMLESS_FORK_HANDLERS):
             continue
         try:
-            with open(path, "rb") as library:
-                if b"__register_atfork" in library.read():
+            # Mapped, since a library may have gigabytes, which are not to become the zygote's own memory.
+            with open(path, "rb") as library, mmap.mmap(library.fileno(), 0, access=mmap.ACCESS_READ) as symbols:
+                if symbols.find(b"__register_atfork") >= 0:
                     return True
-        except OSError:
+        except (OSError, ValueError):
             continue
     return False
 

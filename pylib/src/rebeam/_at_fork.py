@@ -3,6 +3,8 @@
 A zygote has one thread, and its forks go on in it: locks and threads need no putting right there, and each hook that
 runs all the same makes pages that could be shared the worker's own. So the standard library's hooks are left out of the
 forks that make workers, and run in those that an actor makes.
+
+A hook may register hooks: those run from the next fork on, as with CPython's own list, which is copied for each fork.
 """
 
 from __future__ import annotations
@@ -55,19 +57,19 @@ def _register(
 
 
 def _before() -> None:
-    for hooks in reversed(_now):
+    for hooks in reversed(tuple(_now)):
         if hooks.before is not None:
             hooks.before()
 
 
 def _after_in_parent() -> None:
-    for hooks in _now:
+    for hooks in tuple(_now):
         if hooks.after_in_parent is not None:
             hooks.after_in_parent()
 
 
 def _after_in_child() -> None:
-    for hooks in _now:
+    for hooks in tuple(_now):
         if hooks.after_in_child is not None:
             hooks.after_in_child()
 

@@ -158,7 +158,7 @@ def live(start: Start) -> NoReturn:
     """From `init` to the last report."""
     import pickle
 
-    from rebeam import _actor, _server
+    from rebeam import _actor, _functions, _server
 
     try:
         _settle_in(start)
@@ -173,7 +173,7 @@ def live(start: Start) -> NoReturn:
         ignored = result is _actor.Ignore
         if isinstance(actor, _server.GenServer) and not ignored:
             _server.settle(actor, "init", then)
-        _rebeam.started(ignored, info)
+        _rebeam.started(ignored, isinstance(actor, _functions.FunctionActor), info)
     except ActorExit:
         _leave()
     except BaseException as error:

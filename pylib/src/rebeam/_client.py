@@ -46,11 +46,11 @@ class ActorInfo(NamedTuple):
 class Node:
     """A connection to a running node, made by `connect`. Threads and tasks may share it."""
 
-    def __init__(self, socket: str, is_chosen: bool) -> None:
-        self._socket, self._is_chosen = socket, is_chosen
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
         self._lock = threading.Lock()
         self._is_closed = False
-        self._idle: list[_rebeam.Client] = [_rebeam.Client(socket, is_chosen)]
+        self._idle: list[_rebeam.Client] = [_rebeam.Client(directory)]
 
     def ref(self, actor: type[A], name: str) -> ActorRef[A]:
         """A handle on the actor with this name or path: `call`, `acall` and `cast` work as within a tree.
@@ -84,7 +84,7 @@ class Node:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Node at {self._socket}>"
+        return f"<Node at {self._directory}>"
 
     @contextmanager
     def _client(self) -> Iterator[_rebeam.Client]:
@@ -93,7 +93,7 @@ class Node:
             if self._is_closed:
                 raise ConnectionError("this connection was closed")
             client = self._idle.pop() if self._idle else None
-        client = client or _rebeam.Client(self._socket, self._is_chosen)
+        client = client or _rebeam.Client(self._directory)
         try:
             yield client
         except ConnectionError:
@@ -160,13 +160,12 @@ def connect(project: str | os.PathLike[str] | None = None, *, runtime_dir: str |
     """
     directory = Path(project or os.environ.get("REBEAM_PROJECT") or _nearest(Path.cwd())).resolve()
     base = runtime_dir or os.environ.get("REBEAM_RUNTIME_DIR")
-    is_chosen = bool(base)
     if not base:
         shared = os.environ.get("XDG_RUNTIME_DIR")
         base = os.path.join(shared, "rebeam") if shared else f"{tempfile.gettempdir()}/rebeam-{os.getuid()}"
-    socket = os.path.join(base, _rebeam.node_directory(os.fsencode(directory)), "control.sock")
+    node = os.path.join(base, _rebeam.node_directory(os.fsencode(directory)))
     try:
-        return Node(socket, is_chosen)
+        return Node(node)
     except ConnectionError as error:
         raise ConnectionError(f"nothing is running in `{directory}`; start it with `rebeam up`") from error
 

@@ -170,16 +170,26 @@ class ChildError(RebeamError):
             `max_children`, `unsupported`, `ending`, `bad_spec` or `waiting_for_you`.
         pid: of whoever has the id or the name already, for `already_started`.
         reason: why the start failed, for `start_failed`.
+        child: the path of the child that did not start, for `start_failed`: the one that was asked for, or, of a
+            supervisor, the one below it that kept it from starting.
     """
 
-    def __init__(self, kind: str, text: str, pid: Pid | None = None, reason: ExitReason | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        text: str,
+        pid: Pid | None = None,
+        reason: ExitReason | None = None,
+        child: str | None = None,
+    ) -> None:
         super().__init__(text)
         self.kind = kind
         self.pid = pid
         self.reason = reason
+        self.child = child
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ChildError, (self.kind, str(self), self.pid, self.reason)
+        return ChildError, (self.kind, str(self), self.pid, self.reason, self.child)
 
 
 class EndedOtherwise(RebeamError):
@@ -228,14 +238,18 @@ class BadReturn(BaseException):
 
 
 def child_error(
-    kind: str, text: str, pid: tuple[int, int, int] | None, reason: tuple[str, str, str | None] | None
+    kind: str,
+    text: str,
+    pid: tuple[int, int, int] | None,
+    reason: tuple[str, str, str | None] | None,
+    child: str | None,
 ) -> RebeamError:
     from rebeam._exit import ExitReason
     from rebeam._ref import Pid
 
     if kind == "bad_spec":
         return SpecError(text)
-    return ChildError(kind, text, Pid(*pid) if pid else None, ExitReason(*reason) if reason else None)
+    return ChildError(kind, text, Pid(*pid) if pid else None, ExitReason(*reason) if reason else None, child)
 
 
 def no_supervisor(to: object) -> NoProc:

@@ -161,6 +161,12 @@ class _Serving:
 
     def _on_idle(self) -> None:
         try:
+            # Mail that has come already is handled before the actor is told that none came (GEN-016).
+            waiting = self._idle
+            _rebeam.catch_up_now()
+            self._take_mail()
+            if self._idle is not waiting or self._is_stopping or self._over.done():
+                return None
             result = self._receive("handle_info", TIMEOUT)
         except BaseException as error:
             return self._fail(error)

@@ -188,7 +188,11 @@ def stop(to: To, reason: str | ExitReason = "normal", timeout: float | None = No
 
 
 def send_after(seconds: float, to: To, message: Any) -> Timer:
-    """Sends a message after a time, for `handle_info`, to the incarnation that is there now.
+    """Sends a message after a time, for `handle_info`.
+
+    Set on a pid, or by an actor on itself, it goes to that incarnation, and ends with it. Set on a name or a reference,
+    it goes to whoever that means when the time has come; if that is nobody, it is a dead letter. It outlives the actor
+    that set it.
 
     Args:
         seconds: 0 or more, on monotonic time.
@@ -200,7 +204,12 @@ def send_after(seconds: float, to: To, message: Any) -> Timer:
 
 
 def send_every(seconds: float, to: To, message: Any) -> Timer:
-    """Sends a message again and again, the first after one period. Ticks for a full mailbox are left out."""
+    """Sends a message again and again, the first after one period.
+
+    Set on a pid, or by an actor on itself, it ends with that incarnation; set on a name or a reference, with the actor
+    that set it. Ticks are left out, and counted (`rebeam_timer_ticks_skipped_total`), while the mailbox is full or
+    nobody is there, and where the node was late for them.
+    """
     return _set_timer(seconds, seconds, to, None, message)
 
 
@@ -263,7 +272,9 @@ def replace_state(
     function: Callable[[dict[str, Any]], dict[str, Any]],
     timeout: Timeout = ...,
 ) -> dict[str, Any]:
-    """Has a function make new attributes of an actor's old ones, in the actor's process. If it raises, so does this.
+    """Has a function make new attributes of an actor's old ones, in the actor's process. If it raises, so does this,
+    and the attributes are as they were, whatever the function has changed within them. (Of what cannot be copied, such
+    as a lock, only the reference is restored.)
 
     Args:
         function: a function at the top level of a module.

@@ -123,7 +123,8 @@ class DeadLetter(NamedTuple):
         sender: from whom.
         method: the method.
         cause: `failed` (its handler raised), `outcome_unknown` (its receiver was killed with it in hand), `poison` (it
-            was in hand at `max_deliveries` deaths), `receiver_gone`, `pid_dead`, `nobody`, `overflow`, `not_kept`.
+            was in hand at `max_deliveries` deaths), `receiver_gone`, `pid_dead`, `nobody`, `overflow`, `not_kept`,
+            `too_large`.
         deliveries: how often it was handed over.
         bytes: of its content.
     """
@@ -317,12 +318,38 @@ def system(actor: Actor) -> Callable[[str, Any], Any]:
         if request == "get_state":
             return vars(actor)
         if request == "replace_state":
-            state = content(dict(vars(actor)))
-            if not isinstance(state, dict):
-                raise TypeError(f"the function gave {type(state).__qualname__}, not a dict of attributes")
-            vars(actor).clear()
-            vars(actor).update(state)
-            return state
+            return _replace_state(actor, content)
         return None
 
     return handle
+
+
+def _replace_state(actor: Actor, function: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """Has a function make new attributes of an actor's old ones. If it raises, they are as they were, whatever it has
+    changed within them (UPG-002); of an attribute that cannot be copied (a lock, a socket) only the reference is."""
+    before = _copies(actor)
+    try:
+        state = function(dict(vars(actor)))
+        if not isinstance(state, dict):
+            raise TypeError(f"the function gave {type(state).__qualname__}, not a dict of attributes")
+    except BaseException:
+        vars(actor).clear()
+        vars(actor).update(before)
+        raise
+    vars(actor).clear()
+    vars(actor).update(state)
+    return state
+
+
+def _copies(actor: Actor) -> dict[str, Any]:
+    """Copies of an actor's attributes, which share what those share; what cannot be copied is itself."""
+    import copy
+
+    memo: dict[int, Any] = {id(actor): actor}
+    copies: dict[str, Any] = {}
+    for name, value in vars(actor).items():
+        try:
+            copies[name] = copy.deepcopy(value, memo)
+        except Exception:
+            copies[name] = value
+    return copies

@@ -103,7 +103,8 @@ class SupervisorRef:
         _rebeam.supervisor(self._address, "delete_child", _child(child))
 
     def exit_child(self, child: str | ActorRef[Any] | Pid, reason: str | ExitReason) -> None:
-        """Sends a child an exit signal as its parent: one that traps exits runs `terminate` and ends with it."""
+        """Sends a child an exit signal as its parent: one that traps exits runs `terminate` and ends with it, a
+        supervisor stops its children and ends with it. `kill` cannot be trapped."""
         _rebeam.supervisor(self._address, "exit_child", _child(child), as_reason(reason))
 
     def which_children(self) -> list[Child]:

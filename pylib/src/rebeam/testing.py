@@ -155,7 +155,7 @@ class Node:
         start = _rebeam.attach_in_process(*self._descriptors)
         _runtime.identities[threading.get_ident()] = _boot.identity(start)
         _rebeam.take_own_mail()
-        _rebeam.started(False, None)
+        _rebeam.started(False, True, None)
 
     def _close(self) -> None:
         self._node.stop(False)
@@ -349,7 +349,7 @@ class ProcessNode:
             self._close()
             raise TreeFailedError("\n".join(self.output))
         node = _rebeam.node_directory(os.fsencode(os.path.realpath(self._directory)))
-        self._outside = _Outside(os.path.join(self._runtime, node, "control.sock"), is_chosen=True)
+        self._outside = _Outside(os.path.join(self._runtime, node))
 
     def _close(self) -> None:
         if self._process.poll() is None:

@@ -39,6 +39,7 @@ impl Core {
             dead_letters: self.meters.letters(),
             starts: self.meters.starts().clone(),
             calls_in_flight: self.router.answers() as u64,
+            skipped_ticks: self.alarms.skipped(),
             actors: actors.collect(),
         }
     }

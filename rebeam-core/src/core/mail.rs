@@ -17,9 +17,11 @@ use rebeam_protocol::state::MemberState;
 use rebeam_protocol::worker::{Delivery, Done, Envelope, Full, Gate, Reply};
 
 use super::Core;
+use super::bounds::MOST_OF_EACH;
 use crate::actor::{Actor, Life};
 use crate::dead_letters::End;
 use crate::event::{Action, Recipient, Ticket};
+use crate::incarnation::{LastAnswer, Machine};
 use crate::mailbox::{Message, Sender};
 use crate::resolve::Resolved;
 use crate::router::{On, Open};
@@ -72,6 +74,12 @@ impl Core {
                 }
                 return;
             }
+            if let Sender::Process(process, _) = sender
+                && self.router.count(call.caller) > MOST_OF_EACH
+                && !self.may_hold_more(process)
+            {
+                return;
+            }
             if let Some(traced) = traced_call {
                 self.router.trace(call, traced);
             }
@@ -122,6 +130,8 @@ impl Core {
         }
         let copies = if let Address::Partition { name, .. } = to { self.copies(name) } else { None };
         let to = to.canonical(|_| copies);
+        let times = self.members.actor_mut(id).map_or(0, |actor| actor.mailbox.count_sent_though_full(process));
+        self.sent_though_full(process, times);
         if self.members.actor_mut(id).is_some_and(|actor| actor.mailbox.shut_out(process, &to)) {
             let gate = Gate::Shut { actor: id, to, copies, full };
             self.actions.push_back(Action::Gate { process, gate });
@@ -151,7 +161,7 @@ impl Core {
         }
     }
 
-    fn sent_to_nobody(&mut self, message: Message, to: Address) {
+    pub(super) fn sent_to_nobody(&mut self, message: Message, to: Address) {
         if let Some(call) = message.reply_to {
             let is_supervisor = self.member(&to).is_some_and(|id| self.members.is_supervisor(id));
             let failure = match is_supervisor {
@@ -202,7 +212,10 @@ impl Core {
         let handed = actor.mailbox.handed_call(call);
         let Some(incarnation) = actor.incarnation_mut() else { return };
         match handed {
-            Some(seq) => self.actions.push_back(Action::Cancel { process: incarnation.process(), seq }),
+            Some(seq) => {
+                let process = incarnation.process();
+                self.actions.push_back(Action::Cancel { process, seq, even_if_begun: true });
+            }
             None => incarnation.answered(call),
         }
     }
@@ -305,7 +318,13 @@ impl Core {
             }
             self.count_handled(id, 1);
         }
-        if let Some(Open { on: On::Answer(callee), traced, .. }) = self.router.close(reply.to) {
+        if reply.is_last {
+            let answer = LastAnswer { to: reply.to, outcome: reply.outcome, payload, buffers };
+            if let Some(incarnation) = self.members.incarnation_mut(id) {
+                incarnation.last_answers.push(answer);
+            }
+        } else if let Some(Open { on: On::Answer(callee), traced, .. }) = self.router.close(reply.to) {
+            self.note_suspended(callee, reply.to, &reply.outcome);
             self.call_ended(reply.to, traced, || error_of(&reply.outcome));
             // Answered later than it was handled: it is not owed any more.
             if reply.done.is_none()
@@ -314,6 +333,48 @@ impl Core {
                 incarnation.answered(reply.to);
             }
             self.reply(reply.to, reply.outcome, payload, buffers);
+        }
+        self.pump(id);
+    }
+
+    /// Passes on the answer of an actor that has ended with it.
+    pub(super) fn pass_on(&mut self, LastAnswer { to, outcome, payload, buffers }: LastAnswer) {
+        if let Some(open) = self.router.close(to) {
+            self.call_ended(to, open.traced, || error_of(&outcome));
+            self.reply(to, outcome, payload, buffers);
+        }
+    }
+
+    /// A process has done what it was asked; of interest is whether it takes mail now.
+    fn note_suspended(&mut self, id: ActorId, call: ReplyTo, outcome: &Outcome) {
+        let Some(incarnation) = self.members.incarnation_mut(id) else { return };
+        let is_suspended = match incarnation.asked_method(call).filter(|_| matches!(outcome, Outcome::Returned(_))) {
+            Some("suspend") => true,
+            Some("resume") => false,
+            _ => return,
+        };
+        incarnation.is_suspended = is_suspended;
+        let process = incarnation.process();
+        let recycles = !is_suspended && std::mem::take(&mut incarnation.recycles_later);
+        if is_suspended {
+            self.order(process, Machine::suspended);
+        } else if recycles {
+            self.recycle(process);
+        }
+    }
+
+    /// A message was too large to be handed over: that is its own fault, and not its receiver's.
+    pub(super) fn undeliverable(&mut self, process: ProcessId, seq: Seq, error: String) {
+        let Some(actor) = self.members.serving_mut(process) else { return };
+        let id = actor.id;
+        let Some(message) = actor.mailbox.settle(seq) else { return };
+        match message.reply_to {
+            Some(call) => self.fail_call(call, CallFailure::BadCall(error)),
+            None => {
+                let Some(actor) = self.members.actor(id) else { return };
+                let end = End::of(actor, Cause::TooLarge);
+                self.lay_out(message, end);
+            }
         }
         self.pump(id);
     }
@@ -343,6 +404,9 @@ impl Core {
             let Some(message) = actor.mailbox.settle(done.seq) else { continue };
             self.note_handled(process, id, &message, done.took_us, || None);
             let Some(actor) = self.members.actor_mut(id) else { return };
+            // Dropped there, as it would have been here.
+            let is_dropped = done.took_us.is_none() && message.reply_to.is_some_and(|call| !self.router.is_open(call));
+            actor.expired += u64::from(is_dropped);
             // Done without an answer: it is owed, and fails with the incarnation that owes it.
             if let Some(call) = message.reply_to
                 && self.router.is_open(call)
@@ -361,8 +425,14 @@ impl Core {
         self.call_ended(call, traced, || Some("timed out".into()));
         let state = self.state_of(callee);
         let Some(actor) = self.members.actor_mut(callee) else { return };
+        let handed = actor.mailbox.handed_call(call);
         if let Some(incarnation) = actor.incarnation_mut() {
             incarnation.answered(call);
+            // What was handed over and not begun is dropped like what was not handed over; the rest is finished (GEN-005).
+            if let Some(seq) = handed {
+                let process = incarnation.process();
+                self.actions.push_back(Action::Cancel { process, seq, even_if_begun: false });
+            }
         }
         let busy = page.and_then(|(page, now_ns)| actor.busy_with(&page, now_ns));
         let waiting = actor.mailbox.handed().filter(|(_, message)| message.reply_to != Some(call)).count();
@@ -412,8 +482,7 @@ impl Core {
 
     /// Keeps a message as a dead letter, and says so.
     pub(super) fn lay_out(&mut self, message: Message, end: End) {
-        // A notice of an end, or a clock's tick, is about the incarnation that is gone: nobody misses it.
-        if matches!(message.head.form, Form::Signal(_)) {
+        if message.head.is_pointless_alone() {
             return;
         }
         let sender = self.sender_label(message.sender);
@@ -487,8 +556,8 @@ impl Core {
         };
         let target = target.unwrap_or_else(|| to.to_string());
         let is_down = self.member(to).is_some();
-        let similar = if is_down { Vec::new() } else { self.similar(&target) };
-        CallFailure::NoProc { similar, target, is_down }
+        // Names that look like it are looked for where the error is raised: a worker knows them, too.
+        CallFailure::NoProc { similar: Vec::new(), target, is_down }
     }
 
     pub(super) fn sender_label(&self, sender: Sender) -> String {

@@ -1,18 +1,21 @@
 //! The machine that nests supervisors, owns the actors and routes their mail.
 //!
 //! This module holds what there is and where events go. What an event does stands in the modules below, one per theme:
-//! [`tree`] (members and their names), [`supervision`] (starts, stops, deaths), [`process`] (links, monitors, signals,
-//! alarms), [`names`] (names, registries, groups), [`mail`], [`waits`] (deadlocks), [`watch`] (hangs, limits, recycling),
+//! [`tree`] (members and their names), [`supervision`] (starts, stops, deaths), [`launching`] (starts that fail), [`process`] (links, monitors, signals,
+//! alarms), [`recycling`], [`bounds`] (what one actor may hold), [`names`] (names, registries, groups), [`mail`], [`waits`] (deadlocks), [`watch`] (hangs, limits, recycling),
 //! [`request`], and three that only look: [`listing`], [`health`] and [`figures`]. Each part of the state belongs to a
 //! machine of its own, which alone writes its fields; the themes tell those machines what to do, and know nothing of
 //! each other but what is a method of [`Core`].
 
+mod bounds;
 mod figures;
 mod health;
+mod launching;
 mod listing;
 mod mail;
 mod names;
 mod process;
+mod recycling;
 mod request;
 mod supervision;
 mod tree;
@@ -27,6 +30,7 @@ use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::id::{ActorId, CallId, NodeStart, ProcessId};
 use rebeam_protocol::spec::SupervisorSpec;
 
+use self::bounds::MOST_TIMERS_PER_TURN;
 use crate::alarms::Alarms;
 use crate::dead_letters::DeadLetters;
 use crate::deaths::Deaths;
@@ -127,7 +131,7 @@ impl Core {
             }
             Event::Acked { process, done } => self.acked(process, &done),
             Event::Abandoned { caller, call, page } => self.abandoned(ReplyTo { caller, call }, page),
-            Event::Reported { process, reason } => self.reported(process, reason),
+            Event::Reported { process, reason, message } => self.reported(process, reason, message),
             Event::HandedOver { process, state } => self.order(process, |machine| machine.handed_over(state)),
             Event::WantsMore { process, more } => {
                 if let Some(actor) = self.members.serving_mut(process) {
@@ -148,6 +152,8 @@ impl Core {
                     incarnation.not_ready = not_ready;
                 }
             }
+            Event::Undeliverable { process, seq, error } => self.undeliverable(process, seq, error),
+            Event::ReadsNothing { process, bytes } => self.reads_nothing(process, bytes),
             Event::Misbehaved { process, complaint } => {
                 self.kill_for(process, ExitReason::BadProtocol(complaint), "it broke the protocol");
             }
@@ -170,15 +176,17 @@ impl Core {
         }
     }
 
-    /// Does what has become due.
+    /// Does what has become due, up to a bound: [`Core::poll_timeout`] says whether there is more.
     pub fn handle_timeout(&mut self, now: Duration) {
         self.now = self.now.max(now);
-        while let Some((at, due)) = self.timers.pop_due(now) {
+        for _ in 0..MOST_TIMERS_PER_TURN {
+            let Some((at, due)) = self.timers.pop_due(now) else { return };
             match due {
                 Due::Limit(process) => self.time_is_over(process),
                 Due::SupervisorShutdown(supervisor) => self.kill_below(supervisor),
-                Due::PauseOver(child) => self.pause_over(child),
+                Due::PauseOver(child, number) => self.pause_over(child, number),
                 Due::Alarm(alarm) => self.ring(alarm, at),
+                Due::Launch(process) => self.launch_again(process),
                 Due::Look(process) => self.look(process, at),
                 Due::Hung(process) => {
                     self.kill_for(process, ExitReason::HeartbeatTimeout, "it was judged hung");
@@ -238,5 +246,6 @@ impl Core {
             + self.router.len()
             + self.dead_letters.subscribers()
             + self.requests.len()
+            + self.alarms.len()
     }
 }

@@ -19,6 +19,7 @@ use rebeam_protocol::value::{self, Value};
 use super::Core;
 use crate::actor::{Actor, Life};
 use crate::event::Action;
+use crate::incarnation::MadeEntry;
 use crate::mailbox::Message;
 use crate::registries::EntryChange;
 use crate::requests::Requester;
@@ -33,7 +34,7 @@ impl Core {
     }
 
     /// A registry that is there.
-    fn registry(&self, registry: &Registry) -> Option<RegistryId> {
+    pub(super) fn registry(&self, registry: &Registry) -> Option<RegistryId> {
         match registry {
             Registry::Names => Some(RegistryId::NAMES),
             Registry::Groups => Some(RegistryId::GROUPS),
@@ -229,7 +230,7 @@ impl Core {
     }
 
     /// Has the ledger say it, and tells those who watch; not those whose mailbox is full.
-    fn changed(&mut self, changes: impl IntoIterator<Item = EntryChange>) {
+    pub(super) fn changed(&mut self, changes: impl IntoIterator<Item = EntryChange>) {
         let changes: Vec<EntryChange> = changes.into_iter().collect();
         self.actions.extend(changes.iter().cloned().map(Action::Entry));
         for change in changes {
@@ -280,6 +281,10 @@ impl Core {
             RegistryRequest::Watch { key } => check_key(id, &key).map(|()| {
                 let watch = self.links.next_monitor();
                 self.registries.watch(watch, own, registry, &key);
+                let own = self.members.living(own);
+                if let Some(incarnation) = own.and_then(|own| self.members.incarnation_mut(own)) {
+                    incarnation.note_made(|made| made.watches.push(watch));
+                }
                 ProcessAnswer::Watching { watch, entries: self.found(id, &key) }
             }),
             RegistryRequest::LeastBusy { key } => Ok(ProcessAnswer::Pid(self.least_busy(id, &key))),
@@ -315,6 +320,12 @@ impl Core {
         }
         check_key(id, key)?;
         check_value(&value)?;
+        if let Some(entry) = self.inherited(own, id, key, holder) {
+            let change = self.registries.update(id, key, holder, value);
+            self.changed(change);
+            self.note_entry(own, entry);
+            return Ok(ProcessAnswer::Ok);
+        }
         self.check_room(key.len() + value.len())?;
         if self.registries.is_unique(id) == Some(true) {
             if let Some(entry) = self.registries.entries(id, key).first() {
@@ -325,6 +336,9 @@ impl Core {
             }
         }
         let change = self.registries.enter(id, key, holder, value);
+        if let Some(EntryChange { registry, key, number, .. }) = change.clone() {
+            self.note_entry(own, MadeEntry { registry, key, holder, number });
+        }
         self.changed(change);
         self.look_for_those_who_wait();
         Ok(ProcessAnswer::Ok)
@@ -471,11 +485,14 @@ impl Core {
 
     /// Answers those for whom somebody has come up, or will not.
     pub(super) fn look_for_those_who_wait(&mut self) {
-        for waiting in self.waiters.take_for_start() {
-            match self.up(&waiting.to) {
-                Ok(None) => self.waiters.wait_for_start(waiting),
-                Ok(found) => self.waited(&waiting, found),
-                Err(()) => self.waited(&waiting, None),
+        for to in self.waiters.addresses() {
+            let found = match self.up(&to) {
+                Ok(None) => continue,
+                Ok(found) => found,
+                Err(()) => None,
+            };
+            for waiting in self.waiters.take_for_start(&to) {
+                self.waited(&waiting, found);
             }
         }
     }

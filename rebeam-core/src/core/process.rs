@@ -15,10 +15,12 @@ use rebeam_protocol::message::{Form, Head, Signal};
 use rebeam_protocol::process::{ChildError, ProcessAnswer, ProcessRequest};
 
 use super::Core;
+use crate::actor::Life;
 use crate::alarms::Alarm;
 use crate::incarnation::{Manner, Stop};
 use crate::mailbox::{Message, Sender};
 use crate::requests::Requester;
+use crate::resolve::Resolved;
 use crate::timers::AlarmId;
 use crate::timers::Due;
 
@@ -49,16 +51,22 @@ impl Core {
                 }
                 ProcessAnswer::Ok
             }
-            ProcessRequest::Monitor(to) => match self.pid_of(&to) {
-                Some(watched) => ProcessAnswer::Monitor(self.links.monitor(pid, watched)),
-                None => {
-                    let monitor = self.links.next_monitor();
+            ProcessRequest::Monitor(to) => {
+                let watched = self.pid_of(&to);
+                let monitor = match watched {
+                    Some(watched) => self.links.monitor(pid, watched),
+                    None => self.links.next_monitor(),
+                };
+                if let Some(incarnation) = self.members.incarnation_mut(own) {
+                    incarnation.note_made(|made| made.monitors.push(monitor));
+                }
+                if watched.is_none() {
                     let gone = if let Address::Pid(gone) = to { Some(gone) } else { None };
                     let certificate = None;
                     self.send_signal(pid, Signal::Down { monitor, pid: gone, reason: ExitReason::NoProc, certificate });
-                    ProcessAnswer::Monitor(monitor)
                 }
-            },
+                ProcessAnswer::Monitor(monitor)
+            }
             ProcessRequest::Demonitor { monitor, flush } => {
                 self.links.demonitor(pid, monitor);
                 if flush && let Some(actor) = self.members.actor_mut(own) {
@@ -69,7 +77,7 @@ impl Core {
             ProcessRequest::Exit { to, reason } => {
                 // As Erlang's `exit/2`: whether there was anybody is not told.
                 if let Some(to) = self.pid_of(&to) {
-                    self.exit_signal(to, pid, &reason);
+                    self.exit_signal(to, pid, &reason.bounded());
                 }
                 ProcessAnswer::Ok
             }
@@ -84,17 +92,28 @@ impl Core {
                 if self.members.living(target).is_some_and(|id| self.members.is_below(own, id)) {
                     return Some(ProcessAnswer::Child(ChildError::WaitingForYou));
                 }
-                self.stop_by_request(from, target, reason);
+                self.stop_by_request(from, target, reason.bounded());
                 return None;
             }
             ProcessRequest::SendAfter { timer, to, after_ms, every_ms, method, is_method } => {
+                let id = AlarmId { maker: pid, number: timer };
                 let form = if is_method { Form::Arguments } else { Form::Message };
-                if let Some(to) = self.pid_of(&to) {
-                    let id = AlarmId { maker: pid, number: timer };
-                    let key = self.timers.set(self.now + Duration::from_millis(after_ms), Due::Alarm(id));
-                    let every = every_ms.map(|ms| Duration::from_millis(ms.max(1)));
-                    let sender = Sender::Process(process, own);
-                    self.alarms.insert(id, Alarm { key, to, every, sender, method, form, payload });
+                let every = every_ms.map(|ms| Duration::from_millis(ms.max(1)));
+                let own_pid = self.pid_of(&to).filter(|target| *target == pid);
+                let (to, ends_with) = match (to, own_pid) {
+                    // Whoever sets one on itself means this life, however it says that (TMR-003).
+                    (_, Some(own)) => (Address::Pid(own), Some(own)),
+                    (Address::Pid(target), None) => (Address::Pid(target), Some(target)),
+                    (name, None) => (name, every.map(|_| pid)),
+                };
+                if ends_with.is_some_and(|life| self.members.living(life).is_none()) {
+                    return Some(ProcessAnswer::Ok);
+                }
+                let key = self.timers.set(self.now + Duration::from_millis(after_ms), Due::Alarm(id));
+                let sender = Sender::Process(process, own);
+                self.alarms.insert(id, Alarm { key, to, ends_with, every, sender, method, form, payload });
+                if let Some(incarnation) = self.members.incarnation_mut(own) {
+                    incarnation.note_made(|made| made.alarms.push(id));
                 }
                 ProcessAnswer::Ok
             }
@@ -184,7 +203,15 @@ impl Core {
     }
 
     /// An exit signal: a message to who traps exits, nothing if it is `normal`, else the end (LNK-001 to LNK-003).
+    ///
+    /// The parent of what was spawned is the actor that had it spawned (LNK-007); all others have the supervisor that holds
+    /// them.
     pub(super) fn exit_signal(&mut self, to: Pid, from: Pid, reason: &ExitReason) {
+        if let Some(id) = self.members.living(to)
+            && self.members.owner(id) == Some(from)
+        {
+            return self.exit_signal_from_parent(id, reason.clone());
+        }
         // Supervisors trap exits, and take no orders but their parent's.
         let Some(incarnation) = self.members.living_actor(to).and_then(|actor| actor.incarnation()) else { return };
         if incarnation.traps_exits {
@@ -195,8 +222,15 @@ impl Core {
         }
     }
 
-    /// An exit signal from the parent: who traps exits runs `terminate` and ends with it (LNK-007).
+    /// An exit signal from the parent: who traps exits, as supervisors do, ends with it, and an actor runs `terminate`
+    /// first (LNK-007, SUP-058). `kill` cannot be trapped (LNK-004).
     pub(super) fn exit_signal_from_parent(&mut self, id: ActorId, reason: ExitReason) {
+        if reason == ExitReason::Other("kill".into()) {
+            return self.kill_member(id);
+        }
+        if self.members.is_supervisor(id) {
+            return self.stop_supervisor(id, reason);
+        }
         let Some(incarnation) = self.members.incarnation_mut(id) else { return };
         let process = incarnation.process();
         if incarnation.traps_exits {
@@ -224,27 +258,44 @@ impl Core {
             return self.stop_supervisor(id, reason);
         }
         let Some(process) = self.members.actor(id).and_then(|actor| actor.process()) else { return };
-        self.order(process, |machine| machine.stop(Stop { reason, manner: Manner::InTurn, is_limited: false }));
+        let is_suspended = self.members.incarnation_mut(id).is_some_and(|incarnation| incarnation.is_suspended);
+        let manner = if is_suspended { Manner::Urgent } else { Manner::InTurn };
+        self.order(process, |machine| machine.stop(Stop { reason, manner, is_limited: false }));
     }
 
     /// An alarm is due.
     pub(super) fn ring(&mut self, id: AlarmId, at: Duration) {
         let Some(alarm) = self.alarms.get_mut(id) else { return };
-        let (to, sender, method, form, payload) =
-            (alarm.to, alarm.sender, alarm.method.clone(), alarm.form.clone(), alarm.payload.clone());
+        let to = alarm.to.clone();
+        let head = Head { form: alarm.form.clone(), ..Head::new(alarm.method.clone()) };
+        let message = Message::new(alarm.sender, head, alarm.payload.clone(), self.now);
+        let is_repeated = alarm.every.is_some();
         match alarm.every {
-            // Ticks that were missed, because the node was stopped for a while, are skipped.
+            // Ticks that were missed, because the node was stopped for a while or has too much to do, are left out.
             Some(every) => {
                 let missed = self.now.saturating_sub(at).as_nanos() / every.as_nanos().max(1);
-                let next = at + every * (u32::try_from(missed).unwrap_or(u32::MAX - 1) + 1);
-                alarm.key = self.timers.set(next.max(self.now), Due::Alarm(id));
+                let missed = u32::try_from(missed).unwrap_or(u32::MAX - 1);
+                alarm.key = self.timers.set((at + every * (missed + 1)).max(self.now), Due::Alarm(id));
+                self.alarms.skip(missed.into());
             }
             None => drop(self.alarms.remove(id)),
         }
-        let is_full = self.members.living_actor(to).is_some_and(|actor| actor.mailbox.is_full());
-        // A clock that ticks faster than it is heard is not to fill the mailbox.
-        if !is_full {
-            self.post(to, sender, &method, form, payload);
+        if let Address::Group(group) = &to {
+            return self.sent_to_group(group, &Message { for_pid: true, ..message });
         }
+        let resolved = self.resolve(&to);
+        let Resolved::Local { id, for_pid } = resolved else {
+            // Nobody misses a tick.
+            return if is_repeated { self.alarms.skip(1) } else { self.sent_to_nobody(message, to) };
+        };
+        let Some(actor) = self.members.actor_mut(id).filter(|actor| !matches!(actor.life, Life::Gone)) else {
+            return if is_repeated { self.alarms.skip(1) } else { self.sent_to_nobody(message, to) };
+        };
+        // A clock that ticks faster than it is heard is not to fill the mailbox.
+        if is_repeated && actor.mailbox.is_full() {
+            return self.alarms.skip(1);
+        }
+        actor.mailbox.push(Message { for_pid, ..message });
+        self.pump(id);
     }
 }

@@ -14,7 +14,6 @@ use rebeam_protocol::process::{
 use rebeam_protocol::spec::{ChildKind, ChildSpec, Restart};
 
 use super::Core;
-use crate::actor::Life;
 use crate::event::Action;
 use crate::members::{Supervisor, traits};
 use crate::requests::{Pending, Requester, What};
@@ -42,6 +41,11 @@ impl Core {
 
     /// A worker asks something, or did so before and is heard now.
     pub(super) fn asked(&mut self, from: Requester, request: ProcessRequest, payload: Bytes) {
+        if let Requester::Worker(process, _) = from
+            && !self.may_hold_more(process)
+        {
+            return;
+        }
         if let Some(answer) = self.process_request(from, request, payload) {
             self.answer(from, answer);
         }
@@ -103,17 +107,7 @@ impl Core {
             let answer = self.not_found(name);
             return self.answer_outside(asker, answer);
         };
-        self.revive(id);
         self.ask_supervisor(parent, Requester::Outside(asker), What::ByName(name), verb(ChildRef::Key(id)));
-    }
-
-    /// What was settled may come back now: its mail is to wait again.
-    fn revive(&mut self, id: ActorId) {
-        if let Some(actor) = self.members.actor_mut(id)
-            && matches!(actor.life, Life::Gone)
-        {
-            actor.life = Life::Waiting;
-        }
     }
 
     fn ask_supervisor(&mut self, supervisor: ActorId, from: Requester, what: What, verb: Verb) {
@@ -158,18 +152,15 @@ impl Core {
                     return (!is_postponed).then_some(ProcessAnswer::Child(error));
                 }
             },
-            SupervisorRequest::Terminate(child) => (What::Done, Verb::Terminate(self.child_ref(&child))),
-            SupervisorRequest::Restart(child) => {
-                if let Some(key) = self.key_of(id, &child) {
-                    self.revive(key);
-                }
-                (What::Start, Verb::Restart(self.child_ref(&child)))
+            SupervisorRequest::Terminate(child) => (What::Done, Verb::Terminate(self.child_ref(id, &child))),
+            SupervisorRequest::Restart(child) => (What::Start, Verb::Restart(self.child_ref(id, &child))),
+            SupervisorRequest::Delete(child) => (What::Done, Verb::Delete(self.child_ref(id, &child))),
+            SupervisorRequest::Exit(child, reason) => {
+                (What::Exit(reason), Verb::Look(Some(self.child_ref(id, &child))))
             }
-            SupervisorRequest::Delete(child) => (What::Done, Verb::Delete(self.child_ref(&child))),
-            SupervisorRequest::Exit(child, reason) => (What::Exit(reason), Verb::Look(Some(self.child_ref(&child)))),
             SupervisorRequest::Which => (What::Which, Verb::Look(None)),
             SupervisorRequest::Count => (What::Count, Verb::Look(None)),
-            SupervisorRequest::Spec(child) => (What::Spec, Verb::Look(Some(self.child_ref(&child)))),
+            SupervisorRequest::Spec(child) => (What::Spec, Verb::Look(Some(self.child_ref(id, &child)))),
         };
         if let Some(cycle) = self.wait_for_supervisor(from, id, waits) {
             return Some(ProcessAnswer::Deadlock(cycle));
@@ -213,6 +204,8 @@ impl Core {
         if let Some(actor) = self.members.actor_mut(id) {
             actor.owner = owner;
             actor.is_linked = is_linked;
+        } else if let Some(supervisor) = self.members.supervisor_mut(id) {
+            supervisor.owner = owner;
         }
         self.wait_for_supervisor(from, spawner, waits);
         self.ask_supervisor(spawner, from, What::Start, Verb::Start(id, traits));
@@ -223,7 +216,7 @@ impl Core {
     pub(super) fn stop_what_it_owns(&mut self, owner: Pid) {
         let Some(spawner) = self.members.spawner() else { return };
         let Some(node) = self.members.supervisor(spawner) else { return };
-        let is_owned = |id: &ActorId| self.members.actor(*id).is_some_and(|actor| actor.owner == Some(owner));
+        let is_owned = |id: &ActorId| self.members.owner(*id) == Some(owner);
         let owned: Vec<ActorId> = node.machine.children().map(|(child, ..)| child).filter(is_owned).collect();
         for child in owned {
             self.ask_supervisor(spawner, Requester::Nobody, What::Done, Verb::Terminate(ChildRef::Key(child)));
@@ -254,19 +247,30 @@ impl Core {
     }
 
     fn key_of(&self, supervisor: ActorId, child: &ChildAddress) -> Option<ActorId> {
-        match self.child_ref(child) {
+        match self.child_ref(supervisor, child) {
             ChildRef::Key(key) => Some(key),
             ChildRef::Id(id) => self.members.supervisor(supervisor)?.machine.child_by_id(&id),
         }
     }
 
-    /// A child as its supervisor's machine knows it. One that is dead is not found, whoever it was.
-    fn child_ref(&self, child: &ChildAddress) -> ChildRef {
+    /// A child as its supervisor's machine knows it. One that is dead is not found, whoever it was; but one that is to be
+    /// started again is still the child of its last pid (SUP-072, SUP-078).
+    fn child_ref(&self, supervisor: ActorId, child: &ChildAddress) -> ChildRef {
         match child {
             ChildAddress::Id(id) => ChildRef::Id(id.clone()),
             ChildAddress::Actor(id) => ChildRef::Key(*id),
-            ChildAddress::Pid(pid) => ChildRef::Key(self.members.living(*pid).unwrap_or(ActorId(u64::MAX))),
+            ChildAddress::Pid(pid) => {
+                let found = self.members.living(*pid).or_else(|| self.to_be_restarted(supervisor, *pid));
+                ChildRef::Key(found.unwrap_or(ActorId(u64::MAX)))
+            }
         }
+    }
+
+    /// The child between two lives whose last one this was.
+    fn to_be_restarted(&self, supervisor: ActorId, pid: Pid) -> Option<ActorId> {
+        let children = self.members.supervisor(supervisor)?.machine.children();
+        let waiting = children.filter(|(.., state)| matches!(state, ChildState::Restarting | ChildState::Ended(_)));
+        waiting.map(|(child, ..)| child).find(|child| self.members.last_pid(*child) == Some(pid))
     }
 
     /// A supervisor's machine is done with a request.
@@ -287,7 +291,7 @@ impl Core {
                 (ProcessAnswer::Started { actor: child, pid }, info.unwrap_or_default())
             }
             (What::Exit(reason), Ok(Done::Child(child))) => {
-                self.exit_signal_from_parent(child, reason);
+                self.exit_signal_from_parent(child, reason.bounded());
                 (ProcessAnswer::Ok, Bytes::new())
             }
             (What::Which, Ok(Done::Children(children))) => {
@@ -327,8 +331,19 @@ impl Core {
             RequestError::AlreadyPresent => ChildError::AlreadyPresent,
             RequestError::MaxChildren => ChildError::MaxChildren,
             RequestError::Unsupported => ChildError::Unsupported,
-            RequestError::StartFailed(reason) => ChildError::StartFailed(reason),
+            RequestError::StartFailed(child, reason) => {
+                ChildError::StartFailed { child: self.failed_child(child), reason }
+            }
             RequestError::Ending => ChildError::Ending,
+        }
+    }
+
+    /// The path of the child that kept another from starting: itself, or one below it (SUP-012).
+    pub(super) fn failed_child(&self, child: ActorId) -> String {
+        match (self.members.actor(child), self.members.supervisor(child)) {
+            (Some(actor), _) => actor.path.clone(),
+            (None, Some(supervisor)) => supervisor.failed.clone().unwrap_or_else(|| supervisor.path.clone()),
+            (None, None) => String::new(),
         }
     }
 

@@ -8,10 +8,11 @@ use bytes::Bytes;
 use rebeam_protocol::address::Caller;
 use rebeam_protocol::certificate::{Certificate, InHand, Killer, Next};
 use rebeam_protocol::exit::ExitReason;
-use rebeam_protocol::id::{ActorId, Generation, Pid, ProcessId};
+use rebeam_protocol::id::{ActorId, Generation, Pid, ProcessId, Seq};
 use rebeam_protocol::message::{CallFailure, Cause};
 use rebeam_protocol::page::Snapshot;
 use rebeam_protocol::spec::{ActorSpec, Limits, Restart, Shutdown};
+use rebeam_protocol::text::shortened;
 use rebeam_protocol::worker::Started;
 
 use super::Core;
@@ -27,6 +28,11 @@ use crate::timers::Due;
 /// How long an actor has to unwind after an exit signal that it does not trap, before it is killed (MAP-04).
 const EXIT_GRACE: Duration = Duration::from_millis(500);
 
+/// How many bytes of a method's name, of stacks and of last lines a certificate keeps.
+const MOST_METHOD: usize = 200;
+const MOST_STACKS: usize = 32 * 1024;
+const MOST_OUTPUT: usize = 16 * 1024;
+
 /// Up to how many bytes the arguments of a temporary child are kept once it has started.
 const KEPT_ARGUMENTS: usize = 16 * 1024;
 
@@ -36,8 +42,8 @@ struct Over {
     pid: Pid,
     /// The time on the page's clock, in nanoseconds.
     clock_ns: u64,
-    /// Why what it had in hand is lost.
-    cause: Cause,
+    /// The message in hand whose handler has raised.
+    failed: Option<Seq>,
     /// Whether its end was asked for.
     is_ordered: bool,
     certificate: Arc<Certificate>,
@@ -80,8 +86,8 @@ impl Core {
                     self.stop_actor(child, purpose, is_killing);
                 }
             }
-            Command::Pause { child, time } => {
-                self.timers.set(self.now + time, Due::PauseOver(child));
+            Command::Pause { child, time, number } => {
+                self.timers.set(self.now + time, Due::PauseOver(child, number));
             }
             Command::Verdict { child, reason, verdict } => {
                 let report = self.decided(id, child, &reason, verdict);
@@ -105,6 +111,10 @@ impl Core {
                 None => {}
             },
             Command::Failed { child, reason } => {
+                let failed = self.failed_child(child);
+                if let Some(supervisor) = self.members.supervisor_mut(id) {
+                    supervisor.failed = Some(failed);
+                }
                 self.supervisor_ended(id, &reason);
                 match parent {
                     Some(parent) => self.tell_end(parent, id, &reason, busy),
@@ -171,12 +181,14 @@ impl Core {
         let children = listed.iter().copied().zip(supervisor.spec.children.iter().map(traits));
         supervisor.machine = Machine::new(&supervisor.spec, children);
         supervisor.pid = Some(pid);
+        supervisor.last_pid = Some(pid);
         supervisor.starts += 1;
         supervisor.is_killing = false;
         supervisor.machine.begin(now);
         self.members.born(pid, id);
         for child in listed {
             self.reserve_name(child);
+            self.will_start(child);
         }
         self.announce(id, pid);
         self.look_for_those_who_wait();
@@ -287,10 +299,24 @@ impl Core {
         }
     }
 
+    /// A member's supervisor starts, so it will be started: its mail waits from now on.
+    fn will_start(&mut self, id: ActorId) {
+        if let Some(supervisor) = self.members.supervisor(id) {
+            for child in supervisor.listed.clone() {
+                self.will_start(child);
+            }
+        } else if let Some(actor) = self.members.actor_mut(id)
+            && matches!(actor.life, Life::Gone)
+        {
+            actor.life = Life::Waiting;
+        }
+    }
+
     fn start_actor(&mut self, id: ActorId) {
         let process = self.members.new_process();
         let now = self.now;
         let Some(actor) = self.members.actor_mut(id) else { return };
+        actor.last_pid = Some(process.pid);
         actor.life = Life::Alive(Box::new(Incarnation::new(process, now)));
         let launch = launch(actor, process, None);
         actor.starts += 1;
@@ -304,6 +330,9 @@ impl Core {
     pub(super) fn obey(&mut self, id: ActorId, commands: Vec<incarnation::Command>) {
         use incarnation::Command;
         for command in commands {
+            if self.end_unlaunched(id, &command) {
+                return;
+            }
             let Some(actor) = self.members.actor_mut(id) else { return };
             let (shutdown, start_ms) = (actor.shutdown, actor.spec.start_ms);
             let Life::Alive(incarnation) = &mut actor.life else { return };
@@ -388,7 +417,7 @@ impl Core {
         if !actor.spec.terminate_on_shutdown && !incarnation.traps_exits {
             return self.order_exit(process, ExitReason::SHUTDOWN);
         }
-        let is_urgent = purpose == Purpose::Restart || self.shutdown.is_hurried();
+        let is_urgent = purpose == Purpose::Restart || self.shutdown.is_hurried() || incarnation.is_suspended;
         let manner = if is_urgent { Manner::Urgent } else { Manner::InTurn };
         self.order(process, |machine| machine.stop(Stop { reason: ExitReason::SHUTDOWN, manner, is_limited: true }));
     }
@@ -401,6 +430,7 @@ impl Core {
         let (parent, max_age) = (actor.parent, actor.spec.limits.max_age_ms);
         let linked = actor.owner.filter(|_| actor.is_linked);
         let Life::Alive(incarnation) = &mut actor.life else { return };
+        incarnation.is_function = started == Started::Function;
         if started == Started::Ignore {
             // Its process ends by itself now; only then it is over.
             return incarnation.machine.ignored();
@@ -423,6 +453,9 @@ impl Core {
         for message in &asked {
             self.hand_to_process(process, message);
         }
+        if started != Started::Function {
+            self.let_go_what_was_not_made_again(id);
+        }
         self.look_for_those_who_wait();
         self.pump(id);
     }
@@ -440,13 +473,11 @@ impl Core {
     }
 
     /// A worker has said its last word.
-    pub(super) fn reported(&mut self, process: ProcessId, reason: ExitReason) {
+    pub(super) fn reported(&mut self, process: ProcessId, reason: ExitReason, message: Option<Seq>) {
+        if let Some(incarnation) = self.members.serving_mut(process).and_then(Actor::incarnation_mut) {
+            incarnation.failed = message;
+        }
         self.order(process, |machine| machine.reported(reason));
-    }
-
-    pub(super) fn launch_failed(&mut self, process: ProcessId, error: String) {
-        self.order(process, |machine| machine.reported(ExitReason::NotStarted(error)));
-        self.died(Death::without_trace(process, Status::Exited(0)));
     }
 
     /// Kills a process and remembers why, unless something else is its end already.
@@ -491,9 +522,9 @@ impl Core {
         }
     }
 
-    pub(super) fn pause_over(&mut self, child: ActorId) {
+    pub(super) fn pause_over(&mut self, child: ActorId, number: u64) {
         if let Some(parent) = self.members.parent_of(child) {
-            self.command(parent, |machine, now| machine.pause_over(child, now));
+            self.command(parent, |machine, now| machine.pause_over(child, number, now));
         }
     }
 
@@ -515,14 +546,17 @@ impl Core {
         let is_ordered = incarnation.machine.is_ordered();
         let fates = self.release(id, pid, &death.page);
         let verdict = self.ask_for_verdict(id, &reason, &end, !is_ordered && is_poisoned(&fates));
-        let cause = if incarnation.machine.has_reported() { Cause::Failed } else { Cause::OutcomeUnknown };
         let clock_ns = death.clock_ns;
         let certificate = Arc::new(self.certificate(id, &incarnation, &reason, &fates, verdict, death));
         self.remember(id, &reason, certificate.clone());
         self.forget_caller(Caller::Actor(pid));
         self.forget_waiter(pid);
         self.dead_letters.unsubscribe(pid);
-        self.share_out(fates, &Over { id, pid, clock_ns, cause, is_ordered, certificate: certificate.clone() });
+        let failed = failed(&incarnation, &fates);
+        self.share_out(fates, &Over { id, pid, clock_ns, failed, is_ordered, certificate: certificate.clone() });
+        for answer in std::mem::take(&mut incarnation.last_answers) {
+            self.pass_on(answer);
+        }
         for call in incarnation.take_owed() {
             self.fail_call(call, CallFailure::Died(certificate.clone()));
         }
@@ -552,7 +586,7 @@ impl Core {
             }
         }
         self.ask_again();
-        for timer in self.alarms.target_ended(pid) {
+        for timer in self.alarms.ended(pid) {
             self.timers.cancel(Some(timer));
         }
         fates
@@ -590,9 +624,9 @@ impl Core {
             reason: reason.clone(),
             in_hand: self.in_hand(fates, death.clock_ns),
             killer: killer(&incarnation.machine, &death),
-            stacks: death.stacks,
+            stacks: shortened(death.stacks, MOST_STACKS),
             next: verdict.map_or(Next::Nothing, next_of),
-            last_output: death.last_output,
+            last_output: last_of(death.last_output),
             age_ms: self.now.saturating_sub(incarnation.since).as_millis() as u64,
             restarts: actor.map_or(0, |actor| actor.starts.saturating_sub(1)),
             cpu_ms: death.cpu_ms,
@@ -614,11 +648,12 @@ impl Core {
         let mut again = Vec::new();
         for fate in fates {
             match fate {
-                Fate::InHand { message, since_ns } => {
+                Fate::InHand { seq, message, since_ns } => {
                     let took = Duration::from_nanos(over.clock_ns.saturating_sub(since_ns));
                     let error = || Some(over.certificate.reason.to_string());
                     self.handler_ended(over.pid, over.id, &message, took, error);
-                    again.extend(self.after_death_in_hand(message, over));
+                    let cause = if over.failed == Some(seq) { Cause::Failed } else { Cause::OutcomeUnknown };
+                    again.extend(self.after_death_in_hand(message, cause, over));
                 }
                 Fate::ForPid(message) => self.bury(message, Cause::PidDead, &over.certificate),
                 Fate::Done(message) => {
@@ -635,12 +670,12 @@ impl Core {
     }
 
     /// What becomes of a message that was in hand at a death; gives it back if it is to come again.
-    fn after_death_in_hand(&mut self, mut message: Message, over: &Over) -> Option<Message> {
+    fn after_death_in_hand(&mut self, mut message: Message, cause: Cause, over: &Over) -> Option<Message> {
         let redelivered = &self.members.actor(over.id)?.spec.redelivered;
         let most = redelivered.iter().find(|(method, _)| *method == message.head.method).map(|(_, most)| *most);
         let is_answered = message.reply_to.is_some_and(|call| !self.router.is_open(call));
         let (Some(most), false, false) = (most, message.for_pid, is_answered) else {
-            self.bury(message, over.cause, &over.certificate);
+            self.bury(message, cause, &over.certificate);
             return None;
         };
         if !over.is_ordered {
@@ -683,6 +718,7 @@ impl Core {
         let process = incarnation.process();
         // Its open calls end with the process that made them.
         self.forget_caller(Caller::Actor(process.pid));
+        self.replace_what_it_made(id, &mut incarnation);
         let Some(actor) = self.members.actor_mut(id) else { return };
         let rest = actor.mailbox.process_recycled(page);
         // Done without an answer, which the next process may still give: its state may say to whom.
@@ -707,8 +743,8 @@ impl Core {
 
     fn in_hand(&self, fates: &[Fate], clock_ns: u64) -> Vec<InHand> {
         let in_hand = |fate: &Fate| match fate {
-            Fate::InHand { message, since_ns } => Some(InHand {
-                method: message.head.method.to_string(),
+            Fate::InHand { message, since_ns, .. } => Some(InHand {
+                method: shortened(message.head.method.clone(), MOST_METHOD),
                 sender: self.sender_label(message.sender),
                 age_ms: clock_ns.saturating_sub(*since_ns) / 1_000_000,
                 delivery: message.deliveries,
@@ -732,6 +768,20 @@ fn launch(actor: &Actor, process: ProcessId, state: Option<Bytes>) -> Launch {
     }
 }
 
+/// The last lines, as many as are kept.
+fn last_of(lines: Vec<String>) -> Vec<String> {
+    let mut left = MOST_OUTPUT;
+    let fits = |line: &String| {
+        let is_first = left == MOST_OUTPUT;
+        let fits = line.len() <= left;
+        left = left.saturating_sub(line.len());
+        fits || is_first
+    };
+    let mut kept: Vec<String> = lines.into_iter().rev().take_while(fits).collect();
+    kept.reverse();
+    kept
+}
+
 fn next_of(verdict: Verdict) -> Next {
     match verdict {
         Verdict::Restarts(after) => Next::Restarts { after_ms: after.as_millis() as u64 },
@@ -744,6 +794,20 @@ fn next_of(verdict: Verdict) -> Next {
 /// The deaths by one message, beyond the first, are its fault and not the actor's.
 fn is_poisoned(fates: &[Fate]) -> bool {
     fates.iter().any(|fate| matches!(fate, Fate::InHand { message, .. } if !message.deaths.is_empty()))
+}
+
+/// The message whose handler has raised, if one is why it ends.
+fn failed(incarnation: &Incarnation, fates: &[Fate]) -> Option<Seq> {
+    if !incarnation.machine.has_reported() {
+        return None;
+    }
+    let mut in_hand = fates.iter().filter_map(|fate| match fate {
+        Fate::InHand { seq, .. } => Some(*seq),
+        Fate::ForPid(_) | Fate::Done(_) => None,
+    });
+    // A function does not say so, and has one message at most.
+    let only = in_hand.next().filter(|_| incarnation.is_function && in_hand.next().is_none());
+    incarnation.failed.or(only)
 }
 
 /// Who ended it, where a signal did.

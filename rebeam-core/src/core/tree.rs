@@ -47,6 +47,7 @@ impl Core {
                     mailbox: Mailbox::new(spec.mailbox, spec.concurrency),
                     life: Life::Waiting,
                     starts: 0,
+                    last_pid: None,
                     expired: 0,
                     owner: None,
                     is_linked: false,
@@ -92,9 +93,12 @@ impl Core {
             parent,
             listed: Vec::new(),
             pid: None,
+            last_pid: None,
             starts: 0,
             timer: None,
             is_killing: false,
+            owner: None,
+            failed: None,
         };
         self.members.add_supervisor(id, supervisor);
         self.reserve_name(id);

@@ -10,6 +10,7 @@ use rebeam_protocol::id::{ActorId, ProcessId, Seq};
 use rebeam_protocol::page::{Snapshot, Stage as MarkStage};
 
 use super::Core;
+use crate::actor::Actor;
 use crate::event::Action;
 use crate::incarnation::Machine;
 use crate::timers::Due;
@@ -131,6 +132,13 @@ impl Core {
 
     /// Has an actor go on in a new process, between two messages, unseen by others.
     pub(super) fn recycle(&mut self, process: ProcessId) {
+        if let Some(incarnation) = self.members.serving_mut(process).and_then(Actor::incarnation_mut)
+            && incarnation.is_suspended
+        {
+            // Its next process would not be.
+            incarnation.recycles_later = true;
+            return;
+        }
         self.order(process, Machine::recycle);
         if let Some(id) = self.members.serving(process).map(|actor| actor.id) {
             self.watch(id);

@@ -241,6 +241,14 @@ impl Machine {
         self.stop(Stop { reason, manner: Manner::Urgent, is_limited: true })
     }
 
+    /// It handles no more mail for now: a stop does not wait for what waits.
+    pub(crate) fn suspended(&mut self) -> Vec<Command> {
+        let Life::Draining { reason } = &self.life else { return Vec::new() };
+        let reason = reason.clone();
+        self.life = stopping(&reason);
+        vec![Command::Stop { reason, urgent: true }]
+    }
+
     /// It is to unwind and end without `terminate`.
     pub(crate) fn exit(&mut self, reason: ExitReason) -> Vec<Command> {
         if matches!(self.life, Life::Exiting { .. } | Life::Killed(_)) {

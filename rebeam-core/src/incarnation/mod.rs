@@ -4,15 +4,20 @@
 //! was asked, and when it is looked at.
 
 mod machine;
+mod made;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
 use rebeam_protocol::address::ReplyTo;
 use rebeam_protocol::id::{ProcessId, Seq};
+use rebeam_protocol::message::Outcome;
 
 pub(crate) use machine::{Command, End, Limit, Machine, Manner, Stop};
+pub(crate) use made::{Made, MadeEntry};
 
+use crate::event::{Launch, Ticket};
 use crate::mailbox::Message;
 use crate::timers::TimerKey;
 
@@ -23,9 +28,26 @@ pub(crate) struct Incarnation {
     /// When the limit of its life has passed.
     pub(crate) limit: Option<TimerKey>,
     /// Calls that it has taken and will answer later, in whichever process.
-    owed: Vec<ReplyTo>,
+    owed: BTreeSet<ReplyTo>,
     /// What its process was asked and has not answered, oldest first. The next process is asked again.
     asked: Vec<Message>,
+    /// Calls whose answers are passed on when it has ended.
+    pub(crate) last_answers: Vec<LastAnswer>,
+    /// The message whose handler has failed, if its process says that it ends for that.
+    pub(crate) failed: Option<Seq>,
+    /// Its process could not be made, and is tried again.
+    pub(crate) postponed: Option<Postponed>,
+    pub(crate) failed_launches: u32,
+    /// Whether it was told to handle no mail for now.
+    pub(crate) is_suspended: bool,
+    /// Whether it is to be recycled once it handles mail again.
+    pub(crate) recycles_later: bool,
+    /// What its `init` has made.
+    pub(crate) made: Made,
+    /// What the `init` of an earlier process had made, and this one's may make again.
+    pub(crate) inherited: Made,
+    /// Whether it takes its own mail, by `receive`: a function, which runs from its beginning in the next process.
+    pub(crate) is_function: bool,
     /// Whether exit signals come to it as messages.
     pub(crate) traps_exits: bool,
     /// What its `init` handed back for whoever starts it.
@@ -44,14 +66,39 @@ pub(crate) struct Incarnation {
     pub(crate) waited: Option<(Seq, Duration)>,
 }
 
+/// The answer to a call that ended its callee.
+#[derive(Debug)]
+pub(crate) struct LastAnswer {
+    pub(crate) to: ReplyTo,
+    pub(crate) outcome: Outcome,
+    pub(crate) payload: Bytes,
+    pub(crate) buffers: Option<Ticket>,
+}
+
+/// A process that is yet to be made.
+#[derive(Debug)]
+pub(crate) struct Postponed {
+    pub(crate) launch: Box<Launch>,
+    pub(crate) timer: TimerKey,
+}
+
 impl Incarnation {
     pub(crate) fn new(process: ProcessId, since: Duration) -> Self {
         Incarnation {
             machine: Machine::new(process),
             since,
             limit: None,
-            owed: Vec::new(),
+            owed: BTreeSet::new(),
             asked: Vec::new(),
+            last_answers: Vec::new(),
+            failed: None,
+            postponed: None,
+            failed_launches: 0,
+            is_suspended: false,
+            recycles_later: false,
+            made: Made::default(),
+            inherited: Made::default(),
+            is_function: false,
             traps_exits: false,
             info: Bytes::new(),
             is_last: false,
@@ -68,9 +115,16 @@ impl Incarnation {
         self.machine.process()
     }
 
+    /// Notes what it has made, if that is to be replaced when it is recycled: what it makes in `init`.
+    pub(crate) fn note_made(&mut self, note: impl FnOnce(&mut Made)) {
+        if self.machine.is_starting() {
+            note(&mut self.made);
+        }
+    }
+
     /// It has taken a call and will answer it later.
     pub(crate) fn owe(&mut self, call: ReplyTo) {
-        self.owed.push(call);
+        self.owed.insert(call);
     }
 
     /// Its process is asked something.
@@ -83,9 +137,15 @@ impl Incarnation {
         &self.asked
     }
 
+    /// The system request that a call is, if its process was asked that.
+    pub(crate) fn asked_method(&self, call: ReplyTo) -> Option<&str> {
+        let message = self.asked.iter().find(|message| message.reply_to == Some(call))?;
+        Some(&message.head.method)
+    }
+
     /// A call is answered, or nobody waits for the answer any more.
     pub(crate) fn answered(&mut self, call: ReplyTo) {
-        self.owed.retain(|other| *other != call);
+        self.owed.remove(&call);
         self.asked.retain(|message| message.reply_to != Some(call));
     }
 

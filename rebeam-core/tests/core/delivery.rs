@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
-use crate::world::{World, actor, actor_with, call, died_of, envelope, name, supervisor};
+use crate::world::{World, actor, actor_with, call, crash, died_of, envelope, name, supervisor};
 use bytes::Bytes;
 use rebeam_core::Event;
+use rebeam_core::event::Status;
 use rebeam_protocol::address::{Address, Caller};
 use rebeam_protocol::exit::ExitReason;
-use rebeam_protocol::id::CallId;
-use rebeam_protocol::message::{CallFailure, Cause, DeadLetter, Kind, Outcome};
+use rebeam_protocol::id::{CallId, Seq};
+use rebeam_protocol::message::{CallFailure, Cause, Codec, DeadLetter, Form, Kind, Outcome};
 use rebeam_protocol::outside::{Answer, DeadLetters, TreeRequest, Which};
 use rebeam_protocol::process::ProcessRequest;
 use rebeam_protocol::spec::{ActorSpec, MailboxOptions, Overflow, Strategy};
+use rebeam_protocol::worker::Reply;
 
 fn with_b(change: impl FnOnce(&mut ActorSpec)) -> World {
     World::up(supervisor(Strategy::OneForOne, vec![actor("a"), actor_with("b", change)]))
@@ -178,7 +180,8 @@ fn dead_letters_are_bounded() {
         let payload = Bytes::from(vec![0; 1024 * 1024]);
         world.tell(Event::Sent { process, envelope, payload, buffers: None });
     }
-    assert_eq!(letters(&mut world).len(), 16);
+    // What is known of each counts, too.
+    assert_eq!(letters(&mut world).len(), 15);
     for _ in 0..2000 {
         world.sends("a", name("nobody"), Kind::Cast, "small");
     }
@@ -205,4 +208,77 @@ fn a_cancelled_call_is_dropped_or_its_handler_told() {
     world.is_shot("a");
     assert!(world.take_trace().contains(&"cancel b".to_owned()));
     assert!(world.replies.iter().all(|(_, _, outcome)| died_of(outcome) != Some(&ExitReason::Normal)));
+}
+
+#[test]
+fn only_the_message_whose_handler_raised_is_told_as_failed() {
+    let many = |spec: &mut ActorSpec| spec.concurrency = 8;
+    let mut world = World::up(supervisor(Strategy::OneForOne, vec![actor("a"), actor_with("b", many)]));
+    for method in ["innocent", "raises", "innocent too"] {
+        world.sends("a", name("b"), Kind::Cast, method);
+        world.begins("b");
+    }
+    let process = world.process("b");
+    world.tell(Event::Reported { process, reason: crash(), message: Some(Seq(2)) });
+    let death = world.death_of("b", Status::Exited(0));
+    world.tell(Event::Died(Box::new(death)));
+    let causes: Vec<(String, Cause)> = letters(&mut world).into_iter().map(|it| (it.method, it.cause)).collect();
+    let expected =
+        [("innocent", Cause::OutcomeUnknown), ("raises", Cause::Failed), ("innocent too", Cause::OutcomeUnknown)];
+    assert_eq!(causes, expected.map(|(method, cause)| (method.to_owned(), cause)));
+}
+
+#[test]
+fn gen_012_the_answer_of_an_actor_that_stops_with_it_comes_when_it_has_ended() {
+    let mut world = with_b(|_| {});
+    world.sends("a", name("b"), call(1), "stop");
+    let (seq, to) = world.begins("b");
+    let process = world.process("b");
+    let to = to.expect("a call");
+    let done = Some(seq.into());
+    let reply = Reply { to, outcome: Outcome::Returned(Codec::Pickle), done, is_last: true, buffers: None };
+    world.tell(Event::Replied { process, reply, payload: Bytes::from_static(b"bye"), buffers: None });
+    assert!(world.replies.is_empty(), "`terminate` runs first");
+    world.slow = vec!["b".into()];
+    // However it ends after that: the answer stands.
+    world.is_shot("b");
+    assert_eq!(world.replies.len(), 1);
+    assert!(matches!(world.replies[0].2, Outcome::Returned(_)), "{:?}", world.replies[0]);
+}
+
+#[test]
+fn gen_005_a_call_that_nobody_waits_for_any_more_is_dropped_wherever_it_waits() {
+    let mut world = with_b(|_| {});
+    for number in 1..=100 {
+        world.sends("a", name("b"), call(number), "work");
+    }
+    let caller = Caller::Actor(world.process("a").pid);
+    let (seq, _) = world.begins("b");
+    for number in [1, 2, 100] {
+        world.tell(Event::Abandoned { caller, call: CallId(number), page: None });
+    }
+    // In hand, handed over and not begun, and not handed over: the worker drops the second and finishes the first.
+    assert_eq!(world.take_trace(), ["drop b", "drop b"]);
+    let process = world.process("b");
+    world.tell(Event::Acked { process, done: vec![Seq(2).into()] });
+    world.finishes_after("b", seq, Some(5));
+    while world.works("b").is_some() {}
+    let children = world.core.list(|_| None);
+    let expired = children.iter().find(|it| it.id == "b").map(|it| it.expired);
+    assert_eq!(expired, Some(2));
+}
+
+#[test]
+fn the_close_of_a_stream_that_nobody_takes_is_no_dead_letter() {
+    let mut world = with_b(|_| {});
+    let process = world.process("a");
+    let gone = world.process("b").pid;
+    world.crashes("b");
+    world.take_trace();
+    for to in [Address::Pid(gone), name("nobody")] {
+        let mut envelope = envelope(to, Kind::Info, rebeam_protocol::message::STREAM_CLOSE);
+        envelope.head.form = Form::Message;
+        world.tell(Event::Sent { process, envelope, payload: Bytes::new(), buffers: None });
+    }
+    assert!(letters(&mut world).iter().all(|it| it.method != "stream_close"));
 }

@@ -210,7 +210,7 @@ fn what_a_stale_process_says_is_dropped() {
         buffers: None,
     });
     world.tell(Event::Acked { process: stale, done: vec![Seq(1).into()] });
-    world.tell(Event::Reported { process: stale, reason: ExitReason::Normal });
+    world.tell(Event::Reported { process: stale, reason: ExitReason::Normal, message: None });
     assert!(world.delivered("a").is_empty());
     assert!(world.is_running("b"));
 }

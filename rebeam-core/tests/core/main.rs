@@ -1,5 +1,6 @@
 //! The core in virtual time: a world of processes that do what a test says.
 
+mod bounds;
 mod delivery;
 mod health;
 mod mail;

@@ -192,7 +192,7 @@ fn word(answer: Option<&ProcessAnswer>) -> &'static str {
         Some(ProcessAnswer::NoProc) => "no_supervisor",
         Some(ProcessAnswer::Child(ChildError::NotFound)) => "not_found",
         Some(ProcessAnswer::Child(ChildError::Running)) => "running",
-        Some(ProcessAnswer::Child(ChildError::StartFailed(_))) => "start_failed",
+        Some(ProcessAnswer::Child(ChildError::StartFailed { .. })) => "start_failed",
         _ => "something else",
     }
 }

@@ -6,7 +6,7 @@ use crate::world::{World, actor, crash, inner, name, supervisor};
 use rebeam_core::Event;
 use rebeam_protocol::address::Address;
 use rebeam_protocol::exit::ExitReason;
-use rebeam_protocol::message::Kind;
+use rebeam_protocol::message::{Kind, Waits};
 use rebeam_protocol::outside::TreeRequest;
 use rebeam_protocol::process::{ChildAddress, ChildError, ProcessAnswer, ProcessRequest, SupervisorRequest};
 use rebeam_protocol::spec::{
@@ -143,28 +143,159 @@ fn a_watched_supervisor_ends_with_shutdown_when_it_gives_up() {
     assert_eq!(world.signals("b"), ["DOWN 1 shutdown"]);
 }
 
+fn alarm(timer: u64, to: Address, after_ms: u64) -> ProcessRequest {
+    let method = "handle_info".into();
+    ProcessRequest::SendAfter { timer, to, after_ms, every_ms: None, method, is_method: false }
+}
+
+fn interval(timer: u64, to: Address, every: u64) -> ProcessRequest {
+    let method = "handle_info".into();
+    ProcessRequest::SendAfter { timer, to, after_ms: every, every_ms: Some(every), method, is_method: false }
+}
+
 #[test]
-fn tmr_001_tmr_003_tmr_004_alarms_are_of_the_incarnation_they_are_for() {
+fn tmr_001_tmr_003_tmr_004_an_alarm_on_a_pid_goes_with_it_and_outlives_its_maker() {
     let mut world = world(vec![actor("a"), actor("b")]);
-    let alarm = |timer, to: &str, after_ms| ProcessRequest::SendAfter {
-        timer,
-        to: name(to),
-        after_ms,
-        every_ms: None,
-        method: "handle_info".into(),
-        is_method: false,
-    };
-    world.asks("a", alarm(1, "b", 100));
-    world.asks("b", alarm(1, "a", 100));
-    world.asks("b", alarm(2, "a", 1000));
-    // It goes with the one it is for, and outlives the one who set it.
+    let (a, b) = (Address::Pid(world.process("a").pid), Address::Pid(world.process("b").pid));
+    world.asks("a", alarm(1, b.clone(), 100));
+    world.asks("b", alarm(1, a.clone(), 100));
+    world.asks("b", interval(2, a, 100));
+    world.asks("a", interval(3, b, 150));
     world.crashes("a");
     world.pass(ms(99));
     assert!(world.delivered("b").is_empty());
-    world.pass(ms(1));
-    assert_eq!((world.delivered("a").len(), world.delivered("b").len()), (0, 1));
-    world.pass(ms(2000));
+    world.pass(ms(201));
+    assert_eq!((world.delivered("a").len(), world.delivered("b").len()), (0, 3));
+}
+
+#[test]
+fn tmr_003_an_alarm_on_a_name_goes_to_whoever_has_it_when_it_is_due() {
+    let mut world = world(vec![actor("a"), actor("b")]);
+    world.asks("b", alarm(1, name("a"), 100));
+    world.asks("b", interval(2, name("a"), 70));
+    world.crashes("a");
+    world.pass(ms(100));
+    assert_eq!(world.delivered("a").len(), 2, "the next life has the name");
+    // One that goes on and on ends with its maker: nobody else could end it.
+    world.crashes("b");
+    world.pass(ms(1000));
+    assert_eq!(world.delivered("a").len(), 2);
+    world.asks("b", alarm(3, name("later"), 100));
+    world.pass(ms(100));
+    let letters = world.take_trace();
+    assert!(letters.contains(&"dead letter handle_info to later Nobody".to_owned()), "{letters:?}");
+}
+
+#[test]
+fn tmr_003_whoever_sets_an_alarm_on_itself_means_this_life() {
+    let mut world = world(vec![actor("a"), actor("b")]);
+    world.asks("a", alarm(1, name("a"), 100));
+    world.asks("a", interval(2, name("a"), 100));
+    world.crashes("a");
+    world.pass(ms(1000));
     assert!(world.delivered("a").is_empty());
+}
+
+#[test]
+fn lnk_007_sup_058_the_parent_of_what_was_spawned_is_who_had_it_spawned() {
+    for (from, ends) in [("owner", true), ("b", false)] {
+        let mut world = world(vec![temporary("owner"), temporary("b")]);
+        let child = |name: &str| Box::new(temporary(name));
+        let group = inner("group", supervisor(Strategy::OneForOne, vec![actor("x")]));
+        for child in [child("trapping"), Box::new(group)] {
+            let waits = Waits::Nobody;
+            world.asks("owner", ProcessRequest::Spawn { child, is_owned: true, is_linked: false, waits });
+        }
+        world.asks("trapping", ProcessRequest::TrapExits(true));
+        world.take_trace();
+        let reason = ExitReason::Other("hello".into());
+        world.asks(from, ProcessRequest::Exit { to: name("trapping"), reason: reason.clone() });
+        assert_eq!(world.is_running("trapping"), !ends, "`terminate` runs for the parent only");
+        if !ends {
+            assert_eq!(world.signals("trapping"), ["EXIT hello"]);
+        }
+        // A supervisor ends with its parent, whatever the reason.
+        world.ends("owner", ExitReason::Normal);
+        assert!(!world.is_running("x"));
+    }
+}
+
+#[test]
+fn lnk_004_sup_058_a_supervisor_takes_the_exit_signal_of_its_parent_and_kill_cannot_be_trapped() {
+    let group = inner("in", supervisor(Strategy::OneForOne, vec![actor("x")]));
+    for (reason, stop) in [("done", "stop x in turn"), ("kill", "kill x")] {
+        let mut world = world(vec![ChildSpec { restart: Restart::Temporary, ..group.clone() }, temporary("a")]);
+        world.asks("a", ProcessRequest::TrapExits(true));
+        let exit = |id: &str| SupervisorRequest::Exit(ChildAddress::Id(id.into()), ExitReason::Other(reason.into()));
+        assert_eq!(world.asks_supervisor("a", "root", exit("in")), Some(ProcessAnswer::Ok));
+        let trace = world.take_trace();
+        assert_eq!(trace.first().map(String::as_str), Some(stop), "{trace:?}");
+        assert!(!world.is_running("x"));
+        world.asks_supervisor("a", "root", exit("a"));
+        assert!(!world.is_running("a"));
+    }
+}
+
+#[test]
+fn sup_072_sup_078_a_child_between_two_tries_is_still_the_child_of_its_last_pid() {
+    let backoff = Some(Backoff { initial_ms: 1000, factor_milli: 1000, cap_ms: 1000, jitter_milli: 0 });
+    let kinds = [SupervisorKind::Static, SupervisorKind::Dynamic { max_children: None }, SupervisorKind::Spawned];
+    for kind in kinds {
+        let child = Box::new(ChildSpec { backoff, ..actor("x") });
+        let mut world =
+            world(vec![actor("a"), inner("in", SupervisorSpec { kind, ..supervisor(Strategy::OneForOne, vec![]) })]);
+        let started = match kind {
+            SupervisorKind::Spawned => {
+                let waits = Waits::Nobody;
+                world.asks("a", ProcessRequest::Spawn { child, is_owned: false, is_linked: false, waits })
+            }
+            _ => world.asks_supervisor("a", "in", SupervisorRequest::Start(child)),
+        };
+        let Some(ProcessAnswer::Started { pid: Some(pid), .. }) = started else { panic!("{started:?}") };
+        let of = if kind == SupervisorKind::Spawned { "spawned" } else { "in" };
+        world.crashes("x");
+        let counts = world.asks_supervisor("a", of, SupervisorRequest::Count);
+        assert!(matches!(&counts, Some(ProcessAnswer::Counts(counts)) if counts.specs == 1), "{kind:?}: {counts:?}");
+        let restart = SupervisorRequest::Restart(ChildAddress::Pid(pid));
+        let expected = if kind == SupervisorKind::Static { ChildError::Restarting } else { ChildError::Unsupported };
+        assert_eq!(world.asks_supervisor("a", of, restart), Some(ProcessAnswer::Child(expected)), "{kind:?}");
+        let terminate = SupervisorRequest::Terminate(ChildAddress::Pid(pid));
+        assert_eq!(world.asks_supervisor("a", of, terminate), Some(ProcessAnswer::Ok), "{kind:?}");
+        world.pass(ms(5000));
+        assert!(!world.is_running("x"), "{kind:?}: it stays down");
+    }
+}
+
+#[test]
+fn a_pause_before_a_restart_is_not_cut_short_by_an_earlier_one() {
+    let backoff = Some(Backoff { initial_ms: 1000, factor_milli: 1000, cap_ms: 1000, jitter_milli: 0 });
+    let child = ChildSpec { backoff, ..actor("a") };
+    let mut world = World::up(SupervisorSpec { max_restarts: 4, ..supervisor(Strategy::OneForOne, vec![child]) });
+    world.crashes("a");
+    world.pass(ms(900));
+    world.requests(TreeRequest::Restart { name: "a".into() });
+    world.crashes("a");
+    world.take_trace();
+    world.pass(ms(900));
+    world.check(&[]);
+    world.pass(ms(100));
+    world.check(&["start a"]);
+}
+
+#[test]
+fn mail_to_an_actor_whose_supervisor_is_down_finds_nobody_also_after_a_refused_restart() {
+    let mut world = world(vec![inner("group", supervisor(Strategy::OneForOne, vec![actor("x")])), actor("b")]);
+    world.requests(TreeRequest::Stop { name: "group".into() });
+    world.requests(TreeRequest::Restart { name: "x".into() });
+    world.take_trace();
+    world.sends("b", name("x"), Kind::Cast, "lost");
+    world.check(&["dead letter lost to x Nobody"]);
+    // Its supervisor comes back, and with it the mail waits again.
+    world.slow = vec!["x".into()];
+    world.requests(TreeRequest::Restart { name: "group".into() });
+    world.sends("b", name("x"), Kind::Cast, "waits");
+    world.starts("x");
+    assert_eq!(world.delivered("x"), ["waits"]);
 }
 
 #[test]

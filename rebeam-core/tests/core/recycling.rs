@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use rebeam_core::Event;
+use rebeam_protocol::address::Registry;
 use rebeam_protocol::exit::ExitReason;
+use rebeam_protocol::ledger::text_key;
 use rebeam_protocol::message::{CallFailure, Kind, Lane, Outcome, Waits};
 use rebeam_protocol::outside::TreeRequest;
-use rebeam_protocol::process::{ProcessAnswer, ProcessRequest};
+use rebeam_protocol::process::{ProcessAnswer, ProcessRequest, RegistryRequest};
 use rebeam_protocol::spec::{ChildSpec, Limits, Restart, Strategy as Group};
 
 use crate::world::{World, actor, actor_with, call, envelope, name, supervisor};
@@ -312,4 +314,114 @@ fn the_end_of_what_was_spawned_is_reported_although_it_has_spawned_others() {
     world.crashes("owner");
     let trace = world.take_trace();
     assert!(trace.iter().any(|line| line.starts_with("report owner")), "{trace:?}");
+}
+
+/// An actor `a` whose `init` is under way in the second process of its incarnation, after the first one's did `before`.
+fn in_its_second_init(before: impl Fn(&mut World)) -> World {
+    let mut world = World::new(supervisor(Group::OneForOne, vec![actor("b"), recycled("a", 1)]));
+    world.slow = vec!["a".into()];
+    world.tell(Event::Boot);
+    before(&mut world);
+    world.starts("a");
+    world.sends("b", name("a"), Kind::Cast, "work");
+    let (seq, _) = world.begins("a");
+    world.finishes("a", seq);
+    world.take_trace();
+    world
+}
+
+fn enter(registry: Registry, key: &str) -> ProcessRequest {
+    let request = RegistryRequest::Enter { key: text_key(key), who: None };
+    ProcessRequest::Registry { registry, request }
+}
+
+#[test]
+fn what_init_has_made_is_replaced_by_what_the_init_of_the_next_process_makes() {
+    let makes = |world: &mut World| {
+        let method = "handle_info".into();
+        let (to, every_ms) = (name("a"), Some(100));
+        world.asks("a", ProcessRequest::SendAfter { timer: 1, to, after_ms: 100, every_ms, method, is_method: false });
+        assert_eq!(world.asks("a", enter(Registry::Names, "leader")), Some(ProcessAnswer::Ok));
+        assert_eq!(world.asks("a", enter(Registry::Groups, "members")), Some(ProcessAnswer::Ok));
+        world.asks("a", ProcessRequest::Monitor(name("b")));
+    };
+    let mut world = in_its_second_init(makes);
+    let mut records = None;
+    for _ in 0..5 {
+        assert!(world.found("leader").is_some(), "others find it meanwhile");
+        makes(&mut world);
+        world.starts("a");
+        let now = world.core.records();
+        assert_eq!(*records.get_or_insert(now), now, "nothing is there twice");
+        world.pass(Duration::from_millis(150));
+        assert_eq!(world.delivered("a").len(), 1, "one clock ticks");
+        world.works("a");
+    }
+}
+
+#[test]
+fn what_init_does_not_make_again_is_gone_and_what_handlers_made_stays() {
+    let mut world = in_its_second_init(|world| {
+        world.asks("a", enter(Registry::Names, "from init"));
+    });
+    assert!(world.found("from init").is_some());
+    world.starts("a");
+    assert_eq!(world.found("from init"), None);
+    world.asks("a", enter(Registry::Names, "from a handler"));
+    world.sends("b", name("a"), Kind::Cast, "work");
+    world.works("a");
+    world.starts("a");
+    assert!(world.found("from a handler").is_some());
+}
+
+#[test]
+fn a_suspended_actor_is_recycled_when_it_goes_on() {
+    let mut world = World::up(supervisor(Group::OneForOne, vec![recycled("a", 2), actor("b")]));
+    let process = world.process("b");
+    let ask = |world: &mut World, method: &str, number| {
+        let mut asked = envelope(name("a"), call(number), method);
+        asked.head.lane = Lane::System;
+        world.tell(Event::Sent { process, envelope: asked, payload: bytes::Bytes::new(), buffers: None });
+        let caller = rebeam_protocol::address::Caller::Actor(process.pid);
+        let to = rebeam_protocol::address::ReplyTo { caller, call: rebeam_protocol::id::CallId(number) };
+        world.replies("a", to, None);
+    };
+    ask(&mut world, "suspend", 1);
+    for method in ["one", "two"] {
+        world.sends("b", name("a"), Kind::Cast, method);
+        world.finish_all("a", &[method]);
+    }
+    world.check(&[]);
+    ask(&mut world, "resume", 2);
+    world.check(&["recycle a", "start a"]);
+}
+
+#[test]
+fn a_stop_does_not_wait_for_the_mail_of_a_suspended_actor() {
+    for suspended_first in [true, false] {
+        let mut world = World::up(supervisor(Group::OneForOne, vec![actor("a"), actor("b")]));
+        let process = world.process("b");
+        for number in 0..100 {
+            world.sends("b", name("a"), Kind::Cast, &number.to_string());
+        }
+        let suspend = |world: &mut World| {
+            let mut asked = envelope(name("a"), call(1), "suspend");
+            asked.head.lane = Lane::System;
+            world.tell(Event::Sent { process, envelope: asked, payload: bytes::Bytes::new(), buffers: None });
+            let caller = rebeam_protocol::address::Caller::Actor(process.pid);
+            let to = rebeam_protocol::address::ReplyTo { caller, call: rebeam_protocol::id::CallId(1) };
+            world.replies("a", to, None);
+        };
+        let stop = |world: &mut World| {
+            world.asks("b", ProcessRequest::Stop { to: name("a"), reason: ExitReason::Normal });
+        };
+        if suspended_first {
+            suspend(&mut world);
+            stop(&mut world);
+        } else {
+            stop(&mut world);
+            suspend(&mut world);
+        }
+        assert_eq!(world.take_trace().first().map(String::as_str), Some("stop a"), "{suspended_first}");
+    }
 }

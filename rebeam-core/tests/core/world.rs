@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rebeam_core::event::{Death, Launch, NodeEnd, NodeEvent, Recipient, Status};
+use rebeam_core::event::{Death, Launch, LaunchError, NodeEnd, NodeEvent, Recipient, Status};
 use rebeam_core::meters::Figures;
 use rebeam_core::{Action, Core, Event};
 use rebeam_protocol::address::{Address, ReplyTo};
@@ -82,6 +82,8 @@ pub(crate) struct World {
     pub(crate) slow: Vec<String>,
     /// Labels whose `init` asks to be passed over.
     pub(crate) ignoring: Vec<String>,
+    /// Labels whose processes cannot be made, for want of a resource.
+    pub(crate) lacking: Vec<String>,
     /// Labels that do not end when asked.
     pub(crate) stubborn: Vec<String>,
     pub(crate) replies: Vec<(Recipient, CallId, Outcome)>,
@@ -109,6 +111,7 @@ impl World {
             fails: BTreeMap::new(),
             slow: Vec::new(),
             ignoring: Vec::new(),
+            lacking: Vec::new(),
             stubborn: Vec::new(),
             replies: Vec::new(),
             answers: Vec::new(),
@@ -183,7 +186,7 @@ impl World {
     /// A process ends by itself, with a final report.
     pub(crate) fn ends(&mut self, label: &str, reason: ExitReason) {
         let process = self.process(label);
-        self.core.handle_event(self.now, Event::Reported { process, reason });
+        self.core.handle_event(self.now, Event::Reported { process, reason, message: None });
         self.dies(process, Status::Exited(0));
         self.settle();
     }
@@ -198,6 +201,13 @@ impl World {
         let process = self.process(label);
         self.dies(process, Status::Signalled(9));
         self.settle();
+    }
+
+    /// What is known of the end of the process that an actor has.
+    pub(crate) fn death_of(&mut self, label: &str, status: Status) -> Death {
+        let process = self.process(label);
+        let dead = self.processes.remove(&process).expect("it runs");
+        Death { os_pid: 1, page: dead.page, ..Death::without_trace(process, status) }
     }
 
     fn dies(&mut self, process: ProcessId, status: Status) {
@@ -231,7 +241,7 @@ impl World {
             }
             Reaction::Ends(report, status) => {
                 if let Some(reason) = report {
-                    self.core.handle_event(self.now, Event::Reported { process, reason });
+                    self.core.handle_event(self.now, Event::Reported { process, reason, message: None });
                 }
                 self.dies(process, status);
             }
@@ -369,7 +379,7 @@ impl World {
             self.processes.get_mut(&process).expect("it runs").page.note(seq.0, Stage::Done, 1);
         }
         let done = done.map(Done::from);
-        let reply = Reply { to, outcome: Outcome::Returned(Codec::Pickle), done, buffers: None };
+        let reply = Reply { to, outcome: Outcome::Returned(Codec::Pickle), done, is_last: false, buffers: None };
         self.tell(Event::Replied { process, reply, payload: Bytes::new(), buffers: None });
     }
 
@@ -424,7 +434,7 @@ impl World {
         words
     }
 
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         while let Some(action) = self.core.poll_action() {
             self.act(action);
         }
@@ -443,6 +453,9 @@ impl World {
                     span.parent,
                     format!("{:?} {} {}{error}", span.kind, span.actor, span.name),
                 ));
+            }
+            Action::NotLaunched { label, error, after } => {
+                self.trace.push(format!("not launched {label}: {error}, again after {} ms", after.as_millis()));
             }
             Action::LogLevel { process, level } => {
                 let label = self.label(process).unwrap_or_default();
@@ -497,9 +510,9 @@ impl World {
                 let label = self.core.label_of(&Address::Actor(actor)).unwrap_or_default();
                 self.trace.push(format!("gate of {label} Open"));
             }
-            Action::Cancel { process, .. } => {
+            Action::Cancel { process, even_if_begun, .. } => {
                 let label = self.label(process).unwrap_or_default();
-                self.trace.push(format!("cancel {label}"));
+                self.trace.push(format!("{} {label}", if even_if_begun { "cancel" } else { "drop" }));
             }
             Action::Report { certificate, next } => {
                 let next = match next {
@@ -545,6 +558,10 @@ impl World {
     fn launch(&mut self, launch: &Launch) {
         let label = launch.label.clone();
         self.trace.push(format!("start {label}"));
+        if self.lacking.contains(&label) {
+            let error = LaunchError { text: "too many open files".into(), again: Some(Box::new(launch.clone())) };
+            return self.core.handle_event(self.now, Event::LaunchFailed { process: launch.process, error });
+        }
         let process =
             Process { label: label.clone(), page: Snapshot::default(), delivered: Vec::new(), done: Vec::new() };
         assert!(!self.is_running(&label), "two incarnations of {label} at once");

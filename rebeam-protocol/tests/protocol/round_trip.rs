@@ -94,7 +94,7 @@ fn messages() -> impl Strategy<Value = ToSupervisor> {
         1 => Just(ToSupervisor::HandOver),
         3 => send,
         1 => proptest::collection::vec(any::<u64>().prop_map(|seq| Seq(seq).into()), 0..40).prop_map(|done| ToSupervisor::Ack { done }),
-        1 => reasons().prop_map(ToSupervisor::Exit),
+        1 => reasons().prop_map(|reason| ToSupervisor::Exit { reason, message: None }),
         1 => (any::<u64>(), ".{0,9}").prop_map(|(request, name)| ToSupervisor::Request {
             request: RequestId(request),
             body: ProcessRequest::Whereis(name),

@@ -10,6 +10,7 @@ use rebeam_protocol::frame::{self, MAX_FRAME, PREFIX};
 use rebeam_protocol::message::CallFailure;
 use rebeam_protocol::outside::{Answer, Answered, Asked, Hello, Request, TreeRequest};
 use rebeam_protocol::process::ChildError;
+use rebeam_sys::socket::connect_node;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -32,7 +33,7 @@ impl Client {
     /// Connects to the node of a project.
     pub(crate) fn connect(project: &Project, runtime_dir: Option<&Path>) -> Result<Self, Failure> {
         let node_dir = node_dir::path_for(&project.directory, runtime_dir);
-        let stream = node_dir::connect(&node_dir, runtime_dir.is_some()).map_err(|_| {
+        let stream = connect_node(&node_dir).map_err(|_| {
             Failure::request(format!("nothing is running in `{}`", project.directory.display()))
                 .hint("start it with `rebeam up`, or name its directory with `--project`")
         })?;
@@ -126,8 +127,10 @@ pub(crate) fn not_found(name: &str, similar: &[String]) -> Failure {
 
 fn failed(what: &str, error: &ChildError) -> Failure {
     match error {
-        ChildError::StartFailed(reason) => {
-            let failure = Failure::request(format!("`{what}` did not start: {reason}"));
+        ChildError::StartFailed { child, reason } => {
+            let is_itself = child == what || child.rsplit('/').next() == Some(what);
+            let cause = if is_itself { String::new() } else { format!("`{child}`: ") };
+            let failure = Failure::request(format!("`{what}` did not start: {cause}{reason}"));
             match reason {
                 ExitReason::Exception(raised) => failure.detail(raised.traceback.trim_end().to_owned()),
                 _ => failure,

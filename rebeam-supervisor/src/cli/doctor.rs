@@ -10,6 +10,7 @@ use crate::cli::start::wanted;
 use crate::config::{Embed, Project};
 use crate::python;
 use crate::shell::cgroup::{Limits, Source};
+use crate::shell::descriptors;
 use crate::shell::{node_dir, room};
 use crate::view::failure::Failure;
 use crate::view::text::kib;
@@ -61,7 +62,7 @@ pub(super) fn run(
     add("process 1", if is_first { "yes" } else { "no" }.into(), "own process id".into(), false);
     let limits = Source::default().limits();
     add_limits(&limits, &mut add);
-    let descriptors = room::descriptors();
+    let descriptors = descriptors::limit();
     add("descriptors", descriptors.to_string(), "`ulimit -Hn`".into(), false);
     add("threads per actor", threads(), "`OMP_NUM_THREADS` and the like; 1 if not set".into(), false);
     let (actors, bound) = room::actors(&limits, descriptors);

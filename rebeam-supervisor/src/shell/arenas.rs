@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rebeam_core::event::Ticket;
@@ -19,13 +20,23 @@ const MOST: usize = 1024;
 /// Arenas that nobody holds any more: whose, and which.
 pub(crate) type Freed = Arc<Mutex<Vec<(ProcessId, u64)>>>;
 
+/// How many arenas are kept, by all workers together: each is a descriptor.
+pub(crate) type Count = Arc<AtomicUsize>;
+
 /// Memory of one worker.
 #[derive(Debug)]
 struct Arena {
+    count: Count,
     fd: Arc<OwnedFd>,
     maker: ProcessId,
     number: u64,
     size: u64,
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// One use of an arena by a message and its receivers.
@@ -55,13 +66,22 @@ impl Memories {
     ///
     /// # Errors
     /// What is wrong with it, as a complaint about the worker.
-    pub(crate) fn add(&mut self, maker: ProcessId, number: u64, size: u64, fd: Option<OwnedFd>) -> Result<(), String> {
+    pub(crate) fn add(
+        &mut self,
+        maker: ProcessId,
+        number: u64,
+        size: u64,
+        fd: Option<OwnedFd>,
+        count: &Count,
+    ) -> Result<(), String> {
         let fd = fd.ok_or("an arena without a descriptor")?;
         check_sealed(&fd, size).map_err(|error| format!("an arena of {error}"))?;
         if self.arenas.len() >= MOST {
             return Err(format!("more than {MOST} arenas"));
         }
-        self.arenas.insert(number, Arc::new(Arena { fd: Arc::new(fd), maker, number, size }));
+        count.fetch_add(1, Ordering::Relaxed);
+        let count = count.clone();
+        self.arenas.insert(number, Arc::new(Arena { count, fd: Arc::new(fd), maker, number, size }));
         Ok(())
     }
 

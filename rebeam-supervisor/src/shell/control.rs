@@ -2,10 +2,13 @@
 //!
 //! What comes here is from outside the tree: plain data, never a pickle. Only the node's own user (and root) may ask.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::rc::Weak;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::select_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use rebeam_protocol::address::Address;
 use rebeam_protocol::frame::{self, MAX_FRAME};
@@ -17,9 +20,14 @@ use rebeam_protocol::worker::Envelope;
 use serde::Serialize;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::MissedTickBehavior;
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
+use crate::printer::Printer;
+use crate::shell::descriptors;
 use crate::shell::engine::{Loading, Node};
+use crate::shell::node_dir::NodeDir;
 
 /// The largest request, in bytes.
 const MAX_REQUEST: usize = 16 * 1024 * 1024;
@@ -27,20 +35,69 @@ const MAX_REQUEST: usize = 16 * 1024 * 1024;
 /// How many requests of one client are worked on at once; more wait in its socket.
 const MOST_REQUESTS: usize = 64;
 
+/// How many clients there may be at once, where descriptors are many; more wait.
+const MOST_CLIENTS: usize = 1024;
+
+/// How long a client may take to introduce itself.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often is looked whether the socket is still where clients look for it.
+const PERIOD: Duration = Duration::from_secs(1);
+
 /// After a call's deadline, how long the core has for its last word.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
-/// Takes clients until the node ends.
-pub(crate) async fn serve(node: Loading, listener: UnixListener) {
+/// Takes clients until the node ends. A cleaner of temporary files may take the socket away: then it is made anew.
+pub(crate) async fn serve(
+    node: Loading,
+    dir: Weak<RefCell<NodeDir>>,
+    mut listeners: Vec<UnixListener>,
+    printer: Printer,
+) {
+    let room = Arc::new(Semaphore::new(descriptors::clients(MOST_CLIENTS)));
+    let mut looks = tokio::time::interval(PERIOD);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut has_warned = false;
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let client = async {
+            let place = room.clone().acquire_owned().await;
+            let accepts = listeners.iter().map(|listener| Box::pin(listener.accept()));
+            (select_all(accepts).await.0, place)
+        };
+        let (accepted, place) = tokio::select! {
+            client = client => client,
+            _ = looks.tick() => {
+                let Some(dir) = dir.upgrade() else { return };
+                let restored = dir.borrow_mut().restore();
+                match restored.and_then(|it| it.map(UnixListener::from_std).transpose()) {
+                    Ok(None) => {}
+                    Ok(Some(new)) => {
+                        // The one in the directory comes first.
+                        listeners[0] = new;
+                        has_warned = false;
+                        printer.warn("the control socket was removed, and is made anew: does somebody clean its directory?");
+                    }
+                    Err(error) if !has_warned => {
+                        has_warned = true;
+                        printer.warn(&format!("the control socket was removed, and cannot be made anew: {error}"));
+                    }
+                    Err(_) => {}
+                }
+                continue;
+            }
+        };
+        let (Ok((stream, _)), Ok(place)) = (accepted, place) else {
             // Out of descriptors, most likely: others may go.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
         let own = nix::unistd::getuid().as_raw();
         if stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0) {
-            tokio::task::spawn_local(serve_client(node.clone(), stream));
+            let node = node.clone();
+            tokio::task::spawn_local(async move {
+                serve_client(node, stream).await;
+                drop(place);
+            });
         }
     }
 }
@@ -86,7 +143,8 @@ enum Next {
 async fn converse(client: &Client, stream: UnixStream) -> std::io::Result<()> {
     let codec = LengthDelimitedCodec::builder().little_endian().max_frame_length(MAX_REQUEST).new_codec();
     let mut framed = Framed::new(stream, codec);
-    let Some(body) = next_frame(&mut framed).await? else { return Ok(()) };
+    let hello = tokio::time::timeout(PATIENCE, next_frame(&mut framed)).await;
+    let Some(body) = hello.map_err(std::io::Error::other)?? else { return Ok(()) };
     write(&mut framed, &Hello::new(), &[]).await?;
     // Who speaks another version is told ours, and no more.
     if !frame::decode::<Hello>(&body).is_ok_and(|(hello, _)| hello.check().is_ok()) {

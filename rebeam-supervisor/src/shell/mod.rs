@@ -6,6 +6,7 @@
 pub(crate) mod arenas;
 pub(crate) mod cgroup;
 pub(crate) mod control;
+pub(crate) mod descriptors;
 pub(crate) mod engine;
 pub(crate) mod http;
 pub(crate) mod keeper;

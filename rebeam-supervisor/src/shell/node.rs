@@ -1,5 +1,6 @@
 //! A node from its first breath to its last: interpreter, application, tree, and the order of going.
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::path::Path;
 use std::rc::Rc;
@@ -19,6 +20,7 @@ use tokio::task::{JoinHandle, LocalSet};
 use crate::printer::Printer;
 use crate::shell::cgroup::Source;
 use crate::shell::control;
+use crate::shell::descriptors;
 use crate::shell::engine::{Ended, Loading, Node, Services, Setup};
 use crate::shell::http;
 use crate::shell::keeper;
@@ -62,6 +64,7 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, options: RunOptions, printe
     let started = Instant::now();
     let dir =
         NodeDir::take(node_dir, &setup.directory, options.is_place_chosen).map_err(|error| node_dir_failure(&error))?;
+    let dir = Rc::new(RefCell::new(dir));
     prepare_process();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -73,15 +76,19 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, options: RunOptions, printe
     let result = local.block_on(&runtime, async {
         let io = |what: &'static str| move |error: std::io::Error| Failure::start(what).because(&error);
         let mut signals = Signals::catch().map_err(io("failed to catch signals"))?;
-        let listener = dir.listen().and_then(UnixListener::from_std).map_err(|error| {
-            Failure::start(format!("failed to open the control socket `{}`", dir.socket())).because(&error)
-        })?;
+        let opened = dir.borrow_mut().listen();
+        let listeners =
+            opened.and_then(|it| it.into_iter().map(UnixListener::from_std).collect()).map_err(|error| {
+                let socket = dir.borrow().socket();
+                Failure::start(format!("failed to open the control socket `{socket}`")).because(&error)
+            })?;
         sampler::prepare().await;
         let mark = mark_of(node_dir);
         let strangers = setup.strangers.clone();
         setup.python.mark = Some(mark.clone());
         let loading = Loading::default();
-        tokio::task::spawn_local(control::serve(loading.clone(), listener));
+        let serving =
+            tokio::task::spawn_local(control::serve(loading.clone(), Rc::downgrade(&dir), listeners, printer.clone()));
         if let Some(options) = options.http {
             let address = http::start(loading.clone(), options).map_err(io("failed to serve HTTP"))?;
             printer.say(&format!("health and metrics at http://{address}"));
@@ -157,6 +164,9 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, options: RunOptions, printe
         // Everything is down. The keeper scans once more after our end, and then ends too.
         let known = node.keeper().into_iter().collect();
         reaper::kill_strays(&reaper::strays(&known, &strangers, &mark), &known);
+        // The sockets go before the connections of those who wait for the end.
+        serving.abort();
+        tokio::task::yield_now().await;
         finish(ended)
     });
     // A client that waited for the end on the control socket may start the project again at once: first the lock goes.
@@ -192,7 +202,7 @@ fn finish(ended: Ended) -> Result<(), Failure> {
 /// Says what of the tree may not fit.
 fn warn_of_room(tree: &SupervisorSpec, printer: &Printer) {
     let (limits, needs) = (Source::default().limits(), room::Needs::of(tree));
-    for shortfall in needs.shortfalls(&limits, room::descriptors()) {
+    for shortfall in needs.shortfalls(&limits, descriptors::limit()) {
         printer.warn(&shortfall);
     }
     if let (Some(memory), Some(share)) = (&limits.memory, needs.share_kib(&limits)) {

@@ -1,36 +1,40 @@
 //! Where a running node is found: a directory per project with a lock and a socket.
 //!
 //! The lock, not the socket, says whether the node lives: it goes with the process however that ends, so a socket
-//! without a holder of the lock is stale and taken over. Where nothing can be written, as in a container with a read-only
-//! root, the socket has a name in Linux's abstract namespace instead, which is lock and socket in one.
+//! without a holder of the lock is stale and taken over. Beside it the node has a socket with a name in Linux's abstract
+//! namespace, which is lock and socket in one. It is found by who finds no socket in the directory: where nothing can be
+//! written, as in a container with a read-only root, or where a cleaner of temporary files has been. What that took is made
+//! anew ([`NodeDir::restore`]).
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 use rebeam_protocol::hash::fnv1a;
-use rebeam_sys::socket::{abstract_name_of, bind_abstract, connect_abstract};
+use rebeam_sys::socket::{SOCKET, abstract_name_of, bind_abstract, connect_abstract, peer_process};
 
 /// The longest path that a socket may have, by `sockaddr_un`.
 const LONGEST: usize = 107;
 
-/// A node's directory, held for as long as this lives.
+/// A node's directory and name, held for as long as this lives.
 #[derive(Debug)]
 pub(crate) struct NodeDir {
     path: PathBuf,
-    held: Held,
+    /// The name. None where another user has it, who may not keep us from running.
+    name: Option<UnixListener>,
+    /// What is held of the directory. None where nothing can be written.
+    held: Option<Held>,
 }
 
 #[derive(Debug)]
-enum Held {
-    Directory {
-        _lock: Flock<File>,
-    },
-    /// The socket itself.
-    Abstract(UnixListener),
+struct Held {
+    lock: Flock<File>,
+    project: PathBuf,
+    /// The socket's device and inode, once it is open.
+    socket: Option<(u64, u64)>,
 }
 
 /// Why a node cannot have its directory.
@@ -70,7 +74,7 @@ pub(crate) fn path_for(project: &Path, runtime_dir: Option<&Path>) -> PathBuf {
 
 /// The socket in a node's directory.
 pub(crate) fn socket_in(node_dir: &Path) -> PathBuf {
-    node_dir.join("control.sock")
+    node_dir.join(SOCKET)
 }
 
 /// Whether an open file is the one at a path.
@@ -81,80 +85,117 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
+/// Device and inode of what is at a path.
+fn place_of(path: &Path) -> Option<(u64, u64)> {
+    let metadata = path.symlink_metadata().ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
 impl NodeDir {
-    /// Takes the directory, or says who has it. If it cannot be made and nobody has chosen it, takes a name in its stead.
+    /// Takes the name and the directory, or says who has them. If the directory cannot be made and nobody has chosen it, the
+    /// name has to do.
     pub(crate) fn take(path: &Path, project: &Path, is_chosen: bool) -> Result<Self, NodeDirError> {
-        match Self::take_directory(path, project) {
-            Err(NodeDirError::Io { source, .. }) if !is_chosen && cannot_be_written(&source) => {
-                let io = |verb| {
-                    let path = path.to_owned();
-                    move |source| NodeDirError::Io { verb, path, source }
-                };
-                let listener = bind_abstract(&abstract_name(path)).map_err(|error| match error.kind() {
-                    io::ErrorKind::AddrInUse => NodeDirError::Taken { os_pid: "?".into() },
-                    _ => io("open an abstract socket for")(error),
-                })?;
-                Ok(NodeDir { path: path.to_owned(), held: Held::Abstract(listener) })
-            }
-            taken => taken,
-        }
+        let name = take_name(path)?;
+        let held = match take_directory(path, project) {
+            Err(NodeDirError::Io { source, .. }) if !is_chosen && name.is_some() && cannot_be_written(&source) => None,
+            taken => Some(taken?),
+        };
+        Ok(NodeDir { path: path.to_owned(), name, held })
     }
 
-    fn take_directory(path: &Path, project: &Path) -> Result<Self, NodeDirError> {
-        let io = |verb, path: &Path| {
-            let path = path.to_owned();
-            move |source| NodeDirError::Io { verb, path, source }
-        };
-        let socket = socket_in(path);
-        let length = socket.as_os_str().len();
-        if length > LONGEST {
-            return Err(NodeDirError::TooLong { path: socket, length });
+    /// Opens the control sockets.
+    pub(crate) fn listen(&mut self) -> io::Result<Vec<UnixListener>> {
+        let named = self.name.as_ref().map(UnixListener::try_clone).transpose()?;
+        let listeners: Vec<UnixListener> = self.open()?.into_iter().chain(named).collect();
+        for listener in &listeners {
+            listener.set_nonblocking(true)?;
         }
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io("create the directory", path))?;
-        let metadata = path.metadata().map_err(io("look at", path))?;
-        if metadata.uid() != nix::unistd::getuid().as_raw() || metadata.mode() & 0o077 != 0 {
-            return Err(NodeDirError::NotOurs { path: path.to_owned() });
-        }
-        let lock = path.join("lock");
-        let mut file = loop {
-            let mut options = OpenOptions::new();
-            let file =
-                options.create(true).truncate(false).read(true).write(true).open(&lock).map_err(io("open", &lock))?;
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                // Its last holder may have removed it between the opening and the locking: then this is no lock.
-                Ok(file) if is_at(&file, &lock) => break file,
-                Ok(_) => DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io("create", path))?,
-                Err((mut file, _)) => {
-                    let mut holder = String::new();
-                    let _ = file.read_to_string(&mut holder);
-                    let os_pid = holder.lines().next().unwrap_or("?").to_owned();
-                    return Err(NodeDirError::Taken { os_pid });
-                }
-            }
-        };
-        file.set_len(0).map_err(io("write", &lock))?;
-        write!(file, "{}\n{}\n", std::process::id(), project.display()).map_err(io("write", &lock))?;
-        let _ = std::fs::remove_file(&socket);
-        Ok(NodeDir { path: path.to_owned(), held: Held::Directory { _lock: file } })
+        Ok(listeners)
     }
 
-    /// Opens the control socket.
-    pub(crate) fn listen(&self) -> io::Result<UnixListener> {
-        let listener = match &self.held {
-            Held::Directory { .. } => UnixListener::bind(socket_in(&self.path))?,
-            Held::Abstract(listener) => listener.try_clone()?,
-        };
+    /// Opens the socket in the directory.
+    fn open(&mut self) -> io::Result<Option<UnixListener>> {
+        let Some(held) = &mut self.held else { return Ok(None) };
+        let path = socket_in(&self.path);
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path)?;
         listener.set_nonblocking(true)?;
-        Ok(listener)
+        held.socket = place_of(&path);
+        Ok(Some(listener))
+    }
+
+    /// Makes anew what was removed of the directory; gives the socket, if that was.
+    pub(crate) fn restore(&mut self) -> io::Result<Option<UnixListener>> {
+        let Some(held) = &mut self.held else { return Ok(None) };
+        if !is_at(&held.lock, &self.path.join("lock")) {
+            held.lock = take_directory(&self.path, &held.project).map_err(io::Error::other)?.lock;
+        }
+        let is_there = held.socket.is_some() && place_of(&socket_in(&self.path)) == held.socket;
+        if is_there { Ok(None) } else { self.open() }
     }
 
     /// The socket as people read it.
     pub(crate) fn socket(&self) -> String {
         match &self.held {
-            Held::Directory { .. } => socket_in(&self.path).display().to_string(),
-            Held::Abstract(_) => format!("@{}", abstract_name(&self.path)),
+            Some(_) => socket_in(&self.path).display().to_string(),
+            None => format!("@{}", abstract_name_of(&self.path)),
         }
     }
+}
+
+/// Takes the abstract name of a node's directory.
+fn take_name(path: &Path) -> Result<Option<UnixListener>, NodeDirError> {
+    let name = abstract_name_of(path);
+    match bind_abstract(&name) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => match connect_abstract(&name) {
+            Ok(holder) => {
+                let os_pid = peer_process(&holder).map_or_else(|_| "?".to_owned(), |os_pid| os_pid.to_string());
+                Err(NodeDirError::Taken { os_pid })
+            }
+            Err(_) => Ok(None),
+        },
+        // There are no such names here: the lock in the directory has to do.
+        Err(_) => Ok(None),
+    }
+}
+
+/// Makes the directory of a node, and takes the lock in it.
+fn take_directory(path: &Path, project: &Path) -> Result<Held, NodeDirError> {
+    let io = |verb, path: &Path| {
+        let path = path.to_owned();
+        move |source| NodeDirError::Io { verb, path, source }
+    };
+    let socket = socket_in(path);
+    let length = socket.as_os_str().len();
+    if length > LONGEST {
+        return Err(NodeDirError::TooLong { path: socket, length });
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io("create the directory", path))?;
+    let metadata = path.metadata().map_err(io("look at", path))?;
+    if metadata.uid() != nix::unistd::getuid().as_raw() || metadata.mode() & 0o077 != 0 {
+        return Err(NodeDirError::NotOurs { path: path.to_owned() });
+    }
+    let lock = path.join("lock");
+    let mut file = loop {
+        let mut options = OpenOptions::new();
+        let file =
+            options.create(true).truncate(false).read(true).write(true).open(&lock).map_err(io("open", &lock))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            // Its last holder may have removed it between the opening and the locking: then this is no lock.
+            Ok(file) if is_at(&file, &lock) => break file,
+            Ok(_) => DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io("create", path))?,
+            Err((mut file, _)) => {
+                let mut holder = String::new();
+                let _ = file.read_to_string(&mut holder);
+                let os_pid = holder.lines().next().unwrap_or("?").to_owned();
+                return Err(NodeDirError::Taken { os_pid });
+            }
+        }
+    };
+    file.set_len(0).map_err(io("write", &lock))?;
+    write!(file, "{}\n{}\n", std::process::id(), project.display()).map_err(io("write", &lock))?;
+    Ok(Held { lock: file, project: project.to_owned(), socket: None })
 }
 
 /// Where the socket of a node would be, as people read it; does not take it.
@@ -163,22 +204,9 @@ pub(crate) fn probe(path: &Path, is_chosen: bool) -> Result<String, NodeDirError
     let writable = nix::unistd::access(base, nix::unistd::AccessFlags::W_OK);
     match (writable, is_chosen) {
         (Ok(()), _) => Ok(socket_in(path).display().to_string()),
-        (Err(_), false) => Ok(format!("@{}", abstract_name(path))),
+        (Err(_), false) => Ok(format!("@{}", abstract_name_of(path))),
         (Err(error), true) => Err(NodeDirError::Io { verb: "write to", path: base.to_owned(), source: error.into() }),
     }
-}
-
-/// Connects to the node that has a directory, or, if nobody has chosen that, the name in its stead.
-pub(crate) fn connect(path: &Path, is_chosen: bool) -> io::Result<UnixStream> {
-    let in_directory = UnixStream::connect(socket_in(path));
-    if in_directory.is_ok() || is_chosen {
-        return in_directory;
-    }
-    connect_abstract(&abstract_name(path))
-}
-
-fn abstract_name(path: &Path) -> String {
-    abstract_name_of(&path.file_name().unwrap_or_default().to_string_lossy())
 }
 
 fn cannot_be_written(error: &io::Error) -> bool {
@@ -188,7 +216,7 @@ fn cannot_be_written(error: &io::Error) -> bool {
 
 impl Drop for NodeDir {
     fn drop(&mut self) {
-        if matches!(self.held, Held::Abstract(_)) {
+        if self.held.is_none() {
             return;
         }
         let _ = std::fs::remove_file(socket_in(&self.path));

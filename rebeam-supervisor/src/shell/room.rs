@@ -2,22 +2,18 @@
 //!
 //! The costs are those of an actor that does nothing; what an application needs beyond that, nobody knows.
 
-use nix::sys::resource::{Resource, getrlimit};
 use rebeam_protocol::spec::{ChildKind, SupervisorSpec};
 
 use crate::shell::cgroup::Limits;
+use crate::shell::descriptors;
 use crate::view::text::kib;
 
 /// Memory of the supervisor, the zygote and what they have at their side, and of an idle actor, in KiB.
 const BASE_KIB: u64 = 20 * 1024;
 const ACTOR_KIB: u64 = 1536;
 
-/// Processes and threads, and descriptors, beside the actors'.
+/// Processes and threads beside the actors'.
 const BASE_PROCESSES: u64 = 8;
-const BASE_DESCRIPTORS: u64 = 64;
-
-/// Descriptors of the supervisor's for an actor.
-const ACTOR_DESCRIPTORS: u64 = 4;
 
 /// What actors need of a tree, as far as it is declared.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -29,17 +25,12 @@ pub(crate) struct Needs {
     pub(crate) unlimited: u64,
 }
 
-/// The number of descriptors that we may have.
-pub(crate) fn descriptors() -> u64 {
-    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(_, hard)| hard)
-}
-
 /// How many idle actors fit, and what bounds them.
 pub(crate) fn actors(limits: &Limits, descriptors: u64) -> (u64, &'static str) {
     let memory = limits.memory.as_ref().map(|limit| (limit.value / 1024).saturating_sub(BASE_KIB) / ACTOR_KIB);
     let pids = limits.pids.as_ref().map(|limit| limit.value.saturating_sub(BASE_PROCESSES));
     let bounds = [
-        (Some(descriptors.saturating_sub(BASE_DESCRIPTORS) / ACTOR_DESCRIPTORS), "descriptors"),
+        (Some(descriptors.saturating_sub(descriptors::OWN) / descriptors::PER_ACTOR), "descriptors"),
         (memory, "memory"),
         (pids, "processes"),
     ];
@@ -91,7 +82,7 @@ impl Needs {
             let (needed, from) = (self.actors + BASE_PROCESSES, pids.from.display());
             found.push(format!("the tree needs {needed} processes, and there may be {} (`{from}`)", pids.value));
         }
-        let needed = BASE_DESCRIPTORS + self.actors * ACTOR_DESCRIPTORS;
+        let needed = descriptors::OWN + self.actors * descriptors::PER_ACTOR;
         if needed > descriptors {
             found.push(format!("the tree needs {needed} descriptors, and there may be {descriptors} (`ulimit -n`)"));
         }

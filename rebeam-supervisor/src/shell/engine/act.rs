@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rebeam_core::event::{Launch, NodeEnd, NodeEvent};
+use rebeam_core::event::{Launch, LaunchError, NodeEnd, NodeEvent};
 use rebeam_core::shell::{Frame, Shell};
 use rebeam_core::tracing::Span;
 use rebeam_core::{Core, EntryChange};
@@ -18,6 +18,7 @@ use rebeam_sys::process;
 use super::{Ended, Engine, Node};
 use crate::shell::sampler::{self, look};
 use crate::shell::service_manager;
+use crate::view::text::duration;
 use rebeam_sys::clock::monotonic_ns;
 
 /// Dead letters that are reported within a second; more are only counted.
@@ -81,8 +82,8 @@ impl Shell for Engine {
         self.started.elapsed()
     }
 
-    fn launch(&mut self, launch: Launch) -> Result<(), String> {
-        self.make_worker(launch).map_err(|error| super::launching::explain(&error))
+    fn launch(&mut self, launch: Launch) -> Result<(), LaunchError> {
+        self.make_worker(launch)
     }
 
     fn write(&mut self, process: ProcessId, frame: Frame) {
@@ -119,6 +120,13 @@ impl Shell for Engine {
             let all = self.core.ledger();
             self.ledger.begin_anew(all.iter().map(EntryChange::record));
         }
+    }
+
+    fn not_launched(&mut self, label: &str, error: &str, after: Duration) {
+        let after = duration(after);
+        self.printer.warn(&format!(
+            "`{label}` cannot be started yet: {error}; it is tried again after {after}, then less often"
+        ));
     }
 
     fn report(&mut self, certificate: &Arc<Certificate>, next: Next) {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use rebeam_core::Event;
-use rebeam_core::event::{Death, Launch, Status};
+use rebeam_core::event::{Death, Launch, LaunchError, Status};
 use rebeam_core::shell::Frame;
 use rebeam_protocol::id::ProcessId;
 use rebeam_protocol::page;
@@ -16,6 +16,7 @@ use super::worker::{Output, Trust, Unborn, Worker, Writing};
 use super::{Engine, Forking, Node, Standby};
 use crate::printer::{Speaker, Stream};
 use crate::shell::arenas::Memories;
+use crate::shell::descriptors::PER_ACTOR;
 use crate::shell::keeper;
 use crate::shell::launcher::Wiring;
 use crate::shell::memory;
@@ -48,7 +49,12 @@ impl Forking {
 
 impl Engine {
     /// Takes the worker that was forked ahead, or that is being forked ahead, or has one made.
-    pub(super) fn make_worker(&mut self, launch: Launch) -> std::io::Result<()> {
+    pub(super) fn make_worker(&mut self, launch: Launch) -> Result<(), LaunchError> {
+        let again = launch.clone();
+        self.try_to_make(launch).map_err(|error| launch_error(&error, Some(again)))
+    }
+
+    fn try_to_make(&mut self, launch: Launch) -> std::io::Result<()> {
         let process = launch.process;
         let must_be_fresh = launch.spec.process.need_fresh_interpreter();
         if let Some(Standby { wiring, os_pid }) = self.standby.take_if(|_| !must_be_fresh) {
@@ -77,6 +83,7 @@ impl Engine {
                 && zygote.send(&ToZygote::Fork { request: 0 }, &theirs.as_fds()).is_ok()
             {
                 self.forking = Some(Forking::Standby(wiring));
+                self.watch_births();
             }
         }
     }
@@ -98,6 +105,8 @@ impl Engine {
             writing: Writing::Queued,
             trust: Trust::Unknown,
             is_killed: false,
+            is_replaced: false,
+            born: None,
             wants_attention: 0,
             no_stacks: None,
             memory_limit: None,
@@ -162,13 +171,16 @@ impl Engine {
                 Some(zygote) => {
                     let request = process.pid.serial;
                     match zygote.send(&ToZygote::Fork { request }, &theirs.as_fds()) {
-                        Ok(()) => self.forking = Some(Forking::Worker(process)),
-                        Err(error) => self.launch_failed(process, explain(&error)),
+                        Ok(()) => {
+                            self.forking = Some(Forking::Worker(process));
+                            self.watch_births();
+                        }
+                        Err(error) => self.launch_failed(process, &error),
                     }
                 }
                 None => match (self.spawn)(theirs, &self.setup, &options, &self.ledger) {
                     Ok(os_pid) => self.born(process, os_pid),
-                    Err(error) => self.launch_failed(process, explain(&error)),
+                    Err(error) => self.launch_failed(process, &error),
                 },
             }
         }
@@ -180,18 +192,19 @@ impl Engine {
         match self.workers.get_mut(&process) {
             Some(worker) => {
                 worker.os_pid = Some(os_pid);
-                worker.unborn = None;
+                worker.born = Some(Instant::now());
                 if worker.is_killed {
                     reaper::kill_group(os_pid);
                 }
             }
             None => reaper::kill_group(os_pid),
         }
+        self.watch_births();
     }
 
-    fn launch_failed(&mut self, process: ProcessId, error: String) {
-        self.forget_worker(process);
-        self.tell(Event::LaunchFailed { process, error });
+    fn launch_failed(&mut self, process: ProcessId, error: &std::io::Error) {
+        let launch = self.forget_worker(process).and_then(|mut worker| Some(worker.unborn.take()?.launch));
+        self.tell(Event::LaunchFailed { process, error: launch_error(error, launch) });
     }
 
     fn forget_worker(&mut self, process: ProcessId) -> Option<Worker> {
@@ -210,10 +223,8 @@ impl Engine {
         worker.is_killed = true;
         match worker.os_pid {
             Some(os_pid) => reaper::kill_group(os_pid),
-            // Its fork is under way, and a zygote that hangs must not keep it from ending.
-            None if matches!(self.forking, Some(Forking::Worker(forking)) if forking == process) => {
-                self.services.zygote.kill();
-            }
+            // Its fork is under way: it is killed when it is there. (A zygote that hangs is looked after in `births`.)
+            None if matches!(self.forking, Some(Forking::Worker(forking)) if forking == process) => {}
             None => {
                 self.queue.retain(|(waiting, _)| *waiting != process);
                 self.bury_unborn(process);
@@ -238,7 +249,10 @@ impl Engine {
             FromZygote::ForkFailed { error, .. } => {
                 // What was to be ahead of need is tried again when it is needed.
                 if let Some(Forking::Worker(process)) = self.forking.take() {
-                    self.launch_failed(process, format!("failed to fork: {error}"));
+                    let again = self.forget_worker(process).and_then(|mut worker| Some(worker.unborn.take()?.launch));
+                    // The kernel refuses a fork for want of processes or memory, and for nothing else.
+                    let error = LaunchError { text: format!("failed to fork: {error}"), again: again.map(Box::new) };
+                    self.tell(Event::LaunchFailed { process, error });
                 }
                 self.launch_next();
                 self.reap();
@@ -399,6 +413,9 @@ impl Engine {
                 }
             }
         }
+        if self.workers.get(&process).is_some_and(|worker| worker.is_replaced && worker.unborn.is_some()) {
+            return self.make_again(process);
+        }
         let Some(mut worker) = self.forget_worker(process) else { return };
         for (output, stream) in [(&mut worker.stdout, Stream::Stdout), (&mut worker.stderr, Stream::Stderr)] {
             if let Some(line) = output.lines.take_partial() {
@@ -443,7 +460,7 @@ impl Engine {
             Some(mut worker) => {
                 let Some(Unborn { launch, said }) = worker.unborn.take() else { return };
                 if let Err(error) = self.make_worker(launch) {
-                    return self.tell(Event::LaunchFailed { process, error: explain(&error) });
+                    return self.tell(Event::LaunchFailed { process, error });
                 }
                 // What was said to it meanwhile, an order to stop perhaps, is not forgotten.
                 for (message, payload) in said {
@@ -475,16 +492,22 @@ impl Engine {
     }
 }
 
+/// Why a worker was not made; with what was to be made, if it failed for want of something.
+fn launch_error(error: &std::io::Error, launch: Option<Launch>) -> LaunchError {
+    let is_lack = matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::EAGAIN | libc::ENOMEM | libc::ENOBUFS | libc::ENOSPC)
+    );
+    LaunchError { text: explain(error), again: launch.filter(|_| is_lack).map(Box::new) }
+}
+
 /// What the system says, and what to do about it where that is known.
-pub(super) fn explain(error: &std::io::Error) -> String {
+fn explain(error: &std::io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE) => {
-            format!("{error}: each actor takes {FDS_PER_ACTOR} descriptors of the supervisor; raise `ulimit -n`")
+            format!("{error}: each actor takes {PER_ACTOR} descriptors of the supervisor; raise `ulimit -n`")
         }
         Some(libc::EAGAIN) => format!("{error}: the limit of processes is reached; see `ulimit -u`"),
         _ => error.to_string(),
     }
 }
-
-/// Descriptors of the supervisor per actor: channel, lifeline, stdout, stderr.
-const FDS_PER_ACTOR: u32 = 4;

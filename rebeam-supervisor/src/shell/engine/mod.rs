@@ -6,6 +6,7 @@
 //! [`outside`] serves the control socket.
 
 mod act;
+mod births;
 mod launching;
 mod outside;
 #[cfg(test)]
@@ -28,8 +29,10 @@ use rebeam_protocol::certificate::Certificate;
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::frame;
 use rebeam_protocol::id::{CallId, ProcessId};
+use rebeam_protocol::message::{CallFailure, Outcome};
 use rebeam_protocol::outside::{Health, NodeState};
 use rebeam_protocol::page;
+use rebeam_protocol::process::ProcessAnswer;
 use rebeam_protocol::spec::ProcessOptions;
 use rebeam_protocol::worker::{ToSupervisor, ToWorker};
 use rebeam_protocol::zygote::{FromZygote, Target};
@@ -37,6 +40,7 @@ use rustc_hash::FxBuildHasher;
 use tokio::sync::Notify;
 
 use self::act::DeadLetterReports;
+use self::births::Births;
 pub(crate) use self::outside::NodeFigures;
 
 use self::outside::Clients;
@@ -44,6 +48,7 @@ use self::worker::{Trust, Worker, Writing};
 use crate::printer::{Printer, Speaker, Stream};
 use crate::python::Python;
 use crate::shell::arenas::Freed;
+use crate::shell::descriptors::Descriptors;
 use crate::shell::launcher::{TheirEnds, Wiring};
 use crate::shell::ledger::Ledger;
 use crate::shell::memory;
@@ -110,6 +115,12 @@ pub(crate) struct Setup {
     pub(crate) strangers: Arc<Strangers>,
 }
 
+/// How many bytes may wait to be written to a worker that does not read; one frame more in any case.
+const MOST_UNREAD: usize = 256 * 1024 * 1024;
+
+/// From how many bytes on a worker is asked to read between two things that it does.
+const MUCH_UNREAD: usize = 1024 * 1024;
+
 struct Engine {
     me: Weak<RefCell<Engine>>,
     core: Core,
@@ -130,6 +141,8 @@ struct Engine {
     /// Somebody has died since strays were last looked for.
     has_strays: bool,
     is_looking_for_strays: bool,
+    births: Births,
+    descriptors: Descriptors,
     clients: Clients,
     dirty: Vec<ProcessId>,
     timer: Rc<Notify>,
@@ -225,6 +238,8 @@ impl Node {
                 wants_standby: false,
                 has_strays: false,
                 is_looking_for_strays: false,
+                births: Births::default(),
+                descriptors: Descriptors::new(),
                 clients: Clients::default(),
                 dirty: Vec::new(),
                 timer: Rc::new(Notify::new()),
@@ -318,10 +333,14 @@ impl Node {
             };
             tokio::select! {
                 () = timer.notified() => {}
-                () = sleep => self.with(|engine| {
-                    let now = engine.now();
-                    engine.core.handle_timeout(now);
-                }),
+                () = sleep => {
+                    self.with(|engine| {
+                        let now = engine.now();
+                        engine.core.handle_timeout(now);
+                    });
+                    // However much is due, signals and sockets have their turn between.
+                    tokio::task::yield_now().await;
+                }
             }
         }
     }
@@ -433,6 +452,9 @@ impl Engine {
         for process in std::mem::take(&mut self.dirty) {
             self.flush(process);
         }
+        if let Some(are_few) = self.descriptors.look(self.workers.len()) {
+            self.ledger.set_few_descriptors(are_few);
+        }
         // Last: nobody waits for it.
         self.fork_ahead();
         let wakes_at = self.core.poll_timeout();
@@ -458,18 +480,26 @@ impl Engine {
             descriptor
         });
         worker.wants_attention |= attention;
-        if worker.writing == Writing::Blocked && attention & page::EXIT != 0 {
-            // It need not wait for room: it is a bit on the page, too.
+        if worker.writing == Writing::Blocked {
+            // It need not wait for room: an exit is a bit on the page, too, and room is made by a look.
             worker.get_attention();
         }
         // What a worker may send is bounded where it is read; on its way on it may get a longer head.
         let limit = self.setup.max_frame + frame::HEAD_ROOM;
+        let unread = worker.out.bytes();
+        if unread > MOST_UNREAD {
+            return self.tell(Event::ReadsNothing { process, bytes: unread as u64 });
+        }
         let pushed = match descriptor {
             None => worker.out.push(&message, &payload, limit),
             Some(descriptor) => worker.out.push_with(&message, &payload, limit, descriptor),
         };
-        if pushed.is_err() {
-            return;
+        if let Err(error) = pushed {
+            // What stands in its place is small.
+            return self.push_instead(process, message, &error.to_string());
+        }
+        if worker.out.bytes() > MUCH_UNREAD {
+            worker.wants_attention |= page::LOOK;
         }
         if let Some(unborn) = &mut worker.unborn {
             unborn.said.push((message, payload));
@@ -477,6 +507,23 @@ impl Engine {
         if worker.writing == Writing::Idle {
             worker.writing = Writing::Queued;
             self.dirty.push(process);
+        }
+    }
+
+    /// A frame is larger than any may be: whoever waits for it is told so.
+    fn push_instead(&mut self, process: ProcessId, message: ToWorker, error: &str) {
+        let text = format!("too large to be handed over: {error}");
+        match message {
+            ToWorker::Deliver(delivery) => self.tell(Event::Undeliverable { process, seq: delivery.seq, error: text }),
+            ToWorker::Reply { call, .. } => {
+                let outcome = Outcome::Failed(CallFailure::BadResult(text));
+                self.push(process, Frame::of(ToWorker::Reply { call, outcome, buffers: None }));
+            }
+            ToWorker::Answer { request, .. } => {
+                self.push(process, Frame::of(ToWorker::Answer { request, answer: ProcessAnswer::TooLarge(text) }));
+            }
+            // The others have a bound of their own.
+            _ => {}
         }
     }
 
@@ -558,6 +605,7 @@ impl Engine {
                 };
                 hello.check()?;
                 worker.trust = Trust::Attached;
+                worker.unborn = None;
                 return Ok(());
             }
             Trust::Attached => {}
@@ -567,7 +615,7 @@ impl Engine {
             Heard::Abandon(call) => self.abandon(Caller::Actor(process.pid), call),
             Heard::Shell(ToSupervisor::Arena { arena, size }) => {
                 let descriptor = worker.decoder.take_descriptor();
-                worker.memories.add(process, arena, size, descriptor)?;
+                worker.memories.add(process, arena, size, descriptor, &self.descriptors.arenas)?;
             }
             Heard::Shell(ToSupervisor::ArenaGone { arena }) => worker.memories.remove(arena),
             Heard::Shell(ToSupervisor::Released { leases }) => worker.memories.release(&leases),

@@ -162,7 +162,7 @@ fn call(node: &Node, name: &str, payload: &[u8]) -> Receiver<(Outcome, Bytes)> {
 
 fn answer(to: ReplyTo, delivery: &Delivery) -> ToSupervisor {
     let outcome = Outcome::Returned(Codec::Data);
-    ToSupervisor::Reply(Reply { to, outcome, done: Some(delivery.seq.into()), buffers: None })
+    ToSupervisor::Reply(Reply { to, outcome, done: Some(delivery.seq.into()), is_last: false, buffers: None })
 }
 
 /// The certificate of an actor's last death.

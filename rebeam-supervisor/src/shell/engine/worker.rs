@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use rebeam_core::event::Launch;
@@ -25,6 +26,10 @@ pub(super) struct Worker {
     pub(super) writing: Writing,
     pub(super) trust: Trust,
     pub(super) is_killed: bool,
+    /// It was killed to be made again: it has never said anything.
+    pub(super) is_replaced: bool,
+    /// Since when its process is there.
+    pub(super) born: Option<Instant>,
     /// What to have it look at, once everything is written.
     pub(super) wants_attention: u32,
     /// From which size on its memory matters, in KiB.
@@ -39,11 +44,11 @@ pub(super) struct Worker {
     pub(super) stderr: Output,
     pub(super) last_lines: LastLines,
     pub(super) tasks: Vec<AbortHandle>,
-    /// As long as its process is not known to be made.
+    /// As long as its process has not said anything, and so may be made again.
     pub(super) unborn: Option<Unborn>,
 }
 
-/// What has to be made and said again, should the zygote die while it forks a worker.
+/// What has to be made and said again, should the zygote die while it forks a worker, or the worker be stopped.
 pub(super) struct Unborn {
     pub(super) launch: Launch,
     pub(super) said: Vec<(ToWorker, Bytes)>,
@@ -79,21 +84,27 @@ impl Worker {
     /// Writes what the socket takes; true if everything is out.
     pub(super) fn flush(&mut self) -> Result<bool, ()> {
         let is_all = self.out.flush(self.channel.get_ref()).map_err(drop)?;
-        if self.wants_attention != 0 && (is_all || self.wants_attention & page::EXIT != 0) {
-            self.get_attention();
+        self.get_attention();
+        if is_all {
+            self.wants_attention = 0;
         }
         Ok(is_all)
     }
 
-    /// Has it look at what was written, or unwind.
+    /// Has it look at what was written, or unwind. What did not fit into its socket comes when it has read.
     pub(super) fn get_attention(&mut self) {
-        let bits = std::mem::take(&mut self.wants_attention);
+        let bits = self.wants_attention;
+        if bits == 0 {
+            return;
+        }
         self.page.ask_for_attention(bits);
         if bits & page::EXIT != 0
             && let Some(os_pid) = self.os_pid
         {
             process::signal_main_thread(os_pid, process::exit_signal());
         }
+        // One signal is enough.
+        self.wants_attention &= !page::EXIT;
     }
 }
 

@@ -6,6 +6,7 @@
 mod guard;
 mod metrics;
 
+use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,9 +22,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rebeam_protocol::outside::Health;
 use serde_json::json;
-use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::task::AbortHandle;
 
 use self::metrics::Readings;
+use crate::shell::descriptors;
 use crate::shell::engine::{Loading, Node, NodeFigures};
 use crate::shell::sampler::look;
 use crate::view::members::health_json;
@@ -31,7 +34,7 @@ use crate::view::members::health_json;
 /// How long the supervisor's loop may take for a turn before it is not alive.
 const ALIVE: Duration = Duration::from_secs(2);
 
-/// Connections at once; more wait.
+/// Connections at once, where descriptors are many; for another one the oldest makes room.
 const CONNECTIONS: usize = 256;
 
 /// How long a client may take for its request, and for all of it.
@@ -89,21 +92,29 @@ pub(crate) fn start(node: Loading, options: Options) -> std::io::Result<SocketAd
 }
 
 async fn serve(listener: tokio::net::TcpListener, router: Router) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    while let Ok(place) = room.clone().acquire_owned().await {
+    let most = descriptors::clients(CONNECTIONS);
+    let mut connections: VecDeque<AbortHandle> = VecDeque::new();
+    loop {
         let Ok((stream, _)) = listener.accept().await else {
             // Out of descriptors, most likely: others may go.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
+        connections.retain(|connection| !connection.is_finished());
+        // Whoever holds a connection and says nothing keeps nobody out.
+        while connections.len() >= most
+            && let Some(oldest) = connections.pop_front()
+        {
+            oldest.abort();
+        }
         let service = TowerToHyperService::new(router.clone());
-        tokio::spawn(async move {
+        let connection = tokio::spawn(async move {
             let mut http = http1::Builder::new();
             http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false);
             // Whatever went wrong there is the client's business.
             let _ = tokio::time::timeout(LIFETIME, http.serve_connection(TokioIo::new(stream), service)).await;
-            drop(place);
         });
+        connections.push_back(connection.abort_handle());
     }
 }
 

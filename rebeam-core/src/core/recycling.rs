@@ -1,0 +1,85 @@
+//! What an actor that is recycled has made, and how the `init` of its next process replaces it.
+//!
+//! What is to be replaced is noted in [`Made`] as it is made; here it is taken back, or taken over. The steps of recycling
+//! itself are those of [`crate::incarnation`]'s machine.
+
+use rebeam_protocol::address::Registry;
+use rebeam_protocol::id::{ActorId, Pid};
+use rebeam_protocol::ledger::{RegistryId, text_key};
+
+use super::Core;
+use crate::incarnation::{Incarnation, Made, MadeEntry};
+use crate::registries::Key;
+
+impl Core {
+    /// A process has handed over to the next one of its incarnation, whose `init` makes again what this one's made.
+    pub(super) fn replace_what_it_made(&mut self, id: ActorId, incarnation: &mut Incarnation) {
+        let pid = incarnation.process().pid;
+        let made = match incarnation.is_function {
+            true => self.all_it_made(id, pid),
+            false => std::mem::take(&mut incarnation.made),
+        };
+        for alarm in made.alarms {
+            let timer = self.alarms.remove(alarm).map(|alarm| alarm.key);
+            self.timers.cancel(timer);
+        }
+        let Some(actor) = self.members.actor_mut(id) else { return };
+        for monitor in made.monitors {
+            self.links.demonitor(pid, monitor);
+            actor.mailbox.take_back(monitor);
+        }
+        for watch in made.watches {
+            self.registries.unwatch(pid, watch);
+            actor.mailbox.take_back(watch);
+        }
+        incarnation.inherited = Made { entries: made.entries, ..Made::default() };
+    }
+
+    /// What an incarnation has made in all of its life; not what it is called by its place in the tree.
+    fn all_it_made(&self, id: ActorId, pid: Pid) -> Made {
+        let name = self.members.name_of(id).map(|name| text_key(name));
+        let via = self.members.actor(id).and_then(|actor| actor.spec.via.as_ref());
+        let via = via.and_then(|(registry, key)| Some((self.registry(&Registry::Named(registry.clone()))?, key)));
+        let is_of_tree = |registry: RegistryId, key: &Key| {
+            (registry == RegistryId::NAMES && name.as_deref() == Some(&**key))
+                || via.is_some_and(|(table, own)| registry == table && **own == **key)
+        };
+        let held = self.registries.held_by(pid).filter(|(registry, key, _)| !is_of_tree(*registry, key));
+        let entry = |(registry, key, number): (RegistryId, &Key, u64)| MadeEntry {
+            registry,
+            key: key.clone(),
+            holder: pid,
+            number,
+        };
+        Made {
+            alarms: self.alarms.of(pid),
+            monitors: self.links.monitors_of(pid),
+            watches: self.registries.watches_of(pid).collect(),
+            entries: held.map(entry).collect(),
+        }
+    }
+
+    /// `init` has returned: what an earlier one had entered, and this one has not, is taken out.
+    pub(super) fn let_go_what_was_not_made_again(&mut self, id: ActorId) {
+        let Some(incarnation) = self.members.incarnation_mut(id) else { return };
+        for MadeEntry { registry, key, holder, number } in std::mem::take(&mut incarnation.inherited).entries {
+            let changes = self.registries.take_out(registry, &key, holder, number);
+            self.changed(changes);
+        }
+    }
+
+    /// What an earlier `init` of the same incarnation has entered: this one takes it over.
+    pub(super) fn inherited(&mut self, own: Pid, id: RegistryId, key: &[u8], holder: Pid) -> Option<MadeEntry> {
+        let own = self.members.living(own)?;
+        let entry = self.members.incarnation_mut(own)?.inherited.take_entry(id, key, holder)?;
+        let is_there = self.registries.entries(id, key).iter().any(|it| it.number == entry.number);
+        is_there.then_some(entry)
+    }
+
+    pub(super) fn note_entry(&mut self, own: Pid, entry: MadeEntry) {
+        let own = self.members.living(own);
+        if let Some(incarnation) = own.and_then(|own| self.members.incarnation_mut(own)) {
+            incarnation.note_made(|made| made.entries.push(entry));
+        }
+    }
+}

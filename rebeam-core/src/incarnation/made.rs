@@ -1,0 +1,40 @@
+//! What `init` has made, and the `init` of the next process of the same incarnation makes again.
+//!
+//! An actor that is recycled keeps what it has made, and its `init` runs again. So that a timer, a membership or a
+//! monitor is not there twice afterwards, and a name is not in its own way, what the last `init` made is replaced: timers,
+//! monitors and watches are taken back before `init` runs; an entry of a registry stays, so that others find it, until
+//! `init` has made it again or has returned without doing so.
+
+use rebeam_protocol::id::Pid;
+use rebeam_protocol::ledger::RegistryId;
+
+use crate::links::MonitorId;
+use crate::registries::Key;
+use crate::timers::AlarmId;
+
+/// What there is to replace.
+#[derive(Debug, Default)]
+pub(crate) struct Made {
+    pub(crate) alarms: Vec<AlarmId>,
+    pub(crate) monitors: Vec<MonitorId>,
+    pub(crate) watches: Vec<u64>,
+    pub(crate) entries: Vec<MadeEntry>,
+}
+
+/// One entry of a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MadeEntry {
+    pub(crate) registry: RegistryId,
+    pub(crate) key: Key,
+    pub(crate) holder: Pid,
+    pub(crate) number: u64,
+}
+
+impl Made {
+    /// Takes out an entry for this holder under this key.
+    pub(crate) fn take_entry(&mut self, registry: RegistryId, key: &[u8], holder: Pid) -> Option<MadeEntry> {
+        let is_it = |it: &MadeEntry| it.registry == registry && *it.key == *key && it.holder == holder;
+        let place = self.entries.iter().position(is_it)?;
+        Some(self.entries.remove(place))
+    }
+}
