@@ -1,6 +1,7 @@
 //! The real binaries, from outside: a module per theme.
 
 mod batch;
+mod bounds;
 mod chaos;
 mod cli;
 mod delivery;

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rebeam_protocol::address::{Address, Caller};
+use rebeam_protocol::address::{Address, Caller, LONGEST_NAME};
 use rebeam_protocol::certificate::{Certificate, Next};
 use rebeam_protocol::id::{CallId, ProcessId};
 use rebeam_protocol::message::{DeadLetter, Lane, Outcome};
 use rebeam_protocol::outside::Answer;
 use rebeam_protocol::page::{self, Snapshot};
-use rebeam_protocol::worker::{Buffers, Envelope, ToSupervisor, ToWorker};
+use rebeam_protocol::process::ProcessRequest;
+use rebeam_protocol::worker::{Buffers, ToSupervisor, ToWorker};
 
 use crate::core::Core;
 use crate::event::{Action, Event, Launch, LaunchError, NodeEvent, Recipient, Ticket};
@@ -187,7 +188,7 @@ pub fn hear(
     let caller = Caller::Actor(process.pid);
     Ok(Heard::Event(match message {
         ToSupervisor::Send(envelope) => {
-            check_names(&envelope)?;
+            check_length(&envelope.to, &envelope.head.method)?;
             let buffers = envelope.buffers.map(ticket).transpose()?;
             Event::Sent { process, envelope, payload, buffers }
         }
@@ -199,7 +200,7 @@ pub fn hear(
         ToSupervisor::Cancel { call } => Event::Cancelled { caller, call },
         ToSupervisor::Await { call, waits } => Event::Awaited { process, call, waits },
         ToSupervisor::AwaitRoom { call, to, method, waits } => {
-            check_length(&[name_of(&to), method.len()])?;
+            check_length(&to, &method)?;
             Event::AwaitsRoom { process, call, to, method, waits }
         }
         ToSupervisor::Started(started) => Event::Started { process, started, info: payload },
@@ -210,7 +211,14 @@ pub fn hear(
             let not_ready = not_ready.map(|why| why.chars().take(LONGEST_REASON).collect());
             Event::Readiness { process, not_ready }
         }
-        ToSupervisor::Request { request, body } => Event::Asked { process, request, body, payload },
+        ToSupervisor::Request { request, body } => {
+            match &body {
+                ProcessRequest::SendAfter { to, method, .. } => check_length(to, method)?,
+                ProcessRequest::WaitFor { to, .. } => check_length(to, "")?,
+                _ => {}
+            }
+            Event::Asked { process, request, body, payload }
+        }
         ToSupervisor::Abandon { call } => return Ok(Heard::Abandon(call)),
         other @ (ToSupervisor::Hello(_)
         | ToSupervisor::Log(_)
@@ -220,28 +228,12 @@ pub fn hear(
     }))
 }
 
-/// The longest name or method that a message may be for, in bytes: both are kept beside what is bounded.
-const LONGEST_NAME: usize = 4096;
-
 /// The longest reason why an actor is not ready, in characters: it is kept and shown.
 const LONGEST_REASON: usize = 1000;
 
-fn check_names(envelope: &Envelope) -> Result<(), String> {
-    check_length(&[name_of(&envelope.to), envelope.head.method.len()])
-}
-
-/// How long the names in an address are.
-fn name_of(to: &Address) -> usize {
-    match to {
-        Address::Name(name) | Address::Partition { name, .. } | Address::Group(name) => name.len(),
-        Address::Via { registry, key } => registry.len().max(key.len()),
-        Address::Actor(_) | Address::Pid(_) => 0,
-    }
-}
-
-fn check_length(lengths: &[usize]) -> Result<(), String> {
-    match lengths.iter().max().filter(|longest| **longest > LONGEST_NAME) {
-        Some(longest) => Err(format!("a name or method of {longest} bytes")),
-        None => Ok(()),
+fn check_length(to: &Address, method: &str) -> Result<(), String> {
+    match to.name_length().max(method.len()) {
+        longest if longest > LONGEST_NAME => Err(format!("a name or method of {longest} bytes")),
+        _ => Ok(()),
     }
 }

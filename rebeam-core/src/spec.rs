@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use rebeam_protocol::address::LONGEST_NAME;
 use rebeam_protocol::page::MOST_CONCURRENCY;
 use rebeam_protocol::spec::{
     AutoShutdown, ChildKind, ChildSpec, MAX_DEPTH, Restart, Strategy, SupervisorKind, SupervisorSpec,
@@ -73,6 +74,14 @@ pub enum SpecError {
         /// What it asks for.
         concurrency: u32,
     },
+    /// A name or an id that is longer than any may be: they are kept and shown everywhere.
+    #[error("a child of supervisor `{supervisor}` has a name or an id of {length} bytes")]
+    TooLong {
+        /// Path of the supervisor.
+        supervisor: String,
+        /// How long it is.
+        length: usize,
+    },
     /// Supervisors nest too deep.
     #[error("the tree nests deeper than {MAX_DEPTH} supervisors")]
     TooDeep,
@@ -96,6 +105,7 @@ impl SpecError {
                 format!("set `max_seconds={seconds}` or more on the supervisor, or shorten the backoff")
             }
             SpecError::TooConcurrent { .. } => format!("it is {MOST_CONCURRENCY} at most"),
+            SpecError::TooLong { .. } => format!("it may have {LONGEST_NAME}"),
             SpecError::TooDeep => "is a supervisor its own descendant?".into(),
         }
     }
@@ -163,6 +173,14 @@ fn check_one<'a>(
         (true, _, AutoShutdown::Never, _) => Some("but the supervisor's auto_shutdown is never"),
         _ => None,
     };
+    let name = match &child.kind {
+        ChildKind::Actor(actor) => actor.name.as_ref(),
+        ChildKind::Supervisor(inner) => inner.name.as_ref(),
+    };
+    let length = child.id.len().max(name.map_or(0, String::len));
+    if length > LONGEST_NAME {
+        return Err(SpecError::TooLong { supervisor: path.to_owned(), length });
+    }
     let (supervisor, id) = (path.to_owned(), child.id.clone());
     if let Some(because) = because {
         return Err(SpecError::Significant { supervisor, id, because });

@@ -52,7 +52,19 @@ pub enum Caller {
     Outside(u64),
 }
 
+/// The longest name, key or method that a message may be for, in bytes: they are kept beside what is bounded.
+pub const LONGEST_NAME: usize = 4096;
+
 impl Address {
+    /// How many bytes the longest of the names in it has.
+    pub fn name_length(&self) -> usize {
+        match self {
+            Address::Name(name) | Address::Partition { name, .. } | Address::Group(name) => name.len(),
+            Address::Via { registry, key } => registry.len().max(key.len()),
+            Address::Actor(_) | Address::Pid(_) => 0,
+        }
+    }
+
     /// The same address with one way to be written: the key of a partition is its place among that many copies.
     pub fn canonical(&self, copies: impl FnOnce(&str) -> Option<u64>) -> Address {
         match self {

@@ -1,9 +1,9 @@
 //! The protocol's own types to Python and back: addresses, exit reasons, certificates, failures. Specs are in `spec`.
 
-use pyo3::exceptions::{PyException, PyTypeError};
+use pyo3::exceptions::{PyException, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyInt, PyString};
-use rebeam_protocol::address::Address;
+use rebeam_protocol::address::{Address, LONGEST_NAME};
 use rebeam_protocol::certificate::{Certificate, Next};
 use rebeam_protocol::exit::{ExitReason, Raised, signal_name};
 use rebeam_protocol::id::{ActorId, NodeStart, Pid};
@@ -29,18 +29,28 @@ pub(crate) fn fault(py: Python<'_>, error: PyErr) -> PyResult<String> {
 /// An address as `rebeam._ref` writes it: a name, an actor's number, a pid's three numbers, the name of a partition
 /// supervisor with a key's number, the name of a registry with an encoded key, or a group's name alone in a tuple.
 pub(crate) fn address(object: &Bound<'_, PyAny>) -> PyResult<Address> {
-    if object.is_instance_of::<PyString>() {
-        Ok(Address::Name(object.extract()?))
+    let to = if object.is_instance_of::<PyString>() {
+        Address::Name(object.extract()?)
     } else if object.is_instance_of::<PyInt>() {
-        Ok(Address::Actor(ActorId(object.extract()?)))
+        Address::Actor(ActorId(object.extract()?))
     } else if let Ok((name, key)) = object.extract() {
-        Ok(Address::Partition { name, key })
+        Address::Partition { name, key }
     } else if let Ok((registry, key)) = object.extract::<(String, Bound<'_, PyBytes>)>() {
-        Ok(Address::Via { registry, key: key.as_bytes().to_vec() })
+        Address::Via { registry, key: key.as_bytes().to_vec() }
     } else if let Ok((group,)) = object.extract() {
-        Ok(Address::Group(group))
+        Address::Group(group)
     } else {
-        Ok(Address::Pid(pid(object)?))
+        Address::Pid(pid(object)?)
+    };
+    check_length("name", to.name_length())?;
+    Ok(to)
+}
+
+/// Refuses a name or a method that is longer than any may be.
+pub(crate) fn check_length(what: &str, length: usize) -> PyResult<()> {
+    match length > LONGEST_NAME {
+        true => Err(PyValueError::new_err(format!("a {what} of {length} bytes: it may have {LONGEST_NAME}"))),
+        false => Ok(()),
     }
 }
 

@@ -49,6 +49,7 @@ impl Outgoing<'_, '_> {
     }
 
     fn send_all(self, py: Python<'_>, channel: &Channel) -> PyResult<()> {
+        convert::check_length("method", self.method.len())?;
         if self.lane != Lane::System {
             self.wait_for_room(py, channel)?;
         }

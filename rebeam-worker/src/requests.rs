@@ -161,6 +161,7 @@ pub(crate) fn send_after(
 ) -> PyResult<u64> {
     let is_method = method.is_some();
     let name = method.unwrap_or("handle_info");
+    convert::check_length("method", name.len())?;
     let payload = alarm_payload(py, name, is_method, content)?;
     let timer = channel(py)?.next_id();
     let ms = |seconds: f64| (seconds * 1000.0).ceil() as u64;

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
 from rebeam import _rebeam, _runtime
-from rebeam._errors import ActorExit, BadReturn, Stop
+from rebeam._errors import ActorExit, BadReturn, MessageTooLarge, Stop
 
 if TYPE_CHECKING:
     from rebeam._actor import Actor
@@ -185,17 +185,31 @@ def live(start: Start) -> NoReturn:
         _end(("normal", "", None))
     try:
         reason = _work(actor, concurrency)
-        state = pickle.dumps(_awaited(actor.checkpoint()), 5) if reason[0] == "recycle" else None
+        if reason[0] == "recycle":
+            _hand_over(_awaited(actor.checkpoint()))
     except ActorExit:
         _leave()
     except BaseException as error:
         _end_unless_actor(error)
-        reason, state = _reason_of(error), None
-    if state is not None:
-        _rebeam.hand_over(state)
+        reason = _reason_of(error)
+    if reason[0] == "recycle":
         _run_exit_hooks()
         _leave()
     _end(_terminate(actor, reason))
+
+
+def _hand_over(state: Any) -> None:
+    """Gives what `checkpoint` returned to the next process of this incarnation."""
+    import pickle
+
+    try:
+        _rebeam.hand_over(pickle.dumps(state, 5))
+    except MessageTooLarge as error:
+        raise MessageTooLarge(f"what `checkpoint` returned is handed over as {error}") from None
+    except Exception as error:
+        from rebeam import _pickling
+
+        raise _pickling.explain_state(state, error) from None
 
 
 def _end_unless_actor(error: BaseException) -> None:

@@ -12,8 +12,8 @@ class ExitReason(NamedTuple):
 
     Attributes:
         kind: `normal`, `shutdown`, `exception`, `exit_code`, `signal`, `killed`, `heartbeat_timeout`, `memory_limit`,
-            `bad_return`, `other`, `noproc`, `noconnection`, `bad_protocol`, `start_timeout`, `not_started` or
-            `name_taken`.
+            `limit_exceeded`, `bad_return`, `other`, `noproc`, `noconnection`, `bad_protocol`, `start_timeout`,
+            `not_started` or `name_taken`.
         detail: the exception as `Type: message`, the exit code, the signal's name, or text of whoever chose it.
         traceback: the formatted traceback of an exception, else None.
     """

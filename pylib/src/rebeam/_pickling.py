@@ -31,6 +31,14 @@ def explain_message(message: object, error: BaseException) -> Unpicklable:
     return Unpicklable(f"{where} cannot be sent: {cls.__module__}.{cls.__qualname__}: {error}")
 
 
+def explain_state(state: object, error: BaseException) -> Unpicklable:
+    """The same for what `checkpoint` returned."""
+    where, culprit = _culprit("state", state, 0, set()) or ("state", state)
+    cls = type(culprit)
+    text = f"what `checkpoint` returned cannot be handed over: {where}: {cls.__module__}.{cls.__qualname__}: {error}"
+    return Unpicklable(text)
+
+
 def explain_result(result: object, method: str, error: BaseException) -> str:
     """What to say about a result that cannot be sent."""
     import inspect

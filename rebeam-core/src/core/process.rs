@@ -109,6 +109,9 @@ impl Core {
                 if ends_with.is_some_and(|life| self.members.living(life).is_none()) {
                     return Some(ProcessAnswer::Ok);
                 }
+                // A number that is used again means the later one.
+                let earlier = self.alarms.remove(id).map(|alarm| alarm.key);
+                self.timers.cancel(earlier);
                 let key = self.timers.set(self.now + Duration::from_millis(after_ms), Due::Alarm(id));
                 let sender = Sender::Process(process, own);
                 self.alarms.insert(id, Alarm { key, to, ends_with, every, sender, method, form, payload });
