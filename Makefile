@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # Of `make test-pythons`: versions or paths.
 PYTHONS ?= 3.11 3.12 3.13
+# Of `make chaos`.
+CHAOS_SECONDS ?= 7200
 VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
 MODULE := pylib/src/rebeam/_rebeam.abi3.so
@@ -20,7 +22,7 @@ IMAGE := localhost/rebeam-shop:latest
 RUN_TESTS := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run --no-fail-fast" || echo "test --no-fail-fast")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo demo-batch test test-rust test-python test-wheel test-pythons test-container image lint fmt deny bench bench-batch bench-peers soak instructions wheel fuzz doc docs clean FORCE
+.PHONY: help setup build demo demo-batch test test-rust test-python test-wheel test-pythons test-container image lint fmt deny bench bench-batch bench-peers soak chaos instructions wheel fuzz doc docs clean FORCE
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-12s %s\n", $$1, $$2 }'
@@ -118,6 +120,10 @@ soak: $(VENV)/made ## ten minutes of examples/shop under load, with a kill every
 	$(CARGO) build --release --workspace
 	cp $(TARGET)/release/lib_rebeam.so $(MODULE).new && mv $(MODULE).new $(MODULE)
 	VIRTUAL_ENV=$(VENV) $(PYTHON) benches/soak.py $(TARGET)/release/rebeam
+
+chaos: build setup ## two hours of actors killed in every way (CHAOS_SECONDS=7200, REBEAM_CHAOS_SEED= to repeat a run)
+	REBEAM_CHAOS_SECONDS=$(CHAOS_SECONDS) REBEAM_TEST_PYTHON=$(BIN)/python \
+		$(CARGO) test -p integration-tests --test main -- --exact --nocapture chaos::chaos
 
 instructions: ## what the core spends on a message, in instructions, beside the committed baseline (needs valgrind)
 	$(CARGO) build --release -p rebeam-benches
