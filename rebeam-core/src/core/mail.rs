@@ -450,7 +450,7 @@ impl Core {
         self.let_in(id);
         for message in messages {
             match (&certificate, message.reply_to) {
-                (Some(certificate), _) => self.bury(message, Cause::ReceiverGone, certificate),
+                (Some(certificate), _) => self.bury(message, Cause::ReceiverGone, id, certificate),
                 (None, Some(call)) => {
                     let failure = self.no_proc(&Address::Actor(id));
                     self.fail_call(call, failure);
@@ -464,7 +464,7 @@ impl Core {
         }
     }
 
-    pub(super) fn bury(&mut self, message: Message, cause: Cause, certificate: &Arc<Certificate>) {
+    pub(super) fn bury(&mut self, message: Message, cause: Cause, of: ActorId, certificate: &Arc<Certificate>) {
         if let Some(call) = message.reply_to {
             return self.fail_call(call, CallFailure::Died(certificate.clone()));
         }
@@ -472,7 +472,7 @@ impl Core {
             true => vec![certificate.clone()],
             false => message.deaths.clone(),
         };
-        let to = match self.find(&certificate.actor).and_then(|id| self.members.actor(id)) {
+        let to = match self.members.actor(of) {
             Some(_) if message.for_pid => Address::Pid(certificate.pid),
             Some(actor) => actor.address(),
             None => Address::Name(certificate.actor.clone()),

@@ -202,6 +202,11 @@ impl Core {
         self.actions.pop_front()
     }
 
+    /// How much is to be done, so far.
+    pub fn pending_actions(&self) -> usize {
+        self.actions.len()
+    }
+
     /// When [`Core::handle_timeout`] is to be called, if at all.
     pub fn poll_timeout(&self) -> Option<Duration> {
         self.timers.next_at()

@@ -655,7 +655,7 @@ impl Core {
                     let cause = if over.failed == Some(seq) { Cause::Failed } else { Cause::OutcomeUnknown };
                     again.extend(self.after_death_in_hand(message, cause, over));
                 }
-                Fate::ForPid(message) => self.bury(message, Cause::PidDead, &over.certificate),
+                Fate::ForPid(message) => self.bury(message, Cause::PidDead, over.id, &over.certificate),
                 Fate::Done(message) => {
                     // Its answer would have come before the end.
                     if let Some(call) = message.reply_to {
@@ -675,7 +675,7 @@ impl Core {
         let most = redelivered.iter().find(|(method, _)| *method == message.head.method).map(|(_, most)| *most);
         let is_answered = message.reply_to.is_some_and(|call| !self.router.is_open(call));
         let (Some(most), false, false) = (most, message.for_pid, is_answered) else {
-            self.bury(message, cause, &over.certificate);
+            self.bury(message, cause, over.id, &over.certificate);
             return None;
         };
         if !over.is_ordered {
@@ -687,7 +687,7 @@ impl Core {
         if let Some(call) = message.reply_to.take() {
             self.fail_call(call, CallFailure::Died(over.certificate.clone()));
         }
-        self.bury(message, Cause::Poison, &over.certificate);
+        self.bury(message, Cause::Poison, over.id, &over.certificate);
         None
     }
 
@@ -701,7 +701,7 @@ impl Core {
             (true, false) => return,
         };
         for message in dead {
-            self.bury(message, Cause::NotKept, certificate);
+            self.bury(message, Cause::NotKept, id, certificate);
         }
         self.let_in(id);
     }

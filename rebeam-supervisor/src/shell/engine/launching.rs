@@ -101,6 +101,7 @@ impl Engine {
             os_pid: None,
             channel: Rc::new(watch(wiring.channel)?),
             decoder: FrameReader::new(self.setup.max_frame),
+            has_frames: false,
             out: WriteQueue::default(),
             writing: Writing::Queued,
             trust: Trust::Unknown,
@@ -402,7 +403,7 @@ impl Engine {
         // Somebody else may hold the other ends and write without end: what the dead one left fits into the kernel's
         // buffers.
         for _ in 0..MOST_READS {
-            if !matches!(self.read_worker(process), Read::Some { .. }) {
+            if !matches!(self.read_worker(process, usize::MAX), Read::Some { .. }) {
                 break;
             }
         }

@@ -118,6 +118,10 @@ pub(crate) struct Setup {
 /// How many bytes may wait to be written to a worker that does not read; one frame more in any case.
 const MOST_UNREAD: usize = 256 * 1024 * 1024;
 
+/// How much one worker may have the engine do before others have their turn: a message to a group is one frame, and as
+/// many actions as the group has members.
+const MOST_ACTIONS: usize = 4096;
+
 /// From how many bytes on a worker is asked to read between two things that it does.
 const MUCH_UNREAD: usize = 1024 * 1024;
 
@@ -379,7 +383,7 @@ impl Node {
     async fn read_worker(self, process: ProcessId, channel: Rc<Watched>) {
         loop {
             let Ok(mut guard) = channel.readable().await else { return };
-            match self.with(|engine| engine.read_worker(process)) {
+            match self.with(|engine| engine.read_worker(process, MOST_ACTIONS)) {
                 Read::Some { is_all: false } => tokio::task::yield_now().await,
                 Read::Some { is_all: true } | Read::Nothing => guard.clear_ready(),
                 // The death itself comes from the reaper.
@@ -559,13 +563,22 @@ impl Engine {
 
     // ---- reading -----------------------------------------------------------------------------------------------
 
-    fn read_worker(&mut self, process: ProcessId) -> Read {
+    /// Reads once, and handles what has come until so much is to be done; the rest is handled by the next call, before it
+    /// reads.
+    fn read_worker(&mut self, process: ProcessId, most: usize) -> Read {
         let Some(worker) = self.workers.get_mut(&process) else { return Read::Closed };
+        if std::mem::take(&mut worker.has_frames) {
+            self.handle_frames(process, most);
+            return Read::Some { is_all: false };
+        }
         let result = worker.decoder.read(worker.channel.get_ref());
         match result {
             Read::Some { .. } => {
                 self.traffic.note();
-                self.handle_frames(process);
+                self.handle_frames(process, most);
+                if self.workers.get(&process).is_some_and(|worker| worker.has_frames) {
+                    return Read::Some { is_all: false };
+                }
             }
             Read::Broken => self.misbehaved(process, "descriptors were cut off, or too many of them sent".into()),
             Read::Nothing | Read::Closed => {}
@@ -573,9 +586,13 @@ impl Engine {
         result
     }
 
-    fn handle_frames(&mut self, process: ProcessId) {
+    fn handle_frames(&mut self, process: ProcessId, most: usize) {
         loop {
             let Some(worker) = self.workers.get_mut(&process) else { return };
+            if self.core.pending_actions() > most {
+                worker.has_frames = true;
+                return;
+            }
             match worker.decoder.next_frame::<ToSupervisor>() {
                 Ok(Some((message, payload))) => {
                     if let Err(complaint) = self.handle_frame(process, message, payload) {

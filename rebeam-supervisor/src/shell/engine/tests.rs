@@ -116,7 +116,9 @@ impl Puppet {
 
     /// Has the engine read what was written.
     fn is_heard(&self) {
-        while self.node.with(|engine| engine.read_worker(self.process)) == (Read::Some { is_all: false }) {}
+        while self.node.with(|engine| engine.read_worker(self.process, MOST_ACTIONS)) == (Read::Some { is_all: false })
+        {
+        }
     }
 
     /// The next frame that the engine has written.

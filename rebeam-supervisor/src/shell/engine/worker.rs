@@ -22,6 +22,8 @@ pub(super) struct Worker {
     pub(super) os_pid: Option<i32>,
     pub(super) channel: Rc<Watched>,
     pub(super) decoder: FrameReader,
+    /// Whether it has sent frames that were read and not handled.
+    pub(super) has_frames: bool,
     pub(super) out: WriteQueue,
     pub(super) writing: Writing,
     pub(super) trust: Trust,
