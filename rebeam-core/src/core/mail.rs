@@ -191,6 +191,9 @@ impl Core {
         let Some(actor) = self.member(to).and_then(|id| self.members.actor(id)) else { return };
         let id = actor.id;
         let is_shut = actor.mailbox.is_shut_out(process);
+        if self.router.count(call.caller) > MOST_OF_EACH && !self.may_hold_more(process) {
+            return;
+        }
         if !is_shut || !self.router.open(call, On::Room(id, method.into()), waits, None) {
             return;
         }

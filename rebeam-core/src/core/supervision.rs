@@ -718,15 +718,16 @@ impl Core {
         let process = incarnation.process();
         // Its open calls end with the process that made them.
         self.forget_caller(Caller::Actor(process.pid));
-        self.replace_what_it_made(id, &mut incarnation);
         let Some(actor) = self.members.actor_mut(id) else { return };
         let rest = actor.mailbox.process_recycled(page);
+        self.replace_what_it_made(id, &mut incarnation);
         // Done without an answer, which the next process may still give: its state may say to whom.
         let unanswered = rest.done.iter().filter_map(|message| message.reply_to);
         for call in unanswered.filter(|call| self.router.is_open(*call)).collect::<Vec<_>>() {
             incarnation.owe(call);
             self.router.owe(call);
         }
+        let Some(actor) = self.members.actor_mut(id) else { return };
         actor.life = Life::Alive(incarnation);
         let launch = launch(actor, process, Some(state));
         let end = |actor: &Actor| dead_letters::End::of(actor, Cause::OutcomeUnknown);

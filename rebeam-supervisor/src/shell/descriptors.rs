@@ -40,6 +40,12 @@ impl Descriptors {
         Descriptors { limit: limit(), arenas: Count::default(), are_few: false }
     }
 
+    /// Whether a worker may have one more memory for large buffers. One that makes more although descriptors are few does
+    /// not do as it is told.
+    pub(crate) fn has_room_for_arena(&self) -> bool {
+        (self.arenas.load(Ordering::Relaxed) as u64) < self.limit / 2
+    }
+
     /// Whether memory for large buffers is to be made no more, or again, if that has changed.
     pub(crate) fn look(&mut self, workers: usize) -> Option<bool> {
         let arenas = self.arenas.load(Ordering::Relaxed) as u64;

@@ -632,6 +632,9 @@ impl Engine {
             Heard::Abandon(call) => self.abandon(Caller::Actor(process.pid), call),
             Heard::Shell(ToSupervisor::Arena { arena, size }) => {
                 let descriptor = worker.decoder.take_descriptor();
+                if !self.descriptors.has_room_for_arena() {
+                    return Err("an arena, although descriptors are few".into());
+                }
                 worker.memories.add(process, arena, size, descriptor, &self.descriptors.arenas)?;
             }
             Heard::Shell(ToSupervisor::ArenaGone { arena }) => worker.memories.remove(arena),
