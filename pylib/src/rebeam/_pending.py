@@ -230,6 +230,7 @@ def _look() -> None:
 
 def look_for(loop: asyncio.AbstractEventLoop, look: Callable[[], None]) -> None:
     """Has an event loop look for answers by a function of its own, for as long as it lives."""
-    _watching[loop] = 1
+    # Beside those of its tasks that wait for answers already: it never stops looking.
+    _watching[loop] = _watching.get(loop, 0) + 1
     for descriptor in _rebeam.watched():
         loop.add_reader(descriptor, look)

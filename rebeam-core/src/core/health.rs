@@ -9,12 +9,16 @@ use rebeam_protocol::outside::{Trouble, TroubleKind};
 use rebeam_protocol::page::{Snapshot, Stage as MarkStage};
 
 use super::Core;
+use super::watch::silence;
 use crate::actor::{Actor, Life};
 use crate::members::Supervisor;
 use crate::supervisor::ChildState;
 
 /// How long an actor may be between two lives before that is trouble: longer than a restart takes.
 const DOWN: Duration = Duration::from_secs(1);
+
+/// How long an actor may leave mail untaken, with nothing in hand, before that is trouble. (Later it is judged hung.)
+const SILENT: Duration = Duration::from_secs(5);
 
 impl Core {
     /// What is wrong, in tree order. `process` gives the page of a process and the time on its clock, in nanoseconds;
@@ -69,6 +73,9 @@ impl Core {
                 if page.stage(seq.0) == MarkStage::Begun && limit.is_some_and(|limit| age >= limit) {
                     add(TroubleKind::Hung, format!("`{}` in hand for {:.1} s", message.head.method, age.as_secs_f64()));
                 }
+            }
+            if let Some(silent) = silence(actor, &page, self.now).filter(|silent| *silent >= SILENT) {
+                add(TroubleKind::Hung, format!("it takes no mail for {:.1} s", silent.as_secs_f64()));
             }
             let wait = actor.oldest(Some(&page)).map(|at| self.now.saturating_sub(at));
             if let Some(wait) = wait.filter(|wait| *wait >= longest_wait && !page.lets_mail_wait()) {

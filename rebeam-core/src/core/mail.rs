@@ -300,7 +300,11 @@ impl Core {
             let sender = self.sender_label(message.sender);
             let mut delivery = delivery(&message, sender, deadline_ms);
             if let Some(actor) = self.members.actor_mut(id) {
+                let is_first = actor.mailbox.handed().next().is_none();
                 delivery.seq = actor.mailbox.hand_over(message);
+                if let Some(incarnation) = actor.incarnation_mut().filter(|_| is_first) {
+                    incarnation.got_on = now;
+                }
             }
             has_handed = true;
             self.actions.push_back(Action::Deliver { process, delivery, payload, buffers });
@@ -319,6 +323,7 @@ impl Core {
             if let Some(message) = actor.mailbox.settle(done.seq) {
                 self.note_handled(process, id, &message, done.took_us, || error_of(&reply.outcome));
             }
+            self.got_on(process);
             self.count_handled(id, 1);
         }
         if reply.is_last {
@@ -361,7 +366,10 @@ impl Core {
         let recycles = !is_suspended && std::mem::take(&mut incarnation.recycles_later);
         if is_suspended {
             self.order(process, Machine::suspended);
-        } else if recycles {
+            return;
+        }
+        self.got_on(process);
+        if recycles {
             self.recycle(process);
         }
     }
@@ -419,6 +427,7 @@ impl Core {
                 self.router.owe(call);
             }
         }
+        self.got_on(process);
         self.count_handled(id, done.len() as u64);
         self.pump(id);
     }

@@ -437,6 +437,7 @@ impl Core {
         }
         let Some(commands) = incarnation.machine.started() else { return };
         incarnation.info = info;
+        incarnation.got_on = now;
         let took = now.saturating_sub(incarnation.since);
         incarnation.aged = max_age.map(|limit| self.timers.set(now + Duration::from_millis(limit), Due::Aged(process)));
         let asked = incarnation.asked().to_vec();

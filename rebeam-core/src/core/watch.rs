@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use rebeam_protocol::exit::ExitReason;
-use rebeam_protocol::id::{ActorId, ProcessId, Seq};
+use rebeam_protocol::id::{ActorId, ProcessId};
 use rebeam_protocol::page::{Snapshot, Stage as MarkStage};
 
 use super::Core;
@@ -17,6 +17,9 @@ use crate::timers::Due;
 
 /// How long an actor may leave mail untaken while it has nothing in hand.
 const TAKES_NO_MAIL: Duration = Duration::from_secs(30);
+
+/// When an actor that seems to be hung is looked at once more.
+const SECOND_LOOK: Duration = Duration::from_millis(100);
 
 /// How long a process that was judged hung has for writing its stacks.
 const DUMP_TIME: Duration = Duration::from_millis(300);
@@ -44,7 +47,7 @@ impl Core {
         let Some(incarnation) = self.members.incarnation_mut(id) else { return };
         incarnation.look = None;
         if is_late {
-            incarnation.waited = None;
+            incarnation.got_on = self.now;
             return self.watch(id);
         }
         self.actions.push_back(Action::Look(process));
@@ -58,40 +61,46 @@ impl Core {
         // Whoever is asked for its state, and has nothing in hand, is to give it: as if a message waited.
         let is_asked = actor.incarnation().is_some_and(|incarnation| incarnation.machine.is_handing_over());
         let mut next = TAKES_NO_MAIL;
-        let mut is_busy = false;
         let mut is_hung = false;
-        let mut oldest = None;
+        let mut done = None;
         for (seq, message) in actor.mailbox.handed() {
             match page.stage(seq.0) {
                 MarkStage::Begun => {
-                    is_busy = true;
                     let Some(limit) = actor.spec.limits.deadline_of(&message.head.method) else { continue };
                     let limit = Duration::from_millis(limit);
                     let age = Duration::from_nanos(clock_ns.saturating_sub(page.since_ns(seq.0)));
                     is_hung |= age >= limit;
                     next = next.min(limit.saturating_sub(age) + Duration::from_millis(1));
                 }
-                MarkStage::Waiting => oldest = oldest.or(Some(*seq)),
-                MarkStage::Done => {}
+                MarkStage::Waiting => {}
+                MarkStage::Done => done = done.max(Some(*seq)),
             }
         }
         if is_hung {
             return self.judge_hung(process);
         }
-        let oldest = oldest.or(is_asked.then_some(Seq(0)));
+        let has_mail = actor.mailbox.handed().next().is_some() || is_asked;
         let Some(incarnation) = self.members.incarnation_mut(id) else { return };
-        let is_silent = !is_busy && !page.lets_mail_wait();
-        match (oldest.filter(|_| is_silent), incarnation.waited) {
-            (Some(seq), Some((same, since))) if seq == same => {
-                if now.saturating_sub(since) >= TAKES_NO_MAIL {
-                    return self.judge_hung(process);
-                }
-                next = next.min((since + TAKES_NO_MAIL).saturating_sub(now));
-            }
-            (Some(seq), _) => incarnation.waited = Some((seq, now)),
-            (None, _) => incarnation.waited = None,
+        // It has finished one since it was last looked at, though it has not said so yet.
+        if done > incarnation.seen_done {
+            incarnation.seen_done = done;
+            incarnation.got_on = now;
         }
-        if is_busy || oldest.is_some() {
+        let Some(actor) = self.members.actor(id) else { return };
+        if let Some(silent) = silence(actor, page, now) {
+            let since = now.saturating_sub(silent);
+            let Some(incarnation) = self.members.incarnation_mut(id) else { return };
+            if silent < TAKES_NO_MAIL {
+                next = next.min(TAKES_NO_MAIL - silent);
+            } else if incarnation.suspected == Some(since) {
+                return self.judge_hung(process);
+            } else {
+                // What it has just said may be under way: it is looked at once more.
+                incarnation.suspected = Some(since);
+                next = next.min(SECOND_LOOK);
+            }
+        }
+        if has_mail {
             let timer = self.timers.set(now + next, Due::Look(process));
             if let Some(incarnation) = self.members.incarnation_mut(id) {
                 incarnation.look = Some(timer);
@@ -140,8 +149,34 @@ impl Core {
             return;
         }
         self.order(process, Machine::recycle);
+        self.got_on(process);
         if let Some(id) = self.members.serving(process).map(|actor| actor.id) {
             self.watch(id);
         }
     }
+
+    /// A process has got on: what it leaves untaken, it leaves from now on.
+    pub(super) fn got_on(&mut self, process: ProcessId) {
+        let now = self.now;
+        if let Some(incarnation) = self.members.serving_mut(process).and_then(Actor::incarnation_mut) {
+            incarnation.got_on = now;
+        }
+    }
+}
+
+/// For how long an actor has left mail untaken, or an order to hand over, with nothing in hand; `None` if it does not.
+pub(super) fn silence(actor: &Actor, page: &Snapshot, now: Duration) -> Option<Duration> {
+    let incarnation = actor.incarnation()?;
+    if page.lets_mail_wait() {
+        return None;
+    }
+    let mut is_waiting = incarnation.machine.is_handing_over();
+    for (seq, _) in actor.mailbox.handed() {
+        match page.stage(seq.0) {
+            MarkStage::Begun => return None,
+            MarkStage::Waiting => is_waiting = true,
+            MarkStage::Done => {}
+        }
+    }
+    is_waiting.then(|| now.saturating_sub(incarnation.got_on))
 }

@@ -62,8 +62,12 @@ pub(crate) struct Incarnation {
     pub(crate) aged: Option<TimerKey>,
     /// When it is looked at next.
     pub(crate) look: Option<TimerKey>,
-    /// The message that waited longest when it was last looked at, and since when it did.
-    pub(crate) waited: Option<(Seq, Duration)>,
+    /// When its process last got on: was up, was done with a message, or got the first one after it had none.
+    pub(crate) got_on: Duration,
+    /// Since when it seems to take no mail, if that was seen and is to be seen again.
+    pub(crate) suspected: Option<Duration>,
+    /// The last message that was seen done on its page.
+    pub(crate) seen_done: Option<Seq>,
 }
 
 /// The answer to a call that ended its callee.
@@ -106,7 +110,9 @@ impl Incarnation {
             handled: 0,
             aged: None,
             look: None,
-            waited: None,
+            got_on: since,
+            suspected: None,
+            seen_done: None,
         }
     }
 
@@ -159,7 +165,8 @@ impl Incarnation {
     /// Its process has ended: gives the timers that were set for it, and forgets what was known of it.
     pub(crate) fn process_ended(&mut self) -> [Option<TimerKey>; 2] {
         self.handled = 0;
-        self.waited = None;
+        self.seen_done = None;
+        self.suspected = None;
         self.not_ready = None;
         [self.look.take(), self.aged.take()]
     }

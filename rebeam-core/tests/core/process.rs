@@ -462,13 +462,36 @@ fn map_07_a_deadline_is_looked_at_when_it_may_have_passed_and_not_before() {
 #[test]
 fn map_07_who_has_mail_and_does_not_take_it_is_judged_hung_after_half_a_minute() {
     let mut world = world(vec![actor("a"), actor("b")]);
+    world.pass(Duration::from_secs(100));
     world.sends("b", name("a"), Kind::Cast, "x");
-    world.pass(Duration::from_secs(59));
+    world.pass(ms(30_099));
     world.check(&[]);
-    world.pass(Duration::from_secs(2));
+    world.pass(ms(500));
     assert_eq!(world.take_trace()[..2], ["stacks of a", "kill a"]);
     assert!(world.is_running("a"), "it is back, and its mail waits");
     assert_eq!(world.delivered("a"), ["x"]);
+}
+
+#[test]
+fn half_a_minute_counts_from_when_an_actor_last_got_on() {
+    let mut world = world(vec![actor("a"), actor("b")]);
+    world.acks_after = 1;
+    for method in ["one", "two", "three"] {
+        world.sends("b", name("a"), Kind::Cast, method);
+    }
+    // A handler that takes long is no silence, nor is the moment between two of them.
+    for _ in 0..2 {
+        let (seq, _) = world.begins("a");
+        world.pass(Duration::from_secs(100));
+        world.finishes("a", seq);
+        world.pass(Duration::from_secs(20));
+        world.check(&[]);
+    }
+    let troubles = world.troubles(Duration::from_secs(3600));
+    assert_eq!(troubles.len(), 1, "{troubles:?}");
+    assert!(troubles[0].starts_with("a Hung: it takes no mail for"), "{troubles:?}");
+    world.pass(Duration::from_secs(11));
+    assert_eq!(world.take_trace()[..2], ["stacks of a", "kill a"]);
 }
 
 #[test]
