@@ -1,5 +1,6 @@
 //! The real binaries, from outside: a module per theme.
 
+mod aio;
 mod batch;
 mod bounds;
 mod chaos;

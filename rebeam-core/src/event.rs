@@ -347,6 +347,13 @@ pub enum Action {
         /// Before what waits.
         urgent: bool,
     },
+    /// Tell a worker that is being stopped how much time it has.
+    TimeLeft {
+        /// Whom.
+        process: ProcessId,
+        /// How much.
+        time: Duration,
+    },
     /// Tell a worker of an exit signal: it ends without `terminate`.
     Exit(ProcessId),
     /// Ask a worker to hand its state over and end.

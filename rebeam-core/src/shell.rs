@@ -139,6 +139,9 @@ fn act(shell: &mut (impl Shell + ?Sized), action: Action) {
             let message = ToWorker::Stop { reason, urgent };
             shell.write(process, if urgent { Frame::urgent(message) } else { Frame::of(message) });
         }
+        Action::TimeLeft { process, time } => {
+            shell.write(process, Frame::urgent(ToWorker::TimeLeft { ms: time.as_millis() as u64 }));
+        }
         Action::Exit(process) => {
             let attention = page::LOOK | page::EXIT;
             shell.write(process, Frame { attention, ..Frame::of(ToWorker::Exit) });

@@ -36,6 +36,11 @@ pub enum ToWorker {
         /// Before what waits (a group restart) rather than in turn (a final stop).
         urgent: bool,
     },
+    /// You are being stopped, and have so much time from now on; it may be said again, with less.
+    TimeLeft {
+        /// Milliseconds.
+        ms: u64,
+    },
     /// End without `terminate`: an exit signal came and is not trapped (MAP-04).
     Exit,
     /// Hand your state over and end, to go on in a new process.

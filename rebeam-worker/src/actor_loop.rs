@@ -207,6 +207,12 @@ pub(crate) fn take_idle() -> Option<f64> {
     IDLE.take().map(|idle| idle.as_secs_f64())
 }
 
+/// Seconds that the actor has to end, if it has been told so since this was asked last.
+#[pyfunction]
+pub(crate) fn take_time_left(py: Python<'_>) -> PyResult<Option<f64>> {
+    Ok(channel(py)?.take_time_left().map(|left| left.as_secs_f64()))
+}
+
 /// Tells what is done before there is nothing to do: nothing is handed over beyond what is not settled.
 #[pyfunction]
 pub(crate) fn settle(py: Python<'_>) -> PyResult<()> {

@@ -124,6 +124,8 @@ struct State {
     is_suspended: bool,
     gates: Gates,
     is_closed: bool,
+    /// Until when the actor has to end, if it is being stopped; taken by who has looked.
+    time_left: Option<Duration>,
     /// Threads that wait while another one reads.
     sleepers: usize,
     done: Vec<Done>,
@@ -175,6 +177,7 @@ impl Channel {
                 is_suspended: false,
                 gates: Gates::default(),
                 is_closed: false,
+                time_left: None,
                 sleepers: 0,
                 done: Vec::new(),
                 done_bytes: 0,
@@ -327,6 +330,11 @@ impl Channel {
             state.reader = Some(reader);
             self.wake_others(&state);
         }
+    }
+
+    /// How much time the actor has to end, if it was told so since this was asked last.
+    pub(crate) fn take_time_left(&self) -> Option<Duration> {
+        self.state().time_left.take()
     }
 
     /// Whether the supervisor is gone.
@@ -731,6 +739,7 @@ impl State {
             }
             ToWorker::Stop { reason, urgent: true } => self.system.push_back(Letter::Stop(reason)),
             ToWorker::Stop { reason, urgent: false } => self.push_in_turn(Letter::Stop(reason)),
+            ToWorker::TimeLeft { ms } => self.time_left = Some(Duration::from_millis(ms)),
             ToWorker::Exit => self.system.push_front(Letter::Exit),
             ToWorker::Recycle => self.system.push_back(Letter::Recycle),
             ToWorker::StacksTaken => self.system.push_back(Letter::StacksTaken),

@@ -31,7 +31,7 @@ mod _rebeam {
     #[pymodule_export]
     use crate::actor_loop::{
         Handlers, catch_up_now, hand_over, is_recycled, receive, report, serve, set_after, set_idle, settle, started,
-        take_cancelled, take_idle, take_own_mail, trim_memory,
+        take_cancelled, take_idle, take_own_mail, take_time_left, trim_memory,
     };
     #[pymodule_export]
     use crate::arenas::pin_memory;

@@ -122,6 +122,7 @@ from rebeam._supervisors import Child, Counts, Started, SupervisorRef, superviso
 if _typing.TYPE_CHECKING:
     from rebeam._buffers import writable
     from rebeam._client import ActorInfo, Node, connect
+    from rebeam._loop import background
     from rebeam._tasks import Executor, Outcome, Task, task
 
 __all__ = [
@@ -194,6 +195,7 @@ __all__ = [
     "Via",
     "Watch",
     "after_fork",
+    "background",
     "call",
     "caller",
     "cancel",
@@ -261,6 +263,7 @@ _LATER = {
     "Node": "_client",
     "Outcome": "_tasks",
     "Task": "_tasks",
+    "background": "_loop",
     "connect": "_client",
     "task": "_tasks",
     "writable": "_buffers",

@@ -345,10 +345,18 @@ def _run_exit_hooks() -> None:
         return
     import atexit
 
-    try:
-        atexit._run_exitfuncs()
-    except BaseException as error:
-        sys.excepthook(type(error), error, error.__traceback__)
+    for hook in (_finish_loop, atexit._run_exitfuncs):
+        try:
+            hook()
+        except BaseException as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+
+
+def _finish_loop() -> None:
+    """Ends what is left on the event loop of this actor, if it has one."""
+    loop = sys.modules.get("rebeam._loop")
+    if loop is not None:
+        loop.finish()
 
 
 def _flush() -> None:

@@ -1,4 +1,9 @@
-"""The event loop of an actor with `async def` methods: takes its mail, and runs handlers beside each other."""
+"""The event loop of an actor with `async def` methods: takes its mail, and runs handlers beside each other.
+
+A task that fails while nobody looks is reported, whether or not anybody holds it. When the actor is stopped, its handlers
+have half of the time that there is; then they are cancelled. What is left on the loop is cancelled at the actor's end, as
+`asyncio.run` does.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ import contextvars
 import functools
 import inspect
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rebeam import _pending, _rebeam, _runtime
 from rebeam._errors import ActorExit
@@ -16,10 +21,18 @@ from rebeam._server import TIMEOUT
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+R = TypeVar("R")
+
 _in_hand: contextvars.ContextVar[Any] = contextvars.ContextVar("rebeam_message", default=None)
 
 _own = threading.local()
 """The event loop of this actor: of its process's main thread, or, in tests, of its thread."""
+
+_UNSEEN = 1.0
+"""Seconds after which a task's failure is reported if nobody has looked at it."""
+
+_AGAIN = 0.2
+"""Seconds after which handlers that have begun meanwhile are cancelled, too."""
 
 _AT_ONCE = 64
 """Messages that are taken before other tasks of the loop get their turn."""
@@ -31,7 +44,8 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
         if not hasattr(_own, "runner"):
             with _runtime.no_exit:
                 _own.runner = asyncio.Runner()
-                _own.runner.get_loop()
+                _own.runner.get_loop().set_task_factory(_make_task)
+                _own.unseen, _own.background, _own.serving = set(), set(), None
         return _own.runner.run(coroutine)
     finally:
         # An exit may have come before it began.
@@ -39,11 +53,80 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
             coroutine.close()
 
 
+def finish() -> None:
+    """Cancels what is left on the loop at the actor's end, lets it clean up, and reports what has failed unseen."""
+    if not hasattr(_own, "runner"):
+        return
+    loop: asyncio.AbstractEventLoop = _own.runner.get_loop()
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    if left:
+        # Of an actor that is a process the supervisor knows when its time is over.
+        loop.run_until_complete(asyncio.wait(left, timeout=1.0 if _rebeam.is_virtual() else None))
+    for task in [*_own.unseen, *left]:
+        _report(task)
+    loop.run_until_complete(loop.shutdown_asyncgens())
+
+
 def close() -> None:
     """Closes the loop of an actor that is a thread."""
     if hasattr(_own, "runner"):
+        finish()
         _own.runner.close()
         del _own.runner
+
+
+def background(coroutine: Coroutine[Any, Any, R], *, name: str | None = None) -> asyncio.Task[R]:
+    """Runs a coroutine beside the handlers of this actor, whose own affair it is: if it fails, the actor ends with that.
+
+    It is held for as long as it runs, and cancelled at the actor's end. A task of `asyncio.create_task` that fails is only
+    reported.
+
+    Args:
+        coroutine: what to run; `async def init` may start it.
+        name: of the task.
+
+    Raises:
+        RuntimeError: no event loop is running.
+    """
+    task = asyncio.get_running_loop().create_task(coroutine, name=name)
+    _own.background.add(task)
+    task.add_done_callback(_on_background_end)
+    return task
+
+
+def _on_background_end(task: asyncio.Task[Any]) -> None:
+    _own.background.discard(task)
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        # One that has failed before the actor serves ends it when it does.
+        if _own.serving is None:
+            _own.failed = error
+        else:
+            _own.serving._fail(error)
+
+
+def _make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+    """A task whose failure is looked after."""
+    task = asyncio.Task(coroutine, loop=loop, **options)
+    task.add_done_callback(_look_after)
+    return task
+
+
+def _look_after(task: asyncio.Task[Any]) -> None:
+    # Whoever awaits it takes its exception, and with that this mark away.
+    if not task.cancelled() and task._log_traceback:  # type: ignore[attr-defined]
+        _own.unseen.add(task)
+        task.get_loop().call_later(_UNSEEN, _report, task)
+
+
+def _report(task: asyncio.Task[Any]) -> None:
+    """Reports the failure of a task, if nobody has looked at it."""
+    _own.unseen.discard(task)
+    if task.done() and not task.cancelled() and task._log_traceback:  # type: ignore[attr-defined]
+        message = f"the task {task.get_name()!r} has failed, and nobody has looked at it"
+        task.get_loop().call_exception_handler({"message": message, "exception": task.exception(), "task": task})
 
 
 def serve(
@@ -66,6 +149,8 @@ class _Serving:
         self._tasks: dict[int, asyncio.Task[Any]] = {}
         self._idle: asyncio.TimerHandle | None = None
         self._is_stopping = False
+        self._last_call: asyncio.TimerHandle | None = None
+        self._cut: set[int] = set()
         self._comes_to_rest = False
         self.reason: tuple[str, str, str | None] = ("normal", "", None)
         self.error: BaseException | None = None
@@ -76,7 +161,12 @@ class _Serving:
         self._loop.set_exception_handler(self._on_stray_error)
         _pending.look_for(self._loop, self._look)
         self._loop.call_soon(self._look)
+        _own.serving = self
+        if hasattr(_own, "failed"):
+            self._fail(_own.failed)
         await self._over
+        if self._last_call is not None:
+            self._last_call.cancel()
         # What is still in hand ends with the actor; its clean-up gets a moment.
         if self._tasks:
             left = set(self._tasks.values())
@@ -90,6 +180,10 @@ class _Serving:
             for number in _rebeam.take_cancelled():
                 if number in self._tasks:
                     self._tasks[number].cancel()
+            left = _rebeam.take_time_left()
+            if left is not None:
+                # In virtual time nothing on this loop would come to pass by itself.
+                self._cut_in(0 if _rebeam.is_virtual() else left / 2)
             self._take_mail()
         except BaseException as error:
             self._fail(error)
@@ -133,7 +227,7 @@ class _Serving:
     def _begin(self, message: _rebeam.Message, coroutine: Coroutine[Any, Any, Any]) -> None:
         context = contextvars.copy_context()
         context.run(_in_hand.set, message)
-        task = self._loop.create_task(coroutine, context=context)
+        task = asyncio.Task(coroutine, loop=self._loop, context=context)
         self._tasks[message.number] = task
         _pending.set_handler(message.number, task)
         task.add_done_callback(functools.partial(self._end, message))
@@ -145,7 +239,9 @@ class _Serving:
             return None
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         try:
-            self._handlers.finish(message, None if error else task.result(), error)
+            # What was cut short stays in hand: it ends with the actor, and is told so.
+            if not (task.cancelled() and message.number in self._cut):
+                self._handlers.finish(message, None if error else task.result(), error)
         except BaseException as fatal:
             return self._fail(fatal)
         if self._is_stopping:
@@ -153,6 +249,18 @@ class _Serving:
         else:
             self._look()
         return None
+
+    def _cut_in(self, seconds: float) -> None:
+        """Cancels the handlers that are left by then."""
+        if self._last_call is not None:
+            self._last_call.cancel()
+        self._last_call = self._loop.call_later(seconds, self._cut_handlers)
+
+    def _cut_handlers(self) -> None:
+        for number, task in self._tasks.items():
+            self._cut.add(number)
+            task.cancel()
+        self._cut_in(_AGAIN)
 
     def _wait_idly(self, seconds: float | None) -> None:
         if self._idle is not None:

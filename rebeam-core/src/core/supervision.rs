@@ -350,6 +350,10 @@ impl Core {
                         Limit::Unwind => Some(EXIT_GRACE),
                     };
                     let timer = time.map(|time| self.timers.set(self.now + time, Due::Limit(process.pid)));
+                    let is_told = limit == Limit::Shutdown && incarnation.machine.can_be_told_to_hurry();
+                    if let Some(time) = time.filter(|_| is_told) {
+                        self.actions.push_back(Action::TimeLeft { process, time });
+                    }
                     let old = std::mem::replace(&mut incarnation.limit, timer);
                     self.timers.cancel(old);
                 }

@@ -383,6 +383,11 @@ impl Machine {
         self.report.is_some()
     }
 
+    /// Whether its process handles mail, or has to end what it has in hand, and does better to know until when.
+    pub(crate) fn can_be_told_to_hurry(&self) -> bool {
+        matches!(self.life, Life::Draining { .. } | Life::Stopping { .. }) && self.report.is_none()
+    }
+
     /// Whether mail may be handed to it.
     pub(crate) fn takes_mail(&self) -> bool {
         matches!(self.life, Life::Serving | Life::Draining { .. })

@@ -467,6 +467,7 @@ impl World {
                     self.dies(process, Status::Signalled(9));
                 }
             }
+            Action::TimeLeft { .. } => {}
             Action::Exit(process) => {
                 let Some(label) = self.label(process) else { return };
                 self.trace.push(format!("exit {label}"));

@@ -1,0 +1,30 @@
+//! Asynchronous actors: tasks of their own, and how they end. Each scenario of `fixtures/aio.py` in a node of its own.
+
+use harness::{Project, scenarios};
+use serde_json::json;
+
+scenarios! {
+    in "fixtures/aio.py";
+    tasks_that_init_has_started_wait_for_answers_and_mail_is_taken_all_the_same,
+    a_stop_lets_handlers_finish_cancels_those_that_do_not_and_then_runs_terminate,
+    what_is_left_on_the_loop_is_cancelled_after_terminate_as_asyncio_run_does,
+    the_failure_of_a_background_task_is_the_actors,
+    fails_tasks,
+}
+
+#[test]
+fn a_task_that_fails_is_reported_whether_or_not_somebody_holds_it_and_not_if_somebody_has_looked() {
+    let project = Project::new(&harness::fixture("fixtures/aio.py"));
+    let mut node = project.up();
+    assert_eq!(node.call("tester", "run", &["\"fails_tasks\""]), json!("ok"));
+    let mut output = String::new();
+    for _ in 0..2 {
+        output += &node.wait_for("has failed, and nobody has looked at it");
+    }
+    node.down();
+    for (how, is_told) in [("kept", true), ("dropped", true), ("awaited", false), ("gathered", false)] {
+        let text = format!("the broker is gone ({how})");
+        // The second of the two may be followed by its traceback.
+        assert!(is_told || !output.contains(&text), "{output}");
+    }
+}
