@@ -9,6 +9,7 @@ scenarios! {
     a_stop_lets_handlers_finish_cancels_those_that_do_not_and_then_runs_terminate,
     what_is_left_on_the_loop_is_cancelled_after_terminate_as_asyncio_run_does,
     the_failure_of_a_background_task_is_the_actors,
+    an_awaited_task_that_is_cancelled_is_stopped,
     fails_tasks,
 }
 

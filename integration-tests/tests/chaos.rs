@@ -93,6 +93,14 @@ fn chaos() {
         let running = running.as_array().expect("a list").iter().filter(|it| it["state"] == "running").count();
         (running > labels.len() + drivers.len() + 1).then_some(())
     });
+    // What waits for the others is handled, too; the last casts may have been to hang.
+    for label in (0..4).map(|number| format!("parts/{number}")).chain((0..3).map(|number| format!("fn{number}"))) {
+        node.eventually(&format!("seed {seed}: {label} has handled what it was sent"), |node| {
+            let listed = node.ps(&label);
+            let is_idle = label.starts_with("fn") || listed["busy"].is_null();
+            (listed["state"] == "running" && listed["waiting"] == 0 && is_idle).then_some(())
+        });
+    }
     for n in 0..6 {
         // Temporary ones of the pool, if they live.
         node.run(&["stop", &format!("d{n}")]);

@@ -42,7 +42,9 @@ fn kill_again_and_again(node: &Node<'_>, victims: &[&str], seed: u64) {
         chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         // So the kill comes at some moment of the work, not always at its start.
         (0..chance >> 59).for_each(|_| drop(node.ps(victim)));
-        kill(node.os_pid_of(victim), Signal::SIGKILL);
+        // Another's death, which the node had not seen yet, may have taken it along.
+        let os_pid = node.eventually("it has a process", |node| node.ps(victim)["os_pid"].as_i64());
+        kill(os_pid as i32, Signal::SIGKILL);
     }
 }
 

@@ -45,5 +45,4 @@ scenarios! {
     tsk_001_a_task_is_linked_and_awaited_by_its_owner,
     tsk_002_an_unlinked_task_leaves_its_owner_alive,
     tsk_003_tasks_stand_under_a_supervisor_and_are_not_restarted,
-    an_executor_survives_the_death_of_its_workers,
 }

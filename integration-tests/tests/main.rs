@@ -6,6 +6,7 @@ mod bounds;
 mod chaos;
 mod cli;
 mod delivery;
+mod executor;
 mod leftovers;
 mod limits;
 mod mail;

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -296,3 +298,108 @@ def test_names_registries_and_groups_are_the_same_in_one_process() -> None:
             assert rebeam.get_or_start("late", Counter, 50).call(Counter.incr) == 7
         with pytest.raises(rebeam.NotAnActor):
             rebeam.me()
+
+
+class Web(Actor):
+    """Answers by threads that ask another actor."""
+
+    def by_thread(self) -> list[int]:
+        found: list[int] = []
+        thread = threading.Thread(target=lambda: found.append(counter().call(Counter.incr)))
+        thread.start()
+        thread.join()
+        return found
+
+    async def by_to_thread(self) -> int:
+        return await asyncio.to_thread(counter().call, Counter.incr)
+
+    def by_pool(self) -> list[int]:
+        with ThreadPoolExecutor(3) as pool:
+            return sorted(pool.map(lambda _: counter().call(Counter.incr), range(6)))
+
+    def who(self) -> tuple[str, str]:
+        found: list[str] = []
+        thread = threading.Thread(target=lambda: found.append(rebeam.me().path))
+        thread.start()
+        thread.join()
+        return rebeam.me().path, found[0]
+
+    def lingers(self) -> None:
+        threading.Thread(target=self._linger, daemon=True).start()
+        asked.wait()
+
+    def _linger(self) -> None:
+        asked.set()
+        try:
+            rebeam.ref(Web, "hangs").options(timeout=None).call(Web.hang)
+        finally:
+            lingering.set()
+
+    def hang(self) -> None:
+        rebeam.receive(timeout=None)
+
+    def by_executor(self) -> list[int]:
+        with rebeam.Executor(2) as pool:
+            return list(pool.map(abs, range(-3, 0)))
+
+
+asked = threading.Event()
+lingering = threading.Event()
+
+
+def counter() -> rebeam.ActorRef[Counter]:
+    return rebeam.ref(Counter, "counter")
+
+
+def with_threads() -> Supervisor:
+    return Supervisor(
+        [child(Counter, name="counter"), child(Web, name="web"), child(Web, name="hangs", shutdown="brutal_kill")]
+    )
+
+
+def test_a_thread_speaks_as_the_actor_that_has_started_it() -> None:
+    with running(with_threads()):
+        web = rebeam.ref(Web, "web")
+        assert web.call(Web.by_thread) == [1]
+        assert web.call(Web.by_to_thread) == 2
+        assert web.call(Web.by_pool) == [3, 4, 5, 6, 7, 8]
+        assert web.call(Web.who) == ("web", "web")
+        assert asyncio.run(asyncio.to_thread(counter().call, Counter.incr)) == 9
+        with ThreadPoolExecutor(2) as pool:
+            assert pool.submit(lambda: rebeam.me().path).result() == "test"
+
+
+def test_an_executor_works_in_the_test_and_in_an_actor() -> None:
+    with running(with_threads()):
+        assert rebeam.ref(Web, "web").call(Web.by_executor) == [3, 2, 1]
+        with rebeam.Executor(2) as pool:
+            assert [future.result(10) for future in [pool.submit(abs, -n) for n in range(5)]] == [0, 1, 2, 3, 4]
+
+
+def test_a_thread_that_outlives_its_actor_gets_no_answers_any_more() -> None:
+    asked.clear()
+    lingering.clear()
+    with running(with_threads()) as node:
+        rebeam.ref(Web, "web").call(Web.lingers)
+        assert not lingering.wait(0.1)
+        node.crash("web")
+        assert lingering.wait(10)
+        # Started again, it is another actor, whose threads speak for it.
+        assert rebeam.ref(Web, "web").call(Web.by_thread) == [1]
+    started = threading.Thread.start
+    assert started.__module__ == "threading"
+
+
+def test_a_thread_does_not_make_its_busy_actor_look_idle() -> None:
+    with running(with_threads()) as node:
+        asking = threading.Thread(target=lambda: rebeam.ref(Web, "web").call(Web.by_pool))
+        asking.start()
+        asking.join()
+        node.idle()
+        assert counter().call(Counter.incr) == 7
+
+
+def test_threads_work_whatever_the_order_of_messages() -> None:
+    for seed in range(20):
+        with running(with_threads(), seed=seed):
+            assert rebeam.ref(Web, "web").call(Web.by_pool) == [1, 2, 3, 4, 5, 6]

@@ -89,9 +89,10 @@ impl Alarms {
         self.held.get(&maker).copied().unwrap_or_default()
     }
 
-    /// The alarms that an incarnation has set.
-    pub(crate) fn of(&self, maker: Pid) -> Vec<AlarmId> {
-        self.set.keys().filter(|id| id.maker == maker).copied().collect()
+    /// The alarms that an incarnation has set, as far as they are wanted.
+    pub(crate) fn of(&self, maker: Pid, wanted: impl Fn(&Alarm) -> bool) -> Vec<AlarmId> {
+        let own = self.set.iter().filter(|(id, alarm)| id.maker == maker && wanted(alarm));
+        own.map(|(id, _)| *id).collect()
     }
 
     /// So many ticks are left out.

@@ -280,9 +280,10 @@ impl Mailbox {
         is_new
     }
 
-    /// Counts a message of a sender that was told to wait: how many there were; 0 for others.
-    pub(crate) fn count_sent_though_full(&mut self, sender: ProcessId) -> u32 {
-        self.shut_out.get_mut(&sender).map_or(0, |it| {
+    /// Counts a message of a sender that was told to wait by this address: how many there were; 0 for others.
+    pub(crate) fn count_sent_though_full(&mut self, sender: ProcessId, to: &Address) -> u32 {
+        let known = self.shut_out.get_mut(&sender).filter(|it| it.addresses.contains(to));
+        known.map_or(0, |it| {
             it.sent += 1;
             it.sent
         })

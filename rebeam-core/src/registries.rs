@@ -153,12 +153,18 @@ impl Registries {
 
     /// Gives the entry of a holder another value.
     pub(crate) fn update(&mut self, id: RegistryId, key: &[u8], holder: Pid, value: Bytes) -> Option<EntryChange> {
+        let number = self.entries(id, key).iter().find(|entry| entry.holder == holder)?.number;
+        self.update_one(id, key, number, value)
+    }
+
+    /// Gives one entry another value.
+    pub(crate) fn update_one(&mut self, id: RegistryId, key: &[u8], number: u64, value: Bytes) -> Option<EntryChange> {
         let table = self.tables.get_mut(&id)?;
         let key = table.keys.get_key_value(key)?.0.clone();
-        let entry = table.keys.get_mut(&key)?.iter_mut().find(|entry| entry.holder == holder)?;
+        let entry = table.keys.get_mut(&key)?.iter_mut().find(|entry| entry.number == number)?;
         self.bytes = self.bytes + value.len() - entry.value.len();
         entry.value = value.clone();
-        let (number, which) = (entry.number, table.which.clone());
+        let (holder, which) = (entry.holder, table.which.clone());
         Some(EntryChange { registry: id, which, number, key, holder, value: Some(value) })
     }
 

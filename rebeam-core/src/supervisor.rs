@@ -209,8 +209,8 @@ struct Child {
     purpose: Purpose,
     /// Restarts since it was last healthy.
     attempt: u32,
-    /// How many pauses before a restart it has had.
-    pauses: u64,
+    /// The number of its pause before a restart.
+    pause: u64,
     /// Whether its last end counts towards the restart limit.
     counts: bool,
     /// Who waits for its start or its end, where the supervisor itself does not ([`SupervisorKind::Spawned`]).
@@ -639,7 +639,7 @@ impl Machine {
                 }
             }
             Item::PauseOver(child, number) => {
-                let is_current = self.children.get(&child).is_some_and(|child| child.pauses == number);
+                let is_current = self.children.get(&child).is_some_and(|child| child.pause == number);
                 if is_current && self.state(child) == Some(&ChildState::Restarting) {
                     self.carry_out_restart(child);
                 }
@@ -849,8 +849,9 @@ impl Machine {
                 self.set(child, ChildState::Restarting);
                 if pause > Duration::ZERO {
                     let Some(found) = self.children.get_mut(&child) else { return };
-                    found.pauses += 1;
-                    let number = found.pauses;
+                    // Numbers of an earlier life of this supervisor are not used again.
+                    let number = now.as_nanos() as u64 + 1;
+                    found.pause = number;
                     self.commands.push_back(Command::Pause { child, time: pause, number });
                 } else {
                     self.carry_out_restart(child);
@@ -915,7 +916,7 @@ impl Child {
             since: Duration::ZERO,
             purpose: Purpose::Final,
             attempt: 0,
-            pauses: 0,
+            pause: 0,
             counts: true,
             requests: Vec::new(),
             comes_back: false,

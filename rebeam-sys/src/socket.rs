@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -211,16 +211,21 @@ pub fn peer_process(stream: &UnixStream) -> io::Result<i32> {
     Ok(getsockopt(stream, PeerCredentials)?.pid())
 }
 
-/// The name in the abstract namespace of the node that has a directory. Several containers may share a network, so it tells
-/// the namespaces of process ids apart.
+/// The name in the abstract namespace of the node that has a directory. Several containers may share a network, and even
+/// their processes, so it tells the namespaces of process ids and of mounts apart.
 pub fn abstract_name_of(node_dir: &Path) -> String {
-    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    let whole = std::path::absolute(node_dir).unwrap_or_else(|_| node_dir.to_owned());
-    // The directory itself may be gone; what it lies in is the same place under several names, perhaps.
-    let base = whole.parent().and_then(|base| base.canonicalize().ok());
-    let path = base.zip(whole.file_name()).map_or(whole.clone(), |(base, name)| base.join(name));
-    let hash = fnv1a(path.as_os_str().as_encoded_bytes());
-    format!("rebeam/{}/{}/{hash:016x}", nix::unistd::getuid(), namespace.display())
+    let namespace = |name: &str| std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap_or_default();
+    let (pid, mnt) = (namespace("pid"), namespace("mnt"));
+    let hash = fnv1a(resolved(node_dir).as_os_str().as_encoded_bytes());
+    format!("rebeam/{}/{}/{}/{hash:016x}", nix::unistd::getuid(), pid.display(), mnt.display())
+}
+
+/// A path without links, as far as it is there; the rest of it may be made later, or be gone.
+fn resolved(path: &Path) -> PathBuf {
+    let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let there = whole.ancestors().find_map(|base| Some((base.canonicalize().ok()?, whole.strip_prefix(base).ok()?)));
+    // By its parts: joined with nothing, a path would get a slash at its end.
+    there.map_or(whole.clone(), |(base, rest)| base.components().chain(rest.components()).collect())
 }
 
 /// Connects to the node that has a directory: by its socket there, or else by its abstract name, if that belongs to this

@@ -10,8 +10,9 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
+use nix::sys::resource::{Resource, getrlimit};
 use pyo3::exceptions::{PyBufferError, PyOSError};
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -37,6 +38,17 @@ const IDLE: usize = 16;
 
 /// How many arenas there may be, in use or not; more large buffers travel within their pickle.
 const MOST: usize = 500;
+
+/// The same where descriptors are few: this share of those that a process may have. The supervisor has as many as we.
+const SHARE: u64 = 32;
+
+fn most() -> usize {
+    static MOST_HERE: OnceLock<usize> = OnceLock::new();
+    *MOST_HERE.get_or_init(|| {
+        let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+        usize::try_from(limit / SHARE).unwrap_or(MOST).clamp(4, MOST)
+    })
+}
 
 /// Copies above this leave the interpreter to other threads.
 const LONG_COPY: usize = 1024 * 1024;
@@ -319,7 +331,7 @@ fn take_arena(py: Python<'_>, channel: &Channel, size: usize) -> PyResult<Option
             arena.holds = 1;
             return Ok(Some((*number, arena.memory.base() as usize)));
         }
-        if state.arenas.len() >= MOST || ledger::descriptors_are_few() {
+        if state.arenas.len() >= most() || ledger::descriptors_are_few() {
             return Ok(None);
         }
     }

@@ -326,7 +326,7 @@ impl Channel {
                 state.is_closed = true;
             }
             let filed = state.file(&mut reader);
-            self.page.count_filed(filed);
+            self.count_filed(filed);
             state.reader = Some(reader);
             self.wake_others(&state);
         }
@@ -553,6 +553,11 @@ impl Channel {
         }
     }
 
+    /// Has everything that waits or is said on it fail. The descriptors stay.
+    pub(crate) fn hang_up(&self) {
+        let _ = nix::sys::socket::shutdown(self.socket.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -581,7 +586,9 @@ impl Channel {
                     _ => slice,
                 };
                 state.sleepers += 1;
+                self.rests(true);
                 let (woken, result) = self.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+                self.rests(false);
                 state = woken;
                 state.sleepers -= 1;
                 if result.timed_out() && is_main_thread() {
@@ -594,7 +601,7 @@ impl Channel {
             has_looked = true;
             state = self.state();
             let filed = state.file(&mut reader);
-            self.page.count_filed(filed);
+            self.count_filed(filed);
             state.reader = Some(reader);
             if matches!(result, Err(NoRead::Closed)) {
                 state.is_closed = true;
@@ -622,10 +629,25 @@ impl Channel {
         if !clock::is_virtual() {
             return reader.read(self.socket.as_fd(), until);
         }
-        self.page.set_waiting(true);
+        self.rests(true);
         let result = reader.read(self.socket.as_fd(), None);
-        self.page.set_waiting(false);
+        self.rests(false);
         result
+    }
+
+    /// Notes whether the actor waits, for who tests many actors in one process. A thread that one has started is not it.
+    fn rests(&self, is_waiting: bool) {
+        if clock::is_virtual() && is_main_thread() {
+            self.page.set_waiting(is_waiting);
+        }
+    }
+
+    /// Counts frames that were read, for the same. The actor may be about to wake up for them, whoever has read them.
+    fn count_filed(&self, filed: u64) {
+        if filed > 0 && clock::is_virtual() {
+            self.page.set_waiting(false);
+        }
+        self.page.count_filed(filed);
     }
 }
 
@@ -688,6 +710,8 @@ impl State {
             return;
         }
         self.done.push(seq.into());
+        // Whoever waits for a message goes round once, and settles what is done.
+        self.system.push_back(Letter::Lent);
     }
 
     /// Files every whole frame that was read; says how many.

@@ -12,6 +12,7 @@ mod codec;
 mod context;
 mod convert;
 mod gates;
+mod in_process;
 mod ledger;
 mod outgoing;
 mod registry;
@@ -44,6 +45,10 @@ mod _rebeam {
     #[pymodule_export]
     use crate::context::{Message, caller, current, defer, set_context_variable};
     #[pymodule_export]
+    use crate::in_process::{
+        ThreadOwner, attach_in_process, detach_in_process, join_in_process, part_in_process, thread_owner,
+    };
+    #[pymodule_export]
     use crate::outgoing::{
         abandon, await_answer, call, call_message, cancel_call, cast, forget_call, has_answer, key_number, look,
         note_answer, reply, request, rest, send_message, take_answer, wait_answer, wait_ready, watched,
@@ -57,8 +62,7 @@ mod _rebeam {
     };
     #[pymodule_export]
     use crate::session::{
-        attach, attach_forked, attach_in_process, detach_after_fork, detach_in_process, exit_ordered, is_attached,
-        leave, map_ledger,
+        attach, attach_forked, detach_after_fork, exit_ordered, is_attached, leave, map_ledger, raise_exit_again,
     };
     #[cfg(feature = "testing")]
     #[pymodule_export]

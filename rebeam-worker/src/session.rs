@@ -1,6 +1,5 @@
 //! The one connection of this process, and how everything here waits and sends on it.
 
-use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::io;
@@ -21,6 +20,7 @@ use crate::arenas;
 use crate::channel::{Channel, Unmet};
 use crate::clock;
 use crate::convert;
+use crate::in_process;
 use crate::ledger;
 use crate::spec::PyProcess;
 use crate::wire::Wait;
@@ -28,17 +28,12 @@ use crate::zygote;
 
 static CHANNEL: OnceLock<Channel> = OnceLock::new();
 
-thread_local! {
-    /// The channel of the actor that this thread is, where many share a process.
-    static OWN: Cell<Option<&'static Channel>> = const { Cell::new(None) };
-}
-
 /// The thread that handles messages.
 static MAIN_THREAD: OnceLock<ThreadId> = OnceLock::new();
 
 /// Whether this is the thread that handles messages.
 pub(crate) fn is_main_thread() -> bool {
-    OWN.get().is_some() || MAIN_THREAD.get() == Some(&std::thread::current().id())
+    in_process::is_actor() || MAIN_THREAD.get() == Some(&std::thread::current().id())
 }
 
 /// Set in a process that an actor forked: the channel is its parent's.
@@ -84,21 +79,9 @@ pub(crate) fn attach<'py>(
     become_actor(py, owned(channel)?, &owned(page)?, lifeline)
 }
 
-/// Shakes hands as one of many actors of this process: the calling thread is the actor from now on.
-#[pyfunction]
-pub(crate) fn attach_in_process(py: Python<'_>, channel: RawFd, page: RawFd) -> PyResult<Bound<'_, PyDict>> {
-    let (channel, start) = open(py, owned(channel)?, &owned(page)?, None)?;
-    // It lives as long as the process: a test has few of them, and nothing refers to one that may be gone.
-    OWN.set(Some(Box::leak(Box::new(channel))));
-    Ok(start)
-}
-
-/// The actor of this thread is no more.
-#[pyfunction]
-pub(crate) fn detach_in_process() {
-    if let Some(channel) = OWN.take() {
-        channel.close_descriptors();
-    }
+/// Shakes hands as one of many actors of this process.
+pub(crate) fn open_in_process(py: Python<'_>, channel: RawFd, page: RawFd) -> PyResult<(Channel, Bound<'_, PyDict>)> {
+    open(py, owned(channel)?, &owned(page)?, None)
 }
 
 /// Takes over a descriptor that this process was started with; each number once.
@@ -168,7 +151,7 @@ fn open<'py>(
 /// Whether this process is an actor (and not a helper that one forked).
 #[pyfunction]
 pub(crate) fn is_attached() -> bool {
-    OWN.get().is_some() || (CHANNEL.get().is_some() && !is_helper())
+    in_process::own_channel().is_some() || own_process().is_some()
 }
 
 /// In a process that an actor forked: lets go of the actor's channel, so that nothing here speaks on it.
@@ -186,7 +169,7 @@ pub(crate) fn detach_after_fork() {
 /// Whether the order to exit is to be raised now, by the handler of its signal: once.
 #[pyfunction]
 pub(crate) fn exit_ordered() -> bool {
-    let channel = OWN.get().or_else(|| CHANNEL.get().filter(|_| !is_helper()));
+    let channel = in_process::own_channel().or_else(own_process);
     channel.is_some_and(|channel| channel.page.is_exit_ordered()) && !IS_UNWINDING.swap(true, Ordering::Relaxed)
 }
 
@@ -203,6 +186,23 @@ pub(crate) fn leave() {
     IS_UNWINDING.store(true, Ordering::Relaxed);
 }
 
+/// Is `sys.unraisablehook`: an exit that was raised where Python swallows errors, in a finalizer or a callback of the
+/// collector, is raised once more as soon as the actor's own code runs again. It is native, as in Python code that might
+/// be right here.
+#[pyfunction]
+pub(crate) fn raise_exit_again(unraisable: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = unraisable.py();
+    let exit = py.import("rebeam._errors")?.getattr("ActorExit")?;
+    if unraisable.getattr("exc_type")?.is(&exit) && is_main_thread() && !in_process::is_shared() {
+        IS_UNWINDING.store(false, Ordering::Relaxed);
+        // SAFETY: it may be called at any time.
+        unsafe { pyo3::ffi::PyErr_SetInterruptEx(process::exit_signal()) };
+        return Ok(());
+    }
+    py.import("sys")?.getattr("__unraisablehook__")?.call1((unraisable,))?;
+    Ok(())
+}
+
 /// Whether this process was forked by an actor.
 pub(crate) fn is_helper() -> bool {
     IS_HELPER.load(Ordering::Relaxed)
@@ -210,13 +210,15 @@ pub(crate) fn is_helper() -> bool {
 
 /// This actor's channel.
 pub(crate) fn channel(py: Python<'_>) -> PyResult<&'static Channel> {
-    if let Some(own) = OWN.get() {
-        return Ok(own);
+    match in_process::own_channel().or_else(own_process) {
+        Some(channel) => Ok(channel),
+        None => Err(PyErr::from_value(py.import("rebeam._errors")?.call_method1("not_an_actor", (is_helper(),))?)),
     }
-    match CHANNEL.get() {
-        Some(channel) if !is_helper() => Ok(channel),
-        _ => Err(PyErr::from_value(py.import("rebeam._errors")?.call_method1("not_an_actor", (is_helper(),))?)),
-    }
+}
+
+/// The channel of the actor that this process is.
+fn own_process() -> Option<&'static Channel> {
+    CHANNEL.get().filter(|_| !is_helper())
 }
 
 /// Sends a frame, leaving the interpreter to other threads should the socket be full.
@@ -242,6 +244,7 @@ pub(crate) fn send_with(
     channel.send(message, payload, descriptor, blocking).map_err(|error| match error {
         NotWritten::Frame(FrameError::TooLarge { length, limit }) => too_large(py, length, limit),
         NotWritten::Frame(error) => PyValueError::new_err(format!("failed to send: {error}")),
+        NotWritten::Closed(_) if in_process::is_shared() => actor_exit(py).unwrap_or_else(|error| error),
         NotWritten::Closed(error) => PyOSError::new_err(format!("the supervisor is gone: {error}")),
     })
 }
@@ -275,7 +278,7 @@ pub(crate) fn wait<T: Send>(
 
 /// Nobody is left to work for: ends the process, or the actor that this thread is.
 pub(crate) fn closed(py: Python<'_>) -> PyResult<PyErr> {
-    if OWN.get().is_none() {
+    if !in_process::is_shared() {
         // The lifeline is about to say so, too.
         process::end_at_once(1)
     }

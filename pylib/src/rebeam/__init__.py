@@ -122,8 +122,9 @@ from rebeam._supervisors import Child, Counts, Started, SupervisorRef, superviso
 if _typing.TYPE_CHECKING:
     from rebeam._buffers import writable
     from rebeam._client import ActorInfo, Node, connect
+    from rebeam._executor import Executor
     from rebeam._loop import background
-    from rebeam._tasks import Executor, Outcome, Task, task
+    from rebeam._tasks import Outcome, Task, task
 
 __all__ = [
     "TIMEOUT",
@@ -259,7 +260,7 @@ __all__ = [
 
 _LATER = {
     "ActorInfo": "_client",
-    "Executor": "_tasks",
+    "Executor": "_executor",
     "Node": "_client",
     "Outcome": "_tasks",
     "Task": "_tasks",

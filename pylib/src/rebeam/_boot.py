@@ -67,6 +67,7 @@ def _prepare() -> None:
     """What every worker inherits from the zygote, and so does not pay for itself."""
     faulthandler.enable(2)
     signal.signal(_rebeam.EXIT_SIGNAL, _on_exit_signal)
+    sys.unraisablehook = _rebeam.raise_exit_again
     # Whoever has no place for stacks yet writes none, rather than end.
     signal.signal(_rebeam.DUMP_SIGNAL, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):

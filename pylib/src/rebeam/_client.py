@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -162,7 +161,8 @@ def connect(project: str | os.PathLike[str] | None = None, *, runtime_dir: str |
     base = runtime_dir or os.environ.get("REBEAM_RUNTIME_DIR")
     if not base:
         shared = os.environ.get("XDG_RUNTIME_DIR")
-        base = os.path.join(shared, "rebeam") if shared else f"{tempfile.gettempdir()}/rebeam-{os.getuid()}"
+        own = os.path.join(os.environ.get("TMPDIR") or "/tmp", f"rebeam-{os.getuid()}")
+        base = os.path.join(shared, "rebeam") if shared else own
     node = os.path.join(base, _rebeam.node_directory(os.fsencode(directory)))
     try:
         return Node(node)

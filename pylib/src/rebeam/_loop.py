@@ -1,8 +1,8 @@
 """The event loop of an actor with `async def` methods: takes its mail, and runs handlers beside each other.
 
-A task that fails while nobody looks is reported, whether or not anybody holds it. When the actor is stopped, its handlers
-have half of the time that there is; then they are cancelled. What is left on the loop is cancelled at the actor's end, as
-`asyncio.run` does.
+A task that fails while nobody looks is reported, whether or not anybody holds it. When the actor is stopped, its
+handlers have half of the time that there is; then they are cancelled. What is left on the loop is cancelled at the
+actor's end, as `asyncio.run` does.
 """
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ def close() -> None:
 
 
 def background(coroutine: Coroutine[Any, Any, R], *, name: str | None = None) -> asyncio.Task[R]:
-    """Runs a coroutine beside the handlers of this actor, whose own affair it is: if it fails, the actor ends with that.
+    """Runs a coroutine beside the handlers of this actor. If it fails, the actor ends with that.
 
-    It is held for as long as it runs, and cancelled at the actor's end. A task of `asyncio.create_task` that fails is only
-    reported.
+    It is held for as long as it runs, and cancelled at the actor's end. A task of `asyncio.create_task` that fails is
+    only reported.
 
     Args:
         coroutine: what to run; `async def init` may start it.
@@ -116,7 +116,7 @@ def _make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) 
 
 def _look_after(task: asyncio.Task[Any]) -> None:
     # Whoever awaits it takes its exception, and with that this mark away.
-    if not task.cancelled() and task._log_traceback:  # type: ignore[attr-defined]
+    if not task.cancelled() and task._log_traceback:
         _own.unseen.add(task)
         task.get_loop().call_later(_UNSEEN, _report, task)
 
@@ -124,7 +124,7 @@ def _look_after(task: asyncio.Task[Any]) -> None:
 def _report(task: asyncio.Task[Any]) -> None:
     """Reports the failure of a task, if nobody has looked at it."""
     _own.unseen.discard(task)
-    if task.done() and not task.cancelled() and task._log_traceback:  # type: ignore[attr-defined]
+    if task.done() and not task.cancelled() and task._log_traceback:
         message = f"the task {task.get_name()!r} has failed, and nobody has looked at it"
         task.get_loop().call_exception_handler({"message": message, "exception": task.exception(), "task": task})
 

@@ -348,8 +348,12 @@ def _copies(actor: Actor) -> dict[str, Any]:
     memo: dict[int, Any] = {id(actor): actor}
     copies: dict[str, Any] = {}
     for name, value in vars(actor).items():
+        # What a copy that fails has begun is not to be found by the others.
+        known = dict(memo)
         try:
-            copies[name] = copy.deepcopy(value, memo)
+            copies[name] = copy.deepcopy(value, known)
         except Exception:
             copies[name] = value
+        else:
+            memo = known
     return copies

@@ -11,6 +11,7 @@
 
 The test itself is an actor, named `test`: everything that works in an actor works in it. `running` has all actors in
 the process of the test, each in a thread; the supervisor is the real one, and messages are pickled as they always are.
+A thread that the test or an actor starts speaks as that one; while an actor waits for such a thread, time stands still.
 A handler that ends the whole process (`os._exit`, a fault in C) ends the test, too: use `crash`, or `processes`, which
 runs a node as `rebeam up` does and looks at it from outside.
 
@@ -38,7 +39,7 @@ from rebeam._actor import Actor
 from rebeam._client import Node as _Outside
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from rebeam._client import ActorInfo
     from rebeam._ref import ActorRef
@@ -247,6 +248,41 @@ def _copy_of(tree: _spec.Supervisor) -> _spec.Supervisor:
 
 
 @contextlib.contextmanager
+def _threads_of_actors() -> Iterator[None]:
+    """Has a thread that an actor starts speak as that actor, as it does where the actor is a process."""
+    start = threading.Thread.start
+
+    def start_of_actor(thread: threading.Thread) -> None:
+        owner = _rebeam.thread_owner()
+        if owner is not None:
+            identity, run = _runtime.identities.get(threading.get_ident()), thread.run
+            thread.run = lambda: _run_of_actor(owner, identity, run)  # type: ignore[method-assign]
+        start(thread)
+
+    threading.Thread.start = start_of_actor  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        threading.Thread.start = start  # type: ignore[method-assign]
+
+
+def _run_of_actor(owner: _rebeam.ThreadOwner, identity: _runtime.Identity | None, run: Callable[[], None]) -> None:
+    if identity is None or not _rebeam.join_in_process(owner):
+        return run()
+    number = threading.get_ident()
+    _runtime.identities[number] = identity
+    try:
+        run()
+    except _errors.ActorExit:
+        # The actor is no more; as a process it would have taken its threads along.
+        pass
+    finally:
+        _runtime.identities.pop(number, None)
+        _rebeam.part_in_process()
+    return None
+
+
+@contextlib.contextmanager
 def running(tree: _spec.Supervisor, *, seed: int | None = None) -> Iterator[Node]:
     """Runs a tree in the process of the test; the calling thread is the actor `test` meanwhile.
 
@@ -265,11 +301,12 @@ def running(tree: _spec.Supervisor, *, seed: int | None = None) -> Iterator[Node
 
     _rebeam.set_context_variable(_loop._in_hand)
     node = Node(tree, seed)
-    node._start()
-    try:
-        yield node
-    finally:
-        node._close()
+    with _threads_of_actors():
+        node._start()
+        try:
+            yield node
+        finally:
+            node._close()
 
 
 class ProcessNode:

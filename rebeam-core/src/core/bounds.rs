@@ -9,6 +9,7 @@ use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::id::ProcessId;
 
 use super::Core;
+use crate::actor::Actor;
 
 /// How many of each: timers that are not due, links and monitors, watches, calls and requests that are not answered.
 pub(super) const MOST_OF_EACH: usize = 100_000;
@@ -32,6 +33,10 @@ impl Core {
             (self.links.count(pid), "links and monitors"),
             (self.registries.watches_of(pid).len(), "watches"),
             (self.router.count(Caller::Actor(pid)) + self.waiters.count(pid), "calls without an answer"),
+            (
+                self.members.serving(process).and_then(Actor::incarnation).map_or(0, |it| it.made.len()),
+                "things in `init`",
+            ),
         ];
         let what = match counts.into_iter().find(|(count, _)| *count >= MOST_OF_EACH) {
             Some((_, what)) => format!("{MOST_OF_EACH} {what}"),

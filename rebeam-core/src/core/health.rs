@@ -17,7 +17,7 @@ use crate::supervisor::ChildState;
 /// How long an actor may be between two lives before that is trouble: longer than a restart takes.
 const DOWN: Duration = Duration::from_secs(1);
 
-/// How long an actor may leave mail untaken, with nothing in hand, before that is trouble. (Later it is judged hung.)
+/// How long an actor may leave mail untaken, with nothing in hand, before that is trouble. (Later it counts as hung.)
 const SILENT: Duration = Duration::from_secs(5);
 
 impl Core {

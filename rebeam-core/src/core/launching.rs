@@ -62,17 +62,37 @@ impl Core {
 
     /// An order came for a process that is not made yet: there is nobody to carry it out, and the incarnation is over.
     pub(super) fn end_unlaunched(&mut self, id: ActorId, order: &Command) -> bool {
-        let Some(incarnation) = self.members.incarnation_mut(id) else { return false };
         let reason = match order {
             Command::Stop { reason, .. } => Some(reason.clone()),
             Command::Exit | Command::Kill => None,
             Command::Recycle | Command::Limit(_) | Command::Seal | Command::Pump => return false,
         };
+        self.is_unlaunched(id, reason)
+    }
+
+    /// A process that is not made yet was to carry out a stop.
+    pub(super) fn end_unlaunched_if_ordered(&mut self, id: ActorId) {
+        let reason = self.members.incarnation_mut(id).and_then(|it| it.machine.stop_to_come().cloned());
+        if reason.is_some() {
+            self.is_unlaunched(id, reason);
+        }
+    }
+
+    /// The incarnation is over, if its process is not made yet. What follows is done when the event at hand is.
+    fn is_unlaunched(&mut self, id: ActorId, reason: Option<ExitReason>) -> bool {
+        let Some(incarnation) = self.members.incarnation_mut(id) else { return false };
         let Some(postponed) = incarnation.postponed.take() else { return false };
         let process = incarnation.process();
         self.timers.cancel(Some(postponed.timer));
-        self.never_launched(process, reason);
+        self.unlaunched.push_back((process, reason));
         true
+    }
+
+    /// Tells of those who are over without a process.
+    pub(super) fn bury_unlaunched(&mut self) {
+        while let Some((process, reason)) = self.unlaunched.pop_front() {
+            self.never_launched(process, reason);
+        }
     }
 
     fn never_launched(&mut self, process: ProcessId, reason: Option<ExitReason>) {

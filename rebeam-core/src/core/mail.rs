@@ -21,7 +21,7 @@ use super::bounds::MOST_OF_EACH;
 use crate::actor::{Actor, Life};
 use crate::dead_letters::End;
 use crate::event::{Action, Recipient, Ticket};
-use crate::incarnation::{LastAnswer, Machine};
+use crate::incarnation::{LastAnswer, Machine, RESUME, SUSPEND};
 use crate::mailbox::{Message, Sender};
 use crate::resolve::Resolved;
 use crate::router::{On, Open};
@@ -130,7 +130,7 @@ impl Core {
         }
         let copies = if let Address::Partition { name, .. } = to { self.copies(name) } else { None };
         let to = to.canonical(|_| copies);
-        let times = self.members.actor_mut(id).map_or(0, |actor| actor.mailbox.count_sent_though_full(process));
+        let times = self.members.actor_mut(id).map_or(0, |actor| actor.mailbox.count_sent_though_full(process, &to));
         self.sent_though_full(process, times);
         if self.members.actor_mut(id).is_some_and(|actor| actor.mailbox.shut_out(process, &to)) {
             let gate = Gate::Shut { actor: id, to, copies, full };
@@ -219,7 +219,7 @@ impl Core {
                 let process = incarnation.process();
                 self.actions.push_back(Action::Cancel { process, seq, even_if_begun: true });
             }
-            None => incarnation.answered(call),
+            None => incarnation.unwanted(call),
         }
     }
 
@@ -256,7 +256,8 @@ impl Core {
 
     /// Asks a process something.
     pub(super) fn hand_to_process(&mut self, process: ProcessId, message: &Message) {
-        if message.reply_to.is_none_or(|call| !self.router.is_open(call)) {
+        let does_anyway = matches!(message.head.method.as_str(), SUSPEND | RESUME);
+        if !does_anyway && message.reply_to.is_none_or(|call| !self.router.is_open(call)) {
             return;
         }
         let sender = self.sender_label(message.sender);
@@ -326,13 +327,17 @@ impl Core {
             self.got_on(process);
             self.count_handled(id, 1);
         }
+        // Whoever asked may have gone.
+        self.note_suspended(id, reply.to, &reply.outcome);
         if reply.is_last {
             let answer = LastAnswer { to: reply.to, outcome: reply.outcome, payload, buffers };
-            if let Some(incarnation) = self.members.incarnation_mut(id) {
+            if self.router.is_open(reply.to)
+                && let Some(incarnation) = self.members.incarnation_mut(id)
+                && !incarnation.last_answers.iter().any(|other| other.to == reply.to)
+            {
                 incarnation.last_answers.push(answer);
             }
         } else if let Some(Open { on: On::Answer(callee), traced, .. }) = self.router.close(reply.to) {
-            self.note_suspended(callee, reply.to, &reply.outcome);
             self.call_ended(reply.to, traced, || error_of(&reply.outcome));
             // Answered later than it was handled: it is not owed any more.
             if reply.done.is_none()
@@ -357,10 +362,11 @@ impl Core {
     fn note_suspended(&mut self, id: ActorId, call: ReplyTo, outcome: &Outcome) {
         let Some(incarnation) = self.members.incarnation_mut(id) else { return };
         let is_suspended = match incarnation.asked_method(call).filter(|_| matches!(outcome, Outcome::Returned(_))) {
-            Some("suspend") => true,
-            Some("resume") => false,
+            Some(SUSPEND) => true,
+            Some(RESUME) => false,
             _ => return,
         };
+        incarnation.answered(call);
         incarnation.is_suspended = is_suspended;
         let process = incarnation.process();
         let recycles = !is_suspended && std::mem::take(&mut incarnation.recycles_later);
@@ -439,7 +445,7 @@ impl Core {
         let Some(actor) = self.members.actor_mut(callee) else { return };
         let handed = actor.mailbox.handed_call(call);
         if let Some(incarnation) = actor.incarnation_mut() {
-            incarnation.answered(call);
+            incarnation.unwanted(call);
             // What was handed over and not begun is dropped like what was not handed over; the rest is finished (GEN-005).
             if let Some(seq) = handed {
                 let process = incarnation.process();

@@ -1,11 +1,11 @@
 //! The machine that nests supervisors, owns the actors and routes their mail.
 //!
 //! This module holds what there is and where events go. What an event does stands in the modules below, one per theme:
-//! [`tree`] (members and their names), [`supervision`] (starts, stops, deaths), [`launching`] (starts that fail), [`process`] (links, monitors, signals,
-//! alarms), [`recycling`], [`bounds`] (what one actor may hold), [`names`] (names, registries, groups), [`mail`], [`waits`] (deadlocks), [`watch`] (hangs, limits, recycling),
-//! [`request`], and three that only look: [`listing`], [`health`] and [`figures`]. Each part of the state belongs to a
-//! machine of its own, which alone writes its fields; the themes tell those machines what to do, and know nothing of
-//! each other but what is a method of [`Core`].
+//! [`tree`] (members and their names), [`supervision`] (starts, stops, deaths), [`launching`] (starts that fail),
+//! [`process`] (links, monitors, signals, alarms), [`recycling`], [`bounds`] (what one actor may hold), [`names`] (names,
+//! registries, groups), [`mail`], [`waits`] (deadlocks), [`watch`] (hangs, limits), [`request`], and three that only look:
+//! [`listing`], [`health`] and [`figures`]. Each part of the state belongs to a machine of its own, which alone writes its
+//! fields; the themes tell those machines what to do, and know nothing of each other but what is a method of [`Core`].
 
 mod bounds;
 mod figures;
@@ -69,6 +69,8 @@ pub struct Core {
     tracer: Tracer,
     shutdown: NodeShutdown,
     actions: VecDeque<Action>,
+    /// Incarnations that are over without ever having had a process, and why.
+    unlaunched: VecDeque<(ProcessId, Option<ExitReason>)>,
     now: Duration,
 }
 
@@ -94,6 +96,7 @@ impl Core {
             tracer: Tracer::default(),
             shutdown: NodeShutdown::default(),
             actions: VecDeque::new(),
+            unlaunched: VecDeque::new(),
             now: Duration::ZERO,
         };
         core.add_root(root);
@@ -174,13 +177,14 @@ impl Core {
                 self.stop_supervisor(ROOT, ExitReason::SHUTDOWN);
             }
         }
+        self.bury_unlaunched();
     }
 
     /// Does what has become due, up to a bound: [`Core::poll_timeout`] says whether there is more.
     pub fn handle_timeout(&mut self, now: Duration) {
         self.now = self.now.max(now);
         for _ in 0..MOST_TIMERS_PER_TURN {
-            let Some((at, due)) = self.timers.pop_due(now) else { return };
+            let Some((at, due)) = self.timers.pop_due(now) else { break };
             match due {
                 Due::Limit(process) => self.time_is_over(process),
                 Due::SupervisorShutdown(supervisor) => self.kill_below(supervisor),
@@ -195,6 +199,7 @@ impl Core {
                 Due::WaitOver(wait) => self.wait_over(wait),
             }
         }
+        self.bury_unlaunched();
     }
 
     /// What is to be done next, in order.

@@ -321,7 +321,8 @@ impl Core {
         check_key(id, key)?;
         check_value(&value)?;
         if let Some(entry) = self.inherited(own, id, key, holder) {
-            let change = self.registries.update(id, key, holder, value);
+            self.check_room(value.len())?;
+            let change = self.registries.update_one(id, key, entry.number, value);
             self.changed(change);
             self.note_entry(own, entry);
             return Ok(ProcessAnswer::Ok);
@@ -397,21 +398,34 @@ impl Core {
         holders.filter_map(|pid| Some((waiting(&pid)?, pid))).min_by_key(|(waiting, _)| *waiting).map(|(_, pid)| pid)
     }
 
-    /// Sends one message to every member of a group.
+    /// Sends one message to every member of a group. Nobody waits for the slowest of many: what finds no room is a dead
+    /// letter.
     pub(super) fn sent_to_group(&mut self, group: &str, message: &Message) {
-        let to = Address::Group(group.to_owned());
-        let members: Vec<Pid> =
-            self.registries.entries(RegistryId::GROUPS, &text_key(group)).iter().map(|entry| entry.holder).collect();
-        for member in members {
-            // Nobody waits for the slowest of many: what finds no room is a dead letter.
-            match self.members.living(member) {
-                Some(id) if self.members.actor(id).is_some_and(|actor| actor.mailbox.is_full()) => {
-                    self.overflown(id, message.clone());
-                }
-                Some(id) => self.deliver(id, message.clone(), &to),
-                None => {}
+        for id in self.members_of_group(group) {
+            match self.members.actor(id).is_some_and(|actor| actor.mailbox.is_full()) {
+                true => self.overflown(id, message.clone()),
+                false => self.deliver(id, message.clone(), &Address::Group(group.to_owned())),
             }
         }
+    }
+
+    /// The same for a tick: what finds no room is left out. Gives how many were.
+    pub(super) fn tick_of_group(&mut self, group: &str, message: &Message) -> u64 {
+        let (mut sent, mut skipped) = (0, 0);
+        for id in self.members_of_group(group) {
+            if self.members.actor(id).is_some_and(|actor| actor.mailbox.is_full()) {
+                skipped += 1;
+            } else {
+                sent += 1;
+                self.deliver(id, message.clone(), &Address::Group(group.to_owned()));
+            }
+        }
+        skipped.max(u64::from(sent == 0))
+    }
+
+    fn members_of_group(&self, group: &str) -> Vec<ActorId> {
+        let entries = self.registries.entries(RegistryId::GROUPS, &text_key(group)).iter();
+        entries.filter_map(|entry| self.members.living(entry.holder)).collect()
     }
 
     /// Every entry of a registry, by key, for people.

@@ -284,7 +284,12 @@ impl Core {
             None => drop(self.alarms.remove(id)),
         }
         if let Address::Group(group) = &to {
-            return self.sent_to_group(group, &Message { for_pid: true, ..message });
+            let message = Message { for_pid: true, ..message };
+            if !is_repeated {
+                return self.sent_to_group(group, &message);
+            }
+            let skipped = self.tick_of_group(group, &message);
+            return self.alarms.skip(skipped);
         }
         let resolved = self.resolve(&to);
         let Resolved::Local { id, for_pid } = resolved else {
@@ -294,9 +299,9 @@ impl Core {
         let Some(actor) = self.members.actor_mut(id).filter(|actor| !matches!(actor.life, Life::Gone)) else {
             return if is_repeated { self.alarms.skip(1) } else { self.sent_to_nobody(message, to) };
         };
-        // A clock that ticks faster than it is heard is not to fill the mailbox.
-        if is_repeated && actor.mailbox.is_full() {
-            return self.alarms.skip(1);
+        // A clock that ticks faster than it is heard is not to fill the mailbox, and nobody waits for room here.
+        if actor.mailbox.is_full() {
+            return if is_repeated { self.alarms.skip(1) } else { self.overflown(id, message) };
         }
         actor.mailbox.push(Message { for_pid, ..message });
         self.pump(id);

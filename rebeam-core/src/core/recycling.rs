@@ -3,7 +3,7 @@
 //! What is to be replaced is noted in [`Made`] as it is made; here it is taken back, or taken over. The steps of recycling
 //! itself are those of [`crate::incarnation`]'s machine.
 
-use rebeam_protocol::address::Registry;
+use rebeam_protocol::address::{Address, Registry};
 use rebeam_protocol::id::{ActorId, Pid};
 use rebeam_protocol::ledger::{RegistryId, text_key};
 
@@ -52,7 +52,8 @@ impl Core {
             number,
         };
         Made {
-            alarms: self.alarms.of(pid),
+            // What it has promised others for later comes all the same.
+            alarms: self.alarms.of(pid, |alarm| alarm.every.is_some() || alarm.to == Address::Pid(pid)),
             monitors: self.links.monitors_of(pid),
             watches: self.registries.watches_of(pid).collect(),
             entries: held.map(entry).collect(),

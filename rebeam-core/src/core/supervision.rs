@@ -374,6 +374,7 @@ impl Core {
         if let Some(incarnation) = actor.incarnation_mut() {
             let commands = tell(&mut incarnation.machine);
             self.obey(id, commands);
+            self.end_unlaunched_if_ordered(id);
         }
     }
 
@@ -442,6 +443,7 @@ impl Core {
         let Some(commands) = incarnation.machine.started() else { return };
         incarnation.info = info;
         incarnation.got_on = now;
+        incarnation.failed_launches = 0;
         let took = now.saturating_sub(incarnation.since);
         incarnation.aged = max_age.map(|limit| self.timers.set(now + Duration::from_millis(limit), Due::Aged(process)));
         let asked = incarnation.asked().to_vec();
@@ -725,6 +727,8 @@ impl Core {
         self.forget_caller(Caller::Actor(process.pid));
         let Some(actor) = self.members.actor_mut(id) else { return };
         let rest = actor.mailbox.process_recycled(page);
+        // Its next process handles mail, unless it is asked not to once more.
+        incarnation.is_suspended = false;
         self.replace_what_it_made(id, &mut incarnation);
         // Done without an answer, which the next process may still give: its state may say to whom.
         let unanswered = rest.done.iter().filter_map(|message| message.reply_to);

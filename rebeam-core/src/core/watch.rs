@@ -167,7 +167,8 @@ impl Core {
 /// For how long an actor has left mail untaken, or an order to hand over, with nothing in hand; `None` if it does not.
 pub(super) fn silence(actor: &Actor, page: &Snapshot, now: Duration) -> Option<Duration> {
     let incarnation = actor.incarnation()?;
-    if page.lets_mail_wait() {
+    // One that is told to stop does not take it any more.
+    if page.lets_mail_wait() || !(incarnation.machine.takes_mail() || incarnation.machine.is_handing_over()) {
         return None;
     }
     let mut is_waiting = incarnation.machine.is_handing_over();

@@ -383,6 +383,14 @@ impl Machine {
         self.report.is_some()
     }
 
+    /// The reason of a stop that its next process is to carry out.
+    pub(crate) fn stop_to_come(&self) -> Option<&ExitReason> {
+        match &self.life {
+            Life::Starting { then: After::Drain(ordered) | After::Stop(ordered) } => Some(&ordered.reason),
+            _ => None,
+        }
+    }
+
     /// Whether its process handles mail, or has to end what it has in hand, and does better to know until when.
     pub(crate) fn can_be_told_to_hurry(&self) -> bool {
         matches!(self.life, Life::Draining { .. } | Life::Stopping { .. }) && self.report.is_none()

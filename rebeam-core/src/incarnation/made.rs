@@ -31,6 +31,11 @@ pub(crate) struct MadeEntry {
 }
 
 impl Made {
+    /// How much was noted, whether or not it is still there.
+    pub(crate) fn len(&self) -> usize {
+        self.alarms.len() + self.monitors.len() + self.watches.len() + self.entries.len()
+    }
+
     /// Takes out an entry for this holder under this key.
     pub(crate) fn take_entry(&mut self, registry: RegistryId, key: &[u8], holder: Pid) -> Option<MadeEntry> {
         let is_it = |it: &MadeEntry| it.registry == registry && *it.key == *key && it.holder == holder;

@@ -21,6 +21,10 @@ use crate::event::{Launch, Ticket};
 use crate::mailbox::Message;
 use crate::timers::TimerKey;
 
+/// What a process is asked to handle no mail for now, and to go on.
+pub(crate) const SUSPEND: &str = "suspend";
+pub(crate) const RESUME: &str = "resume";
+
 #[derive(Debug)]
 pub(crate) struct Incarnation {
     pub(crate) machine: Machine,
@@ -149,10 +153,18 @@ impl Incarnation {
         Some(&message.head.method)
     }
 
-    /// A call is answered, or nobody waits for the answer any more.
+    /// A call is answered.
     pub(crate) fn answered(&mut self, call: ReplyTo) {
         self.owed.remove(&call);
         self.asked.retain(|message| message.reply_to != Some(call));
+    }
+
+    /// Nobody waits for the answer to a call any more. What its process is to do all the same is remembered: whether it
+    /// handles mail.
+    pub(crate) fn unwanted(&mut self, call: ReplyTo) {
+        self.owed.remove(&call);
+        let stays = |message: &Message| matches!(message.head.method.as_str(), SUSPEND | RESUME);
+        self.asked.retain(|message| message.reply_to != Some(call) || stays(message));
     }
 
     /// It has ended: gives the calls that nobody will answer.

@@ -229,3 +229,37 @@ fn texts_of_a_reason_are_bounded_where_they_are_heard() {
     assert!(raised.kind.len() + raised.message.len() + raised.traceback.len() < 26 * 1024, "{}", raised.message.len());
     assert!(raised.message.contains("more bytes"));
 }
+
+#[test]
+fn a_timer_that_finds_a_full_mailbox_makes_a_dead_letter_and_does_not_end_whoever_set_it() {
+    let small = |spec: &mut rebeam_protocol::spec::ActorSpec| {
+        spec.mailbox = MailboxOptions { messages: Some(2), ..MailboxOptions::default() };
+    };
+    let mut world = World::up(supervisor(Strategy::OneForOne, vec![actor("a"), actor_with("b", small)]));
+    for number in 0..6000 {
+        world.asks("a", timer(number, "b", 10));
+    }
+    world.pass(Duration::from_millis(20));
+    assert!(world.is_running("a"), "it cannot know that there is no room");
+    let letter = format!("dead letter handle_info to b {:?}", Cause::Overflow);
+    let letters = world.take_trace().iter().filter(|it| **it == letter).count();
+    let handled = std::iter::from_fn(|| world.works("b")).count();
+    assert_eq!(letters + handled, 6000);
+}
+
+#[test]
+fn an_actor_whose_next_process_waits_for_a_resource_can_be_stopped() {
+    let mut world = World::up(supervisor(Strategy::OneForOne, vec![actor("a"), actor("b")]));
+    world.lacking = vec!["a".into()];
+    world.crashes("a");
+    let answers = world.answers.len();
+    world.asks("b", ProcessRequest::Stop { to: name("a"), reason: ExitReason::Normal });
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.answers.len(), answers + 1, "whoever stopped it is answered");
+    world.lacking.clear();
+    world.take_trace();
+    world.pass(Duration::from_secs(10));
+    // It is permanent: it starts anew, once.
+    assert_eq!(world.take_trace().iter().filter(|it| *it == "start a").count(), 1);
+    assert!(world.is_running("a"));
+}

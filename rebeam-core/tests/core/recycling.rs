@@ -425,3 +425,21 @@ fn a_stop_does_not_wait_for_the_mail_of_a_suspended_actor() {
         assert_eq!(world.take_trace().first().map(String::as_str), Some("stop a"), "{suspended_first}");
     }
 }
+
+#[test]
+fn an_actor_stays_suspended_whoever_asked_for_it_is_gone() {
+    let mut world = World::up(supervisor(Group::OneForOne, vec![recycled("a", 2), actor("b"), actor("c")]));
+    let process = world.process("b");
+    let mut asked = envelope(name("a"), call(1), "suspend");
+    asked.head.lane = Lane::System;
+    world.tell(Event::Sent { process, envelope: asked, payload: bytes::Bytes::new(), buffers: None });
+    let caller = rebeam_protocol::address::Caller::Actor(process.pid);
+    world.is_shot("b");
+    world.replies("a", rebeam_protocol::address::ReplyTo { caller, call: rebeam_protocol::id::CallId(1) }, None);
+    world.take_trace();
+    for method in ["one", "two"] {
+        world.sends("c", name("a"), Kind::Cast, method);
+        world.finish_all("a", &[method]);
+    }
+    world.check(&[]);
+}

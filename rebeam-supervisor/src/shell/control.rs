@@ -3,9 +3,8 @@
 //! What comes here is from outside the tree: plain data, never a pickle. Only the node's own user (and root) may ask.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Weak;
-use std::sync::Arc;
-use std::time::Duration;
+use std::rc::{Rc, Weak};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::select_all;
@@ -20,7 +19,7 @@ use rebeam_protocol::worker::Envelope;
 use serde::Serialize;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
@@ -35,7 +34,7 @@ const MAX_REQUEST: usize = 16 * 1024 * 1024;
 /// How many requests of one client are worked on at once; more wait in its socket.
 const MOST_REQUESTS: usize = 64;
 
-/// How many clients there may be at once, where descriptors are many; more wait.
+/// How many clients there may be at once, where descriptors are many; for another one the longest idle makes room.
 const MOST_CLIENTS: usize = 1024;
 
 /// How long a client may take to introduce itself.
@@ -54,18 +53,15 @@ pub(crate) async fn serve(
     mut listeners: Vec<UnixListener>,
     printer: Printer,
 ) {
-    let room = Arc::new(Semaphore::new(descriptors::clients(MOST_CLIENTS)));
+    let most = descriptors::clients(MOST_CLIENTS);
+    let mut seats: Vec<Seat> = Vec::new();
     let mut looks = tokio::time::interval(PERIOD);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut has_warned = false;
     loop {
-        let client = async {
-            let place = room.clone().acquire_owned().await;
-            let accepts = listeners.iter().map(|listener| Box::pin(listener.accept()));
-            (select_all(accepts).await.0, place)
-        };
-        let (accepted, place) = tokio::select! {
-            client = client => client,
+        let accept = async { select_all(listeners.iter().map(|listener| Box::pin(listener.accept()))).await.0 };
+        let accepted = tokio::select! {
+            accepted = accept => accepted,
             _ = looks.tick() => {
                 let Some(dir) = dir.upgrade() else { return };
                 let restored = dir.borrow_mut().restore();
@@ -86,28 +82,58 @@ pub(crate) async fn serve(
                 continue;
             }
         };
-        let (Ok((stream, _)), Ok(place)) = (accepted, place) else {
+        let Ok((stream, _)) = accepted else {
             // Out of descriptors, most likely: others may go.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
         let own = nix::unistd::getuid().as_raw();
         if stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0) {
-            let node = node.clone();
-            tokio::task::spawn_local(async move {
-                serve_client(node, stream).await;
-                drop(place);
-            });
+            seats.retain(|seat| !seat.task.is_finished());
+            if seats.len() >= most && !make_room(&mut seats) {
+                // All of them wait for answers: this one has to come again.
+                continue;
+            }
+            let activity = Rc::new(Activity::default());
+            let served = serve_client(node.clone(), stream, activity.clone());
+            seats.push(Seat { task: tokio::task::spawn_local(served).abort_handle(), activity });
         }
     }
 }
 
-async fn serve_client(loading: Loading, stream: UnixStream) {
-    let client = Client { loading, number: Cell::new(None) };
-    let _ = converse(&client, stream).await;
-    if let (Some(node), Some(number)) = (client.loading.node(), client.number.get()) {
-        node.remove_client(number);
+/// A client that is connected.
+struct Seat {
+    task: AbortHandle,
+    activity: Rc<Activity>,
+}
+
+/// What a client is doing.
+struct Activity {
+    /// How many of its requests are worked on.
+    under_way: Cell<usize>,
+    /// When it last asked or was answered.
+    since: Cell<Instant>,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        Activity { under_way: Cell::new(0), since: Cell::new(Instant::now()) }
     }
+}
+
+/// Puts out the client that has been idle longest, so that nobody who says nothing keeps others out; false if none is idle.
+fn make_room(seats: &mut Vec<Seat>) -> bool {
+    let idle = seats.iter().enumerate().filter(|(_, seat)| seat.activity.under_way.get() == 0);
+    let Some(longest) = idle.min_by_key(|(_, seat)| seat.activity.since.get()).map(|(place, _)| place) else {
+        return false;
+    };
+    seats.swap_remove(longest).task.abort();
+    true
+}
+
+async fn serve_client(loading: Loading, stream: UnixStream, activity: Rc<Activity>) {
+    let client = Client { loading, number: Cell::new(None), activity };
+    let _ = converse(&client, stream).await;
 }
 
 /// Who is connected, and to which node, once there is one.
@@ -115,6 +141,16 @@ struct Client {
     loading: Loading,
     /// The node's number for it.
     number: Cell<Option<u64>>,
+    activity: Rc<Activity>,
+}
+
+impl Drop for Client {
+    /// However it has gone.
+    fn drop(&mut self) {
+        if let (Some(node), Some(number)) = (self.loading.node(), self.number.get()) {
+            node.remove_client(number);
+        }
+    }
 }
 
 impl Client {
@@ -152,6 +188,8 @@ async fn converse(client: &Client, stream: UnixStream) -> std::io::Result<()> {
     }
     let mut under_way = FuturesUnordered::new();
     loop {
+        client.activity.under_way.set(under_way.len());
+        client.activity.since.set(Instant::now());
         let has_room = under_way.len() < MOST_REQUESTS;
         let next = tokio::select! {
             Some((answered, content)) = under_way.next() => Next::Answer(answered, content),

@@ -44,6 +44,11 @@ pub(crate) fn is_dead(os_pid: i32) -> bool {
     look_at(Id::Pid(Pid::from_raw(os_pid))).is_ok_and(|status| status != WaitStatus::StillAlive)
 }
 
+/// Whether a process is a child of ours that is not reaped yet.
+pub(crate) fn is_child(os_pid: i32) -> bool {
+    look_at(Id::Pid(Pid::from_raw(os_pid))).is_ok()
+}
+
 /// Kills what is left of a dead child's group, and reaps the child.
 pub(crate) fn reap(os_pid: i32) -> Reaped {
     let _ = killpg(Pid::from_raw(os_pid), Signal::SIGKILL);

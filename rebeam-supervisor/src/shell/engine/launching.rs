@@ -187,7 +187,7 @@ impl Engine {
         }
     }
 
-    fn born(&mut self, process: ProcessId, os_pid: i32) {
+    pub(super) fn born(&mut self, process: ProcessId, os_pid: i32) {
         self.by_os_pid.insert(os_pid, process);
         self.wants_standby = true;
         match self.workers.get_mut(&process) {
@@ -308,7 +308,7 @@ impl Engine {
         self.look_for_strays();
     }
 
-    fn is_known(&self, os_pid: i32) -> bool {
+    pub(super) fn is_known(&self, os_pid: i32) -> bool {
         let mut others = self.standby_os_pid().into_iter().chain(self.services.os_pids());
         self.by_os_pid.contains_key(&os_pid) || others.any(|other| other == os_pid)
     }
@@ -456,8 +456,12 @@ impl Engine {
 
     /// Makes a worker again that a zygote was to fork and has not.
     fn make_again(&mut self, process: ProcessId) {
+        // It was made after all, and has said so itself.
+        if self.workers.get(&process).is_some_and(|worker| worker.unborn.is_none() && worker.os_pid.is_some()) {
+            return;
+        }
         match self.forget_worker(process) {
-            Some(worker) if worker.is_killed => self.bury_unborn(process),
+            Some(worker) if worker.is_killed || worker.unborn.is_none() => self.bury_unborn(process),
             Some(mut worker) => {
                 let Some(Unborn { launch, said }) = worker.unborn.take() else { return };
                 if let Err(error) = self.make_worker(launch) {
@@ -484,6 +488,7 @@ impl Engine {
                 zygote::print_output(&zygote, &self.printer, None);
                 self.services.zygote.started(zygote);
                 self.listen_to_zygote();
+                self.watch_births();
             }
             Err(error) => {
                 self.printer.warn(&format!("actors are started in fresh interpreters: there is no zygote: {error}"));

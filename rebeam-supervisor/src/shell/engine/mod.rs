@@ -491,7 +491,8 @@ impl Engine {
         // What a worker may send is bounded where it is read; on its way on it may get a longer head.
         let limit = self.setup.max_frame + frame::HEAD_ROOM;
         let unread = worker.out.bytes();
-        if unread > MOST_UNREAD {
+        // Two of the largest messages may be on their way.
+        if unread > MOST_UNREAD.max(2 * limit) {
             return self.tell(Event::ReadsNothing { process, bytes: unread as u64 });
         }
         let pushed = match descriptor {
@@ -623,6 +624,11 @@ impl Engine {
                 hello.check()?;
                 worker.trust = Trust::Attached;
                 worker.unborn = None;
+                let os_pid = hello.os_pid as i32;
+                // It may be faster than the zygote, which was to tell of it.
+                if worker.os_pid.is_none() && !self.is_known(os_pid) && reaper::is_child(os_pid) {
+                    self.born(process, os_pid);
+                }
                 return Ok(());
             }
             Trust::Attached => {}

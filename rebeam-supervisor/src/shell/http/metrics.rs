@@ -211,7 +211,7 @@ impl Page {
         let calls = ConstGauge::new(core.calls_in_flight);
         writer.single(("rebeam_calls_in_flight", "Calls whose answer is waited for", None), &calls)?;
         let skipped = ConstCounter::new(core.skipped_ticks);
-        let help = "Ticks of timers left out since the node was late or the mailbox full";
+        let help = "Ticks of timers left out because the mailbox was full, nobody was there, or the node was late";
         writer.single(("rebeam_timer_ticks_skipped", help, None), &skipped)?;
         let letters = core.dead_letters.iter();
         let letters = letters.map(|(cause, count)| (vec![("cause", (*cause).to_owned())], *count as f64));

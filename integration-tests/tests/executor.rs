@@ -1,0 +1,18 @@
+//! `rebeam.Executor`. Each scenario of `fixtures/executor.py` in a node of its own.
+
+use harness::scenarios;
+
+scenarios! {
+    in "fixtures/executor.py";
+    what_fails_fails_alone_and_what_cannot_be_sent_says_so,
+    whatever_a_function_raises_its_worker_goes_on,
+    what_a_killed_worker_had_not_begun_is_run_by_another,
+    a_shutdown_does_not_wait_for_what_was_cancelled,
+    an_executor_that_nobody_holds_does_what_it_has_and_goes,
+    nobody_waits_for_a_worker_to_start,
+    initializers_run_once_in_each_worker_and_break_the_pool_if_they_fail,
+    workers_are_replaced_after_so_many_functions,
+    map_reads_what_has_no_end_as_its_results_are_taken,
+    what_makes_no_sense_is_refused,
+    an_exit_that_comes_in_a_finalizer_is_raised_behind_it,
+}
