@@ -13,6 +13,10 @@ scenarios! {
     initializers_run_once_in_each_worker_and_break_the_pool_if_they_fail,
     workers_are_replaced_after_so_many_functions,
     map_reads_what_has_no_end_as_its_results_are_taken,
+    many_failures_at_once_and_callbacks_that_submit_and_shut_down,
+    whoever_waits_for_several_is_told_what_was_cancelled,
+    idle_workers_that_were_all_killed_cost_nobody_a_try,
+    an_error_that_cannot_be_described_is_an_answer,
     what_makes_no_sense_is_refused,
     an_exit_that_comes_in_a_finalizer_is_raised_behind_it,
 }

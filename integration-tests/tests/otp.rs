@@ -58,6 +58,7 @@ scenarios! {
     gen_014_stop_waits_for_the_end,
     gen_015_continue_comes_before_any_message,
     gen_016_idle_time,
+    gen_016_an_asynchronous_handler_asks_to_be_told_and_nothing_else_has_to_come,
     gen_016_waiting_mail_is_handled_before_any_timeout,
     gen_017_map_14_hibernate_changes_nothing,
     gen_018_a_stop_takes_its_turn,

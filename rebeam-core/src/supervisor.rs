@@ -849,8 +849,8 @@ impl Machine {
                 self.set(child, ChildState::Restarting);
                 if pause > Duration::ZERO {
                     let Some(found) = self.children.get_mut(&child) else { return };
-                    // Numbers of an earlier life of this supervisor are not used again.
-                    let number = now.as_nanos() as u64 + 1;
+                    // Numbers of an earlier life of this supervisor are not used again, nor those of this one.
+                    let number = (now.as_nanos() as u64).max(found.pause) + 1;
                     found.pause = number;
                     self.commands.push_back(Command::Pause { child, time: pause, number });
                 } else {

@@ -220,12 +220,12 @@ pub fn abstract_name_of(node_dir: &Path) -> String {
     format!("rebeam/{}/{}/{}/{hash:016x}", nix::unistd::getuid(), pid.display(), mnt.display())
 }
 
-/// A path without links, as far as it is there; the rest of it may be made later, or be gone.
+/// A path without links on the way to its last part, as far as it is there; the rest may be made later, or be gone.
 fn resolved(path: &Path) -> PathBuf {
     let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let there = whole.ancestors().find_map(|base| Some((base.canonicalize().ok()?, whole.strip_prefix(base).ok()?)));
-    // By its parts: joined with nothing, a path would get a slash at its end.
-    there.map_or(whole.clone(), |(base, rest)| base.components().chain(rest.components()).collect())
+    let mut above = whole.ancestors().skip(1);
+    let there = above.find_map(|base| Some((base.canonicalize().ok()?, whole.strip_prefix(base).ok()?)));
+    there.map_or(whole.clone(), |(base, rest)| base.join(rest))
 }
 
 /// Connects to the node that has a directory: by its socket there, or else by its abstract name, if that belongs to this

@@ -123,12 +123,14 @@ impl Handlers {
     }
 
     /// Takes one letter that has come and handles it; with `system_only`, none that is for the actor. Gives `None` if
-    /// there was none, `True` if it is done with, a reason to end with, or a message and the coroutine that handles it.
+    /// there was none; if it is done with, whether it was a message to the actor; a reason to end with; or a message and
+    /// the coroutine that handles it.
     fn step<'py>(&mut self, py: Python<'py>, system_only: bool) -> PyResult<Option<Bound<'py, PyAny>>> {
         let channel = channel(py)?;
         run_after(py)?;
         let Some(letter) = channel.next_filed(system_only) else { return Ok(None) };
-        let done = || Ok(Some(true.into_pyobject(py)?.to_owned().into_any()));
+        let is_message = is_message(&letter);
+        let done = || Ok(Some(is_message.into_pyobject(py)?.to_owned().into_any()));
         match self.take(py, channel, letter)? {
             Taken::Done => done(),
             Taken::End(kind, text, traceback) => Ok(Some((kind, text, traceback).into_pyobject(py)?.into_any())),
@@ -150,6 +152,11 @@ impl Handlers {
         channel.page.done(message.get().seq);
         Ok(())
     }
+}
+
+/// Whether it is what the actor itself is to hear, before which it was idle.
+fn is_message(letter: &Letter) -> bool {
+    matches!(letter, Letter::Message(delivery, ..) if delivery.head.lane != Lane::System)
 }
 
 /// What became of a letter.
@@ -182,7 +189,7 @@ pub(crate) fn serve(
             handlers.receive.call1(py, ("handle_info", timeout))?;
             continue;
         };
-        if matches!(&letter, Letter::Message(delivery, ..) if delivery.head.lane != Lane::System) {
+        if is_message(&letter) {
             idle_until = None;
         }
         match handlers.take(py, channel, letter)? {

@@ -1,13 +1,15 @@
 """A pool of actors as an executor of `concurrent.futures`.
 
-Nothing here blocks whoever submits: workers are started by threads of their own, and one thread of the actor takes
-the answers of all pools. A `_Pool` holds what there is; the `Executor` is its handle, and with the last handle the pool
-goes.
+Nothing here blocks whoever submits: workers are started by threads of their own, and answers are taken by one thread of
+the actor for all pools, beside its event loop, if it has one. A `_Pool` holds what there is; the `Executor` is its
+handle, and with the last handle the pool goes.
 """
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
+import contextlib
 import functools
 import itertools
 import logging
@@ -50,7 +52,11 @@ class _Worker(Actor):
         except _errors.ActorExit:
             raise
         except BaseException as error:
-            return None, _failure.describe(error)
+            try:
+                return None, _failure.describe(error)
+            except Exception:
+                # Its own methods may raise, too.
+                return None, _failure.describe(RuntimeError(f"{type(error).__name__}, which cannot be described"))
 
 
 class _Work:
@@ -62,15 +68,23 @@ class _Work:
 
 
 class _Pool:
-    """Workers, what waits for them, and what they have in hand."""
+    """Workers, what waits for them, and what they have in hand.
 
-    def __init__(self, most: int, spec: Any, most_tasks: int | None, has_initializer: bool, answers: _Answers) -> None:
+    Two things are done by whoever comes by, and not within each other, so that no stack grows and nobody waits for the
+    callbacks of a future but whoever runs them: waiting functions are handed out (`_hand_out`), by one thread at a
+    time, and outcomes are passed on to their futures (`_pass_on`).
+    """
+
+    def __init__(
+        self, most: int, spec: Any, most_tasks: int | None, has_initializer: bool, owner: _runtime.Identity
+    ) -> None:
         self.most = most
-        self._answers = answers
         self._spec = spec
         self._most_tasks = most_tasks
         self._has_initializer = has_initializer
-        # Its owner may be dropped, and what follows run, at any moment: also while this very thread holds the lock.
+        self._owner = owner
+        self._answers = _answers.setdefault(owner, _Answers())
+        # What is freed while it is held may have a finalizer that submits or shuts down.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._idle: list[ActorRef[_Worker]] = []
@@ -79,7 +93,13 @@ class _Pool:
         self._starting = 0
         self._waiting: dict[_Future, _Work] = {}
         self._running: set[_Future] = set()
+        self._over: collections.deque[tuple[_Future, Any, BaseException | None]] = collections.deque()
+        """Outcomes that their futures do not have yet."""
+        self._is_handing_out = False
+        self._of_thread = threading.local()
         self._is_shut = False
+        self._leaving: collections.deque[ActorRef[_Worker]] = collections.deque(maxlen=2 * most)
+        """The workers that were told to end last."""
         self._broken: BaseException | None = None
 
     def submit(self, future: _Future, work: _Work) -> None:
@@ -94,36 +114,72 @@ class _Pool:
         self._go_on()
 
     def _forget_cancelled(self, future: _Future) -> None:
-        if future.cancelled():
-            with self._lock:
-                self._waiting.pop(future, None)
-                self._changed.notify_all()
+        if not future.cancelled():
+            return
+        with self._lock:
+            work = self._waiting.pop(future, None)
+            self._changed.notify_all()
+        if work is not None:
+            # Tells whoever waits for several.
+            future.set_running_or_notify_cancel()
 
     def _go_on(self) -> None:
-        """Hands what waits to idle workers, and has more of them started where there may be more."""
-        while True:
-            with self._lock:
-                while self._starting < len(self._waiting) - len(self._idle) and self._count() < self.most:
-                    self._starting += 1
-                    threading.Thread(target=self._start_one, name="rebeam-start", daemon=True).start()
-                if not self._waiting or not self._idle:
-                    return
-                future = next(iter(self._waiting))
-                work = self._waiting.pop(future)
-                if work.tries == 0 and not future.set_running_or_notify_cancel():
-                    self._changed.notify_all()
-                    continue
-                worker = self._idle.pop()
-                self._running.add(future)
-            try:
-                pending = _pending.request(worker._address, "run", (work.content, {}), Target(None), is_method=True)
-            except Exception as error:
-                self._settle(future, worker, None, error)
-            else:
-                _pending.on_answer(pending._call, functools.partial(self._end, future, work, worker, pending))
+        self._hand_out()
+        self._pass_on()
 
-    def _count(self) -> int:
-        return len(self._tasks) + self._starting
+    def _hand_out(self) -> None:
+        """Hands what waits to idle workers, and has more of them started where there may be more."""
+        with self._lock:
+            if self._is_handing_out:
+                # Whoever does sees what has changed.
+                return
+            self._is_handing_out = True
+        self._of_thread.is_busy, was_busy = True, self._is_busy()
+        try:
+            while self._hand_out_one():
+                pass
+        except BaseException:
+            with self._lock:
+                self._is_handing_out = False
+            raise
+        finally:
+            self._of_thread.is_busy = was_busy
+
+    def _hand_out_one(self) -> bool:
+        with self._lock:
+            self._start_more()
+            if not self._waiting or not self._idle:
+                # Under the same lock, so that what comes now is seen by whoever brings it.
+                self._is_handing_out = False
+                return False
+            future = next(iter(self._waiting))
+            work = self._waiting.pop(future)
+            if work.tries == 0 and not future.set_running_or_notify_cancel():
+                self._changed.notify_all()
+                return True
+            worker = self._idle.pop()
+            self._running.add(future)
+        try:
+            pending = _pending.request(worker._address, "run", (work.content, {}), Target(None), is_method=True)
+        except BaseException as error:
+            self._settle(future, worker, None, error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            _pending.on_answer(pending._call, functools.partial(self._answered, future, work, worker, pending))
+        return True
+
+    def _start_more(self) -> None:
+        while self._starting < len(self._waiting) - len(self._idle) and len(self._tasks) + self._starting < self.most:
+            self._starting += 1
+            try:
+                threading.Thread(target=self._start_one, name="rebeam-start", daemon=True).start()
+            except RuntimeError as error:
+                # There may be no more threads. Where there are workers, they do it all.
+                self._starting -= 1
+                if not self._tasks and not self._starting:
+                    self._fail(list(self._waiting), error)
+                return
 
     def _start_one(self) -> None:
         try:
@@ -131,18 +187,13 @@ class _Pool:
         except BaseException as error:
             with self._lock:
                 self._starting -= 1
-                # Whom it was to be started for; where an initializer fails, everybody.
-                failed = list(self._waiting) if self._has_initializer else list(self._waiting)[:1]
-                for future in failed:
-                    self._waiting.pop(future, None)
                 if self._has_initializer:
                     self._broken = error
-                    error = concurrent.futures.BrokenExecutor(f"a worker's initializer has failed: {error}")
-            for future in failed:
-                if future.running() or future.set_running_or_notify_cancel():
-                    _set(future, None, error)
-            with self._lock:
-                self._changed.notify_all()
+                    broken = concurrent.futures.BrokenExecutor(f"a worker's initializer has failed: {error}")
+                    self._fail(list(self._waiting), broken)
+                else:
+                    # Whom it was to be started for.
+                    self._fail(list(self._waiting)[:1], error)
         else:
             with self._lock:
                 self._starting -= 1
@@ -150,9 +201,16 @@ class _Pool:
                 self._idle.append(worker)
                 self._changed.notify_all()
         self._go_on()
-        self._end_if_over()
 
-    def _end(
+    def _fail(self, futures: list[_Future], error: BaseException) -> None:
+        for future in futures:
+            work = self._waiting.pop(future)
+            if work.tries > 0 or future.set_running_or_notify_cancel():
+                self._running.add(future)
+                self._over.append((future, None, error))
+        self._changed.notify_all()
+
+    def _answered(
         self, future: _Future, work: _Work, worker: ActorRef[_Worker], pending: _pending.Pending[Any], _: int
     ) -> None:
         """The answer for a function has come."""
@@ -165,18 +223,23 @@ class _Pool:
                 kind, message, traceback, pickled = described
                 error = _errors.remote(kind, message, traceback, pickled)
         except (_errors.ActorDied, _errors.NoProc) as died:
-            left, error = None, died
-            is_begun = isinstance(died, _errors.ActorDied) and bool(died.certificate.in_hand)
-            if not is_begun and work.tries < _MOST_TRIES:
+            left = None
+            # Its traceback would hold this frame, and this frame holds it.
+            error = died.with_traceback(None)
+            if isinstance(died, _errors.NoProc):
+                # It was dead before; each that was leaves the pool by this, so this comes to an end.
+                return self._try_again(future, work, worker)
+            if not died.certificate.in_hand and work.tries < _MOST_TRIES:
+                work.tries += 1
                 return self._try_again(future, work, worker)
         except BaseException as raised:
-            error = raised
+            error = raised.with_traceback(None)
         self._settle(future, left, value, error, worker)
-        return None
+        return self._go_on()
 
     def _try_again(self, future: _Future, work: _Work, dead: ActorRef[_Worker]) -> None:
         """A worker has died that had not begun the function: another one runs it, before all others."""
-        work.tries += 1
+        work.tries = max(work.tries, 1)
         with self._lock:
             self._tasks.pop(dead, None)
             self._running.discard(future)
@@ -191,7 +254,7 @@ class _Pool:
         error: BaseException | None,
         was: ActorRef[_Worker] | None = None,
     ) -> None:
-        """Frees the worker, if it lives, then gives a future its outcome, so that what waits for that finds it free."""
+        """Frees the worker, if it lives, and notes the outcome."""
         used_up = None
         with self._lock:
             if worker is None:
@@ -202,15 +265,41 @@ class _Pool:
                 if self._most_tasks is not None and self._tasks[worker] >= self._most_tasks:
                     used_up = worker
                     del self._tasks[worker]
+                    self._leaving.append(worker)
                 else:
                     self._idle.append(worker)
+            self._over.append((future, value, error))
         if used_up is not None:
-            _process.exit(used_up, "shutdown")
-        _set(future, value, error)
-        with self._lock:
-            self._running.discard(future)
-            self._changed.notify_all()
-        self._go_on()
+            self._end(used_up)
+
+    def _is_busy(self) -> bool:
+        """Whether this very thread hands out, or passes on."""
+        return getattr(self._of_thread, "is_busy", False)
+
+    def _pass_on(self) -> None:
+        """Gives futures their outcomes, and with that runs their callbacks."""
+        if self._is_busy():
+            # It does so when it is done with what it is at.
+            return
+        self._of_thread.is_busy = True
+        try:
+            while True:
+                with self._lock:
+                    if not self._over:
+                        break
+                    future, value, error = self._over.popleft()
+                try:
+                    if error is None:
+                        future.set_result(value)
+                    else:
+                        future.set_exception(error)
+                finally:
+                    with self._lock:
+                        self._running.discard(future)
+                        self._changed.notify_all()
+                    del future, value, error
+        finally:
+            self._of_thread.is_busy = False
         self._end_if_over()
 
     def shut(self, wait: bool, cancel: bool) -> None:
@@ -219,52 +308,46 @@ class _Pool:
             cancelled = list(self._waiting) if cancel else []
         for future in cancelled:
             future.cancel()
-        # The thread that takes all answers would wait for itself.
-        wait = wait and threading.current_thread() is not self._answers.thread
+        # In a callback of a future it would wait for itself, and on the thread that takes the answers forever.
+        wait = wait and not self._is_busy() and threading.current_thread() is not self._answers.thread
         if wait:
             with self._lock:
                 self._changed.wait_for(lambda: not (self._waiting or self._running or self._starting))
-        workers = self._end_if_over()
+        self._end_if_over()
         if wait:
-            for worker in workers:
-                try:
+            with self._lock:
+                leaving = list(self._leaving)
+            for worker in leaving:
+                with contextlib.suppress(_errors.NoProc, _errors.EndedOtherwise):
                     _process.stop(worker, "shutdown")
-                except (_errors.NoProc, _errors.EndedOtherwise):
-                    pass
 
     def drop(self) -> None:
         """Nobody holds the executor any more: what was submitted is done, and then the workers go."""
         # This may run wherever the collector does.
-        threading.Thread(target=self.shut, args=(False, False), name="rebeam-drop", daemon=True).start()
+        if _runtime.is_here(self._owner):
+            threading.Thread(target=self.shut, args=(False, False), name="rebeam-drop", daemon=True).start()
 
-    def _end_if_over(self) -> list[ActorRef[_Worker]]:
-        """Ends the workers of a pool that is shut and has nothing left to do; gives them."""
+    def _end_if_over(self) -> None:
+        """Ends the workers of a pool that is shut and has nothing left to do."""
         with self._lock:
             if not self._is_shut or self._waiting or self._running:
-                return []
+                return
             workers, self._tasks, self._idle = list(self._tasks), {}, []
+            self._leaving += workers
         for worker in workers:
-            try:
+            self._end(worker)
+
+    def _end(self, worker: ActorRef[_Worker]) -> None:
+        # In a test, the owner's node may be gone, and the worker's number be another's.
+        if _runtime.is_here(self._owner):
+            with contextlib.suppress(_errors.RebeamError):
                 _process.exit(worker, "shutdown")
-            except _errors.RebeamError:
-                pass
-        return workers
-
-
-def _set(future: _Future, value: Any, error: BaseException | None) -> None:
-    """Gives a future its outcome. What its callbacks do must not end the thread that takes all answers."""
-    try:
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(error)
-    except BaseException:
-        _log.exception("a callback of a future has failed")
 
 
 class Executor(concurrent.futures.Executor):
     """Runs functions in actors of its own, as `ProcessPoolExecutor` does in processes, and survives their deaths.
 
+    Callbacks of futures must not wait for other futures: all executors of an actor take their answers on one thread.
     A function that crashes its process fails its own future, with `ActorDied`, and no other; one that no worker had
     begun is run by another. The pool goes on. It belongs to the actor that makes it, and ends with that; with the last
     handle on it, it ends when what was submitted is done.
@@ -300,12 +383,12 @@ class Executor(concurrent.futures.Executor):
             raise TypeError("initializer must be a callable")
         _refuse_gevent()
         me = _runtime.me()
-        if "name" in options:
-            raise _errors.SpecError("the workers of an executor have no name")
-        spec = _spec.child(_Worker, initializer, tuple(initargs), **{"restart": "temporary", **options})
+        for option in ("name", "id", "restart", "significant"):
+            if option in options:
+                raise _errors.SpecError(f"the workers of an executor have no option `{option}`")
+        spec = _spec.child(_Worker, initializer, tuple(initargs), restart="temporary", **options)
         most = max_workers or _spec.cpus()
-        answers = _answers.setdefault(me, _Answers())
-        self._pool = _Pool(most, spec, max_tasks_per_child, initializer is not None, answers)
+        self._pool = _Pool(most, spec, max_tasks_per_child, initializer is not None, me)
         weakref.finalize(self, self._pool.drop).atexit = False
 
     @property
@@ -371,7 +454,8 @@ class Executor(concurrent.futures.Executor):
             futures.reverse()
             while futures:
                 left = None if end is None else end - _rebeam.clock()
-                results = futures.pop().result(left)
+                results = futures[-1].result(left)
+                futures.pop()
                 chunk = next(chunks, None)
                 if chunk is not None:
                     futures.insert(0, self.submit(_run_chunk, fn, chunk))
@@ -413,11 +497,13 @@ class _Answers:
 
     def __init__(self) -> None:
         self.thread: threading.Thread | None = None
+        self._lock = threading.Lock()
 
     def start(self) -> None:
-        if self.thread is None or not self.thread.is_alive():
-            self.thread = threading.Thread(target=self._run, name="rebeam-answers", daemon=True)
-            self.thread.start()
+        with self._lock:
+            if self.thread is None or not self.thread.is_alive():
+                self.thread = threading.Thread(target=self._run, name="rebeam-answers", daemon=True)
+                self.thread.start()
 
     def _run(self) -> None:
         while True:

@@ -205,6 +205,7 @@ class _Serving:
         for _ in range(_AT_ONCE):
             if self._over.done() or self._is_stopping:
                 return None
+            self._wait_idly()
             # A plain method is no part of this loop: it may run one of its own.
             asyncio._set_running_loop(None)
             try:
@@ -214,11 +215,14 @@ class _Serving:
             if taken is None:
                 _rebeam.settle()
                 return None
+            if taken is False:
+                # It was for the process, not for the actor.
+                continue
             if taken is not True and len(taken) == 3:
                 self._is_stopping = True
                 self.reason = taken
                 return self._end_if_idle()
-            self._wait_idly(_rebeam.take_idle())
+            self._wait_no_more()
             if taken is not True:
                 self._begin(*taken)
         self._loop.call_soon(self._look)
@@ -262,10 +266,17 @@ class _Serving:
             task.cancel()
         self._cut_in(_AGAIN)
 
-    def _wait_idly(self, seconds: float | None) -> None:
+    def _wait_idly(self) -> None:
+        """Has the actor be told if nothing comes for so long, should a handler have asked for that."""
+        seconds = _rebeam.take_idle()
+        if seconds is not None:
+            self._wait_no_more()
+            self._idle = self._loop.call_later(seconds, self._on_idle)
+
+    def _wait_no_more(self) -> None:
         if self._idle is not None:
             self._idle.cancel()
-        self._idle = None if seconds is None else self._loop.call_later(seconds, self._on_idle)
+            self._idle = None
 
     def _on_idle(self) -> None:
         try:

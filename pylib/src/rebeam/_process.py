@@ -191,8 +191,8 @@ def send_after(seconds: float, to: To, message: Any) -> Timer:
     """Sends a message after a time, for `handle_info`.
 
     Set on a pid, or by an actor on itself, it goes to that incarnation, and ends with it. Set on a name or a reference,
-    it goes to whoever that means when the time has come; if that is nobody, it is a dead letter. It outlives the actor
-    that set it.
+    it goes to whoever that means when the time has come; if that is nobody, or another's mailbox that is full, it is a
+    dead letter. It outlives the actor that set it.
 
     Args:
         seconds: 0 or more, on monotonic time.

@@ -91,6 +91,11 @@ def me() -> Identity:
     return own
 
 
+def is_here(actor: Identity) -> bool:
+    """Whether an actor that this process was made for, or a thread of it, is still there."""
+    return actor is _identity or actor in identities.values()
+
+
 def shutdown() -> None:
     """Stops the whole node in good order, as Ctrl-C would; returns as soon as that has been ordered.
 

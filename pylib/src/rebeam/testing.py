@@ -267,10 +267,14 @@ def _threads_of_actors() -> Iterator[None]:
 
 
 def _run_of_actor(owner: _rebeam.ThreadOwner, identity: _runtime.Identity | None, run: Callable[[], None]) -> None:
-    if identity is None or not _rebeam.join_in_process(owner):
+    if identity is None:
         return run()
     number = threading.get_ident()
+    # Before it joins, so that no node is over that leaves it there.
     _runtime.identities[number] = identity
+    if not _rebeam.join_in_process(owner):
+        _runtime.identities.pop(number, None)
+        return run()
     try:
         run()
     except _errors.ActorExit:

@@ -34,7 +34,7 @@ impl Core {
             (self.registries.watches_of(pid).len(), "watches"),
             (self.router.count(Caller::Actor(pid)) + self.waiters.count(pid), "calls without an answer"),
             (
-                self.members.serving(process).and_then(Actor::incarnation).map_or(0, |it| it.made.len()),
+                self.members.serving(process).and_then(Actor::incarnation).map_or(0, |it| it.made.most()),
                 "things in `init`",
             ),
         ];

@@ -105,11 +105,7 @@ impl Core {
             return self.overflown(id, message);
         }
         actor.mailbox.push(message);
-        if overflow == Overflow::DropOldest {
-            while let Some(oldest) = self.members.actor_mut(id).and_then(|actor| actor.mailbox.take_surplus()) {
-                self.overflown(id, oldest);
-            }
-        }
+        self.drop_surplus(id);
         self.pump(id);
         let full = match overflow {
             Overflow::Block => Full::Wait,
@@ -118,6 +114,15 @@ impl Core {
         };
         if let Sender::Process(process, _) = sender {
             self.shut_gate(process, id, to, full);
+        }
+    }
+
+    /// Drops what a mailbox has too much, if it is one that drops the oldest.
+    pub(super) fn drop_surplus(&mut self, id: ActorId) {
+        let drops = |actor: &&mut Actor| actor.mailbox.overflow() == Overflow::DropOldest;
+        while let Some(oldest) = self.members.actor_mut(id).filter(drops).and_then(|actor| actor.mailbox.take_surplus())
+        {
+            self.overflown(id, oldest);
         }
     }
 

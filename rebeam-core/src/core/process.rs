@@ -13,6 +13,7 @@ use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::id::{ActorId, Pid};
 use rebeam_protocol::message::{Form, Head, Signal};
 use rebeam_protocol::process::{ChildError, ProcessAnswer, ProcessRequest};
+use rebeam_protocol::spec::Overflow;
 
 use super::Core;
 use crate::actor::Life;
@@ -267,8 +268,8 @@ impl Core {
     }
 
     /// An alarm is due.
-    pub(super) fn ring(&mut self, id: AlarmId, at: Duration) {
-        let Some(alarm) = self.alarms.get_mut(id) else { return };
+    pub(super) fn ring(&mut self, alarm_id: AlarmId, at: Duration) {
+        let Some(alarm) = self.alarms.get_mut(alarm_id) else { return };
         let to = alarm.to.clone();
         let head = Head { form: alarm.form.clone(), ..Head::new(alarm.method.clone()) };
         let message = Message::new(alarm.sender, head, alarm.payload.clone(), self.now);
@@ -278,10 +279,10 @@ impl Core {
             Some(every) => {
                 let missed = self.now.saturating_sub(at).as_nanos() / every.as_nanos().max(1);
                 let missed = u32::try_from(missed).unwrap_or(u32::MAX - 1);
-                alarm.key = self.timers.set((at + every * (missed + 1)).max(self.now), Due::Alarm(id));
+                alarm.key = self.timers.set((at + every * (missed + 1)).max(self.now), Due::Alarm(alarm_id));
                 self.alarms.skip(missed.into());
             }
-            None => drop(self.alarms.remove(id)),
+            None => drop(self.alarms.remove(alarm_id)),
         }
         if let Address::Group(group) = &to {
             let message = Message { for_pid: true, ..message };
@@ -299,11 +300,16 @@ impl Core {
         let Some(actor) = self.members.actor_mut(id).filter(|actor| !matches!(actor.life, Life::Gone)) else {
             return if is_repeated { self.alarms.skip(1) } else { self.sent_to_nobody(message, to) };
         };
-        // A clock that ticks faster than it is heard is not to fill the mailbox, and nobody waits for room here.
-        if actor.mailbox.is_full() {
-            return if is_repeated { self.alarms.skip(1) } else { self.overflown(id, message) };
+        // A clock that ticks faster than it is heard is not to fill the mailbox, and nobody waits for room here. What an
+        // actor tells itself is put in: its timers are bounded.
+        let is_own = actor.process().is_some_and(|process| process.pid == alarm_id.maker);
+        let has_room = is_own || !actor.mailbox.is_full() || actor.mailbox.overflow() == Overflow::DropOldest;
+        match (has_room, is_repeated) {
+            (_, true) if actor.mailbox.is_full() => return self.alarms.skip(1),
+            (false, _) => return self.overflown(id, message),
+            (true, _) => actor.mailbox.push(Message { for_pid, ..message }),
         }
-        actor.mailbox.push(Message { for_pid, ..message });
+        self.drop_surplus(id);
         self.pump(id);
     }
 }

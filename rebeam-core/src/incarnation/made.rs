@@ -31,9 +31,9 @@ pub(crate) struct MadeEntry {
 }
 
 impl Made {
-    /// How much was noted, whether or not it is still there.
-    pub(crate) fn len(&self) -> usize {
-        self.alarms.len() + self.monitors.len() + self.watches.len() + self.entries.len()
+    /// Of what there is most, whether or not it is still there. Entries are small, and are counted by the ten.
+    pub(crate) fn most(&self) -> usize {
+        self.alarms.len().max(self.monitors.len()).max(self.watches.len()).max(self.entries.len() / 10)
     }
 
     /// Takes out an entry for this holder under this key.

@@ -263,3 +263,39 @@ fn an_actor_whose_next_process_waits_for_a_resource_can_be_stopped() {
     assert_eq!(world.take_trace().iter().filter(|it| *it == "start a").count(), 1);
     assert!(world.is_running("a"));
 }
+
+#[test]
+fn a_timer_keeps_to_the_policy_of_a_full_mailbox_and_what_an_actor_tells_itself_is_put_in() {
+    use rebeam_protocol::spec::Overflow;
+    for (overflow, handled) in [
+        (Overflow::DropOldest, vec!["m2", "handle_info"]),
+        (Overflow::DropNew, vec!["m1", "m2"]),
+        (Overflow::Block, vec!["m1", "m2"]),
+    ] {
+        let small = |spec: &mut rebeam_protocol::spec::ActorSpec| {
+            spec.mailbox = MailboxOptions { messages: Some(2), overflow, ..MailboxOptions::default() };
+        };
+        let mut world = World::up(supervisor(Strategy::OneForOne, vec![actor("a"), actor_with("b", small)]));
+        world.slow = vec!["b".into()];
+        world.is_shot("b");
+        for method in ["m1", "m2"] {
+            world.sends("a", name("b"), Kind::Cast, method);
+        }
+        world.asks("a", timer(1, "b", 10));
+        world.pass(Duration::from_millis(20));
+        world.starts("b");
+        let got: Vec<String> = std::iter::from_fn(|| world.works("b")).collect();
+        assert_eq!(got, handled, "{overflow:?}");
+    }
+    let small = |spec: &mut rebeam_protocol::spec::ActorSpec| {
+        spec.mailbox = MailboxOptions { messages: Some(2), ..MailboxOptions::default() };
+    };
+    let mut world = World::up(supervisor(Strategy::OneForOne, vec![actor("a"), actor_with("b", small)]));
+    world.asks("b", timer(1, "b", 10));
+    for _ in 0..20 {
+        world.sends("a", name("b"), Kind::Cast, "work");
+    }
+    world.pass(Duration::from_millis(20));
+    let got: Vec<String> = std::iter::from_fn(|| world.works("b")).collect();
+    assert_eq!(got.iter().filter(|method| *method == "handle_info").count(), 1, "its clock goes on");
+}

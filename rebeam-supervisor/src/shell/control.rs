@@ -198,7 +198,11 @@ async fn converse(client: &Client, stream: UnixStream) -> std::io::Result<()> {
         match next {
             // Whoever goes away waits for nothing any more.
             Next::Gone => return Ok(()),
-            Next::Answer(answered, content) => write(&mut framed, &answered, &content).await?,
+            Next::Answer(answered, content) => {
+                // One that does not read its answers waits for nothing either.
+                client.activity.under_way.set(under_way.len());
+                write(&mut framed, &answered, &content).await?;
+            }
             Next::Frame(body) => match frame::decode::<Asked>(&body) {
                 Ok((asked, offset)) => {
                     under_way.push(client.answer(asked.number, asked.request, body.slice(offset..)));

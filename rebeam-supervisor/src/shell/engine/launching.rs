@@ -187,7 +187,11 @@ impl Engine {
         }
     }
 
+    /// There is a process for a worker. It may be told of twice, and have died and been reaped in between.
     pub(super) fn born(&mut self, process: ProcessId, os_pid: i32) {
+        if !reaper::is_child(os_pid) {
+            return self.watch_births();
+        }
         self.by_os_pid.insert(os_pid, process);
         self.wants_standby = true;
         match self.workers.get_mut(&process) {
