@@ -357,6 +357,14 @@ def with_threads() -> Supervisor:
     )
 
 
+def test_a_crash_takes_the_name_of_a_signal() -> None:
+    with running(with_threads()) as node:
+        node.crash("counter", "SIGSEGV")
+        assert str(node.deaths[0].reason) == "signal(SIGSEGV)"
+        with pytest.raises(ValueError, match="SIGSEGV"):
+            node.crash("counter", "SEGV")
+
+
 def test_a_thread_speaks_as_the_actor_that_has_started_it() -> None:
     with running(with_threads()):
         web = rebeam.ref(Web, "web")

@@ -115,15 +115,19 @@ class Node:
         """
         self._node.idle(timeout, NAME)
 
-    def crash(self, actor: ActorRef[Any] | str, signal: int = signals.SIGKILL) -> None:
+    def crash(self, actor: ActorRef[Any] | str, signal: int | str = signals.SIGKILL) -> None:
         """Ends an actor as a signal would, at once and without `terminate`.
+
+        Args:
+            actor: a handle, or its name.
+            signal: a number, or a name such as `SIGSEGV`.
 
         Raises:
             NoProc: there is no such actor that lives.
+            ValueError: there is no such signal.
         """
         label = actor if isinstance(actor, str) else str(actor._address)
-        signal = signals.Signals(signal)
-        if not self._node.crash(label, int(signal)):
+        if not self._node.crash(label, _signal(signal)):
             raise _errors.NoProc(f"there is no living actor `{label}`")
 
     def drop_next(self, actor: ActorRef[Any] | str, count: int = 1) -> None:
@@ -236,6 +240,12 @@ class Node:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(
                     ctypes.c_ulong(thread.ident), ctypes.py_object(_errors.ActorExit)
                 )
+
+
+def _signal(signal: int | str) -> int:
+    if isinstance(signal, str) and signal not in signals.Signals.__members__:
+        raise ValueError(f"there is no signal `{signal}`; write a name such as `SIGSEGV`")
+    return signals.Signals[signal] if isinstance(signal, str) else signals.Signals(signal)
 
 
 def _copy_of(tree: _spec.Supervisor) -> _spec.Supervisor:
@@ -354,11 +364,11 @@ class ProcessNode:
                 raise RuntimeError(f"the node did not come to rest within {timeout} s: busy: {', '.join(busy)}")
             time.sleep(0.005)
 
-    def crash(self, actor: ActorRef[Any] | str, signal: int = signals.SIGKILL) -> None:
+    def crash(self, actor: ActorRef[Any] | str, signal: int | str = signals.SIGKILL) -> None:
         """Sends a signal to the process of an actor, and waits until its end is noticed."""
         actor = actor if isinstance(actor, str) else str(actor._address)
         before = self._entry(actor)
-        os.kill(before["os_pid"], signal)
+        os.kill(before["os_pid"], _signal(signal))
         deadline = time.monotonic() + _PATIENCE
         while time.monotonic() < deadline:
             now = self._entry(actor)

@@ -822,9 +822,9 @@ fn failed(incarnation: &Incarnation, fates: &[Fate]) -> Option<Seq> {
 
 /// Who ended it, where a signal did.
 fn killer(machine: &incarnation::Machine, death: &Death) -> Killer {
-    match (death.status, machine.killed_because()) {
+    match (death.status, machine.killed_because(death.status)) {
+        (_, Some(why)) => Killer::Rebeam(why.to_owned()),
         (Status::Exited(_), _) => Killer::Nobody,
-        (Status::Signalled(9), Some(why)) => Killer::Rebeam(why.to_owned()),
         (Status::Signalled(_), _) if death.out_of_memory => Killer::OutOfMemory,
         (Status::Signalled(_), _) => Killer::Unknown,
     }

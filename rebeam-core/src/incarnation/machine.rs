@@ -80,6 +80,15 @@ struct Kill {
     exit: Option<ExitReason>,
     /// Whether its end had been ordered before.
     was_ordered: bool,
+    /// Whether its process was about to end by itself, which may have been faster than the kill.
+    was_handing_over: bool,
+}
+
+impl Kill {
+    /// Whether it is why the process has ended like that.
+    fn is_cause_of(&self, status: Status) -> bool {
+        status == Status::Signalled(9) || (self.was_handing_over && status == Status::Exited(0))
+    }
 }
 
 /// What is to be done about the process, in order.
@@ -264,7 +273,8 @@ impl Machine {
             return vec![Command::Kill];
         }
         let exit = if let Life::Exiting { reason } = &self.life { Some(reason.clone()) } else { None };
-        self.life = Life::Killed(Kill { reason, why, exit, was_ordered: self.is_ordered() });
+        let was_handing_over = matches!(self.life, Life::HandingOver { .. });
+        self.life = Life::Killed(Kill { reason, why, exit, was_ordered: self.is_ordered(), was_handing_over });
         vec![Command::Limit(Limit::None), Command::Kill]
     }
 
@@ -344,13 +354,13 @@ impl Machine {
     /// Why it has ended: the first that applies of MAP-02.
     pub(crate) fn exit_reason(&self, status: Status) -> ExitReason {
         let (kill, exit) = match &self.life {
-            Life::Killed(kill) => (Some(&kill.reason), kill.exit.as_ref()),
+            Life::Killed(kill) => (Some(kill), kill.exit.as_ref()),
             Life::Exiting { reason } => (None, Some(reason)),
             _ => (None, None),
         };
         match (&self.report, kill, exit, status) {
             (Some(report), ..) => report.clone(),
-            (None, Some(reason), _, Status::Signalled(9)) => reason.clone(),
+            (None, Some(kill), _, status) if kill.is_cause_of(status) => kill.reason.clone(),
             (None, _, Some(reason), _) => reason.clone(),
             (None, _, None, Status::Signalled(number)) => ExitReason::Signal(number),
             (None, _, None, Status::Exited(code)) => ExitReason::ExitCode(code),
@@ -373,9 +383,12 @@ impl Machine {
         }
     }
 
-    /// Why we killed it, in words, if we did.
-    pub(crate) fn killed_because(&self) -> Option<&'static str> {
-        if let Life::Killed(kill) = &self.life { Some(kill.why) } else { None }
+    /// Why we killed it, in words, if that is why its process has ended like that.
+    pub(crate) fn killed_because(&self, status: Status) -> Option<&'static str> {
+        match &self.life {
+            Life::Killed(kill) if kill.is_cause_of(status) => Some(kill.why),
+            _ => None,
+        }
     }
 
     /// Whether its process said itself why it ends.
@@ -580,7 +593,8 @@ mod tests {
     fn every_order_in_every_life() {
         let handing =
             |then, state: bool| Life::HandingOver { then, state: state.then(|| Bytes::from_static(b"state")) };
-        let killed = Kill { reason: ExitReason::Killed, why: "test", exit: None, was_ordered: false };
+        let killed =
+            Kill { reason: ExitReason::Killed, why: "test", exit: None, was_ordered: false, was_handing_over: false };
         let lives = [
             (Life::Starting { then: After::Serve }, 0),
             (Life::Starting { then: After::Serve }, 1),

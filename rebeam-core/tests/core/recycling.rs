@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use rebeam_core::Event;
+use rebeam_core::event::Status;
 use rebeam_protocol::address::Registry;
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::ledger::text_key;
 use rebeam_protocol::message::{CallFailure, Kind, Lane, Outcome, Waits};
-use rebeam_protocol::outside::TreeRequest;
+use rebeam_protocol::outside::{Answer, TreeRequest};
 use rebeam_protocol::process::{ProcessAnswer, ProcessRequest, RegistryRequest};
 use rebeam_protocol::spec::{ChildSpec, Limits, Restart, Strategy as Group};
 
@@ -149,6 +150,21 @@ fn an_exit_signal_or_a_kill_while_it_hands_over_ends_the_incarnation() {
 }
 
 #[test]
+fn map_02_a_kill_is_the_reason_though_a_process_that_hands_over_has_ended_by_itself_before() {
+    let mut world = handing_over();
+    world.asks("b", ProcessRequest::Monitor(name("a")));
+    let death = world.death_of("a", Status::Exited(0));
+    world.core.handle_event(world.now, Event::HandedOver { process: death.process, state: bytes::Bytes::new() });
+    world.asks("b", ProcessRequest::Kill(name("a")));
+    world.tell(Event::Died(Box::new(death)));
+    assert_eq!(world.signals("b").len(), 1);
+    world.requests(TreeRequest::Why { name: "a".into() });
+    let Some(Answer::Why(deaths)) = world.outside.pop() else { panic!("deaths") };
+    assert_eq!(deaths[0].0.reason, ExitReason::Killed);
+    assert!(matches!(deaths[0].0.killer, rebeam_protocol::certificate::Killer::Rebeam(_)), "{:?}", deaths[0].0.killer);
+}
+
+#[test]
 fn whoever_does_not_give_its_state_is_judged_hung() {
     let mut world = handing_over();
     world.pass(Duration::from_secs(120));
@@ -196,7 +212,7 @@ fn sup_036_a_temporary_child_can_be_restarted_by_hand_unless_its_arguments_are_l
     world.requests(TreeRequest::Restart { name: "large".into() });
     world.check(&[]);
     let refused = world.outside.pop();
-    let is_named = |answer: &rebeam_protocol::outside::Answer| format!("{answer:?}").contains("`large` is temporary");
+    let is_named = |answer: &Answer| format!("{answer:?}").contains("`large` is temporary");
     assert!(refused.as_ref().is_some_and(is_named), "{refused:?}");
     assert!(world.is_running("large"));
 }
