@@ -161,6 +161,8 @@ class _Pool:
             self._running.add(future)
         try:
             pending = _pending.request(worker._address, "run", (work.content, {}), Target(None), is_method=True)
+        except _errors.Unpicklable as error:
+            self._settle(future, worker, None, _unsendable(work, error))
         except BaseException as error:
             self._settle(future, worker, None, error)
             if not isinstance(error, Exception):
@@ -472,6 +474,20 @@ class Executor(concurrent.futures.Executor):
             cancel_futures: cancels what no worker has begun.
         """
         self._pool.shut(wait, cancel_futures)
+
+
+def _unsendable(work: _Work, error: _errors.Unpicklable) -> _errors.Unpicklable:
+    """The error for a call that cannot be pickled, in the words of whoever submitted it."""
+    from rebeam import _pickling
+
+    function, args, kwargs = work.content
+    if function is _run_chunk:
+        function, args, kwargs = args[0], args[1], {}
+    name = getattr(function, "__qualname__", repr(function))
+    why = _pickling.why_not(function)
+    if why is not None:
+        return _errors.Unpicklable(f"the function `{name}` cannot be sent: workers import it by its name: {why}")
+    return _pickling.explain((args, kwargs), name, _pickling.why_not((args, kwargs)) or error)
 
 
 _AHEAD = 4

@@ -59,9 +59,17 @@ class _Pickler(pickle.Pickler):
     """Names what is of `__main__` so that others find it."""
 
     def reducer_override(self, object: Any) -> Any:
-        if getattr(object, "__module__", None) == "__main__" and hasattr(object, "__qualname__"):
+        if getattr(object, "__module__", None) == "__main__" and _is_found(object):
             return _found, (_own, object.__qualname__)
         return NotImplemented
+
+
+def _is_found(object: Any) -> bool:
+    """Whether `__main__` has it by its name: of a lambda, or of what a function has made, pickle says so itself."""
+    try:
+        return operator.attrgetter(object.__qualname__)(sys.modules["__main__"]) is object
+    except AttributeError:
+        return False
 
 
 def _dumps(object: Any, protocol: int, *, buffer_callback: Callable[[Any], object] | None = None) -> bytes:

@@ -45,7 +45,7 @@ def explain_result(result: object, method: str, error: BaseException) -> str:
 
     if inspect.isgenerator(result) or inspect.isasyncgen(result):
         return f"`{method}` is a generator: iterate over `ref.stream(Class.{method}, …)`"
-    if _pickles(result):
+    if pickles(result):
         return f"the result of `{method}` cannot be sent: {error}"
     where, culprit = _culprit("result", result, 0, set()) or ("result", result)
     cls = type(culprit)
@@ -53,7 +53,7 @@ def explain_result(result: object, method: str, error: BaseException) -> str:
 
 
 def _culprit(path: str, value: object, depth: int, seen: set[int]) -> tuple[str, object] | None:
-    if id(value) in seen or _pickles(value):
+    if id(value) in seen or pickles(value):
         return None
     seen.add(id(value))
     if depth < _MAX_DEPTH:
@@ -64,12 +64,18 @@ def _culprit(path: str, value: object, depth: int, seen: set[int]) -> tuple[str,
     return path, value
 
 
-def _pickles(value: object) -> bool:
+def pickles(value: object) -> bool:
+    """Whether something can be pickled."""
+    return why_not(value) is None
+
+
+def why_not(value: object) -> Exception | None:
+    """Why something cannot be pickled; None if it can."""
     try:
         pickle.dumps(value, 5)
-    except Exception:
-        return False
-    return True
+    except Exception as error:
+        return error
+    return None
 
 
 def _parts(value: object) -> Iterator[tuple[str, object]]:
