@@ -1,6 +1,6 @@
 //! `rebeam.Executor`. Each scenario of `fixtures/executor.py` in a node of its own.
 
-use harness::scenarios;
+use harness::{Project, scenarios};
 
 scenarios! {
     in "fixtures/executor.py";
@@ -19,4 +19,47 @@ scenarios! {
     an_error_that_cannot_be_described_is_an_answer,
     what_makes_no_sense_is_refused,
     an_exit_that_comes_in_a_finalizer_is_raised_behind_it,
+}
+
+#[test]
+fn a_script_sends_what_others_find_in_it_and_is_told_of_what_they_do_not() {
+    let project = Project::new(
+        "import rebeam\n\
+         tree = rebeam.Supervisor([rebeam.script('job.py', restart='temporary', significant=True)],\n    \
+         auto_shutdown='any_significant')\n",
+    );
+    let job = r#"
+import rebeam
+
+def double(n):
+    return 2 * n
+
+class Settings:
+    def __init__(self, n):
+        self.n = n
+
+def number_of(settings):
+    return settings.n
+
+def main():
+    def inner():
+        return 1
+
+    with rebeam.Executor(1) as pool:
+        print("double", pool.submit(double, 4).result())
+        print("instance", pool.submit(number_of, Settings(5)).result())
+        for function in (inner, lambda: 1):
+            print(pool.submit(function).exception())
+
+if __name__ == "__main__":
+    main()
+"#;
+    project.write("job.py", job);
+    let (status, output) = project.start(&["up", "app.py"]).wait();
+    assert_eq!(status.code(), Some(0), "{output}");
+    for expected in
+        ["double 8", "instance 5", "`main.<locals>.inner` cannot be sent", "`main.<locals>.<lambda>` cannot be"]
+    {
+        assert!(output.contains(expected), "{expected}: {output}");
+    }
 }
