@@ -1,7 +1,7 @@
 //! The worker is the user's own Python, embedded or executed.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use harness::{Node, Project, root};
 use serde_json::json;
@@ -152,4 +152,29 @@ fn a_missing_broken_or_bare_python_is_told_apart() {
     ran.assert_error(3, &["has no package `rebeam`", "pip install rebeam", "hint:"]);
     project.assert_nothing_left();
     project.assert_socket_gone();
+}
+
+#[test]
+fn a_breakpoint_is_passed_over_with_a_word_unless_a_debugger_is_named() {
+    let project = Project::new(
+        "import rebeam\n\
+         from rebeam import *\n\
+         class A(Actor):\n    \
+         def stops(self):\n        \
+         breakpoint()\n        \
+         return 'on'\n\
+         tree = Supervisor([child(A, name='a')])\n",
+    );
+    let mut node = project.up();
+    assert_eq!(node.call("a", "stops", &[]), json!("on"));
+    node.wait_for("app.py:5 is passed over");
+    node.down();
+    let mut command = project.command(&["up", "app.py"]);
+    command.env("PYTHONBREAKPOINT", "builtins.print").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut node = project.adopt(&mut command);
+    node.wait_for("up with");
+    assert_eq!(node.call("a", "stops", &[]), json!("on"));
+    assert_eq!(node.run(&["down"]).code, Some(0));
+    let (_, output) = node.wait();
+    assert!(!output.contains("is passed over"), "{output}");
 }

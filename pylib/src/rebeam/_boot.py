@@ -68,11 +68,28 @@ def _prepare() -> None:
     faulthandler.enable(2)
     signal.signal(_rebeam.EXIT_SIGNAL, _on_exit_signal)
     sys.unraisablehook = _rebeam.raise_exit_again
+    sys.breakpointhook = _breakpoint
     # Whoever has no place for stacks yet writes none, rather than end.
     signal.signal(_rebeam.DUMP_SIGNAL, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
         # A line that was printed must not be lost with the process.
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def _breakpoint(*args: Any, **kwargs: Any) -> Any:
+    """Python's debugger would read the end of standard input, and end the actor."""
+    if os.environ.get("PYTHONBREAKPOINT"):
+        return sys.__breakpointhook__(*args, **kwargs)
+    import logging
+
+    frame = sys._getframe(1)
+    logging.getLogger("rebeam").warning(
+        "breakpoint() at %s:%d is passed over: an actor has no terminal; set PYTHONBREAKPOINT=remote_pdb.set_trace "
+        "(`pip install remote-pdb`) to debug over a socket, or look with `rebeam stack`",
+        frame.f_code.co_filename,
+        frame.f_lineno,
+    )
+    return None
 
 
 def warm_up() -> None:
