@@ -155,6 +155,34 @@ fn a_missing_broken_or_bare_python_is_told_apart() {
 }
 
 #[test]
+fn scripts_and_modules_have_arguments() {
+    let project = Project::new(
+        "import rebeam\n\
+         from rebeam import Supervisor, child_options\n\
+         def wrong():\n    \
+         try:\n        \
+         rebeam.script('job.py', 8080)\n    \
+         except rebeam.SpecError as error:\n        \
+         print(error)\n\
+         options = {'restart': 'temporary', 'significant': True}\n\
+         tree = Supervisor([\n    \
+         rebeam.script('job.py', '--port', '8080', **options),\n    \
+         rebeam.module('jobs.one', 'a b', '', **options),\n    \
+         child_options(rebeam.function(wrong), **options),\n\
+         ], auto_shutdown='all_significant')\n",
+    );
+    project.write("job.py", "import sys\nprint('script', sys.argv[0].rpartition('/')[2], sys.argv[1:])\n");
+    std::fs::create_dir(project.path().join("jobs")).expect("a directory");
+    project.write("jobs/one.py", "import sys\nprint('module', sys.argv[0].rpartition('/')[2], sys.argv[1:])\n");
+    let (_, output) = project.start(&["up", "app.py"]).wait();
+    for expected in
+        ["script job.py ['--port', '8080']", "module one.py ['a b', '']", "`job.py`: the argument 8080 is no text"]
+    {
+        assert!(output.contains(expected), "{expected}: {output}");
+    }
+}
+
+#[test]
 fn a_breakpoint_is_passed_over_with_a_word_unless_a_debugger_is_named() {
     let project = Project::new(
         "import rebeam\n\

@@ -53,26 +53,41 @@ def function(function: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -
     return _named(function, args, kwargs, name.rpartition(".")[2] or name, f"{module}.{name}", {})
 
 
-def module(name: str, **options: Any) -> _spec.ChildSpec[FunctionActor]:
-    """A module as a child of a supervisor: it is run as `python -m` would, and the actor ends with it.
+def module(name: str, *argv: str, **options: Any) -> _spec.ChildSpec[FunctionActor]:
+    """A module as a child of a supervisor: it is run as `python -m NAME ARGV…` would, and the actor ends with it.
 
     Args:
         name: the module's name.
+        argv: its arguments, as `sys.argv[1:]` has them.
         options: as for `child`.
+
+    Raises:
+        SpecError: an argument that is no text; an option that makes no sense.
     """
-    return _named(_run_module, (name,), {}, name.rpartition(".")[2], name, options)
+    return _named(_run_module, (name, *_texts(name, argv)), {}, name.rpartition(".")[2], name, options)
 
 
-def script(path: str, **options: Any) -> _spec.ChildSpec[FunctionActor]:
-    """A file as a child of a supervisor: it is run as `python FILE` would, and the actor ends with it.
+def script(path: str, *argv: str, **options: Any) -> _spec.ChildSpec[FunctionActor]:
+    """A file as a child of a supervisor: it is run as `python FILE ARGV…` would, and the actor ends with it.
 
     Args:
         path: the file, relative to the project's directory. Its classes can be sent to others, who import the file for
             them: what must not run there stands under `if __name__ == "__main__":`.
+        argv: its arguments, as `sys.argv[1:]` has them.
         options: as for `child`.
+
+    Raises:
+        SpecError: an argument that is no text; an option that makes no sense.
     """
     name = os.path.splitext(os.path.basename(path))[0]
-    return _named(_run_script, (path,), {}, name, path, options)
+    return _named(_run_script, (path, *_texts(path, argv)), {}, name, path, options)
+
+
+def _texts(program: str, argv: tuple[str, ...]) -> tuple[str, ...]:
+    for argument in argv:
+        if not isinstance(argument, str):
+            raise SpecError(f"`{program}`: the argument {argument!r} is no text; write `{str(argument)!r}`")
+    return argv
 
 
 def child_options(spec: _spec.ChildSpec[FunctionActor], **options: Any) -> _spec.ChildSpec[FunctionActor]:
@@ -213,16 +228,16 @@ def _spec_of(what: Any, args: tuple[Any, ...], options: dict[str, Any]) -> _spec
     raise SpecError(f"{what!r} is neither a function nor an actor")
 
 
-def _run_module(name: str) -> None:
+def _run_module(name: str, *argv: str) -> None:
     from rebeam import _main
 
-    _main.run_module(name)
+    _main.run_module(name, argv)
 
 
-def _run_script(path: str) -> None:
+def _run_script(path: str, *argv: str) -> None:
     from rebeam import _main
 
-    _main.run_script(path)
+    _main.run_script(path, argv)
 
 
 def stop(kind: str, text: str) -> Stop:

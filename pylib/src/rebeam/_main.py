@@ -29,22 +29,24 @@ _own: str | None = None
 """What this process's `__main__` is to others, if it is a script's."""
 
 
-def run_script(path: str) -> None:
-    """Runs a file as `python FILE` would."""
+def run_script(path: str, argv: Sequence[str]) -> None:
+    """Runs a file as `python FILE ARGV…` would."""
     import runpy
 
     path = os.path.abspath(path)
-    sys.argv = [path]
+    sys.argv = [path, *argv]
     sys.path.insert(0, os.path.dirname(path))
     # A dot in it would be a package's.
     _be(_PREFIX + path.replace("%", "%25").replace(".", "%2E"))
     runpy.run_path(path, run_name="__main__")
 
 
-def run_module(name: str) -> None:
-    """Runs a module as `python -m NAME` would."""
+def run_module(name: str, argv: Sequence[str]) -> None:
+    """Runs a module as `python -m NAME ARGV…` would."""
     import runpy
 
+    # The first becomes its file.
+    sys.argv = [name, *argv]
     _be(name)
     runpy.run_module(name, run_name="__main__", alter_sys=True)
 
