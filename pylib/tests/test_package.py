@@ -1,9 +1,12 @@
 """The package outside of any actor: what it exports, what it refuses, how it explains."""
 
+import os
 import pickle
 import subprocess
 import sys
 import threading
+import tomllib
+from pathlib import Path
 from typing import assert_type
 
 import pytest
@@ -157,3 +160,22 @@ def test_failures_are_described_in_words_whatever_they_are() -> None:
     pickled, notes, chain = pickle.loads(rest)
     assert str(pickle.loads(pickled)) == "outer"
     assert (notes, chain) == (["another"], ["KeyError: 'inner'"])
+
+
+def test_the_plugin_may_be_named_though_the_wheel_registers_it(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    points = tomllib.loads((root / "pyproject.toml").read_text())["project"]["entry-points"]["pytest11"]
+    info = tmp_path / "site" / "fake-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fake\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[pytest11]\n" + "".join(f"{n} = {m}\n" for n, m in points.items()))
+    (tmp_path / "test_it.py").write_text('pytest_plugins = ["rebeam._pytest"]\ndef test_it(rebeam_running): pass\n')
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "test_it.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), str(root / "src")])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout
