@@ -179,3 +179,10 @@ def test_the_plugin_may_be_named_though_the_wheel_registers_it(tmp_path: Path) -
         check=False,
     )
     assert ran.returncode == 0, ran.stdout
+
+
+def test_the_package_is_the_program() -> None:
+    ran = subprocess.run([sys.executable, "-m", "rebeam", "version"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0 and ran.stdout.split()[:1] == ["rebeam"], (ran.stdout, ran.stderr)
+    ran = subprocess.run([sys.executable, "-m", "rebeam", "upp"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 2 and "upp" in ran.stderr

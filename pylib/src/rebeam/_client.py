@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -144,6 +146,19 @@ class OutsideRef(ActorRef[A]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("a handle from `rebeam.connect` belongs to its process")
+
+
+def program() -> str:
+    """Where the program `rebeam` of this Python's environment is, or else the one on the path.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    beside = os.path.join(os.path.dirname(sys.executable), "rebeam")
+    found = beside if os.path.exists(beside) else shutil.which("rebeam")
+    if found is None:
+        raise FileNotFoundError("there is no program `rebeam` beside this Python, nor on the path")
+    return found
 
 
 def connect(project: str | os.PathLike[str] | None = None, *, runtime_dir: str | None = None) -> Node:

@@ -34,9 +34,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from rebeam import _boot, _errors, _exit, _rebeam, _runtime, _spec
+from rebeam import _boot, _client, _errors, _exit, _rebeam, _runtime, _spec
 from rebeam._actor import Actor
-from rebeam._client import Node as _Outside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -329,7 +328,7 @@ class ProcessNode:
     def __init__(self, target: str, directory: str) -> None:
         self._directory = directory
         self._runtime = tempfile.mkdtemp(prefix="rb-")
-        self._command = [_rebeam_command(), "--project", directory, "--runtime-dir", self._runtime]
+        self._command = [_client.program(), "--project", directory, "--runtime-dir", self._runtime]
         self._process = subprocess.Popen(
             [*self._command, "up", target],
             cwd=directory,
@@ -400,7 +399,7 @@ class ProcessNode:
             self._close()
             raise TreeFailedError("\n".join(self.output))
         node = _rebeam.node_directory(os.fsencode(os.path.realpath(self._directory)))
-        self._outside = _Outside(os.path.join(self._runtime, node))
+        self._outside = _client.Node(os.path.join(self._runtime, node))
 
     def _close(self) -> None:
         if self._process.poll() is None:
@@ -427,11 +426,3 @@ def processes(target: str, directory: str | os.PathLike[str] = ".") -> Iterator[
         yield node
     finally:
         node._close()
-
-
-def _rebeam_command() -> str:
-    beside = os.path.join(os.path.dirname(sys.executable), "rebeam")
-    found = beside if os.path.exists(beside) else shutil.which("rebeam")
-    if found is None:
-        raise FileNotFoundError("there is no `rebeam` beside this Python, nor on the path")
-    return found

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rebeam import _client
 from rebeam._spec import Supervisor, child
 from rebeam.batch._pipeline import Pipeline, PipelineError, Stage
 from rebeam.batch._worker import MARK
@@ -128,10 +128,10 @@ def _check_changes(pipeline: Pipeline, journal: Any, *, accepts: bool) -> None:
 
 def run(pipeline: Pipeline, options: dict[str, Any]) -> dict[str, Any]:
     """Runs a pipeline of a script or a notebook by the program, and gives its report."""
-    program = os.path.join(os.path.dirname(sys.executable), "rebeam")
-    found = program if os.path.exists(program) else shutil.which("rebeam")
-    if found is None:
-        raise PipelineError("the program `rebeam` is not there: is the package installed?")
+    try:
+        program = _client.program()
+    except FileNotFoundError as error:
+        raise PipelineError(f"{error}: is the package installed?") from None
     flags = []
     for option, value in options.items():
         flag = "--" + option.replace("_", "-")
@@ -141,7 +141,7 @@ def run(pipeline: Pipeline, options: dict[str, Any]) -> dict[str, Any]:
             flags += [word for one in (value if isinstance(value, list) else [value]) for word in (flag, str(one))]
     with tempfile.TemporaryDirectory() as folder:
         report = os.path.join(folder, "report.json")
-        command = [found, "batch", _target(pipeline, folder), "--report", report, *flags]
+        command = [program, "batch", _target(pipeline, folder), "--report", report, *flags]
         # By our Python, if nothing else is said; and it goes with us, whatever becomes of us.
         environment = {"REBEAM_PYTHON": sys.executable, **os.environ, "REBEAM_BATCH_PARENT": str(os.getpid())}
         told = ""
