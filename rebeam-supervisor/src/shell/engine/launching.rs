@@ -189,20 +189,21 @@ impl Engine {
 
     /// There is a process for a worker. It may be told of twice, and have died and been reaped in between.
     pub(super) fn born(&mut self, process: ProcessId, os_pid: i32) {
-        if !reaper::is_child(os_pid) {
-            return self.watch_births();
-        }
-        self.by_os_pid.insert(os_pid, process);
         self.wants_standby = true;
         match self.workers.get_mut(&process) {
             Some(worker) => {
+                self.by_os_pid.insert(os_pid, process);
                 worker.os_pid = Some(os_pid);
                 worker.born = Some(Instant::now());
                 if worker.is_killed {
                     reaper::kill_group(os_pid);
                 }
             }
-            None => reaper::kill_group(os_pid),
+            None if reaper::is_child(os_pid) => {
+                self.by_os_pid.insert(os_pid, process);
+                reaper::kill_group(os_pid);
+            }
+            None => {}
         }
         self.watch_births();
     }
