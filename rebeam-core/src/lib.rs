@@ -28,6 +28,7 @@ mod shutdown;
 pub mod spec;
 pub mod strategy;
 pub mod supervisor;
+mod tally;
 mod timers;
 pub mod tracing;
 mod waiters;

@@ -2,10 +2,11 @@
 //!
 //! Only bookkeeping: what a notice does to its receiver is decided in [`crate::core`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use rebeam_protocol::id::Pid;
-use rustc_hash::FxBuildHasher;
+
+use crate::tally::Tally;
 
 /// A monitor's number. Never reused within a node's life.
 pub(crate) type MonitorId = u64;
@@ -18,7 +19,7 @@ pub(crate) struct Links {
     by_watched: BTreeSet<(Pid, MonitorId)>,
     by_watcher: BTreeSet<(Pid, MonitorId)>,
     /// How many links and monitors an incarnation has; not those by which others watch it.
-    counts: HashMap<Pid, usize, FxBuildHasher>,
+    counts: Tally,
     next: MonitorId,
 }
 
@@ -42,7 +43,7 @@ impl Links {
     pub(crate) fn link(&mut self, one: Pid, other: Pid) {
         for (own, other) in [(one, other), (other, one)] {
             if self.links.insert((own, other)) {
-                *self.counts.entry(own).or_default() += 1;
+                self.counts.add(own);
             }
         }
     }
@@ -50,7 +51,7 @@ impl Links {
     pub(crate) fn unlink(&mut self, one: Pid, other: Pid) {
         for (own, other) in [(one, other), (other, one)] {
             if self.links.remove(&(own, other)) {
-                self.has_one_less(own);
+                self.counts.take(own);
             }
         }
     }
@@ -66,27 +67,18 @@ impl Links {
         self.monitors.insert(monitor, Monitor { watcher, watched });
         self.by_watched.insert((watched, monitor));
         self.by_watcher.insert((watcher, monitor));
-        *self.counts.entry(watcher).or_default() += 1;
+        self.counts.add(watcher);
         monitor
     }
 
     /// How many links and monitors an incarnation has.
     pub(crate) fn count(&self, pid: Pid) -> usize {
-        self.counts.get(&pid).copied().unwrap_or(0)
+        self.counts.of(pid)
     }
 
     /// The monitors that an incarnation has made.
     pub(crate) fn monitors_of(&self, pid: Pid) -> Vec<MonitorId> {
         pairs(&self.by_watcher, pid, 0, u64::MAX).map(|(_, monitor)| *monitor).collect()
-    }
-
-    fn has_one_less(&mut self, pid: Pid) {
-        if let Some(count) = self.counts.get_mut(&pid) {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(&pid);
-            }
-        }
     }
 
     pub(crate) fn demonitor(&mut self, watcher: Pid, monitor: MonitorId) {
@@ -111,7 +103,7 @@ impl Links {
         let found = self.monitors.remove(&monitor)?;
         self.by_watched.remove(&(found.watched, monitor));
         self.by_watcher.remove(&(found.watcher, monitor));
-        self.has_one_less(found.watcher);
+        self.counts.take(found.watcher);
         Some(found)
     }
 

@@ -10,6 +10,7 @@ use rebeam_protocol::process::{ProcessRequest, RegistryRequest};
 use rustc_hash::FxBuildHasher;
 
 use crate::requests::Requester;
+use crate::tally::Tally;
 use crate::timers::TimerKey;
 
 /// Somebody who waits for an actor to come up.
@@ -49,7 +50,7 @@ pub(crate) struct Waiters {
     /// Who waits for the end of an incarnation that was told to stop, with the reason that it was given.
     for_end: HashMap<Pid, Vec<(Requester, ExitReason)>, FxBuildHasher>,
     /// How many of those of the last two sorts are an incarnation's.
-    counts: HashMap<Pid, usize, FxBuildHasher>,
+    counts: Tally,
 }
 
 impl Waiters {
@@ -112,18 +113,13 @@ impl Waiters {
 
     fn count_one(&mut self, from: Requester) {
         if let Requester::Worker(process, _) = from {
-            *self.counts.entry(process.pid).or_default() += 1;
+            self.counts.add(process.pid);
         }
     }
 
     fn uncount(&mut self, from: Requester) {
-        if let Requester::Worker(process, _) = from
-            && let Some(count) = self.counts.get_mut(&process.pid)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(&process.pid);
-            }
+        if let Requester::Worker(process, _) = from {
+            self.counts.take(process.pid);
         }
     }
 
@@ -140,7 +136,7 @@ impl Waiters {
 
     /// How many requests of an incarnation wait for an end or a key. Who waits for a start has a wait in the router.
     pub(crate) fn count(&self, pid: Pid) -> usize {
-        self.counts.get(&pid).copied().unwrap_or(0)
+        self.counts.of(pid)
     }
 
     /// How many wait; for tests that nothing is left behind.

@@ -52,7 +52,7 @@ impl Core {
         if let Address::Group(group) = &to
             && reply_to.is_none()
         {
-            return self.sent_to_group(group, &Message { for_pid: true, ..message });
+            return self.sent_to_group(group, &Message { for_pid: true, ..message }, false);
         }
         let (id, for_pid) = match self.resolve(&to) {
             Resolved::Local { id, for_pid } => (id, for_pid),

@@ -281,10 +281,7 @@ impl Core {
             RegistryRequest::Watch { key } => check_key(id, &key).map(|()| {
                 let watch = self.links.next_monitor();
                 self.registries.watch(watch, own, registry, &key);
-                let own = self.members.living(own);
-                if let Some(incarnation) = own.and_then(|own| self.members.incarnation_mut(own)) {
-                    incarnation.note_made(|made| made.watches.push(watch));
-                }
+                self.note_made(own, |made| made.watches.push(watch));
                 ProcessAnswer::Watching { watch, entries: self.found(id, &key) }
             }),
             RegistryRequest::LeastBusy { key } => Ok(ProcessAnswer::Pid(self.least_busy(id, &key))),
@@ -324,7 +321,7 @@ impl Core {
             self.check_room(value.len())?;
             let change = self.registries.update_one(id, key, entry.number, value);
             self.changed(change);
-            self.note_entry(own, entry);
+            self.note_made(own, |made| made.entries.push(entry));
             return Ok(ProcessAnswer::Ok);
         }
         self.check_room(key.len() + value.len())?;
@@ -338,7 +335,7 @@ impl Core {
         }
         let change = self.registries.enter(id, key, holder, value);
         if let Some(EntryChange { registry, key, number, .. }) = change.clone() {
-            self.note_entry(own, MadeEntry { registry, key, holder, number });
+            self.note_made(own, |made| made.entries.push(MadeEntry { registry, key, holder, number }));
         }
         self.changed(change);
         self.look_for_those_who_wait();
@@ -399,33 +396,22 @@ impl Core {
     }
 
     /// Sends one message to every member of a group. Nobody waits for the slowest of many: what finds no room is a dead
-    /// letter.
-    pub(super) fn sent_to_group(&mut self, group: &str, message: &Message) {
-        for id in self.members_of_group(group) {
-            match self.members.actor(id).is_some_and(|actor| actor.mailbox.is_full()) {
-                true => self.overflown(id, message.clone()),
-                false => self.deliver(id, message.clone(), &Address::Group(group.to_owned())),
-            }
-        }
-    }
-
-    /// The same for a tick: what finds no room is left out. Gives how many were.
-    pub(super) fn tick_of_group(&mut self, group: &str, message: &Message) -> u64 {
-        let (mut sent, mut skipped) = (0, 0);
-        for id in self.members_of_group(group) {
-            if self.members.actor(id).is_some_and(|actor| actor.mailbox.is_full()) {
-                skipped += 1;
-            } else {
-                sent += 1;
-                self.deliver(id, message.clone(), &Address::Group(group.to_owned()));
-            }
-        }
-        skipped.max(u64::from(sent == 0))
-    }
-
-    fn members_of_group(&self, group: &str) -> Vec<ActorId> {
+    /// letter, and a tick is left out.
+    pub(super) fn sent_to_group(&mut self, group: &str, message: &Message, is_tick: bool) {
+        let to = Address::Group(group.to_owned());
         let entries = self.registries.entries(RegistryId::GROUPS, &text_key(group)).iter();
-        entries.filter_map(|entry| self.members.living(entry.holder)).collect()
+        let members: Vec<ActorId> = entries.filter_map(|entry| self.members.living(entry.holder)).collect();
+        if is_tick && members.is_empty() {
+            self.alarms.skip(1);
+        }
+        for id in members {
+            let is_full = self.members.actor(id).is_some_and(|actor| actor.mailbox.is_full());
+            match (is_full, is_tick) {
+                (false, _) => self.deliver(id, message.clone(), &to),
+                (true, false) => self.overflown(id, message.clone()),
+                (true, true) => self.alarms.skip(1),
+            }
+        }
     }
 
     /// Every entry of a registry, by key, for people.

@@ -58,9 +58,7 @@ impl Core {
                     Some(watched) => self.links.monitor(pid, watched),
                     None => self.links.next_monitor(),
                 };
-                if let Some(incarnation) = self.members.incarnation_mut(own) {
-                    incarnation.note_made(|made| made.monitors.push(monitor));
-                }
+                self.note_made(pid, |made| made.monitors.push(monitor));
                 if watched.is_none() {
                     let gone = if let Address::Pid(gone) = to { Some(gone) } else { None };
                     let certificate = None;
@@ -116,9 +114,7 @@ impl Core {
                 let key = self.timers.set(self.now + Duration::from_millis(after_ms), Due::Alarm(id));
                 let sender = Sender::Process(process, own);
                 self.alarms.insert(id, Alarm { key, to, ends_with, every, sender, method, form, payload });
-                if let Some(incarnation) = self.members.incarnation_mut(own) {
-                    incarnation.note_made(|made| made.alarms.push(id));
-                }
+                self.note_made(pid, |made| made.alarms.push(id));
                 ProcessAnswer::Ok
             }
             ProcessRequest::CancelTimer { maker, timer } => {
@@ -285,30 +281,31 @@ impl Core {
             None => drop(self.alarms.remove(alarm_id)),
         }
         if let Address::Group(group) = &to {
-            let message = Message { for_pid: true, ..message };
-            if !is_repeated {
-                return self.sent_to_group(group, &message);
-            }
-            let skipped = self.tick_of_group(group, &message);
-            return self.alarms.skip(skipped);
+            return self.sent_to_group(group, &Message { for_pid: true, ..message }, is_repeated);
         }
-        let resolved = self.resolve(&to);
-        let Resolved::Local { id, for_pid } = resolved else {
+        let found = match self.resolve(&to) {
+            Resolved::Local { id, for_pid } => Some((id, for_pid)),
+            _ => None,
+        };
+        let is_there =
+            |(id, _): &(ActorId, bool)| self.members.actor(*id).is_some_and(|actor| !matches!(actor.life, Life::Gone));
+        let Some((id, for_pid)) = found.filter(is_there) else {
             // Nobody misses a tick.
             return if is_repeated { self.alarms.skip(1) } else { self.sent_to_nobody(message, to) };
         };
-        let Some(actor) = self.members.actor_mut(id).filter(|actor| !matches!(actor.life, Life::Gone)) else {
-            return if is_repeated { self.alarms.skip(1) } else { self.sent_to_nobody(message, to) };
-        };
-        // A clock that ticks faster than it is heard is not to fill the mailbox, and nobody waits for room here. What an
-        // actor tells itself is put in: its timers are bounded.
-        let is_own = actor.process().is_some_and(|process| process.pid == alarm_id.maker);
-        let has_room = is_own || !actor.mailbox.is_full() || actor.mailbox.overflow() == Overflow::DropOldest;
-        match (has_room, is_repeated) {
-            (_, true) if actor.mailbox.is_full() => return self.alarms.skip(1),
-            (false, _) => return self.overflown(id, message),
-            (true, _) => actor.mailbox.push(Message { for_pid, ..message }),
+        let Some(actor) = self.members.actor_mut(id) else { return };
+        if actor.mailbox.is_full() {
+            // A clock that ticks faster than it is heard is not to fill the mailbox.
+            if is_repeated {
+                return self.alarms.skip(1);
+            }
+            // Nobody waits for room here. What an actor tells itself is put in: its timers are bounded.
+            let is_own = actor.process().is_some_and(|process| process.pid == alarm_id.maker);
+            if !is_own && actor.mailbox.overflow() != Overflow::DropOldest {
+                return self.overflown(id, message);
+            }
         }
+        actor.mailbox.push(Message { for_pid, ..message });
         self.drop_surplus(id);
         self.pump(id);
     }

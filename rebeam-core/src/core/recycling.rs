@@ -77,10 +77,11 @@ impl Core {
         is_there.then_some(entry)
     }
 
-    pub(super) fn note_entry(&mut self, own: Pid, entry: MadeEntry) {
+    /// Notes what an incarnation makes, if that is to be replaced when it is recycled.
+    pub(super) fn note_made(&mut self, own: Pid, note: impl FnOnce(&mut Made)) {
         let own = self.members.living(own);
         if let Some(incarnation) = own.and_then(|own| self.members.incarnation_mut(own)) {
-            incarnation.note_made(|made| made.entries.push(entry));
+            incarnation.note_made(note);
         }
     }
 }
