@@ -419,13 +419,19 @@ fn started_at(os_pid: i32) -> u64 {
 
 /// Runs one scenario of a fixture inside its actor `tester`, which asserts for itself, in a node of its own.
 pub fn run_scenario(file: &str, scenario: &str) {
-    let source = fixture(file);
-    let project = Project::new(&source);
+    let project = scenario_project(file);
     project.write("rebeam.toml", "max_message = \"16MiB\"\n");
     let node = project.up();
     let ran = node.run(&["call", "--timeout", "120", "tester", "run", scenario]);
     assert_eq!((ran.code, ran.stdout.trim()), (Some(0), "ok"), "{}", ran.stderr);
     node.down();
+}
+
+/// A project whose application is a fixture with scenarios.
+pub fn scenario_project(file: &str) -> Project {
+    let project = Project::new(&fixture(file));
+    project.write("scenario.py", &fixture("fixtures/scenario.py"));
+    project
 }
 
 /// The text of a file beside the tests.

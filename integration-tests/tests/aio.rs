@@ -1,6 +1,6 @@
 //! Asynchronous actors: tasks of their own, and how they end. Each scenario of `fixtures/aio.py` in a node of its own.
 
-use harness::{Project, scenarios};
+use harness::{scenario_project, scenarios};
 use serde_json::json;
 
 scenarios! {
@@ -15,7 +15,7 @@ scenarios! {
 
 #[test]
 fn a_task_that_fails_is_reported_whether_or_not_somebody_holds_it_and_not_if_somebody_has_looked() {
-    let project = Project::new(&harness::fixture("fixtures/aio.py"));
+    let project = scenario_project("fixtures/aio.py");
     let mut node = project.up();
     assert_eq!(node.call("tester", "run", &["\"fails_tasks\""]), json!("ok"));
     let mut output = String::new();

@@ -1,6 +1,6 @@
 //! Names, registries, groups: each scenario of `fixtures/names.py` in a node of its own, and what the command line shows.
 
-use harness::{Project, fixture, scenarios};
+use harness::{scenario_project, scenarios};
 use serde_json::json;
 
 scenarios! {
@@ -42,7 +42,7 @@ scenarios! {
 
 #[test]
 fn names_registries_and_groups_on_the_command_line() {
-    let project = Project::new(&fixture("fixtures/names.py"));
+    let project = scenario_project("fixtures/names.py");
     let node = project.up();
     node.call("tester", "prepare", &[]);
     let names = node.run(&["names"]);
