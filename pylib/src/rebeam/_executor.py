@@ -446,21 +446,24 @@ class Executor(concurrent.futures.Executor):
         elif not all(isinstance(iterable, Sized) for iterable in iterables):
             ahead = _AHEAD * self._pool.most
         first = chunks if ahead is None else itertools.islice(chunks, ahead)
-        futures = [self.submit(_run_chunk, fn, chunk) for chunk in first]
+        futures = collections.deque(self.submit(_run_chunk, fn, chunk) for chunk in first)
         return self._results(fn, futures, chunks, end)
 
     def _results(
-        self, fn: Callable[..., R], futures: list[concurrent.futures.Future[list[R]]], chunks: Iterator[Any], end: Any
+        self,
+        fn: Callable[..., R],
+        futures: collections.deque[concurrent.futures.Future[list[R]]],
+        chunks: Iterator[Any],
+        end: float | None,
     ) -> Iterator[R]:
         try:
-            futures.reverse()
             while futures:
                 left = None if end is None else end - _rebeam.clock()
-                results = futures[-1].result(left)
-                futures.pop()
+                results = futures[0].result(left)
+                futures.popleft()
                 chunk = next(chunks, None)
                 if chunk is not None:
-                    futures.insert(0, self.submit(_run_chunk, fn, chunk))
+                    futures.append(self.submit(_run_chunk, fn, chunk))
                 yield from results
         finally:
             for future in futures:
