@@ -32,7 +32,7 @@ impl Core {
             self.registries.unwatch(pid, watch);
             actor.mailbox.take_back(watch);
         }
-        incarnation.inherited = Made { entries: made.entries, ..Made::default() };
+        incarnation.inherited = made.entries;
     }
 
     /// What an incarnation has made in all of its life; not what it is called by its place in the tree.
@@ -63,7 +63,7 @@ impl Core {
     /// `init` has returned: what an earlier one had entered, and this one has not, is taken out.
     pub(super) fn let_go_what_was_not_made_again(&mut self, id: ActorId) {
         let Some(incarnation) = self.members.incarnation_mut(id) else { return };
-        for MadeEntry { registry, key, holder, number } in std::mem::take(&mut incarnation.inherited).entries {
+        for MadeEntry { registry, key, holder, number } in std::mem::take(&mut incarnation.inherited) {
             let changes = self.registries.take_out(registry, &key, holder, number);
             self.changed(changes);
         }
@@ -72,7 +72,9 @@ impl Core {
     /// What an earlier `init` of the same incarnation has entered: this one takes it over.
     pub(super) fn inherited(&mut self, own: Pid, id: RegistryId, key: &[u8], holder: Pid) -> Option<MadeEntry> {
         let own = self.members.living(own)?;
-        let entry = self.members.incarnation_mut(own)?.inherited.take_entry(id, key, holder)?;
+        let inherited = &mut self.members.incarnation_mut(own)?.inherited;
+        let is_it = |it: &MadeEntry| it.registry == id && *it.key == *key && it.holder == holder;
+        let entry = inherited.remove(inherited.iter().position(is_it)?);
         let is_there = self.registries.entries(id, key).iter().any(|it| it.number == entry.number);
         is_there.then_some(entry)
     }

@@ -35,11 +35,4 @@ impl Made {
     pub(crate) fn most(&self) -> usize {
         self.alarms.len().max(self.monitors.len()).max(self.watches.len()).max(self.entries.len() / 10)
     }
-
-    /// Takes out an entry for this holder under this key.
-    pub(crate) fn take_entry(&mut self, registry: RegistryId, key: &[u8], holder: Pid) -> Option<MadeEntry> {
-        let is_it = |it: &MadeEntry| it.registry == registry && *it.key == *key && it.holder == holder;
-        let place = self.entries.iter().position(is_it)?;
-        Some(self.entries.remove(place))
-    }
 }

@@ -48,8 +48,8 @@ pub(crate) struct Incarnation {
     pub(crate) recycles_later: bool,
     /// What its `init` has made.
     pub(crate) made: Made,
-    /// What the `init` of an earlier process had made, and this one's may make again.
-    pub(crate) inherited: Made,
+    /// What the `init` of an earlier process had entered into registries, and this one's may enter again.
+    pub(crate) inherited: Vec<MadeEntry>,
     /// Whether it takes its own mail, by `receive`: a function, which runs from its beginning in the next process.
     pub(crate) is_function: bool,
     /// Whether exit signals come to it as messages.
@@ -105,7 +105,7 @@ impl Incarnation {
             is_suspended: false,
             recycles_later: false,
             made: Made::default(),
-            inherited: Made::default(),
+            inherited: Vec::new(),
             is_function: false,
             traps_exits: false,
             info: Bytes::new(),
