@@ -1,6 +1,8 @@
 //! `rebeam.Executor`. Each scenario of `fixtures/executor.py` in a node of its own.
 
-use harness::{Project, scenarios};
+use std::process::Command;
+
+use harness::{Project, fixture, scenarios};
 
 scenarios! {
     in "fixtures/executor.py";
@@ -19,6 +21,28 @@ scenarios! {
     an_error_that_cannot_be_described_is_an_answer,
     what_makes_no_sense_is_refused,
     an_exit_that_comes_in_a_finalizer_is_raised_behind_it,
+    deaths_and_what_cannot_be_sent_are_errors_that_users_of_other_pools_catch,
+    results_of_map_are_kept_by_nobody_but_who_has_got_them,
+}
+
+/// `test_concurrent_futures` of the interpreter's `test` package, from 3.12 on a package. Its differences stand in the
+/// fixture.
+#[test]
+fn cpythons_own_tests_pass_but_for_the_differences_that_are_listed() {
+    let python = harness::python();
+    let is_there = ["-c", "import test.test_concurrent_futures.util"];
+    if !Command::new(&python).args(is_there).output().expect("it runs").status.success() {
+        return crate::not_tested("CPython's package `test.test_concurrent_futures`");
+    }
+    let project = Project::new(
+        "import rebeam\n\
+         tree = rebeam.Supervisor([rebeam.script('cpython.py', restart='temporary', significant=True)],\n    \
+         auto_shutdown='any_significant')\n",
+    );
+    project.write("cpython.py", &fixture("fixtures/cpython_futures.py"));
+    let output = project.command(&["up", "app.py"]).output().expect("it runs");
+    let output = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.contains(" differences, 0 not as listed"), "{output}");
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod protocol;
 mod python;
 mod recycling;
 mod run;
+mod scripts;
 mod supervision;
 mod tidy;
 mod zygote;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use rebeam_protocol::address::{Address, Caller};
 use rebeam_protocol::certificate::{Certificate, Next};
 use rebeam_protocol::exit::ExitReason;
-use rebeam_protocol::handshake::{MAGIC, VERSION, Welcome};
+use rebeam_protocol::handshake::{MAGIC, Secret, VERSION, Welcome};
 use rebeam_protocol::id::{ActorId, CallId, ProcessId, RequestId, Seq};
 use rebeam_protocol::message::{DeadLetter, Outcome, Waits};
 use rebeam_protocol::outside::{Answer, TreeRequest};
@@ -493,7 +493,7 @@ pub struct Launch {
 
 impl Launch {
     /// What the new process is told first, with what it starts from.
-    pub fn welcome(&self, max_frame: usize) -> (Welcome, Bytes) {
+    pub fn welcome(&self, max_frame: usize, secret: Secret) -> (Welcome, Bytes) {
         let welcome = Welcome {
             magic: MAGIC,
             version: VERSION,
@@ -507,6 +507,7 @@ impl Launch {
             concurrency: self.spec.concurrency,
             max_frame: max_frame as u64,
             log_level: self.log_level,
+            secret,
         };
         let state = self.state.as_deref().unwrap_or_default();
         (welcome, Bytes::from([&self.spec.start, state].concat()))

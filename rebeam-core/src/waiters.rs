@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
-use rebeam_protocol::address::{Address, Registry};
+use rebeam_protocol::address::{Address, Caller, Registry, ReplyTo};
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::id::Pid;
 use rebeam_protocol::process::{ProcessRequest, RegistryRequest};
@@ -92,6 +92,17 @@ impl Waiters {
             self.by_waiter.remove(&(process.pid, number));
         }
         Some(waiting)
+    }
+
+    /// Takes out the one whose wait this is.
+    pub(crate) fn take_wait(&mut self, wait: ReplyTo) -> Option<Waiting> {
+        let Caller::Actor(pid) = wait.caller else { return None };
+        let mut own = self.by_waiter.range((pid, 0)..=(pid, u64::MAX)).map(|(_, number)| *number);
+        let number = own.find(|number| {
+            let waiting = self.by_number.get(number).and_then(|to| self.for_start.get(to)?.get(number));
+            waiting.is_some_and(|waiting| waiting.from.wait() == Some(wait))
+        });
+        self.take_number(number?)
     }
 
     /// Takes out those who wait as this incarnation; gives their timers.

@@ -1,5 +1,7 @@
 //! The first frame each way: who speaks which version, and who the worker is to be.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ActorId, ProcessId};
@@ -12,6 +14,16 @@ pub const VERSION: u32 = include!(concat!(env!("OUT_DIR"), "/version.rs"));
 
 /// What starts every first frame, so that rubbish is told from another version.
 pub const MAGIC: u32 = u32::from_be_bytes(*b"RBEM");
+
+/// Something random that only the processes of one node know.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secret(pub [u8; 32]);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Secret")
+    }
+}
 
 /// The supervisor's first frame. The payload behind it is the start payload (which class, which arguments), and behind
 /// that the state that the last process of this incarnation handed over, if one did.
@@ -41,6 +53,8 @@ pub struct Welcome {
     pub max_frame: u64,
     /// From which of `logging`'s numbers on it logs; `None`: as the application says.
     pub log_level: Option<u16>,
+    /// What Python's `multiprocessing` checks its connections with.
+    pub secret: Secret,
 }
 
 /// The worker's first frame.

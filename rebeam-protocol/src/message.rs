@@ -222,7 +222,12 @@ pub enum CallFailure {
         is_down: bool,
     },
     /// The callee ended with the call in hand, or before it could take it.
-    Died(Arc<Certificate>),
+    Died {
+        /// What is known about its end.
+        certificate: Arc<Certificate>,
+        /// Whether its handler had begun: what was not begun can be asked again.
+        begun: bool,
+    },
     /// The deadline passed.
     TimedOut(Callee),
     /// It closes a cycle of actors that wait for each other.
@@ -253,7 +258,7 @@ impl CallFailure {
     pub fn word(&self) -> &'static str {
         match self {
             CallFailure::NoProc { .. } => "noproc",
-            CallFailure::Died(_) => "died",
+            CallFailure::Died { .. } => "died",
             CallFailure::TimedOut(_) => "timed out",
             CallFailure::Deadlock { .. } => "deadlock",
             CallFailure::Restarting { .. } => "restarting",

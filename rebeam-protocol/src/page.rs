@@ -39,6 +39,9 @@ pub const SUSPENDED: u32 = 1;
 /// Bits of `condition`: it takes its mail itself, when it likes, as a function does.
 pub const OWN_MAIL: u32 = 2;
 
+/// Bits of `condition`: it knows of its exit signal.
+pub const LEAVING: u32 = 4;
+
 /// Byte offset of a `u64` of the worker's: how many frames it has read. Looked at by tests only.
 pub const FILED: usize = 8;
 

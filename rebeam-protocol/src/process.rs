@@ -45,6 +45,12 @@ pub enum ProcessRequest {
         /// The reason to end with.
         reason: ExitReason,
     },
+    /// The actor that asks is about to stop because no message came. What comes from now on is not for this incarnation,
+    /// unless there is mail already.
+    StopIfIdle {
+        /// The reason to end with.
+        reason: ExitReason,
+    },
     /// A message later, to the incarnation that is there now.
     SendAfter {
         /// The timer's number, chosen by whoever asks.
@@ -223,6 +229,8 @@ pub enum ProcessAnswer {
     Ok,
     /// There is no such actor.
     NoProc,
+    /// There is mail: nothing was done.
+    MailWaits,
     /// An incarnation, if there is one.
     Pid(Option<Pid>),
     /// The number of a monitor.

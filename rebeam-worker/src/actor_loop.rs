@@ -12,7 +12,7 @@ use rebeam_protocol::address::Address;
 use rebeam_protocol::exit::Raised;
 use rebeam_protocol::id::Seq;
 use rebeam_protocol::message::{CallFailure, Codec, Form, Lane, Outcome, Signal};
-use rebeam_protocol::process::ProcessRequest;
+use rebeam_protocol::process::{ProcessAnswer, ProcessRequest};
 use rebeam_protocol::worker::{Buffers, Delivery, Done, Reply, Started, ToSupervisor};
 
 use rebeam_sys::process;
@@ -26,7 +26,7 @@ use crate::convert;
 use crate::outgoing::until;
 use crate::registry;
 use crate::requests;
-use crate::session::{actor_exit, channel, is_helper, send, tell_news, too_large, wait};
+use crate::session::{actor_exit, channel, is_helper, leave, send, tell_news, too_large, wait};
 use crate::wire::Payload;
 
 thread_local! {
@@ -177,16 +177,21 @@ pub(crate) fn serve(
 ) -> PyResult<(&'static str, String, Option<String>)> {
     let channel = channel(py)?;
     let mut handlers = handlers.borrow_mut();
-    let mut idle_until = None;
+    let (mut idle_until, mut patience) = (None, Duration::ZERO);
     loop {
         run_after(py)?;
         if let Some(idle) = IDLE.take() {
-            idle_until = Some(clock::now() + idle);
+            (idle_until, patience) = (Some(clock::now() + idle), idle);
         }
         let Some(letter) = next_letter(py, channel, idle_until)? else {
             idle_until = None;
             let timeout = py.import("rebeam._server")?.getattr("TIMEOUT")?;
-            handlers.receive.call1(py, ("handle_info", timeout))?;
+            if let Err(error) = handlers.receive.call1(py, ("handle_info", timeout)) {
+                if !is_refused(py, &error)? {
+                    return Err(error);
+                }
+                idle_until = Some(clock::now() + patience);
+            }
             continue;
         };
         if is_message(&letter) {
@@ -206,6 +211,19 @@ pub(crate) fn serve(
             }
         }
     }
+}
+
+/// Whether an actor that ends because no message came has to go on, as one has come meanwhile.
+fn is_refused(py: Python<'_>, error: &PyErr) -> PyResult<bool> {
+    py.import("rebeam._server")?.call_method1("is_stop_refused", (error.value(py),))?.is_truthy()
+}
+
+/// Says that this actor is about to stop as no message came; false if one has.
+#[pyfunction]
+pub(crate) fn stop_if_idle(py: Python<'_>, reason: convert::PyReason) -> PyResult<bool> {
+    settle_done(py, channel(py)?)?;
+    let answer = requests::ask(py, ProcessRequest::StopIfIdle { reason: reason.try_into()? })?;
+    Ok(answer != ProcessAnswer::MailWaits)
 }
 
 /// Seconds to wait for a message until the actor is told that none came, if somebody has asked for that.
@@ -268,15 +286,20 @@ const WINDOW: usize = 64;
 
 /// Takes the first plain message that fits, out of turn, and waits for one; `None` if the time is over. All others stay
 /// where they are. `fits` is a type, a tuple of types, or a function, which is asked about a message once as long as it
-/// is the same object. What is given is settled before.
+/// is the same object. What is given is settled before. Without `waits` it only looks at what has come.
 #[pyfunction]
+#[pyo3(signature = (fits, timeout, *, waits = true))]
 pub(crate) fn receive<'py>(
     py: Python<'py>,
     fits: Option<&Bound<'py, PyAny>>,
     timeout: Option<f64>,
+    waits: bool,
 ) -> PyResult<Option<Bound<'py, PyTuple>>> {
     let channel = channel(py)?;
     let until = until(timeout)?;
+    if waits && timeout != Some(0.0) {
+        context::warn_of_blocking(py, "receive")?;
+    }
     forget_what_is_gone(channel);
     let mut behind = with_seen(|seen| match (&seen.refused, fits) {
         (Some((asker, place)), Some(fits)) if asker.is(fits) => *place,
@@ -319,6 +342,10 @@ pub(crate) fn receive<'py>(
             WIDENED.set(2 * widened + WINDOW);
             send(py, channel, &ToSupervisor::WantMore { more: (WINDOW + widened) as u64 }, &[])?;
         }
+        if !waits {
+            remember_refused(fits, behind);
+            return Ok(None);
+        }
         let is_plain = IS_PLAIN.get();
         let has_come = || channel.last_place() > known;
         if wait(py, || channel.wait_behind(known, is_plain, until))?.is_none()
@@ -345,7 +372,10 @@ fn attend_to_process(py: Python<'_>, channel: &Channel) -> PyResult<()> {
                 IS_RECYCLED.set(true);
                 return stop("shutdown", "recycled");
             }
-            Letter::Exit => return Err(actor_exit(py)?),
+            Letter::Exit => {
+                leave();
+                py.import("rebeam._boot")?.call_method0("exit_now")?;
+            }
             Letter::LogLevel(level) => {
                 py.import("rebeam._logging")?.call_method1("set_level", (level,))?;
             }

@@ -5,7 +5,7 @@
 //! the kernel or for the interpreter, so that neither can deadlock with it. It must not know Python objects: payloads
 //! are bytes here, and [`crate::codec`] makes them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,11 +17,11 @@ use rebeam_protocol::address::Address;
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::frame::HEAD_ROOM;
 use rebeam_protocol::handshake::{Hello, MAGIC, VERSION, Welcome};
-use rebeam_protocol::id::{CallId, RequestId, Seq};
+use rebeam_protocol::id::Seq;
 use rebeam_protocol::message::{Form, Lane, Outcome};
 use rebeam_protocol::page::{ACK_AFTER, SIZE};
 use rebeam_protocol::process::ProcessAnswer;
-use rebeam_protocol::worker::{Delivery, Done, Full, Lease, ToSupervisor, ToWorker};
+use rebeam_protocol::worker::{Delivery, Done, Full, Gate, Lease, ToSupervisor, ToWorker};
 
 use rebeam_sys::frames::NotWritten;
 
@@ -96,10 +96,20 @@ struct Pen {
     wanted: usize,
 }
 
-/// An answer that is waited for.
+/// What ends a wait. Calls, requests and waits for room are numbered together.
+pub(crate) enum Filed {
+    /// Of a call.
+    Reply(Outcome, Payload),
+    /// Of a request to the supervisor.
+    Answer(ProcessAnswer, Payload),
+    /// A mailbox has room again.
+    Room,
+}
+
+/// Something that is waited for.
 #[derive(Default)]
 struct Slot {
-    reply: Option<(Outcome, Payload)>,
+    filed: Option<Filed>,
     /// Nobody waits for this one alone: it is noted as ready when it comes.
     is_event: bool,
 }
@@ -113,14 +123,15 @@ struct State {
     /// With the place of each, which counts up.
     normal: VecDeque<(Place, Letter)>,
     last_place: Place,
-    replies: HashMap<CallId, Slot>,
-    /// Answers that have come and that nobody waits for alone.
-    ready: Vec<CallId>,
+    slots: HashMap<u64, Slot>,
+    /// Where those send who wait for room, oldest first.
+    rooms: BTreeMap<u64, Address>,
+    /// The numbers of those that have come and that nobody waits for alone.
+    ready: Vec<u64>,
     /// Messages in hand whose answers nobody wants any more.
     cancelled: Vec<Seq>,
     /// Whether handlers can be cancelled here at all.
     takes_cancels: bool,
-    answers: HashMap<RequestId, Option<(ProcessAnswer, Payload)>>,
     is_suspended: bool,
     gates: Gates,
     is_closed: bool,
@@ -169,11 +180,11 @@ impl Channel {
                 high: VecDeque::new(),
                 normal: VecDeque::new(),
                 last_place: 0,
-                replies: HashMap::new(),
+                slots: HashMap::new(),
+                rooms: BTreeMap::new(),
                 ready: Vec::new(),
                 cancelled: Vec::new(),
                 takes_cancels: false,
-                answers: HashMap::new(),
                 is_suspended: false,
                 gates: Gates::default(),
                 is_closed: false,
@@ -234,52 +245,57 @@ impl Channel {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The answer to this call is kept when it comes.
-    pub(crate) fn expect_reply(&self, call: CallId) {
-        self.state().replies.insert(call, Slot::default());
+    /// What comes under this number is kept.
+    pub(crate) fn expect(&self, number: u64) {
+        self.state().slots.insert(number, Slot::default());
+    }
+
+    /// That the mailbox behind an address has room again is filed under this number, unless it has already.
+    pub(crate) fn expect_room(&self, number: u64, to: &Address) {
+        let mut state = self.state();
+        let filed = state.gates.blocked(to).is_none().then_some(Filed::Room);
+        if filed.is_none() {
+            state.rooms.insert(number, to.clone());
+        }
+        state.slots.insert(number, Slot { filed, is_event: false });
     }
 
     /// That it has come is noted as an event: nobody waits for it alone.
-    pub(crate) fn note_reply(&self, call: CallId) {
-        if let Some(slot) = self.state().replies.get_mut(&call) {
+    pub(crate) fn note(&self, number: u64) {
+        if let Some(slot) = self.state().slots.get_mut(&number) {
             slot.is_event = true;
         }
     }
 
-    pub(crate) fn expect_answer(&self, request: RequestId) {
-        self.state().answers.insert(request, None);
+    pub(crate) fn forget(&self, number: u64) {
+        let mut state = self.state();
+        state.slots.remove(&number);
+        state.rooms.remove(&number);
     }
 
-    pub(crate) fn forget_reply(&self, call: CallId) {
-        self.state().replies.remove(&call);
+    /// Waits for what comes under a number.
+    pub(crate) fn wait_filed(&self, number: u64, until: Option<Instant>) -> Result<Filed, Unmet> {
+        self.wait(until, |state| state.take_filed(number))
     }
 
-    pub(crate) fn forget_answer(&self, request: RequestId) {
-        self.state().answers.remove(&request);
+    /// What has come under a number.
+    pub(crate) fn take_filed(&self, number: u64) -> Option<Filed> {
+        self.state().take_filed(number)
     }
 
-    pub(crate) fn wait_reply(&self, call: CallId, until: Option<Instant>) -> Result<(Outcome, Payload), Unmet> {
-        self.wait(until, |state| state.take_reply(call))
-    }
-
-    /// The answer, if it has come.
-    pub(crate) fn take_reply(&self, call: CallId) -> Option<(Outcome, Payload)> {
-        self.state().take_reply(call)
-    }
-
-    /// Whether the answer has come.
-    pub(crate) fn has_reply(&self, call: CallId) -> bool {
+    /// Whether anything has come under a number.
+    pub(crate) fn has_filed(&self, number: u64) -> bool {
         self.look_aside();
-        self.state().replies.get(&call).is_some_and(|slot| slot.reply.is_some())
+        self.state().slots.get(&number).is_some_and(|slot| slot.filed.is_some())
     }
 
-    /// Calls whose answers have come and that nobody waits for alone.
-    pub(crate) fn take_ready(&self) -> Vec<CallId> {
+    /// The numbers under which something has come that nobody waits for alone.
+    pub(crate) fn take_ready(&self) -> Vec<u64> {
         std::mem::take(&mut self.state().ready)
     }
 
-    /// Waits for such answers.
-    pub(crate) fn wait_ready(&self, until: Option<Instant>) -> Result<Vec<CallId>, Unmet> {
+    /// Waits for such.
+    pub(crate) fn wait_ready(&self, until: Option<Instant>) -> Result<Vec<u64>, Unmet> {
         self.wait(until, |state| (!state.ready.is_empty()).then(|| std::mem::take(&mut state.ready)))
     }
 
@@ -346,14 +362,6 @@ impl Channel {
     pub(crate) fn next_filed(&self, system_only: bool) -> Option<Letter> {
         let mut state = self.state();
         if system_only { state.system.pop_front() } else { state.take_letter() }
-    }
-
-    pub(crate) fn wait_answer(
-        &self,
-        request: RequestId,
-        until: Option<Instant>,
-    ) -> Result<(ProcessAnswer, Payload), Unmet> {
-        self.wait(until, |state| state.answers.get_mut(&request).and_then(Option::take))
     }
 
     pub(crate) fn wait_letter(&self, until: Option<Instant>) -> Result<Letter, Unmet> {
@@ -497,19 +505,6 @@ impl Channel {
     fn look_aside(&self) {
         self.look();
         self.nudge();
-    }
-
-    /// Waits until mail to `to` is let in; an answer to the wait itself says that it never will be.
-    pub(crate) fn wait_open(
-        &self,
-        to: &Address,
-        wait: CallId,
-        until: Option<Instant>,
-    ) -> Result<Option<Outcome>, Unmet> {
-        self.wait(until, |state| match state.take_reply(wait) {
-            Some((outcome, _)) => Some(Some(outcome)),
-            None => state.gates.blocked(to).is_none().then_some(None),
-        })
     }
 
     /// Whether mail to `to` has to wait; reads the channel first if the supervisor asked for it.
@@ -692,8 +687,29 @@ impl State {
         self.normal.push_back((self.last_place, letter));
     }
 
-    fn take_reply(&mut self, call: CallId) -> Option<(Outcome, Payload)> {
-        self.replies.get_mut(&call)?.reply.take()
+    fn take_filed(&mut self, number: u64) -> Option<Filed> {
+        self.slots.get_mut(&number)?.filed.take()
+    }
+
+    /// Files what ends a wait. What nobody waits for any more is dropped here (MAP-13).
+    fn put_filed(&mut self, number: u64, filed: Filed) {
+        if let Some(slot) = self.slots.get_mut(&number) {
+            slot.filed = Some(filed);
+            if slot.is_event {
+                self.ready.push(number);
+            }
+        }
+    }
+
+    /// Notes which mailboxes are full, and has those go on who waited for room.
+    fn file_gate(&mut self, gate: Gate) {
+        let opens = matches!(gate, Gate::Open { .. });
+        self.gates.note(gate);
+        if opens {
+            let free = self.rooms.extract_if(.., |_, to| self.gates.blocked(to).is_none());
+            let free: Vec<u64> = free.map(|(number, _)| number).collect();
+            free.into_iter().for_each(|number| self.put_filed(number, Filed::Room));
+        }
     }
 
     /// Drops a message that was not begun, as if it were done; else notes that its handler is to be cancelled.
@@ -747,20 +763,8 @@ impl State {
                     Lane::Normal => self.push_in_turn(letter),
                 }
             }
-            ToWorker::Reply { call, outcome, .. } => {
-                // A reply that nobody waits for any more is dropped here (MAP-13).
-                if let Some(slot) = self.replies.get_mut(&call) {
-                    slot.reply = Some((outcome, payload));
-                    if slot.is_event {
-                        self.ready.push(call);
-                    }
-                }
-            }
-            ToWorker::Answer { request, answer } => {
-                if let Some(slot) = self.answers.get_mut(&request) {
-                    *slot = Some((answer, payload));
-                }
-            }
+            ToWorker::Reply { call, outcome, .. } => self.put_filed(call.0, Filed::Reply(outcome, payload)),
+            ToWorker::Answer { request, answer } => self.put_filed(request.0, Filed::Answer(answer, payload)),
             ToWorker::Stop { reason, urgent: true } => self.system.push_back(Letter::Stop(reason)),
             ToWorker::Stop { reason, urgent: false } => self.push_in_turn(Letter::Stop(reason)),
             ToWorker::TimeLeft { ms } => self.time_left = Some(Duration::from_millis(ms)),
@@ -771,7 +775,7 @@ impl State {
             ToWorker::Wake => {}
             ToWorker::Cancel { seq, even_if_begun } => self.cancel(seq, even_if_begun),
             ToWorker::ArenaFree { arena } => arenas::freed(arena),
-            ToWorker::Gate(gate) => self.gates.note(gate),
+            ToWorker::Gate(gate) => self.file_gate(gate),
             ToWorker::Welcome(_) => {}
         }
     }

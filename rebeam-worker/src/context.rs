@@ -8,7 +8,10 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyDict;
 use rebeam_protocol::address::{Caller, ReplyTo};
 use rebeam_protocol::id::{NodeStart, Pid, Seq};
 use rebeam_protocol::message::{Codec, Form, Trace, Waits};
@@ -161,6 +164,21 @@ pub(crate) fn waits(py: Python<'_>, is_task: bool) -> Waits {
         (None, true) => Waits::Nobody,
         (Some((message, is_deferred)), false) => Waits::Actor { message: Some(message), is_deferred },
         (None, false) => Waits::Actor { message: None, is_deferred: false },
+    }
+}
+
+/// Warns, once of each form, if this thread runs an event loop that is about to stand still.
+pub(crate) fn warn_of_blocking(py: Python<'_>, form: &str) -> PyResult<()> {
+    static MODULES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
+    let modules = MODULES.get_or_try_init(py, || -> PyResult<_> {
+        Ok(py.import("sys")?.getattr("modules")?.cast_into::<PyDict>()?.unbind())
+    })?;
+    // Without that there is no event loop.
+    match modules.bind(py).get_item(intern!(py, "asyncio"))? {
+        Some(asyncio) if !asyncio.getattr(intern!(py, "_get_running_loop"))?.call0()?.is_none() => {
+            py.import("rebeam._pending")?.call_method1("warn_of_blocking", (form,)).map(drop)
+        }
+        _ => Ok(()),
     }
 }
 

@@ -197,7 +197,9 @@ pub(crate) fn failure(py: Python<'_>, failure: &CallFailure) -> PyErr {
                 let similar = if similar.is_empty() && !is_down { &ledger::similar_names(target) } else { similar };
                 errors.call_method1("no_proc", (target, similar, *is_down))
             }
-            CallFailure::Died(dead) => errors.call_method1("actor_died", (certificate(py, dead)?,)),
+            CallFailure::Died { certificate: dead, begun } => {
+                errors.call_method1("actor_died", (certificate(py, dead)?, begun))
+            }
             CallFailure::TimedOut(callee) => {
                 let (method, since) = match &callee.busy {
                     Some((method, ms)) => (Some(method), *ms as f64 / 1000.0),

@@ -5,6 +5,7 @@
 
 mod actor_loop;
 mod arenas;
+mod asked;
 mod channel;
 mod client;
 mod clock;
@@ -32,10 +33,12 @@ mod _rebeam {
     #[pymodule_export]
     use crate::actor_loop::{
         Handlers, catch_up_now, hand_over, is_recycled, receive, report, serve, set_after, set_idle, settle, started,
-        take_cancelled, take_idle, take_own_mail, take_time_left, trim_memory,
+        stop_if_idle, take_cancelled, take_idle, take_own_mail, take_time_left, trim_memory,
     };
     #[pymodule_export]
     use crate::arenas::pin_memory;
+    #[pymodule_export]
+    use crate::asked::Asked;
     #[pymodule_export]
     use crate::client::{Client, node_directory};
     #[pymodule_export]
@@ -51,14 +54,14 @@ mod _rebeam {
     #[pymodule_export]
     use crate::outgoing::{
         abandon, await_answer, call, call_message, cancel_call, cast, forget_call, has_answer, key_number, look,
-        note_answer, reply, request, rest, send_message, take_answer, wait_answer, wait_ready, watched,
+        note_answer, reply, request, rest, room, send_message, take_answer, wait_answer, wait_ready, watched,
     };
     #[pymodule_export]
-    use crate::registry::{Keys, Registry, find, is_name_known, registry_key, registry_key_label, unwatch, wait_for};
+    use crate::registry::{Keys, Registry, find, is_name_known, registry_key, registry_key_label, unwatch};
     #[pymodule_export]
     use crate::requests::{
         cancel_timer, demonitor, exit_signal, kill, link, log, monitor, request_down, resolve, send_after,
-        set_readiness, spawn, stop, supervisor, trap_exits, unlink, watch_dead_letters,
+        set_readiness, spawn, stop, supervisor, trap_exits, unlink, wait_for, watch_dead_letters,
     };
     #[pymodule_export]
     use crate::session::{

@@ -13,7 +13,8 @@ use rebeam_protocol::message::{CallFailure, Codec, Form, Head, Kind, Lane, Outco
 use rebeam_protocol::worker::{Envelope, Full, Reply, ToSupervisor};
 
 use crate::arenas;
-use crate::channel::Channel;
+use crate::asked::Asked;
+use crate::channel::{Channel, Filed};
 use crate::clock;
 use crate::codec::{self, Content};
 use crate::context::{self, PyCaller};
@@ -36,6 +37,8 @@ struct Outgoing<'a, 'py> {
     content: Content<'py>,
     lane: Lane,
     until: Option<Instant>,
+    /// Whether its sender has waited for room already.
+    has_room: bool,
 }
 
 impl Outgoing<'_, '_> {
@@ -50,8 +53,12 @@ impl Outgoing<'_, '_> {
 
     fn send_all(self, py: Python<'_>, channel: &Channel) -> PyResult<()> {
         convert::check_length("method", self.method.len())?;
-        if self.lane != Lane::System {
-            self.wait_for_room(py, channel)?;
+        if self.lane != Lane::System && !self.has_room {
+            let wait = room_in(py, channel, &self.to, self.method, self.until)?;
+            if let Some(mut wait) = wait {
+                let form = if matches!(self.kind, Kind::Call { .. }) { "call" } else { "cast" };
+                wait.wait(py, form)?;
+            }
         }
         let left = |until: Instant| until.saturating_duration_since(clock::now()).as_millis() as u64;
         let head = Head {
@@ -69,44 +76,41 @@ impl Outgoing<'_, '_> {
         send(py, channel, &ToSupervisor::Send(envelope), self.content.as_bytes())
     }
 
-    fn wait_for_room(&self, py: Python<'_>, channel: &Channel) -> PyResult<()> {
-        let full = || {
-            let target = self.to.to_string();
-            Err(convert::failure(py, &CallFailure::MailboxFull { target, waiting: 0 }))
-        };
-        match channel.is_blocked(&self.to) {
-            None => return Ok(()),
-            Some(Full::Fail) => return full(),
-            Some(Full::Wait) => {}
-        }
-        let call = CallId(channel.next_id());
-        channel.expect_reply(call);
-        let (to, method) = (self.to.clone(), self.method.to_owned());
-        let waiting = ToSupervisor::AwaitRoom { call, to, method, waits: context::waits(py, false) };
-        let (to, until) = (&self.to, self.until);
-        let result = send(py, channel, &waiting, &[]).and_then(|()| wait(py, || channel.wait_open(to, call, until)));
-        channel.forget_reply(call);
-        if result.is_err() {
-            send(py, channel, &ToSupervisor::Cancel { call }, &[])?;
-        }
-        match result? {
-            Some(None) => Ok(()),
-            Some(Some(Outcome::Failed(failure))) => Err(convert::failure(py, &failure)),
-            Some(Some(_)) => Err(PyOSError::new_err("an unexpected answer")),
-            None => {
-                send(py, channel, &ToSupervisor::Cancel { call }, &[])?;
-                full()
-            }
-        }
-    }
-
     /// Sends a call and waits for its answer.
     fn call<'py>(self, py: Python<'py>, channel: &Channel, call: CallId) -> PyResult<Bound<'py, PyAny>> {
         let until = self.until;
-        channel.expect_reply(call);
+        channel.expect(call.0);
+        context::warn_of_blocking(py, "call")?;
         let result = self.send(py, channel).and_then(|()| answer_to(py, channel, call, until));
-        channel.forget_reply(call);
+        channel.forget(call.0);
         result
+    }
+}
+
+/// What to wait for before a message is sent, if its receiver's mailbox is full.
+///
+/// # Errors
+///
+/// It is full, and senders are to fail.
+fn room_in(
+    py: Python<'_>,
+    channel: &Channel,
+    to: &Address,
+    method: &str,
+    until: Option<Instant>,
+) -> PyResult<Option<Asked>> {
+    let target = to.to_string();
+    let full = move |py: Python<'_>| convert::failure(py, &CallFailure::MailboxFull { target, waiting: 0 });
+    match channel.is_blocked(to) {
+        None => Ok(None),
+        Some(Full::Fail) => Err(full(py)),
+        Some(Full::Wait) => Ok(Some(Asked::room(to.clone(), method.to_owned(), until, |py, filed| match filed {
+            Some(Filed::Room) => Ok(py.None()),
+            // It would wait forever.
+            Some(Filed::Reply(Outcome::Failed(failure), _)) => Err(convert::failure(py, &failure)),
+            Some(_) => Err(PyOSError::new_err("an unexpected answer")),
+            None => Err(full(py)),
+        }))),
     }
 }
 
@@ -117,8 +121,8 @@ fn answer_to<'py>(
     call: CallId,
     until: Option<Instant>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    match wait(py, || channel.wait_reply(call, until)) {
-        Ok(Some((outcome, payload))) => return unpack(py, outcome, payload),
+    match wait(py, || channel.wait_filed(call.0, until)) {
+        Ok(Some(filed)) => return unpack(py, filed),
         Ok(None) => {}
         // A signal handler has raised: nobody waits any more.
         Err(error) => {
@@ -129,13 +133,17 @@ fn answer_to<'py>(
     // Settles the race with a reply under way, and brings word of what the callee does.
     send(py, channel, &ToSupervisor::Abandon { call }, &[])?;
     let last = clock::now() + LAST_WORD;
-    match wait(py, || channel.wait_reply(call, Some(last)))? {
-        Some((outcome, payload)) => unpack(py, outcome, payload),
-        None => Err(PyOSError::new_err("the supervisor does not answer")),
+    match wait(py, || channel.wait_filed(call.0, Some(last)))? {
+        Some(filed) => unpack(py, filed),
+        // The node has too much to do.
+        None => Err(PyErr::from_value(py.import("rebeam._errors")?.call_method0("no_last_word")?)),
     }
 }
 
-fn unpack(py: Python<'_>, outcome: Outcome, mut payload: Payload) -> PyResult<Bound<'_, PyAny>> {
+fn unpack(py: Python<'_>, filed: Filed) -> PyResult<Bound<'_, PyAny>> {
+    let Filed::Reply(outcome, mut payload) = filed else {
+        return Err(PyOSError::new_err("an unexpected answer"));
+    };
     match outcome {
         Outcome::Returned(Codec::Pickle) => codec::load_content(py, &mut payload),
         Outcome::Returned(Codec::Data) => codec::load_value(py, payload.as_slice()),
@@ -245,11 +253,28 @@ pub(crate) fn call<'py>(
     let content = arguments(channel, method, args, kwargs)?;
     let call = CallId(channel.next_id());
     let kind = Kind::Call { call, waits: context::waits(py, false) };
-    Outgoing { to, kind, form: Form::Arguments, method, content, lane, until }.call(py, channel, call)
+    Outgoing { to, kind, form: Form::Arguments, method, content, lane, until, has_room: false }.call(py, channel, call)
 }
 
-/// Casts to a method.
+/// What to wait for before a message is sent to this method, or `None`; and the seconds that are then left.
 #[pyfunction]
+pub(crate) fn room(
+    py: Python<'_>,
+    to: &Bound<'_, PyAny>,
+    method: &str,
+    target: Target<'_>,
+) -> PyResult<(Option<Asked>, Option<f64>)> {
+    let (to, (until, _)) = (convert::address(to)?, target.read()?);
+    Ok((room_in(py, channel(py)?, &to, method, until)?, time_left(until)))
+}
+
+fn time_left(until: Option<Instant>) -> Option<f64> {
+    until.map(|until| until.saturating_duration_since(clock::now()).as_secs_f64())
+}
+
+/// Casts to a method. `has_room`: whoever sends has waited for that.
+#[pyfunction]
+#[pyo3(signature = (to, method, args, kwargs, target, *, has_room = false))]
 pub(crate) fn cast(
     py: Python<'_>,
     to: &Bound<'_, PyAny>,
@@ -257,11 +282,12 @@ pub(crate) fn cast(
     args: &Bound<'_, PyTuple>,
     kwargs: &Bound<'_, PyDict>,
     target: Target<'_>,
+    has_room: bool,
 ) -> PyResult<()> {
     let channel = channel(py)?;
     let (to, (until, lane)) = (convert::address(to)?, target.read()?);
     let content = arguments(channel, method, args, kwargs)?;
-    Outgoing { to, kind: Kind::Cast, form: Form::Arguments, method, content, lane, until }.send(py, channel)
+    Outgoing { to, kind: Kind::Cast, form: Form::Arguments, method, content, lane, until, has_room }.send(py, channel)
 }
 
 /// Calls with a message of free form, for `handle_call`; on the system lane, with what is asked of the process.
@@ -283,29 +309,34 @@ pub(crate) fn call_message<'py>(
     let waits = if is_system { Waits::Nobody } else { context::waits(py, false) };
     let kind = Kind::Call { call, waits };
     let lane = if is_system { Lane::System } else { Lane::Normal };
-    Outgoing { to, kind, form: Form::Message, method, content, lane, until }.call(py, channel, call)
+    Outgoing { to, kind, form: Form::Message, method, content, lane, until, has_room: false }.call(py, channel, call)
 }
 
 /// Sends a message of free form: to `handle_info`, or to another method as a cast.
 #[pyfunction]
+#[pyo3(signature = (to, method, message, timeout, *, has_room = false))]
 pub(crate) fn send_message(
     py: Python<'_>,
     to: &Bound<'_, PyAny>,
     method: &str,
     message: &Bound<'_, PyAny>,
     timeout: &Bound<'_, PyAny>,
+    has_room: bool,
 ) -> PyResult<()> {
     let channel = channel(py)?;
     let (to, until) = (convert::address(to)?, deadline(timeout)?);
     let content = message_content(channel, message)?;
     let kind = if method == "handle_info" { Kind::Info } else { Kind::Cast };
-    Outgoing { to, kind, form: Form::Message, method, content, lane: Lane::Normal, until }.send(py, channel)
+    let lane = Lane::Normal;
+    Outgoing { to, kind, form: Form::Message, method, content, lane, until, has_room }.send(py, channel)
 }
 
 /// Calls without waiting; gives the call's number, and the seconds until its deadline. `message` is a method's
-/// arguments, or, without `is_method`, of free form. Of an `is_task` it is known that the handler waits at once.
+/// arguments, or, without `is_method`, of free form; with `is_system`, it is for the process. Of an `is_task` it is known
+/// that the handler waits at once; `has_room`: it has waited for that.
 #[pyfunction]
-#[pyo3(signature = (to, method, message, target, *, is_method, is_task))]
+#[pyo3(signature = (to, method, message, target, *, is_method, is_task, is_system = false, has_room = false))]
+#[expect(clippy::too_many_arguments, reason = "they are named where it is called")]
 pub(crate) fn request(
     py: Python<'_>,
     to: &Bound<'_, PyAny>,
@@ -314,6 +345,8 @@ pub(crate) fn request(
     target: Target<'_>,
     is_method: bool,
     is_task: bool,
+    is_system: bool,
+    has_room: bool,
 ) -> PyResult<(u64, Option<f64>)> {
     let channel = channel(py)?;
     let (to, (until, lane)) = (convert::address(to)?, target.read()?);
@@ -325,26 +358,27 @@ pub(crate) fn request(
         false => (Form::Message, message_content(channel, message)?),
     };
     let call = CallId(channel.next_id());
-    let waits = if is_task { context::waits(py, true) } else { Waits::Nobody };
-    channel.expect_reply(call);
-    let outgoing = Outgoing { to, kind: Kind::Call { call, waits }, form, method, content, lane, until };
+    let waits = if is_task && !is_system { context::waits(py, true) } else { Waits::Nobody };
+    let lane = if is_system { Lane::System } else { lane };
+    channel.expect(call.0);
+    let outgoing = Outgoing { to, kind: Kind::Call { call, waits }, form, method, content, lane, until, has_room };
     if let Err(error) = outgoing.send(py, channel) {
-        channel.forget_reply(call);
+        channel.forget(call.0);
         return Err(error);
     }
-    Ok((call.0, until.map(|until| until.saturating_duration_since(clock::now()).as_secs_f64())))
+    Ok((call.0, time_left(until)))
 }
 
-/// Whether the answer to such a call is there.
+/// Whether the answer to such a call, or to what was asked, is there.
 #[pyfunction]
 pub(crate) fn has_answer(py: Python<'_>, call: u64) -> PyResult<bool> {
-    Ok(channel(py)?.has_reply(CallId(call)))
+    Ok(channel(py)?.has_filed(call))
 }
 
 /// Has such a call noted as ready when its answer comes.
 #[pyfunction]
 pub(crate) fn note_answer(py: Python<'_>, call: u64) -> PyResult<()> {
-    channel(py)?.note_reply(CallId(call));
+    channel(py)?.note(call);
     Ok(())
 }
 
@@ -352,7 +386,7 @@ pub(crate) fn note_answer(py: Python<'_>, call: u64) -> PyResult<()> {
 #[pyfunction]
 pub(crate) fn forget_call(py: Python<'_>, call: u64) {
     if let Ok(channel) = channel(py) {
-        channel.forget_reply(CallId(call));
+        channel.forget(call);
     }
 }
 
@@ -367,24 +401,25 @@ pub(crate) fn wait_answer<'py>(
     is_last: bool,
 ) -> PyResult<Option<Bound<'py, PyTuple>>> {
     let (channel, call, until) = (channel(py)?, CallId(call), until(seconds)?);
-    if !channel.has_reply(call) {
+    if !channel.has_filed(call.0) {
         // Who only looks does not wait.
         if seconds == Some(0.0) && !is_last {
             return Ok(None);
         }
+        context::warn_of_blocking(py, "result")?;
         send(py, channel, &ToSupervisor::Await { call, waits: context::waits(py, false) }, &[])?;
     }
     let result = match is_last {
         true => answer_to(py, channel, call, until),
-        false => match wait(py, || channel.wait_reply(call, until)) {
-            Ok(Some((outcome, payload))) => unpack(py, outcome, payload),
+        false => match wait(py, || channel.wait_filed(call.0, until)) {
+            Ok(Some(filed)) => unpack(py, filed),
             not_yet => {
                 send(py, channel, &ToSupervisor::Await { call, waits: Waits::Nobody }, &[])?;
                 return not_yet.map(|_| None);
             }
         },
     };
-    channel.forget_reply(call);
+    channel.forget(call.0);
     Ok(Some(PyTuple::new(py, [result?])?))
 }
 
@@ -392,10 +427,10 @@ pub(crate) fn wait_answer<'py>(
 #[pyfunction]
 pub(crate) fn take_answer(py: Python<'_>, call: u64) -> PyResult<Bound<'_, PyAny>> {
     let channel = channel(py)?;
-    let found = channel.take_reply(CallId(call));
-    channel.forget_reply(CallId(call));
+    let found = channel.take_filed(call);
+    channel.forget(call);
     match found {
-        Some((outcome, payload)) => unpack(py, outcome, payload),
+        Some(filed) => unpack(py, filed),
         None => Err(PyRuntimeError::new_err("the answer was taken already")),
     }
 }
@@ -417,7 +452,7 @@ pub(crate) fn abandon(py: Python<'_>, call: u64) -> PyResult<()> {
 #[pyfunction]
 pub(crate) fn cancel_call(py: Python<'_>, call: u64) -> PyResult<()> {
     let channel = channel(py)?;
-    channel.forget_reply(CallId(call));
+    channel.forget(call);
     send(py, channel, &ToSupervisor::Cancel { call: CallId(call) }, &[])
 }
 
@@ -425,8 +460,7 @@ pub(crate) fn cancel_call(py: Python<'_>, call: u64) -> PyResult<()> {
 #[pyfunction]
 pub(crate) fn wait_ready(py: Python<'_>, seconds: Option<f64>) -> PyResult<Vec<u64>> {
     let (channel, until) = (channel(py)?, until(seconds)?);
-    let ready = wait(py, || channel.wait_ready(until))?.unwrap_or_default();
-    Ok(ready.into_iter().map(|call| call.0).collect())
+    Ok(wait(py, || channel.wait_ready(until))?.unwrap_or_default())
 }
 
 /// The same for an event loop: reads what is there, and waits for nothing.
@@ -437,7 +471,7 @@ pub(crate) fn look(py: Python<'_>) -> PyResult<Vec<u64>> {
     if channel.is_closed() {
         return Err(closed(py)?);
     }
-    Ok(channel.take_ready().into_iter().map(|call| call.0).collect())
+    Ok(channel.take_ready())
 }
 
 /// Says, where that matters, that an event loop has nothing to do.

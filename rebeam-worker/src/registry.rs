@@ -7,13 +7,12 @@ use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 use rebeam_protocol::address::{Address, Registry as Which};
 use rebeam_protocol::id::Pid;
 use rebeam_protocol::ledger::{RegistryId, UNIQUE, key_label, text_key};
-use rebeam_protocol::message::{CallFailure, Signal};
+use rebeam_protocol::message::Signal;
 use rebeam_protocol::process::{ProcessAnswer, ProcessRequest, RegistryError, RegistryRequest};
 use rebeam_protocol::value::{self, Value};
 use rebeam_protocol::worker::ToSupervisor;
 
 use crate::codec;
-use crate::context;
 use crate::convert;
 use crate::ledger::{self, Entry, Replica, Seen};
 use crate::outgoing::explained;
@@ -291,18 +290,6 @@ pub(crate) fn unwatch(py: Python<'_>, watch: u64) -> PyResult<()> {
         send(py, channel, &ToSupervisor::Ack { done }, &[])?;
     }
     Ok(())
-}
-
-/// Waits until a running incarnation is behind an address; `None` if the time is over, or if there will never be one.
-#[pyfunction]
-pub(crate) fn wait_for(py: Python<'_>, to: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<Option<PyPid>> {
-    let timeout_ms = timeout.map(|seconds| (seconds.max(0.0) * 1000.0).ceil() as u64);
-    let request = ProcessRequest::WaitFor { to: convert::address(to)?, timeout_ms, waits: context::waits(py, false) };
-    match ask_about(py, request, &[])? {
-        ProcessAnswer::Pid(pid) => Ok(pid.map(convert::pid_numbers)),
-        ProcessAnswer::Deadlock(cycle) => Err(convert::failure(py, &CallFailure::Deadlock { cycle })),
-        other => unfit(&other),
-    }
 }
 
 /// A key as it stands in the ledger.

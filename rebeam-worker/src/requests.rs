@@ -4,13 +4,14 @@ use pyo3::exceptions::{PyOSError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyBytes, PyDict};
 use rebeam_protocol::id::{ActorId, Pid, RequestId};
-use rebeam_protocol::message::{CallFailure, LogRecord};
+use rebeam_protocol::message::{CallFailure, LogRecord, Waits};
 use rebeam_protocol::process::{ChildError, Counts, ProcessAnswer, ProcessRequest, SupervisorRequest};
 use rebeam_protocol::spec::{ChildKind, ChildSpec, Shutdown};
 use rebeam_protocol::worker::ToSupervisor;
 
+use crate::asked::Asked;
+use crate::channel::Filed;
 use crate::codec;
-use crate::context;
 use crate::convert;
 use crate::outgoing::{alarm_payload, until};
 use crate::session::{self, channel, send, wait};
@@ -24,37 +25,22 @@ pub(crate) fn unfit<T>(answer: &impl std::fmt::Debug) -> PyResult<T> {
     Err(PyOSError::new_err(format!("an unexpected answer: {answer:?}")))
 }
 
-/// Asks and waits, for this many seconds at most; `None` if the time is over.
-fn ask_for(
-    py: Python<'_>,
-    body: ProcessRequest,
-    content: &[u8],
-    timeout: Option<f64>,
-) -> PyResult<Option<(ProcessAnswer, Payload)>> {
+/// Asks something that belongs to some content, and is answered at once.
+pub(crate) fn ask_about(py: Python<'_>, body: ProcessRequest, content: &[u8]) -> PyResult<ProcessAnswer> {
     let channel = channel(py)?;
-    let until = until(timeout)?;
-    let request = RequestId(channel.next_id());
-    channel.expect_answer(request);
-    let answer = send(py, channel, &ToSupervisor::Request { request, body }, content)
-        .and_then(|()| wait(py, || channel.wait_answer(request, until)));
-    channel.forget_answer(request);
+    let number = channel.next_id();
+    channel.expect(number);
+    let answer = send(py, channel, &ToSupervisor::Request { request: RequestId(number), body }, content)
+        .and_then(|()| wait(py, || channel.wait_filed(number, None)));
+    channel.forget(number);
     match answer? {
-        Some((ProcessAnswer::TooLarge(text), _)) => Err(session::answer_too_large(py, &text)),
-        answer => Ok(answer),
+        Some(Filed::Answer(ProcessAnswer::TooLarge(text), _)) => Err(session::answer_too_large(py, &text)),
+        Some(Filed::Answer(answer, _)) => Ok(answer),
+        _ => Err(PyOSError::new_err("an unexpected answer")),
     }
 }
 
-/// Asks something that belongs to some content; gives the answer with what comes with it.
-fn ask_with(py: Python<'_>, request: ProcessRequest, content: &[u8]) -> PyResult<(ProcessAnswer, Payload)> {
-    ask_for(py, request, content, None)?.ok_or_else(|| PyOSError::new_err("the supervisor does not answer"))
-}
-
-/// Asks something that belongs to some content.
-pub(crate) fn ask_about(py: Python<'_>, request: ProcessRequest, content: &[u8]) -> PyResult<ProcessAnswer> {
-    Ok(ask_with(py, request, content)?.0)
-}
-
-/// Asks something.
+/// Asks something that is answered at once.
 pub(crate) fn ask(py: Python<'_>, request: ProcessRequest) -> PyResult<ProcessAnswer> {
     ask_about(py, request, &[])
 }
@@ -131,21 +117,19 @@ pub(crate) fn kill(py: Python<'_>, to: &Bound<'_, PyAny>) -> PyResult<()> {
 
 /// Stops and waits for the end. Gives a word, `ok`, `noproc`, `self`, `timeout` or `other`, and the other reason.
 #[pyfunction]
-pub(crate) fn stop(
-    py: Python<'_>,
-    to: &Bound<'_, PyAny>,
-    reason: convert::PyReason,
-    timeout: Option<f64>,
-) -> PyResult<(&'static str, Option<convert::ReasonFields>)> {
+pub(crate) fn stop(to: &Bound<'_, PyAny>, reason: convert::PyReason, timeout: Option<f64>) -> PyResult<Asked> {
     let request = ProcessRequest::Stop { to: convert::address(to)?, reason: reason.try_into()? };
-    match ask_for(py, request, &[], timeout)?.map(|(answer, _)| answer) {
-        None => Ok(("timeout", None)),
-        Some(ProcessAnswer::Ok) => Ok(("ok", None)),
-        Some(ProcessAnswer::NoProc) => Ok(("noproc", None)),
-        Some(ProcessAnswer::Child(ChildError::WaitingForYou)) => Ok(("self", None)),
-        Some(ProcessAnswer::EndedWith(reason)) => Ok(("other", Some(convert::reason_fields(&reason)))),
-        Some(other) => unfit(&other),
-    }
+    Ok(Asked::request(request, until(timeout)?, |py, answer| {
+        let found: (&str, Option<convert::ReasonFields>) = match answer.map(|(answer, _)| answer) {
+            None => ("timeout", None),
+            Some(ProcessAnswer::Ok) => ("ok", None),
+            Some(ProcessAnswer::NoProc) => ("noproc", None),
+            Some(ProcessAnswer::Child(ChildError::WaitingForYou)) => ("self", None),
+            Some(ProcessAnswer::EndedWith(reason)) => ("other", Some(convert::reason_fields(&reason))),
+            Some(other) => return unfit(&other),
+        };
+        Ok(found.into_pyobject(py)?.into_any().unbind())
+    }))
 }
 
 /// Sends later; gives the number of the timer.
@@ -201,13 +185,13 @@ struct ChildEntry {
 /// whatever names a child.
 #[pyfunction]
 #[pyo3(signature = (to, what, child = None, reason = None))]
-pub(crate) fn supervisor<'py>(
-    py: Python<'py>,
-    to: &Bound<'py, PyAny>,
+pub(crate) fn supervisor(
+    py: Python<'_>,
+    to: &Bound<'_, PyAny>,
     what: &str,
-    child: Option<Bound<'py, PyAny>>,
+    child: Option<Bound<'_, PyAny>>,
     reason: Option<convert::PyReason>,
-) -> PyResult<Bound<'py, PyAny>> {
+) -> PyResult<Asked> {
     let child = &child.unwrap_or_else(|| py.None().into_bound(py));
     let request = match what {
         "start_child" => SupervisorRequest::Start(Box::new(spec::child(child)?)),
@@ -223,11 +207,28 @@ pub(crate) fn supervisor<'py>(
         "child_spec" => SupervisorRequest::Spec(convert::child_address(child)?),
         _ => return Err(PyTypeError::new_err(format!("a supervisor is not asked for `{what}`"))),
     };
-    let waits = context::waits(py, false);
+    let waits = Waits::Nobody;
     let request = ProcessRequest::Supervisor { supervisor: convert::address(to)?, request, waits };
-    let (answer, payload) = ask_with(py, request, &[])?;
+    let to = to.clone().unbind();
+    Ok(Asked::request(request, None, move |py, answer| {
+        let (answer, payload) = answered(answer)?;
+        Ok(supervisor_said(py, to.bind(py), answer, &payload)?.unbind())
+    }))
+}
+
+/// The answer to what has no time limit of its own.
+fn answered(answer: Option<(ProcessAnswer, Payload)>) -> PyResult<(ProcessAnswer, Payload)> {
+    answer.ok_or_else(|| PyOSError::new_err("the supervisor does not answer"))
+}
+
+fn supervisor_said<'py>(
+    py: Python<'py>,
+    to: &Bound<'py, PyAny>,
+    answer: ProcessAnswer,
+    payload: &Payload,
+) -> PyResult<Bound<'py, PyAny>> {
     Ok(match answer {
-        ProcessAnswer::Started { actor, pid } => started_fields(py, actor, pid, &payload)?,
+        ProcessAnswer::Started { actor, pid } => started_fields(py, actor, pid, payload)?,
         ProcessAnswer::Deadlock(cycle) => return Err(convert::failure(py, &CallFailure::Deadlock { cycle })),
         ProcessAnswer::Children(children) => {
             let entries = children.into_iter().map(|child| ChildEntry {
@@ -255,18 +256,26 @@ pub(crate) fn supervisor<'py>(
 /// Starts a child under the node's own dynamic supervisor.
 #[pyfunction]
 #[pyo3(signature = (child, *, is_owned, is_linked))]
-pub(crate) fn spawn<'py>(
-    py: Python<'py>,
-    child: &Bound<'py, PyAny>,
-    is_owned: bool,
-    is_linked: bool,
-) -> PyResult<Bound<'py, PyAny>> {
-    let (child, waits) = (Box::new(spec::child(child)?), context::waits(py, false));
-    match ask_with(py, ProcessRequest::Spawn { child, is_owned, is_linked, waits }, &[])? {
-        (ProcessAnswer::Started { actor, pid }, payload) => started_fields(py, actor, pid, &payload),
+pub(crate) fn spawn(child: &Bound<'_, PyAny>, is_owned: bool, is_linked: bool) -> PyResult<Asked> {
+    let child = Box::new(spec::child(child)?);
+    let request = ProcessRequest::Spawn { child, is_owned, is_linked, waits: Waits::Nobody };
+    Ok(Asked::request(request, None, |py, answer| match answered(answer)? {
+        (ProcessAnswer::Started { actor, pid }, payload) => Ok(started_fields(py, actor, pid, &payload)?.unbind()),
         (ProcessAnswer::Child(error), _) => Err(child_error(py, &error)?),
         (other, _) => unfit(&other),
-    }
+    }))
+}
+
+/// Waits until a running incarnation is behind an address; `None` if the time is over, or if there will never be one.
+#[pyfunction]
+pub(crate) fn wait_for(to: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<Asked> {
+    let timeout_ms = timeout.map(|seconds| (seconds.max(0.0) * 1000.0).ceil() as u64);
+    let request = ProcessRequest::WaitFor { to: convert::address(to)?, timeout_ms, waits: Waits::Nobody };
+    Ok(Asked::request(request, None, |py, answer| match answered(answer)?.0 {
+        ProcessAnswer::Pid(pid) => Ok(pid.map(convert::pid_numbers).into_pyobject(py)?.unbind()),
+        ProcessAnswer::Deadlock(cycle) => Err(convert::failure(py, &CallFailure::Deadlock { cycle })),
+        other => unfit(&other),
+    }))
 }
 
 /// An actor's number, its incarnation, and what its `init` handed back, by their names.

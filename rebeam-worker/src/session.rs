@@ -144,6 +144,7 @@ fn open<'py>(
     dict.set_item("process", PyProcess::from(welcome.options.clone()))?;
     dict.set_item("concurrency", welcome.concurrency)?;
     dict.set_item("log_level", welcome.log_level)?;
+    dict.set_item("secret", PyBytes::new(py, &welcome.secret.0))?;
     dict.set_item("stacks", channel.stacks.as_ref().map(AsRawFd::as_raw_fd))?;
     Ok((channel, dict))
 }
@@ -170,7 +171,9 @@ pub(crate) fn detach_after_fork() {
 #[pyfunction]
 pub(crate) fn exit_ordered() -> bool {
     let channel = in_process::own_channel().or_else(own_process);
-    channel.is_some_and(|channel| channel.page.is_exit_ordered()) && !IS_UNWINDING.swap(true, Ordering::Relaxed)
+    let Some(channel) = channel.filter(|channel| channel.page.is_exit_ordered()) else { return false };
+    channel.page.leave();
+    !IS_UNWINDING.swap(true, Ordering::Relaxed)
 }
 
 /// The exit of this actor that was ordered, to be raised. It comes by a frame and by a signal: whichever is first raises it,
@@ -184,6 +187,9 @@ pub(crate) fn actor_exit(py: Python<'_>) -> PyResult<PyErr> {
 #[pyfunction]
 pub(crate) fn leave() {
     IS_UNWINDING.store(true, Ordering::Relaxed);
+    if let Some(channel) = own_process() {
+        channel.page.leave();
+    }
 }
 
 /// Is `sys.unraisablehook`: an exit that was raised where Python swallows errors, in a finalizer or a callback of the

@@ -9,7 +9,8 @@ use rebeam_protocol::id::Seq;
 #[cfg(feature = "testing")]
 use rebeam_protocol::page::Snapshot;
 use rebeam_protocol::page::{
-    ATTENTION, CONDITION, EXIT, FILED, LOOK, MARKS, OWN_MAIL, SIZE, SUSPENDED, Stage, WAITING, mark_offset, state_word,
+    ATTENTION, CONDITION, EXIT, FILED, LEAVING, LOOK, MARKS, OWN_MAIL, SIZE, SUSPENDED, Stage, WAITING, mark_offset,
+    state_word,
 };
 use rebeam_protocol::worker::Done;
 use rebeam_sys::memory::SharedWords;
@@ -131,6 +132,11 @@ impl StatusPage {
     /// Notes that this actor takes its mail itself.
     pub(crate) fn take_own_mail(&self) {
         self.half_word(CONDITION).fetch_or(OWN_MAIL, Ordering::Release);
+    }
+
+    /// Notes that this actor knows of its exit signal, which need not come again.
+    pub(crate) fn leave(&self) {
+        self.half_word(CONDITION).fetch_or(LEAVING, Ordering::Release);
     }
 
     fn half_word(&self, offset: usize) -> &AtomicU32 {

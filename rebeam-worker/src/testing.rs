@@ -24,6 +24,7 @@ use rebeam_core::{Core, EntryChange, Event};
 use rebeam_protocol::address::{Address, Caller};
 use rebeam_protocol::certificate::{Certificate, Next};
 use rebeam_protocol::frame::MAX_FRAME;
+use rebeam_protocol::handshake::Secret;
 use rebeam_protocol::id::{CallId, NodeStart, Pid, ProcessId};
 use rebeam_protocol::message::{CallFailure, Callee, DeadLetter, Kind, Outcome};
 use rebeam_protocol::outside::Answer;
@@ -343,7 +344,7 @@ impl Shell {
         let page = memory::create(c"rebeam-page", page::SIZE + page::STACKS)?;
         let mapped = StatusPage::map(&page)?;
         let process = launch.process;
-        let (welcome, start) = launch.welcome(MAX_FRAME);
+        let (welcome, start) = launch.welcome(MAX_FRAME, Secret::default());
         let worker = Worker {
             label: launch.label.clone(),
             reader: Reader::new(MAX_FRAME),

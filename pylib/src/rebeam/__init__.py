@@ -45,10 +45,30 @@ from rebeam._errors import (
     Unpicklable,
 )
 from rebeam._exit import Certificate, ExitReason, InHand
-from rebeam._functions import child_options, function, get_or_start, module, script, spawn, start
+from rebeam._functions import (
+    aget_or_start,
+    aspawn,
+    astart,
+    child_options,
+    function,
+    get_or_start,
+    module,
+    script,
+    spawn,
+    start,
+)
 from rebeam._pending import Pending
 from rebeam._process import (
     Timer,
+    acall,
+    acast,
+    aget_state,
+    areceive,
+    areplace_state,
+    aresume,
+    asend,
+    astop,
+    asuspend,
     call,
     cancel,
     cast,
@@ -85,6 +105,7 @@ from rebeam._registry import (
     Registry,
     Unregistered,
     Watch,
+    await_for,
     group,
     groups,
     register,
@@ -124,7 +145,8 @@ if _typing.TYPE_CHECKING:
     from rebeam._client import ActorInfo, Node, connect
     from rebeam._executor import Executor
     from rebeam._loop import background
-    from rebeam._tasks import Outcome, Task, task
+    from rebeam._run import run
+    from rebeam._tasks import Outcome, Task, atask, task
 
 __all__ = [
     "TIMEOUT",
@@ -195,7 +217,21 @@ __all__ = [
     "Unregistered",
     "Via",
     "Watch",
+    "acall",
+    "acast",
     "after_fork",
+    "aget_or_start",
+    "aget_state",
+    "areceive",
+    "areplace_state",
+    "aresume",
+    "asend",
+    "aspawn",
+    "astart",
+    "astop",
+    "asuspend",
+    "atask",
+    "await_for",
     "background",
     "call",
     "caller",
@@ -233,6 +269,7 @@ __all__ = [
     "replace_state",
     "reply",
     "resume",
+    "run",
     "script",
     "send",
     "send_after",
@@ -264,8 +301,10 @@ _LATER = {
     "Node": "_client",
     "Outcome": "_tasks",
     "Task": "_tasks",
+    "atask": "_tasks",
     "background": "_loop",
     "connect": "_client",
+    "run": "_run",
     "task": "_tasks",
     "writable": "_buffers",
 }

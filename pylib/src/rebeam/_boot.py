@@ -28,6 +28,7 @@ CHANNEL, PAGE, LIFELINE = 4, 5, 6
 def main() -> NoReturn:
     """Does what the role on the command line says: `zygote`, or `worker` with the application in the environment."""
     role = sys.argv[1]
+    _runtime.is_of_node = True
     sys.argv = ["rebeam"]
     _rebeam.map_ledger(LEDGER)
     _prepare()
@@ -35,6 +36,7 @@ def main() -> NoReturn:
         gc.disable()
         # What every worker needs, once and shared.
         from rebeam import (  # noqa: F401
+            _authkey,
             _dispatch,
             _failure,
             _functions,
@@ -150,13 +152,15 @@ class Start(TypedDict):
     process: dict[str, Any]
     concurrency: int
     log_level: int | None
+    secret: bytes
     stacks: int | None
 
 
 def _run(start: Start) -> NoReturn:
     """The life of an actor in a process of its own."""
-    from rebeam import _logging
+    from rebeam import _authkey, _logging
 
+    _authkey.set_key(start["secret"])
     _runtime.become(identity(start))
     _logging.install()
     if start["log_level"] is not None:
@@ -258,6 +262,7 @@ def _work(actor: Actor, concurrency: int) -> _Reason:
                 raise
         # However it has left its `receive`: it starts over in the next process.
         return ("recycle" if _rebeam.is_recycled() else "normal"), "", None
+    _warn_of_gevent()
     resolve = _dispatch.resolver(actor)
     receive = _server.receiver(actor, resolve)
     handlers = _rebeam.Handlers(resolve, receive, _server.system(actor))
@@ -266,6 +271,17 @@ def _work(actor: Actor, concurrency: int) -> _Reason:
 
         return _loop.serve(handlers, receive, concurrency)
     return _rebeam.serve(handlers)
+
+
+def _warn_of_gevent() -> None:
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("socket") and _runtime.me().restarts == 0:
+        import logging
+
+        logging.getLogger("rebeam").warning(
+            "gevent has patched this process, and greenlets do not run while an actor waits for mail: "
+            "let them run in a function of their own (`rebeam.function`)"
+        )
 
 
 def _awaited(result: object) -> object:
@@ -295,7 +311,36 @@ def _settle_in(start: Start) -> None:
 
 def _on_exit_signal(number: int, frame: object) -> None:
     if _rebeam.exit_ordered():
+        exit_now()
+
+
+def exit_now() -> None:
+    """Ends this actor from within: one that expects SIGTERM by that."""
+    global _is_leaving
+    _is_leaving = True
+    if _expects_sigterm and callable(signal.getsignal(signal.SIGTERM)):
+        signal.raise_signal(signal.SIGTERM)
+    else:
         raise ActorExit
+
+
+_is_leaving = _expects_sigterm = False
+
+
+def expect_sigterm() -> None:
+    """Has this actor stopped by SIGTERM, which raises `ActorExit` unless its program has said, or says, what to do."""
+    global _expects_sigterm
+    _expects_sigterm = True
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _on_sigterm)
+
+
+def _on_sigterm(number: int, frame: object) -> None:
+    if _is_leaving:
+        raise ActorExit
+    # Somebody else has sent it: to this process, or to one that it forked.
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
 
 
 def _leave() -> NoReturn:

@@ -138,14 +138,32 @@ class OutsideRef(ActorRef[A]):
 
     @property
     def request(self) -> NoReturn:
-        raise TypeError("from outside there is `call`, `acall` and `cast`, and no `request`")
+        raise _none_outside("request")
+
+    @property
+    def arequest(self) -> NoReturn:
+        raise _none_outside("arequest")
 
     @property
     def stream(self) -> NoReturn:
-        raise TypeError("from outside there is `call`, `acall` and `cast`, and no `stream`")
+        raise _none_outside("stream")
+
+    async def _acall(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        import asyncio
+
+        return await asyncio.to_thread(self._via.call, str(self._address), method, args, kwargs, self._target)
+
+    async def _acast(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        import asyncio
+
+        await asyncio.to_thread(self._via.cast, str(self._address), method, args, kwargs, self._target)
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("a handle from `rebeam.connect` belongs to its process")
+
+
+def _none_outside(way: str) -> TypeError:
+    return TypeError(f"from outside there are `call`, `acall`, `cast` and `acast`, and no `{way}`")
 
 
 def program() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pickle import PicklingError
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -60,10 +61,12 @@ class ActorDied(RebeamError):
 
     Attributes:
         certificate: what is known about its end.
+        begun: whether its handler had begun, as far as is known. A call that was not can be made again.
     """
 
-    def __init__(self, certificate: Certificate) -> None:
+    def __init__(self, certificate: Certificate, begun: bool = True) -> None:
         self.certificate = certificate
+        self.begun = begun
         text = f"`{certificate.actor}` died: {certificate.reason}"
         if certificate.in_hand:
             text += f", with `{certificate.in_hand[0].method}` in hand"
@@ -75,7 +78,7 @@ class ActorDied(RebeamError):
         return self.certificate.reason
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ActorDied, (self.certificate,)
+        return ActorDied, (self.certificate, self.begun)
 
 
 class CallTimeout(RebeamError, TimeoutError):
@@ -115,11 +118,11 @@ class BadCall(RebeamError, TypeError):
     """There is no such method, or the arguments do not fit it. The callee was not harmed."""
 
 
-class BadResult(RebeamError):
+class BadResult(RebeamError, PicklingError):
     """The method's result cannot be sent. The callee was not harmed."""
 
 
-class Unpicklable(RebeamError, TypeError):
+class Unpicklable(RebeamError, PicklingError, TypeError):
     """An argument cannot be pickled. Nothing was sent."""
 
 
@@ -226,7 +229,7 @@ class Stop(BaseException):
         self.reply = reply
 
 
-class ActorExit(BaseException):
+class ActorExit(KeyboardInterrupt):
     """An exit signal came that this actor does not trap (see `trap_exits`).
 
     It unwinds the stack, so that `finally` runs; `terminate` does not, and nothing else is handled. Do not catch it.
@@ -290,10 +293,10 @@ def registry_error(kind: str, registry: str, key: str, pid: Pid | None, text: st
             return ValueError(text)
 
 
-def actor_died(fields: dict[str, Any]) -> ActorDied:
+def actor_died(fields: dict[str, Any], begun: bool) -> ActorDied:
     from rebeam._exit import certificate
 
-    return ActorDied(certificate(fields))
+    return ActorDied(certificate(fields), begun)
 
 
 def call_timeout(target: str, state: str, method: str | None, busy: float, waiting: int) -> CallTimeout:
@@ -339,6 +342,18 @@ def not_an_actor(is_helper: bool) -> NotAnActor:
     if is_helper:
         return NotAnActor("a process forked by an actor is no actor; send results to the actor and let it speak")
     return NotAnActor("this works inside an actor only; run the application with `rebeam up`")
+
+
+def no_last_word() -> CallTimeout:
+    """Made by `_rebeam`: for a call whose time is over, and of which the supervisor does not tell how it stands."""
+    return CallTimeout("there was no answer in time, and no word of what the callee does: the node is overloaded")
+
+
+def is_undelivered(error: NoProc | ActorDied) -> bool:
+    """Whether it says that nobody has begun to handle a call, rather than that its handler has raised this."""
+    if isinstance(error.__cause__, RemoteTraceback):
+        return False
+    return isinstance(error, NoProc) or not error.begun
 
 
 def remote(kind: str, message: str, traceback: str, pickled: bytes) -> BaseException:

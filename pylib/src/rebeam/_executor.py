@@ -231,9 +231,10 @@ class _Pool:
             if isinstance(died, _errors.NoProc):
                 # It was dead before; each that was leaves the pool by this, so this comes to an end.
                 return self._try_again(future, work, worker)
-            if not died.certificate.in_hand and work.tries < _MOST_TRIES:
+            if not died.begun and work.tries < _MOST_TRIES:
                 work.tries += 1
                 return self._try_again(future, work, worker)
+            error = _broken_by(died)
         except BaseException as raised:
             error = raised.with_traceback(None)
         self._settle(future, left, value, error, worker)
@@ -350,9 +351,10 @@ class Executor(concurrent.futures.Executor):
     """Runs functions in actors of its own, as `ProcessPoolExecutor` does in processes, and survives their deaths.
 
     Callbacks of futures must not wait for other futures: all executors of an actor take their answers on one thread.
-    A function that crashes its process fails its own future, with `ActorDied`, and no other; one that no worker had
-    begun is run by another. The pool goes on. It belongs to the actor that makes it, and ends with that; with the last
-    handle on it, it ends when what was submitted is done.
+    A function that crashes its process fails its own future, with an `ActorDied` that is a `BrokenProcessPool`, too,
+    and no other; one that no worker had begun is run by another. The pool goes on. It belongs to the actor that makes
+    it, and ends with that; with the last handle on it, it ends when what was submitted is done. The functions and their
+    arguments are pickled, `initargs` as well: a `Manager`'s proxies can be sent, a `multiprocessing.Queue` cannot.
 
     Args:
         max_workers: how many processes there may be. Default: one per CPU that this process may use, or by its quota.
@@ -380,7 +382,7 @@ class Executor(concurrent.futures.Executor):
     ) -> None:
         for what, number in (("max_workers", max_workers), ("max_tasks_per_child", max_tasks_per_child)):
             if number is not None and (not isinstance(number, int) or number < 1):
-                raise ValueError(f"{what}={number!r}: it must be 1 or more")
+                raise ValueError(f"{what} must be greater than 0, not {number!r}")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         _refuse_gevent()
@@ -464,7 +466,10 @@ class Executor(concurrent.futures.Executor):
                 chunk = next(chunks, None)
                 if chunk is not None:
                     futures.append(self.submit(_run_chunk, fn, chunk))
-                yield from results
+                # What was given is kept by nobody but whoever has got it.
+                results.reverse()
+                while results:
+                    yield results.pop()
         finally:
             for future in futures:
                 future.cancel()
@@ -477,6 +482,20 @@ class Executor(concurrent.futures.Executor):
             cancel_futures: cancels what no worker has begun.
         """
         self._pool.shut(wait, cancel_futures)
+
+
+def _broken_by(died: _errors.ActorDied) -> _errors.ActorDied:
+    """The error for a function whose worker has died, which is also what those catch who know other pools."""
+    process = sys.modules.get("concurrent.futures.process")
+    broken = concurrent.futures.BrokenExecutor if process is None else process.BrokenProcessPool
+    return _died_and(broken)(died.certificate, died.begun)
+
+
+@functools.cache
+def _died_and(broken: type[Exception]) -> type[_errors.ActorDied]:
+    kind = type("ActorDied", (_errors.ActorDied, broken), {"__doc__": _errors.ActorDied.__doc__})
+    kind.__module__ = "rebeam"
+    return kind
 
 
 def _unsendable(work: _Work, error: _errors.Unpicklable) -> _errors.Unpicklable:

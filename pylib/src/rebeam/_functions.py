@@ -6,10 +6,10 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-from rebeam import _rebeam, _spec
+from rebeam import _boot, _pending, _rebeam, _spec
 from rebeam._actor import Actor
-from rebeam._errors import ChildError, SpecError, Stop
-from rebeam._ref import ActorRef, Via
+from rebeam._errors import ActorDied, ChildError, NoProc, SpecError, Stop, is_undelivered
+from rebeam._ref import ActorRef, Target, Timeout, Via
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +31,8 @@ class FunctionActor(Actor):
 
     def _run(self) -> None:
         _rebeam.take_own_mail()
+        if not _rebeam.is_virtual():
+            _boot.expect_sigterm()
         function, args, kwargs = self._work
         result = function(*args, **kwargs)
         import inspect
@@ -136,12 +138,28 @@ def start(what: Any, /, *args: Any, supervisor: str | None = None, **options: An
             `init` fails.
         SpecError: an option that makes no sense, or something that cannot be an actor.
     """
-    spec = _spec_of(what, args, options)
+    return _pending.follow(starting(_spec_of(what, args, options), supervisor), "start")
+
+
+@overload
+async def astart(what: type[A], /, *args: Any, supervisor: str | None = None, **options: Any) -> ActorRef[A]: ...  # pyright: ignore[reportOverlappingOverload]
+@overload
+async def astart(what: _spec.ChildSpec[A], /, *, supervisor: str | None = None) -> ActorRef[A]: ...
+@overload
+async def astart(
+    what: Callable[..., Any], /, *args: Any, supervisor: str | None = None, **options: Any
+) -> ActorRef[FunctionActor]: ...
+async def astart(what: Any, /, *args: Any, supervisor: str | None = None, **options: Any) -> ActorRef[Any]:
+    """`start`, to be awaited. Cancelled, it starts the actor none the less."""
+    return await _pending.afollow(starting(_spec_of(what, args, options), supervisor))
+
+
+def starting(spec: _spec.ChildSpec[Any], supervisor: str | None) -> _pending.Steps[ActorRef[Any]]:
     if supervisor is None:
-        number = _rebeam.spawn(spec, is_owned=False, is_linked=False)["number"]
+        started = yield _rebeam.spawn(spec, is_owned=False, is_linked=False)
     else:
-        number = _rebeam.supervisor(supervisor, "start_child", spec)["number"]
-    return ActorRef(spec.name or number)
+        started = yield _rebeam.supervisor(supervisor, "start_child", spec)
+    return ActorRef(spec.name or started["number"])
 
 
 def get_or_start(
@@ -149,6 +167,10 @@ def get_or_start(
 ) -> ActorRef[A]:
     """The actor with this name or key, which is started if there is none. Of many callers at once one starts it, and
     all get it, once its `init` has returned.
+
+    The handle starts it again, if there is none when it is called or cast to. An actor per key may so be there only
+    while it is used, and no call is lost: where `handle_info` raises `Stop` on `TIMEOUT`, that is refused while mail
+    waits.
 
     Args:
         key: a name, or what `via` gives.
@@ -161,33 +183,119 @@ def get_or_start(
             actor that is down.
         SpecError: an option that makes no sense.
     """
+    spec = _keyed_spec(key, actor, args, options)
+    _pending.follow(_see_to(key, spec, supervisor), "get_or_start")
+    return KeyedRef(key, spec, supervisor)
+
+
+async def aget_or_start(
+    key: str | Via, actor: type[A], /, *args: Any, supervisor: str | None = None, **options: Any
+) -> ActorRef[A]:
+    """`get_or_start`, to be awaited."""
+    spec = _keyed_spec(key, actor, args, options)
+    await _pending.afollow(_see_to(key, spec, supervisor))
+    return KeyedRef(key, spec, supervisor)
+
+
+def _keyed_spec(key: str | Via, actor: type[A], args: tuple[Any, ...], options: dict[str, Any]) -> _spec.ChildSpec[A]:
     if not isinstance(key, (str, Via)):
         raise TypeError(f"{key!r} is no name, and not what `via` gives")
-    if _rebeam.find(key) is None or _rebeam.wait_for(key, 0.0) is None:
-        spec = _spec_of(actor, args, {**options, "name": key})
-        is_there = False
-        while not is_there:
-            try:
-                start(spec, supervisor=supervisor)
-                is_there = True
-            except ChildError as error:
-                is_there = _is_started_by_another(key, error)
-    return ActorRef(key)
+    return _spec_of(actor, args, {**options, "name": key})
 
 
-def _is_started_by_another(key: str | Via, error: ChildError) -> bool:
+def _see_to(key: str | Via, spec: _spec.ChildSpec[Any], supervisor: str | None) -> _pending.Steps[None]:
+    """Starts an actor unless there is one with its key."""
+    if _rebeam.find(key) is not None and (yield _rebeam.wait_for(key, 0.0)) is not None:
+        return
+    is_there = False
+    while not is_there:
+        try:
+            yield from starting(spec, supervisor)
+            is_there = True
+        except ChildError as error:
+            is_there = yield from _is_started_by_another(key, error)
+
+
+def _is_started_by_another(key: str | Via, error: ChildError) -> _pending.Steps[bool]:
     """Waits for whoever is in the way of a start; False if it is our turn again, and the error if that is no use."""
     if error.pid is not None:
         # Its `init` may be under way, and may fail.
-        is_up = _rebeam.wait_for(error.pid, None) is not None
+        is_up = (yield _rebeam.wait_for(error.pid, None)) is not None
         if is_up and _rebeam.find(key) is None:
-            # It is another child with the same id.
-            raise error
+            if _rebeam.resolve(error.pid) is not None:
+                # It is another child with the same id.
+                raise error
+            # It has ended meanwhile.
+            return False
         return is_up
     is_taken = error.reason is not None and error.reason.kind == "name_taken"
     if error.kind == "restarting" or is_taken:
-        return _rebeam.wait_for(key, 1.0) is not None
+        return (yield _rebeam.wait_for(key, 1.0)) is not None
     raise error
+
+
+class KeyedRef(ActorRef[A]):
+    """What `get_or_start` gives: a handle that starts its actor again if there is none when it is called."""
+
+    __slots__ = ("_spec", "_supervisor", "_via")
+
+    def __init__(
+        self,
+        key: str | Via,
+        spec: _spec.ChildSpec[A],
+        supervisor: str | None,
+        target: Target = Target(),  # noqa: B008
+    ) -> None:
+        super().__init__(key, target)
+        self._spec, self._supervisor, self._via = spec, supervisor, _Starter(self)
+
+    def options(self, *, timeout: Timeout = ..., priority: str = "normal") -> ActorRef[A]:
+        target = super().options(timeout=timeout, priority=priority)._target
+        return KeyedRef(self._address, self._spec, self._supervisor, target)  # type: ignore[arg-type]
+
+    def _see_to(self) -> _pending.Steps[None]:
+        return _see_to(self._address, self._spec, self._supervisor)  # type: ignore[arg-type]
+
+    def _is_gone(self) -> bool:
+        return _rebeam.find(self._address) is None  # type: ignore[arg-type]
+
+    async def _acall(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        while True:
+            try:
+                return await super()._acall(method, args, kwargs)
+            except (ActorDied, NoProc) as error:
+                if not is_undelivered(error):
+                    raise
+            await _pending.afollow(self._see_to())
+
+    async def _acast(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._is_gone():
+            await _pending.afollow(self._see_to())
+        await super()._acast(method, args, kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return KeyedRef, (self._address, self._spec, self._supervisor, self._target)
+
+
+class _Starter:
+    """How such a handle sends."""
+
+    def __init__(self, ref: KeyedRef[Any]) -> None:
+        self._ref = ref
+
+    def call(self, to: Any, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], target: Target) -> Any:
+        while True:
+            try:
+                return _rebeam.call(to, method, args, kwargs, target)
+            except (ActorDied, NoProc) as error:
+                if not is_undelivered(error):
+                    raise
+            _pending.follow(self._ref._see_to(), "call")
+
+    def cast(self, to: Any, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], target: Target) -> None:
+        if self._ref._is_gone():
+            _pending.follow(self._ref._see_to(), "cast")
+        _rebeam.cast(to, method, args, kwargs, target)
 
 
 def spawn(what: Any, /, *args: Any, link: bool = False, **options: Any) -> ActorRef[Any]:
@@ -205,11 +313,20 @@ def spawn(what: Any, /, *args: Any, link: bool = False, **options: Any) -> Actor
         ChildError: `start_failed`, with the reason, if its `init` fails.
         SpecError: an option that makes no sense, or something that cannot be an actor.
     """
+    return _pending.follow(spawning(what, args, link, options), "spawn")
+
+
+async def aspawn(what: Any, /, *args: Any, link: bool = False, **options: Any) -> ActorRef[Any]:
+    """`spawn`, to be awaited. Cancelled, it starts the actor none the less, which ends with this one."""
+    return await _pending.afollow(spawning(what, args, link, options))
+
+
+def spawning(what: Any, args: tuple[Any, ...], link: bool, options: dict[str, Any]) -> _pending.Steps[ActorRef[Any]]:
     if not isinstance(what, _spec.ChildSpec):
         options = {"restart": "temporary", **options}
     spec = _spec_of(what, args, options)
-    number = _rebeam.spawn(spec, is_owned=True, is_linked=link)["number"]
-    return ActorRef(spec.name or number)
+    started = yield _rebeam.spawn(spec, is_owned=True, is_linked=link)
+    return ActorRef(spec.name or started["number"])
 
 
 def _spec_of(what: Any, args: tuple[Any, ...], options: dict[str, Any]) -> _spec.ChildSpec[Any]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rebeam import _pending, _rebeam, _runtime
 from rebeam._errors import ActorExit
-from rebeam._server import TIMEOUT
+from rebeam._server import TIMEOUT, is_stop_refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -47,6 +47,10 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
                 _own.runner.get_loop().set_task_factory(_make_task)
                 _own.unseen, _own.background, _own.serving = set(), set(), None
         return _own.runner.run(coroutine)
+    except ActorExit:
+        # The loop was left wherever it was: what runs on it unwinds, too.
+        finish()
+        raise
     finally:
         # An exit may have come before it began.
         if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
@@ -177,6 +181,7 @@ class _Serving:
     def _look(self) -> None:
         try:
             _pending.resolve(_rebeam.look())
+            _pending.look_for_messages()
             for number in _rebeam.take_cancelled():
                 if number in self._tasks:
                     self._tasks[number].cancel()
@@ -271,6 +276,7 @@ class _Serving:
         seconds = _rebeam.take_idle()
         if seconds is not None:
             self._wait_no_more()
+            self._patience = seconds
             self._idle = self._loop.call_later(seconds, self._on_idle)
 
     def _wait_no_more(self) -> None:
@@ -288,7 +294,7 @@ class _Serving:
                 return None
             result = self._receive("handle_info", TIMEOUT)
         except BaseException as error:
-            return self._fail(error)
+            return self._stop_idle(error)
         if asyncio.iscoroutine(result):
             task = self._loop.create_task(result)
             task.add_done_callback(self._on_idle_end)
@@ -299,9 +305,16 @@ class _Serving:
     def _on_idle_end(self, task: asyncio.Task[Any]) -> None:
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            self._fail(error)
+            self._stop_idle(error)
         else:
             self._look()
+
+    def _stop_idle(self, error: BaseException) -> None:
+        """Ends the actor with what was raised as no message came, unless one has come and it only wants to stop."""
+        if not is_stop_refused(error):
+            return self._fail(error)
+        self._idle = self._loop.call_later(self._patience, self._on_idle)
+        return self._look()
 
     def _end_if_idle(self) -> None:
         if not self._tasks and not self._over.done():

@@ -16,7 +16,8 @@ import pickle
 import sys
 from typing import TYPE_CHECKING, Any, cast
 
-from rebeam import _rebeam
+from rebeam import _rebeam, _runtime
+from rebeam._errors import Unpicklable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _PREFIX = "__main__@"
+
+GUARD = 'put it under `if __name__ == "__main__":`'
+"""What to do about a call in a script that must not be made where the script is imported."""
 
 _own: str | None = None
 """What this process's `__main__` is to others, if it is a script's."""
@@ -36,9 +40,53 @@ def run_script(path: str, argv: Sequence[str]) -> None:
     path = os.path.abspath(path)
     sys.argv = [path, *argv]
     sys.path.insert(0, os.path.dirname(path))
-    # A dot in it would be a package's.
-    _be(_PREFIX + path.replace("%", "%25").replace(".", "%2E"))
+    _be(_name_of(path))
     runpy.run_path(path, run_name="__main__")
+
+
+def _name_of(path: str) -> str:
+    # A dot in it would be a package's.
+    return _PREFIX + path.replace("%", "%25").replace(".", "%2E")
+
+
+def is_imported(module: object) -> bool:
+    """Whether a module, by its name, is just being imported by an actor, or by a node for its actors."""
+    spec = getattr(sys.modules.get(str(module)), "__spec__", None)
+    return getattr(spec, "_initializing", False) or (_runtime.is_of_node and not _rebeam.is_attached())
+
+
+def script_name() -> str | None:
+    """What the `__main__` of an ordinary script is to others; None if it stands in no file."""
+    main: Any = sys.modules["__main__"]
+    if getattr(main, "__spec__", None) is not None:
+        return str(main.__spec__.name)
+    path = getattr(main, "__file__", None)
+    return None if path is None else _name_of(os.path.abspath(path))
+
+
+def dumps(object: Any) -> bytes:
+    """Pickles something of an ordinary script for actors, which import the script for it; that of a notebook, or of a
+    prompt, by `cloudpickle`.
+
+    Raises:
+        Unpicklable: it cannot be sent.
+    """
+    name = script_name()
+    if name is None:
+        try:
+            import cloudpickle  # type: ignore[import-not-found, import-untyped, unused-ignore]
+        except ImportError:
+            raise Unpicklable("what stands in no file can be sent with the package `cloudpickle` only") from None
+        content: bytes = cloudpickle.dumps(object)
+        return content
+    global _own
+    _own = name
+    try:
+        return _dumps(object, pickle.HIGHEST_PROTOCOL)
+    except Exception as error:
+        from rebeam import _pickling
+
+        raise _pickling.explain_message(object, error) from None
 
 
 def run_module(name: str, argv: Sequence[str]) -> None:

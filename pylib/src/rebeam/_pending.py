@@ -1,11 +1,17 @@
-"""Calls that are waited for later: by a thread, by a task of an event loop, or by nobody."""
+"""Waits: for a call that was made without waiting, and, as a task of an event loop, for whatever takes long.
+
+What waits has two forms: `start` blocks its thread, `await astart` only the task. Both are made of the same steps, a
+generator of what is asked.
+"""
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+import weakref
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from rebeam import _rebeam
+from rebeam._errors import MailboxFull
 
 if TYPE_CHECKING:
     import asyncio
@@ -15,8 +21,11 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+Steps: TypeAlias = "Generator[_rebeam.Asked, Any, R]"
+"""What is asked, step by step, with the answers; and what comes of it."""
+
 _callbacks: dict[int, Callable[[int], None]] = {}
-"""What is run when the answer to a call has come, by the call's number."""
+"""What is run when an answer has come, by the number of the call or the question."""
 
 
 class Pending(Generic[R]):
@@ -84,37 +93,15 @@ class Pending(Generic[R]):
     async def _wait(self) -> None:
         import asyncio
 
-        loop = asyncio.get_running_loop()
-        answered = loop.create_future()
-
-        def settle() -> None:
-            if not answered.done():
-                answered.set_result(None)
-
-        def arrived(_: int) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(settle)
-
-        _callbacks[self._call] = arrived
-        _rebeam.note_answer(self._call)
-        timer = None
-        # In virtual time the node itself knows when the time is over.
-        if self._deadline is not None and not _rebeam.is_virtual():
-            left = max(0.0, self._deadline - _rebeam.clock())
-            timer = loop.call_later(left, _rebeam.abandon, self._call)
+        left = None if self._deadline is None else max(0.0, self._deadline - _rebeam.clock())
+        if not self._is_awaited and not self.done() and _is_own_task():
+            _rebeam.await_answer(self._call)
         try:
-            with _Watched(loop):
-                if not _rebeam.has_answer(self._call):
-                    if not self._is_awaited and _is_own_task():
-                        _rebeam.await_answer(self._call)
-                    await answered
+            # In virtual time the node itself knows when the time of a call is over.
+            await _arrival(self._call, None if _rebeam.is_virtual() else left, lambda: _rebeam.abandon(self._call))
         except asyncio.CancelledError:
             self.cancel()
             raise
-        finally:
-            _callbacks.pop(self._call, None)
-            if timer is not None:
-                timer.cancel()
         if not self._is_over:
             try:
                 self._settle(_rebeam.take_answer(self._call), None)
@@ -149,12 +136,203 @@ def request(
     *,
     is_method: bool,
     is_task: bool = False,
+    is_system: bool = False,
+    has_room: bool = False,
 ) -> Pending[Any]:
     """Calls without waiting. `content` is a method's arguments, or a message of free form."""
     # A task that a handler has started is not what the handler waits for, as far as anybody knows.
     is_own = is_task and _is_own_task()
-    call, left = _rebeam.request(address, method, content, target, is_method=is_method, is_task=is_own)
+    call, left = _rebeam.request(
+        address,
+        method,
+        content,
+        target,
+        is_method=is_method,
+        is_task=is_own,
+        is_system=is_system,
+        has_room=has_room,
+    )
     return Pending(call, left, is_own)
+
+
+async def acall(
+    address: Any, method: str, content: Any, target: Target, *, is_method: bool, is_system: bool = False
+) -> Any:
+    """Calls, and waits for room and for the answer as a task does."""
+
+    def send(target: Target) -> Pending[Any]:
+        return request(
+            address,
+            method,
+            content,
+            target,
+            is_method=is_method,
+            is_task=True,
+            is_system=is_system,
+            has_room=True,
+        )
+
+    return await (send(target) if is_system else await when_room(address, method, target, send))
+
+
+_turns: weakref.WeakValueDictionary[Any, asyncio.Lock] = weakref.WeakValueDictionary()
+"""Whose turn it is to wait for room in a mailbox, by event loop and address."""
+
+
+async def when_room(address: Any, method: str, target: Target, send: Callable[[Target], R]) -> R:
+    """Sends once the mailbox has room. The tasks of an event loop that wait for it are let in one by one, in order.
+
+    Raises:
+        MailboxFull: there was none for the whole timeout.
+    """
+    asked, left = _rebeam.room(address, method, target)
+    if asked is None and not _turns:
+        return send(target)
+    import asyncio
+
+    key = (asyncio.get_running_loop(), address)
+    turn = _turns.get(key)
+    if asked is None and turn is None:
+        return send(target)
+    if turn is None:
+        turn = _turns[key] = asyncio.Lock()
+    until = None if left is None else _rebeam.clock() + left
+    try:
+        async with asyncio.timeout(left):
+            await turn.acquire()
+    except TimeoutError:
+        raise MailboxFull(f"the mailbox of `{address}` is full") from None
+    try:
+        target = target._replace(timeout=None if until is None else max(0.0, until - _rebeam.clock()))
+        asked, _ = _rebeam.room(address, method, target)
+        if asked is not None:
+            await answer(asked)
+        result = send(target)
+        # That it is full again is heard before the next one sends.
+        await asyncio.sleep(0)
+        return result
+    finally:
+        turn.release()
+
+
+def follow(steps: Steps[R], form: str) -> R:
+    """Takes steps, and waits for each. `form` is the function that the user has called."""
+    try:
+        asked = next(steps)
+        while True:
+            try:
+                found = asked.wait(form)
+            except Exception as error:
+                asked = steps.throw(error)
+            else:
+                asked = steps.send(found)
+    except StopIteration as end:
+        result: R = end.value
+        return result
+
+
+async def afollow(steps: Steps[R]) -> R:
+    """The same as a task."""
+    try:
+        asked = next(steps)
+        while True:
+            try:
+                found = await answer(asked)
+            except Exception as error:
+                asked = steps.throw(error)
+            else:
+                asked = steps.send(found)
+    except StopIteration as end:
+        result: R = end.value
+        return result
+
+
+async def answer(asked: _rebeam.Asked) -> Any:
+    """Asks, and waits as a task does. Cancelled, it does not take back what was asked for."""
+    import asyncio
+
+    asked.begin(_is_own_task())
+    try:
+        await _arrival(asked.number, asked.time_left)
+    except asyncio.CancelledError:
+        asked.cancel()
+        raise
+    return asked.take()
+
+
+async def _arrival(number: int, seconds: float | None, give_up: Callable[[], None] | None = None) -> None:
+    """Waits until the answer with this number has come.
+
+    Args:
+        seconds: until the time is over; None: no limit.
+        give_up: what is then done to hurry the answer. Default: there will be none, and the wait ends.
+    """
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    arrived = loop.create_future()
+
+    def settle() -> None:
+        if not arrived.done():
+            arrived.set_result(None)
+
+    def wake(_: int) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle)
+
+    _callbacks[number] = wake
+    _rebeam.note_answer(number)
+    timer = None if seconds is None else _Alarm(loop, _rebeam.clock() + seconds, give_up or settle)
+    try:
+        with _Watched(loop):
+            if not _rebeam.has_answer(number):
+                await arrived
+    finally:
+        _callbacks.pop(number, None)
+        if timer is not None:
+            timer.cancel()
+
+
+class _Alarm:
+    """Has something run on an event loop at a time of the node's clock, which may be virtual."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, when: float, run: Callable[[], None]) -> None:
+        self._loop, self._when, self._run = loop, when, run
+        self._look()
+
+    def _look(self) -> None:
+        left = self._when - _rebeam.clock()
+        if left <= 0:
+            self._run()
+        else:
+            self._handle = self._loop.call_later(_TICK if _rebeam.is_virtual() else left, self._look)
+
+    def cancel(self) -> None:
+        if hasattr(self, "_handle"):
+            self._handle.cancel()
+
+
+_TICK = 0.01
+"""Seconds after which an event loop looks what virtual time it is."""
+
+_warned: set[str] = set()
+
+
+def warn_of_blocking(form: str) -> None:
+    """Warns of a function that blocks the event loop it was called on; once of each."""
+    if form in _warned:
+        return
+    _warned.add(form)
+    import os
+    import sys
+    import warnings
+
+    package, level, frame = os.path.dirname(__file__), 1, sys._getframe(0)
+    while frame.f_back is not None and os.path.dirname(frame.f_code.co_filename) == package:
+        level, frame = level + 1, frame.f_back
+    better = "`await` the pending call" if form == "result" else f"`await` its form `a{form}`"
+    text = f"`{form}` blocks this event loop, on which nothing else runs meanwhile: {better} instead"
+    warnings.warn(text, RuntimeWarning, stacklevel=level)
 
 
 def _is_own_task() -> bool:
@@ -162,25 +340,31 @@ def _is_own_task() -> bool:
     import asyncio
 
     message = _rebeam.current()
-    return message is not None and _handlers.tasks.get(message.number) is asyncio.current_task()
+    return message is not None and _own.handlers.get(message.number) is asyncio.current_task()
 
 
-class _Handlers(threading.local):
-    """The tasks that handle messages, by the message's number, of this thread's event loop."""
+class _Own(threading.local):
+    """What belongs to this thread's event loop.
+
+    Attributes:
+        handlers: the tasks that handle messages, by the message's number.
+        receivers: tasks that wait for a message; each looks at what has come, and says whether it goes on waiting.
+    """
 
     def __init__(self) -> None:
-        self.tasks: dict[int, asyncio.Task[Any]] = {}
+        self.handlers: dict[int, asyncio.Task[Any]] = {}
+        self.receivers: list[Callable[[], bool]] = []
 
 
-_handlers = _Handlers()
+_own = _Own()
 
 
 def set_handler(message: int, task: asyncio.Task[Any] | None) -> None:
     """Notes which task handles a message, or that none does any more."""
     if task is None:
-        _handlers.tasks.pop(message, None)
+        _own.handlers.pop(message, None)
     else:
-        _handlers.tasks[message] = task
+        _own.handlers[message] = task
 
 
 def on_answer(call: int, callback: Callable[[int], None]) -> None:
@@ -226,6 +410,53 @@ class _Watched:
 
 def _look() -> None:
     resolve(_rebeam.look())
+    look_for_messages()
+
+
+async def areceive(match: Any, seconds: float | None) -> tuple[Any] | None:
+    """Takes the first message that fits, as a task does; None if none has come in time."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    received: asyncio.Future[tuple[Any] | None] = loop.create_future()
+
+    def look() -> bool:
+        if received.done():
+            return False
+        try:
+            found = _rebeam.receive(match, None, waits=False)
+        except BaseException as error:
+            received.set_exception(error)
+        else:
+            if found is None:
+                return True
+            received.set_result(found)
+        return False
+
+    def give_up() -> None:
+        if not received.done():
+            received.set_result(None)
+
+    timer = None
+    try:
+        with _Watched(loop):
+            _rebeam.look()
+            if look():
+                timer = None if seconds is None else _Alarm(loop, _rebeam.clock() + seconds, give_up)
+                _own.receivers.append(look)
+            return await received
+    finally:
+        if look in _own.receivers:
+            _own.receivers.remove(look)
+        if timer is not None:
+            timer.cancel()
+
+
+def look_for_messages() -> None:
+    """Has the tasks that wait for a message look at what has come, in the order in which they began to."""
+    for look in list(_own.receivers):
+        if look in _own.receivers and not look():
+            _own.receivers.remove(look)
 
 
 def look_for(loop: asyncio.AbstractEventLoop, look: Callable[[], None]) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar, overload
 
-from rebeam import _rebeam, _runtime
+from rebeam import _pending, _rebeam, _runtime
 from rebeam._errors import CallTimeout, EndedOtherwise, NoProc, stopping_self
 from rebeam._exit import ExitReason, as_reason
 from rebeam._pending import Pending
-from rebeam._ref import ActorRef, Pid, Timeout, To, Via, address
+from rebeam._ref import ActorRef, Pid, Target, Timeout, To, Via, address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +40,11 @@ def call(to: To, message: Any, timeout: Timeout = ...) -> Any:
     return _rebeam.call_message(address(to), "handle_call", message, timeout)
 
 
+async def acall(to: To, message: Any, timeout: Timeout = ...) -> Any:
+    """`call`, to be awaited."""
+    return await _pending.acall(address(to), "handle_call", message, Target(timeout), is_method=False)
+
+
 def cast(to: To, message: Any, timeout: Timeout = ...) -> None:
     """Sends a message to a `GenServer`, for `handle_cast`. Nothing is said if there is no such actor.
 
@@ -49,6 +54,11 @@ def cast(to: To, message: Any, timeout: Timeout = ...) -> None:
     _rebeam.send_message(address(to), "handle_cast", message, timeout)
 
 
+async def acast(to: To, message: Any, timeout: Timeout = ...) -> None:
+    """`cast`, to be awaited: where the mailbox is full, only the task waits for room."""
+    await _send_when_room(to, "handle_cast", message, timeout)
+
+
 def send(to: To, message: Any, timeout: Timeout = ...) -> None:
     """Sends a message to any actor, for `handle_info`. Nothing is said if the actor behind a handle is gone.
 
@@ -56,10 +66,29 @@ def send(to: To, message: Any, timeout: Timeout = ...) -> None:
         NoProc: nobody has that name or key (as Erlang's `!`; `cast`, and `send` to a handle, say nothing).
         MailboxFull: there was no room for the whole timeout.
     """
+    _check_known(to)
+    _rebeam.send_message(address(to), "handle_info", message, timeout)
+
+
+async def asend(to: To, message: Any, timeout: Timeout = ...) -> None:
+    """`send`, to be awaited: where the mailbox is full, only the task waits for room."""
+    _check_known(to)
+    await _send_when_room(to, "handle_info", message, timeout)
+
+
+def _check_known(to: To) -> None:
     is_free = isinstance(to, str) and not _rebeam.is_name_known(to)
     if is_free or (isinstance(to, Via) and _rebeam.find(to) is None):
         raise NoProc(f"there is no actor `{to}`")
-    _rebeam.send_message(address(to), "handle_info", message, timeout)
+
+
+async def _send_when_room(to: To, callback: str, message: Any, timeout: Timeout) -> None:
+    at = address(to)
+
+    def send(target: Target) -> None:
+        _rebeam.send_message(at, callback, message, target.timeout, has_room=True)
+
+    await _pending.when_room(at, callback, Target(timeout), send)
 
 
 def receive(
@@ -78,12 +107,28 @@ def receive(
     Raises:
         TimeoutError: none came in time. Where nobody catches it, it ends the actor as any exception.
     """
-    if match is not None and not (isinstance(match, (type, tuple)) or callable(match)):
-        raise TypeError(f"match={match!r}: it is a type, a tuple of types or a function")
+    _check_match(match)
     found = _rebeam.receive(match, timeout)
     if found is None:
         raise TimeoutError(f"no message came within {timeout} s")
     return found[0]
+
+
+async def areceive(
+    match: type | tuple[type, ...] | Callable[[Any], object] | None = None, timeout: float | None = None
+) -> Any:
+    """`receive`, to be awaited: the other tasks of the event loop go on. Of several that wait, the first whose `match`
+    fits gets the message, before any handler of this actor does."""
+    _check_match(match)
+    found = await _pending.areceive(match, timeout)
+    if found is None:
+        raise TimeoutError(f"no message came within {timeout} s")
+    return found[0]
+
+
+def _check_match(match: object) -> None:
+    if match is not None and not (isinstance(match, (type, tuple)) or callable(match)):
+        raise TypeError(f"match={match!r}: it is a type, a tuple of types or a function")
 
 
 def pid_of(to: To) -> Pid | None:
@@ -176,7 +221,16 @@ def stop(to: To, reason: str | ExitReason = "normal", timeout: float | None = No
         EndedOtherwise: it ended for another reason.
         CallTimeout: it had not ended in time.
     """
-    how, other = _rebeam.stop(address(to), as_reason(reason), timeout)
+    _pending.follow(_stop(to, reason, timeout), "stop")
+
+
+async def astop(to: To, reason: str | ExitReason = "normal", timeout: float | None = None) -> None:
+    """`stop`, to be awaited."""
+    await _pending.afollow(_stop(to, reason, timeout))
+
+
+def _stop(to: To, reason: str | ExitReason, timeout: float | None) -> _pending.Steps[None]:
+    how, other = yield _rebeam.stop(address(to), as_reason(reason), timeout)
     if how == "noproc":
         raise NoProc(f"there is no actor `{to}`")
     if how == "self":
@@ -267,6 +321,12 @@ def get_state(to: To, timeout: Timeout = ...) -> dict[str, Any]:
     return state
 
 
+async def aget_state(to: To, timeout: Timeout = ...) -> dict[str, Any]:
+    """`get_state`, to be awaited."""
+    state: dict[str, Any] = await _ask_process(to, "get_state", None, timeout)
+    return state
+
+
 def replace_state(
     to: To,
     function: Callable[[dict[str, Any]], dict[str, Any]],
@@ -283,11 +343,35 @@ def replace_state(
     return state
 
 
+async def areplace_state(
+    to: To,
+    function: Callable[[dict[str, Any]], dict[str, Any]],
+    timeout: Timeout = ...,
+) -> dict[str, Any]:
+    """`replace_state`, to be awaited."""
+    state: dict[str, Any] = await _ask_process(to, "replace_state", function, timeout)
+    return state
+
+
 def suspend(to: To, timeout: Timeout = ...) -> None:
     """Has an actor handle no message until `resume`; they wait in order. It can be asked for its state meanwhile."""
     _rebeam.call_message(address(to), "suspend", None, timeout, is_system=True)
 
 
+async def asuspend(to: To, timeout: Timeout = ...) -> None:
+    """`suspend`, to be awaited."""
+    await _ask_process(to, "suspend", None, timeout)
+
+
 def resume(to: To, timeout: Timeout = ...) -> None:
     """Has a suspended actor go on."""
     _rebeam.call_message(address(to), "resume", None, timeout, is_system=True)
+
+
+async def aresume(to: To, timeout: Timeout = ...) -> None:
+    """`resume`, to be awaited."""
+    await _ask_process(to, "resume", None, timeout)
+
+
+async def _ask_process(to: To, what: str, content: Any, timeout: Timeout) -> Any:
+    return await _pending.acall(address(to), what, content, Target(timeout), is_method=False, is_system=True)

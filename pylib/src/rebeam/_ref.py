@@ -159,15 +159,22 @@ class _ACall(_Way[A, "Coroutine[Any, Any, Any]"]):
     def __call__(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return self._send(method_name(method), args, kwargs)
 
-    async def _send(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        ref = self._ref
-        if ref._via is not _rebeam:
-            import asyncio
+    def _send(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._ref._acall(method, args, kwargs)
 
-            return await asyncio.to_thread(ref._via.call, ref._address, method, args, kwargs, ref._target)
-        from rebeam._pending import request
 
-        return await request(ref._address, method, (args, kwargs), ref._target, is_method=True, is_task=True)
+class _ACast(_Way[A, "Coroutine[Any, Any, None]"]):
+    """`await ref.acast(Class.method, …)`, or `await ref.acast.method(…)`: sends once there is room."""
+
+    __slots__ = ()
+
+    def __call__(
+        self, method: Callable[Concatenate[A, P], Any], *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, None]:
+        return self._send(method_name(method), args, kwargs)
+
+    def _send(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Coroutine[Any, Any, None]:
+        return self._ref._acast(method, args, kwargs)
 
 
 class _Request(_Way[A, "Pending[Any]"]):
@@ -188,6 +195,33 @@ class _Request(_Way[A, "Pending[Any]"]):
         from rebeam._pending import request
 
         return request(self._ref._address, method, (args, kwargs), self._ref._target, is_method=True)
+
+
+class _ARequest(_Way[A, "Coroutine[Any, Any, Pending[Any]]"]):
+    """`await ref.arequest(Class.method, …)`, or `await ref.arequest.method(…)`: a `Pending`, once there is room."""
+
+    __slots__ = ()
+
+    @overload
+    def __call__(
+        self, method: Callable[Concatenate[A, P], Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, Pending[R]]: ...
+    @overload
+    def __call__(
+        self, method: Callable[Concatenate[A, P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, Pending[R]]: ...
+    def __call__(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return self._send(method_name(method), args, kwargs)
+
+    async def _send(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pending[Any]:
+        from rebeam._pending import request, when_room
+
+        ref = self._ref
+
+        def send(target: Target) -> Pending[Any]:
+            return request(ref._address, method, (args, kwargs), target, is_method=True, has_room=True)
+
+        return await when_room(ref._address, method, ref._target, send)
 
 
 class _Stream(_Way[A, "Stream[Any]"]):
@@ -222,11 +256,13 @@ class ActorRef(Generic[A]):
             it would wait forever, `BadCall` if the arguments do not fit, `Unpicklable` before anything is sent.
         acall: the same to be awaited, in an `async def` method: the others of this actor go on meanwhile. Cancelling
             the task that awaits it cancels the call.
-        request: the same without waiting: gives a `Pending`, whose `result()` waits, and which can be awaited.
+        request: the same without waiting: gives a `Pending`, whose `result()` waits, and which can be awaited. Where
+            the mailbox is full it waits for room; `arequest` awaits that.
         stream: for a method that is a generator: iterates, plainly or with `async for`, over what it yields. It runs
             only as far as its values are wanted, and ends when either side does.
         cast: the same without waiting. Raises `MailboxFull` if there was no room for the whole timeout; not if there
             is no such actor.
+        acast: the same to be awaited: where the mailbox is full, only the task waits for room.
     """
 
     __slots__ = ("_address", "_target", "call", "cast")
@@ -242,8 +278,16 @@ class ActorRef(Generic[A]):
         return _ACall(self)
 
     @property
+    def acast(self) -> _ACast[A]:
+        return _ACast(self)
+
+    @property
     def request(self) -> _Request[A]:
         return _Request(self)
+
+    @property
+    def arequest(self) -> _ARequest[A]:
+        return _ARequest(self)
 
     @property
     def stream(self) -> _Stream[A]:
@@ -266,6 +310,19 @@ class ActorRef(Generic[A]):
         if priority not in ("normal", "high"):
             raise ValueError(f"a priority of {priority!r}; it is 'normal' or 'high'")
         return ActorRef(self._address, Target(timeout, priority == "high"))
+
+    async def _acall(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        from rebeam._pending import acall
+
+        return await acall(self._address, method, (args, kwargs), self._target, is_method=True)
+
+    async def _acast(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        from rebeam._pending import when_room
+
+        def send(target: Target) -> None:
+            _rebeam.cast(self._address, method, args, kwargs, target, has_room=True)
+
+        await when_room(self._address, method, self._target, send)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ActorRef, (self._address, self._target)

@@ -11,7 +11,7 @@ import random
 from collections.abc import ItemsView, Mapping, ValuesView
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 
-from rebeam import _errors, _rebeam
+from rebeam import _errors, _pending, _rebeam
 from rebeam._ref import ActorRef, Pid, Target, To, Via, address, method_name
 from rebeam._spec import Supervisor
 
@@ -248,7 +248,16 @@ def wait_for(name: To, timeout: float | None = 5.0) -> Pid:
         NoProc: it is a `Pid`, or a handle on one, that has ended.
         DeadlockError: its `init` waits for this very actor.
     """
-    found = _rebeam.wait_for(address(name), timeout)
+    return _pending.follow(_wait_for(name, timeout), "wait_for")
+
+
+async def await_for(name: To, timeout: float | None = 5.0) -> Pid:
+    """`wait_for`, to be awaited."""
+    return await _pending.afollow(_wait_for(name, timeout))
+
+
+def _wait_for(name: To, timeout: float | None) -> _pending.Steps[Pid]:
+    found = yield _rebeam.wait_for(address(name), timeout)
     if found is None and isinstance(address(name), Pid):
         raise _errors.NoProc(f"there is no actor `{name}`")
     if found is None:

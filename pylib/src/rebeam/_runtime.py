@@ -41,6 +41,9 @@ class Identity:
 
 _identity: Identity | None = None
 
+is_of_node = False
+"""Whether this process was started by a node, as an actor or to make actors."""
+
 identities: dict[int, Identity] = {}
 """Who a thread is, by its number, where actors are threads (`rebeam.testing`)."""
 

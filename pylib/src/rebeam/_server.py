@@ -311,6 +311,13 @@ def settle(actor: Actor, callback: str, result: Any) -> None:
         raise BadReturn(f"{result!r} from {callback}" if callback != "handle_call" else repr(result))
 
 
+def is_stop_refused(error: BaseException) -> bool:
+    """Whether an actor that has raised this as no message came has to go on, as one has come meanwhile."""
+    if not isinstance(error, Stop) or error.reason not in ("normal", "shutdown"):
+        return False
+    return not _rebeam.stop_if_idle(ExitReason(error.reason, error.detail, None))
+
+
 def system(actor: Actor) -> Callable[[str, Any], Any]:
     """What is asked of an actor's process: its state, and to hold on or to go on (which `_rebeam` does)."""
 

@@ -54,13 +54,13 @@ class Stream(Generic[R]):
                 wanted = min(wanted * 2, _MOST)
         finally:
             if not is_over:
-                _rebeam.send_message(pid, "stream_close", number, timeout)
+                _rebeam.send_message(pid, "stream_close", number, timeout, has_room=True)
 
     async def __aiter__(self) -> AsyncIterator[R]:
         target = self._ref._target
 
         def ask(to: Any, method: str, content: Any) -> Any:
-            return _pending.request(to, method, content, target, is_method=False, is_task=True)
+            return _pending.acall(to, method, content, target, is_method=False)
 
         pid, number = await ask(self._ref._address, "stream_open", self._content)
         wanted, is_over = 1, False
@@ -79,7 +79,7 @@ class Stream(Generic[R]):
                 wanted = min(wanted * 2, _MOST)
         finally:
             if not is_over:
-                _rebeam.send_message(pid, "stream_close", number, target.timeout)
+                _rebeam.send_message(pid, "stream_close", number, target.timeout, has_room=True)
 
 
 class Batch(NamedTuple):

@@ -121,15 +121,30 @@ def task(
             `Task.Supervisor.async_nolink`.
         supervisor: the name of a `DynamicSupervisor` that it is to be a child of. Default: the node's own.
     """
-    from rebeam import _spec, _supervisors
+    ref = _pending.follow(_start(function, link, supervisor), "task")
+    return _begin(ref, function, args, kwargs)
+
+
+async def atask(
+    function: Callable[P, R], /, *args: Any, link: bool = True, supervisor: str | None = None, **kwargs: Any
+) -> Task[R]:
+    """`task`, to be awaited until its process runs; what it gives is awaited for the value."""
+    ref = await _pending.afollow(_start(function, link, supervisor))
+    return _begin(ref, function, args, kwargs)
+
+
+def _start(function: Callable[..., Any], link: bool, supervisor: str | None) -> _pending.Steps[ActorRef[Any]]:
+    from rebeam import _spec
 
     spec = _spec.child(_TaskActor, restart="temporary", id=getattr(function, "__name__", "task"))
-    ref: ActorRef[Any]
     if supervisor is None:
-        ref = _functions.spawn(spec, link=link)
-    else:
-        ref = _supervisors.supervisor(supervisor).start_child(spec).ref
-        if link:
-            _process.link(ref)
+        return (yield from _functions.spawning(spec, (), link, {}))
+    ref = yield from _functions.starting(spec, supervisor)
+    if link:
+        _process.link(ref)
+    return ref
+
+
+def _begin(ref: ActorRef[Any], function: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task[R]:
     pending = _pending.request(ref._address, "run", ((function, args, kwargs), {}), Target(None), is_method=True)
     return Task(ref, pending)

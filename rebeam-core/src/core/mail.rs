@@ -209,8 +209,13 @@ impl Core {
 
     /// The caller does not want the answer any more.
     pub(super) fn cancelled(&mut self, call: ReplyTo) {
-        if let Some(On::Answer(callee)) = self.router.close(call).map(|open| open.on) {
-            self.take_back_call(call, callee);
+        match self.router.close(call).map(|open| open.on) {
+            Some(On::Answer(callee)) => self.take_back_call(call, callee),
+            Some(On::Up(_)) => {
+                let timer = self.waiters.take_wait(call).and_then(|waiting| waiting.timer);
+                self.timers.cancel(timer);
+            }
+            Some(On::Room(..) | On::Supervisor(_)) | None => {}
         }
     }
 
@@ -489,7 +494,8 @@ impl Core {
 
     pub(super) fn bury(&mut self, message: Message, cause: Cause, of: ActorId, certificate: &Arc<Certificate>) {
         if let Some(call) = message.reply_to {
-            return self.fail_call(call, CallFailure::Died(certificate.clone()));
+            let begun = !matches!(cause, Cause::ReceiverGone | Cause::NotKept | Cause::PidDead);
+            return self.fail_call(call, CallFailure::Died { certificate: certificate.clone(), begun });
         }
         let certificates = match message.deaths.is_empty() {
             true => vec![certificate.clone()],

@@ -19,7 +19,7 @@ use super::Core;
 use crate::actor::Life;
 use crate::alarms::Alarm;
 use crate::incarnation::{Manner, Stop};
-use crate::mailbox::{Message, Sender};
+use crate::mailbox::{Mailbox, Message, Sender};
 use crate::requests::Requester;
 use crate::resolve::Resolved;
 use crate::timers::AlarmId;
@@ -93,6 +93,17 @@ impl Core {
                 }
                 self.stop_by_request(from, target, reason.bounded());
                 return None;
+            }
+            ProcessRequest::StopIfIdle { reason } => {
+                let is_idle = |mailbox: &Mailbox| mailbox.len() == 0 && mailbox.handed().next().is_none();
+                if !self.members.actor(own).is_some_and(|actor| is_idle(&actor.mailbox)) {
+                    return Some(ProcessAnswer::MailWaits);
+                }
+                if let Requester::Worker(process, _) = from {
+                    let stop = Stop { reason: reason.bounded(), manner: Manner::InTurn, is_limited: false };
+                    self.order(process, |machine| machine.stop(stop));
+                }
+                ProcessAnswer::Ok
             }
             ProcessRequest::SendAfter { timer, to, after_ms, every_ms, method, is_method } => {
                 let id = AlarmId { maker: pid, number: timer };

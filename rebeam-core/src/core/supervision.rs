@@ -420,7 +420,7 @@ impl Core {
         }
         // OTP's rule: who does not trap exits is not asked (MAP-05).
         if !actor.spec.terminate_on_shutdown && !incarnation.traps_exits {
-            return self.order_exit(process, ExitReason::SHUTDOWN);
+            return self.order(process, |machine| machine.exit(ExitReason::SHUTDOWN, Limit::Shutdown));
         }
         let is_urgent = purpose == Purpose::Restart || self.shutdown.is_hurried() || incarnation.is_suspended;
         let manner = if is_urgent { Manner::Urgent } else { Manner::InTurn };
@@ -494,7 +494,7 @@ impl Core {
 
     /// Has a process unwind and end without `terminate`; it is killed if it does not.
     pub(super) fn order_exit(&mut self, process: ProcessId, reason: ExitReason) {
-        self.order(process, |machine| machine.exit(reason));
+        self.order(process, |machine| machine.exit(reason, Limit::Unwind));
     }
 
     /// What a process is doing has taken as long as it may.
@@ -565,7 +565,7 @@ impl Core {
             self.pass_on(answer);
         }
         for call in incarnation.take_owed() {
-            self.fail_call(call, CallFailure::Died(certificate.clone()));
+            self.fail_call(call, CallFailure::Died { certificate: certificate.clone(), begun: true });
         }
         self.let_go_what_is_not_kept(id, &certificate);
         if incarnation.is_last {
@@ -666,7 +666,7 @@ impl Core {
                 Fate::Done(message) => {
                     // Its answer would have come before the end.
                     if let Some(call) = message.reply_to {
-                        self.fail_call(call, CallFailure::Died(over.certificate.clone()));
+                        self.fail_call(call, CallFailure::Died { certificate: over.certificate.clone(), begun: true });
                     }
                 }
             }
@@ -692,7 +692,7 @@ impl Core {
             return Some(message);
         }
         if let Some(call) = message.reply_to.take() {
-            self.fail_call(call, CallFailure::Died(over.certificate.clone()));
+            self.fail_call(call, CallFailure::Died { certificate: over.certificate.clone(), begun: true });
         }
         self.bury(message, Cause::Poison, over.id, &over.certificate);
         None

@@ -31,8 +31,8 @@ enum Life {
     Draining { reason: ExitReason },
     /// It was told to stop. `urgent`: before the mail that it has been handed.
     Stopping { reason: ExitReason, urgent: bool },
-    /// It was sent an exit signal and has to unwind.
-    Exiting { reason: ExitReason },
+    /// It was sent an exit signal and has to unwind, within this limit.
+    Exiting { reason: ExitReason, limit: Limit },
     /// It was sent SIGKILL.
     Killed(Kill),
 }
@@ -238,7 +238,9 @@ impl Machine {
     /// The node has less time to stop: an incarnation that is being stopped gets no more than that, and handles no more mail.
     pub(crate) fn hurry(&mut self) -> Vec<Command> {
         let reason = match &self.life {
-            Life::Stopping { .. } => return vec![Command::Limit(Limit::Shutdown)],
+            Life::Stopping { .. } | Life::Exiting { limit: Limit::Shutdown, .. } => {
+                return vec![Command::Limit(Limit::Shutdown)];
+            }
             Life::Draining { reason }
             | Life::Starting { then: After::Drain(Ordered { reason, .. }) | After::Stop(Ordered { reason, .. }) }
             | Life::HandingOver {
@@ -258,13 +260,14 @@ impl Machine {
         vec![Command::Stop { reason, urgent: true }]
     }
 
-    /// It is to unwind and end without `terminate`.
-    pub(crate) fn exit(&mut self, reason: ExitReason) -> Vec<Command> {
+    /// It is to unwind and end without `terminate`: within its shutdown time if its supervisor orders that, at once if a
+    /// signal does.
+    pub(crate) fn exit(&mut self, reason: ExitReason, limit: Limit) -> Vec<Command> {
         if matches!(self.life, Life::Exiting { .. } | Life::Killed(_)) {
             return Vec::new();
         }
-        self.life = Life::Exiting { reason };
-        vec![Command::Limit(Limit::Unwind), Command::Exit]
+        self.life = Life::Exiting { reason, limit };
+        vec![Command::Limit(limit), Command::Exit]
     }
 
     /// It is to be killed, for this reason and, in words, why. The first kill counts.
@@ -272,7 +275,7 @@ impl Machine {
         if matches!(self.life, Life::Killed(_)) {
             return vec![Command::Kill];
         }
-        let exit = if let Life::Exiting { reason } = &self.life { Some(reason.clone()) } else { None };
+        let exit = if let Life::Exiting { reason, .. } = &self.life { Some(reason.clone()) } else { None };
         let was_handing_over = matches!(self.life, Life::HandingOver { .. });
         self.life = Life::Killed(Kill { reason, why, exit, was_ordered: self.is_ordered(), was_handing_over });
         vec![Command::Limit(Limit::None), Command::Kill]
@@ -320,7 +323,9 @@ impl Machine {
         let has_reported = self.report.is_some();
         let (reason, why) = match &self.life {
             Life::Killed(_) => return Vec::new(),
-            Life::Exiting { reason } => (reason.clone(), "it did not unwind in time after an exit signal"),
+            Life::Exiting { reason, limit: Limit::Unwind } => {
+                (reason.clone(), "it did not unwind in time after an exit signal")
+            }
             Life::Starting { then: After::Serve } | Life::Ignoring if !has_reported => {
                 (ExitReason::StartTimeout, "its `init` took longer than `start_timeout`")
             }
@@ -355,7 +360,7 @@ impl Machine {
     pub(crate) fn exit_reason(&self, status: Status) -> ExitReason {
         let (kill, exit) = match &self.life {
             Life::Killed(kill) => (Some(kill), kill.exit.as_ref()),
-            Life::Exiting { reason } => (None, Some(reason)),
+            Life::Exiting { reason, .. } => (None, Some(reason)),
             _ => (None, None),
         };
         match (&self.report, kill, exit, status) {
@@ -489,6 +494,8 @@ mod tests {
         Request(Manner),
         Hurry,
         Exit,
+        /// The stop of one that is not asked.
+        StopByExit,
         Kill,
         Recycle,
         HandedOver,
@@ -498,7 +505,7 @@ mod tests {
         Died,
     }
 
-    const ORDERS: [Order; 15] = [
+    const ORDERS: [Order; 16] = [
         Order::Started,
         Order::Ignored,
         Order::Stop(Manner::InTurn),
@@ -507,6 +514,7 @@ mod tests {
         Order::Request(Manner::Urgent),
         Order::Hurry,
         Order::Exit,
+        Order::StopByExit,
         Order::Kill,
         Order::Recycle,
         Order::HandedOver,
@@ -544,7 +552,8 @@ mod tests {
             Order::Stop(manner) => machine.stop(Stop { reason: shutdown(), manner, is_limited: true }),
             Order::Request(manner) => machine.stop(Stop { reason: shutdown(), manner, is_limited: false }),
             Order::Hurry => machine.hurry(),
-            Order::Exit => machine.exit(ExitReason::Other("signal".into())),
+            Order::Exit => machine.exit(ExitReason::Other("signal".into()), Limit::Unwind),
+            Order::StopByExit => machine.exit(shutdown(), Limit::Shutdown),
             Order::Kill => machine.kill(ExitReason::Killed, "test"),
             Order::Recycle => machine.recycle(),
             Order::HandedOver => machine.handed_over(Bytes::from_static(b"state")),
@@ -574,7 +583,7 @@ mod tests {
             }
             Life::Draining { reason } => format!("draining({reason})"),
             Life::Stopping { reason, urgent } => format!("stopping({reason}{})", if *urgent { ", urgent" } else { "" }),
-            Life::Exiting { reason } => format!("exiting({reason})"),
+            Life::Exiting { reason, limit } => format!("exiting({reason}, {})", format!("{limit:?}").to_lowercase()),
             Life::Killed(kill) => format!("killed({})", kill.reason),
         }
     }
@@ -611,7 +620,8 @@ mod tests {
             (Life::Draining { reason: first() }, 0),
             (Life::Stopping { reason: first(), urgent: false }, 0),
             (Life::Stopping { reason: first(), urgent: true }, 0),
-            (Life::Exiting { reason: first() }, 0),
+            (Life::Exiting { reason: first(), limit: Limit::Unwind }, 0),
+            (Life::Exiting { reason: first(), limit: Limit::Shutdown }, 0),
             (Life::Killed(killed), 0),
         ];
         let mut table = String::new();
@@ -647,10 +657,11 @@ mod tests {
         /// Whatever is ordered in whatever order, with a process that answers sooner or later: an order to end leads to
         /// an end, a stop that is limited always has a limit until then, and nothing but an order ends the incarnation.
         #[test]
-        fn no_order_is_lost(orders in proptest::collection::vec((0usize..9, any::<bool>()), 1..40)) {
+        fn no_order_is_lost(orders in proptest::collection::vec((0usize..10, any::<bool>()), 1..40)) {
             let given = [
                 Order::Stop(Manner::InTurn), Order::Stop(Manner::Urgent), Order::Exit, Order::Kill,
                 Order::Recycle, Order::Hurry, Order::Started, Order::Request(Manner::InTurn), Order::Request(Manner::Urgent),
+                Order::StopByExit,
             ];
             let mut machine = machine(Life::Starting { then: After::Serve }, 0);
             let mut owed: std::collections::VecDeque<Order> = [Order::Started].into();
@@ -689,7 +700,7 @@ mod tests {
                 let order = given[order];
                 // A process says only once that it has started.
                 if order == Order::Started { continue; }
-                is_limited |= matches!(order, Order::Stop(_) | Order::Exit | Order::Kill);
+                is_limited |= matches!(order, Order::Stop(_) | Order::Exit | Order::StopByExit | Order::Kill);
                 is_to_end |= is_limited || matches!(order, Order::Request(_));
                 is_limited |= order == Order::Hurry && is_to_end;
                 last = step(&mut machine, order, &mut owed);

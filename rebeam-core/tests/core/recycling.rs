@@ -129,7 +129,7 @@ fn what_a_process_was_asked_and_has_not_answered_is_asked_of_the_next_one() {
     world.hands_over("a");
     assert_eq!(world.delivered("a"), ["ask8"], "one was answered, one was not");
     world.is_shot("a");
-    let failed = |outcome: &Outcome| matches!(outcome, Outcome::Failed(CallFailure::Died(_)));
+    let failed = |outcome: &Outcome| matches!(outcome, Outcome::Failed(CallFailure::Died { .. }));
     assert_eq!(world.replies.iter().filter(|(_, call, outcome)| call.0 == 8 && failed(outcome)).count(), 1);
 }
 

@@ -611,7 +611,7 @@ pub(crate) fn envelope(to: Address, kind: Kind, method: &str) -> Envelope {
 /// The reason of a call that failed with the death of its callee.
 pub(crate) fn died_of(outcome: &Outcome) -> Option<&ExitReason> {
     match outcome {
-        Outcome::Failed(CallFailure::Died(certificate)) => Some(&certificate.reason),
+        Outcome::Failed(CallFailure::Died { certificate, .. }) => Some(&certificate.reason),
         _ => None,
     }
 }

@@ -7,7 +7,6 @@ use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::cli::args::{self, About};
@@ -22,9 +21,6 @@ use crate::shell::node_dir;
 use crate::shell::signals::Hangup;
 use crate::view::exit_code::ExitCode;
 use crate::view::failure::Failure;
-
-/// By this a script says who it is: see [`go_with_parent`].
-const PARENT: &str = "REBEAM_BATCH_PARENT";
 
 /// Runs a pipeline, or tells about one.
 pub(super) fn run(
@@ -41,7 +37,7 @@ pub(super) fn run(
     {
         return Err(Failure::usage(format!("`--max-failures {most}`")).hint("write a number, or a share such as `5%`"));
     }
-    let is_of_script = go_with_parent();
+    let is_of_script = start::go_with_parent();
     let file = project.read()?;
     let mut setup = start::setup(&batch.start, &file, project, here, "batch")?;
     // Held open for as long as the run lasts: its processes open it by this number.
@@ -87,17 +83,6 @@ pub(super) fn run(
         Some(4) => Err(Failure { is_told: true, ..Failure::new(ExitCode::DeadItems, state) }),
         _ => Err(Failure { is_told: true, ..Failure::new(ExitCode::Unfinished, state) }),
     }
-}
-
-/// A script that has called `run()` is not survived by what it runs: its end is an order to stop. Says whether there is one.
-fn go_with_parent() -> bool {
-    let Some(parent) = std::env::var(PARENT).ok().and_then(|text| text.parse::<i32>().ok()) else { return false };
-    let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGTERM);
-    if nix::unistd::getppid().as_raw() != parent {
-        // It has ended already.
-        let _ = nix::sys::signal::raise(Signal::SIGTERM);
-    }
-    true
 }
 
 /// The command that goes on with a run, as a shell reads it.

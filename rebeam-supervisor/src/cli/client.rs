@@ -148,7 +148,7 @@ pub(crate) fn call_failure(failure: &CallFailure) -> Failure {
             Failure::request(format!("`{target}` is down")).hint(format!("`rebeam restart {target}` starts it"))
         }
         CallFailure::NoProc { target, similar, .. } => not_found(target, similar),
-        CallFailure::Died(certificate) => {
+        CallFailure::Died { certificate, .. } => {
             Failure::request(format!("`{}` died before it answered: {}", certificate.actor, certificate.reason))
                 .detail(plain_crash_block(certificate, certificate.next))
         }

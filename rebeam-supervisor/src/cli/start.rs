@@ -1,5 +1,7 @@
 //! Running an application: `up` for development, `run` for production. They differ in what they show, not in what they do.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::TcpListener;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -7,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::CommandFactory;
+use nix::sys::signal::Signal;
 use rebeam_protocol::frame::MAX_FRAME;
+use rebeam_protocol::handshake::Secret;
 
 use crate::cli::args::{self, Cli};
 use crate::config::{self, DEFAULT_GRACE, LogFormat, Project, ProjectFile};
@@ -15,6 +19,7 @@ use crate::printer::Printer;
 use crate::python;
 use crate::shell::engine::Setup;
 use crate::shell::http;
+use crate::shell::launcher::PARENT;
 use crate::shell::node::{self, RunOptions};
 use crate::shell::node_dir;
 use crate::shell::otlp;
@@ -26,8 +31,20 @@ use crate::view::failure::Failure;
 /// How long a message may wait before a node is not ready, when nobody says otherwise.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
+/// A script that has called `run` is not survived by what it runs: its end is an order to stop. Says whether there is one.
+pub(super) fn go_with_parent() -> bool {
+    let Some(parent) = std::env::var(PARENT).ok().and_then(|text| text.parse::<i32>().ok()) else { return false };
+    let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGTERM);
+    if nix::unistd::getppid().as_raw() != parent {
+        // It has ended already.
+        let _ = nix::sys::signal::raise(Signal::SIGTERM);
+    }
+    true
+}
+
 /// `rebeam up`.
 pub(super) fn up(up: &args::Up, project: &Project, runtime_dir: Option<&Path>, here: &Path) -> Result<(), Failure> {
+    go_with_parent();
     let file = project.read()?;
     let setup = setup(&up.start, &file, project, here, "up")?;
     let service = service(&up.start, &file, runtime_dir, Hangup::Stop)?;
@@ -39,6 +56,7 @@ pub(super) fn up(up: &args::Up, project: &Project, runtime_dir: Option<&Path>, h
 
 /// `rebeam run`.
 pub(super) fn run(run: &args::Run, project: &Project, runtime_dir: Option<&Path>, here: &Path) -> Result<(), Failure> {
+    go_with_parent();
     let prepared = check_environment().and_then(|()| {
         let file = project.read()?;
         let setup = setup(&run.start, &file, project, here, "run")?;
@@ -114,7 +132,24 @@ pub(super) fn setup(
     let python = python::find(wanted(start.python.as_deref()).or(file.python.as_deref()), &project.directory, embed)?;
     let directory = project.directory.clone();
     let strangers = Arc::new(Strangers::now());
-    Ok(Setup { python, directory, target, target_text, max_frame, log_level, longest_wait: LONGEST_WAIT, strangers })
+    let secret = secret().map_err(|error| Failure::start("failed to read `/dev/urandom`").because(&error))?;
+    Ok(Setup {
+        python,
+        directory,
+        target,
+        target_text,
+        max_frame,
+        secret,
+        log_level,
+        longest_wait: LONGEST_WAIT,
+        strangers,
+    })
+}
+
+fn secret() -> io::Result<Secret> {
+    let mut secret = Secret::default();
+    File::open("/dev/urandom")?.read_exact(&mut secret.0)?;
+    Ok(secret)
 }
 
 /// An empty `REBEAM_PYTHON` is none.
@@ -142,7 +177,7 @@ fn check_environment() -> Result<(), Failure> {
     let arguments = commands.flat_map(|command| command.get_arguments().filter_map(clap::Arg::get_env));
     let known: Vec<&str> = arguments.filter_map(|name| name.to_str()).collect();
     // A node within an actor, and a name that its certificates go by.
-    let inherited = ["REBEAM_NODE", "REBEAM_ACTOR", "REBEAM_APP", "REBEAM_PROJECT"];
+    let inherited = ["REBEAM_NODE", "REBEAM_ACTOR", "REBEAM_APP", "REBEAM_PROJECT", PARENT];
     for (name, _) in std::env::vars_os() {
         let Some(name) = name.to_str().filter(|name| name.starts_with("REBEAM_")) else { continue };
         if !known.contains(&name) && !inherited.contains(&name) && !is_service_link(name) {
@@ -171,7 +206,7 @@ fn is_service_link(name: &str) -> bool {
 fn listen(address: &str) -> Result<TcpListener, Failure> {
     if address != "systemd" {
         return TcpListener::bind(address).map_err(|error| {
-            let is_usage = error.kind() == std::io::ErrorKind::InvalidInput;
+            let is_usage = error.kind() == io::ErrorKind::InvalidInput;
             let code = if is_usage { ExitCode::Usage } else { ExitCode::StartFailed };
             Failure::new(code, format!("HTTP cannot be served at `{address}`"))
                 .because(&error)

@@ -26,6 +26,9 @@ use crate::shell::status_page::StatusPage;
 const THREAD_VARIABLES: [&str; 4] =
     ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"];
 
+/// By this a script says who it is: see `go_with_parent` of the command line.
+pub(crate) const PARENT: &str = "REBEAM_PARENT";
+
 /// How many CPUs Python is to count on, where the container gives us less time than that.
 const CPU_COUNT: &str = "PYTHON_CPU_COUNT";
 
@@ -110,7 +113,8 @@ pub(crate) fn interpreter(python: &Python, role: &str, directory: &Path) -> io::
         .arg(&python.executable)
         .arg(python.embed.as_ref().map_or(OsString::from("-"), |library| library.clone().into()))
         .current_dir(directory);
-    for variable in VARIABLES {
+    // A script's `run` has named its process to this one alone.
+    for variable in VARIABLES.into_iter().chain([PARENT]) {
         command.env_remove(variable);
     }
     for variable in THREAD_VARIABLES {

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use rebeam_protocol::page::{ATTENTION, SIZE, STACKS, Snapshot};
+use rebeam_protocol::page::{ATTENTION, CONDITION, LEAVING, SIZE, STACKS, Snapshot};
 use rebeam_sys::memory::{self, SharedWords};
 
 /// The page, and the room for stacks behind it.
@@ -83,6 +83,11 @@ impl StatusPage {
     /// A byte of the room for stacks; the last one, for what lies beyond.
     fn byte(&self, place: usize) -> &AtomicU8 {
         self.words.byte(SIZE + place.min(STACKS - 1))
+    }
+
+    /// Whether the worker knows of its exit signal.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.words.half_word(CONDITION).load(Ordering::Acquire) & LEAVING != 0
     }
 
     /// Has the worker look at its channel before it goes on (see [`rebeam_protocol::page::LOOK`]).

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rebeam import _client
+from rebeam import _client, _main
 from rebeam._spec import Supervisor, child
 from rebeam.batch._pipeline import Pipeline, PipelineError, Stage
 from rebeam.batch._worker import MARK
@@ -128,6 +128,8 @@ def _check_changes(pipeline: Pipeline, journal: Any, *, accepts: bool) -> None:
 
 def run(pipeline: Pipeline, options: dict[str, Any]) -> dict[str, Any]:
     """Runs a pipeline of a script or a notebook by the program, and gives its report."""
+    if _main.is_imported(None):
+        raise PipelineError(f"`run()` is called as the script is imported: {_main.GUARD}")
     try:
         program = _client.program()
     except FileNotFoundError as error:
@@ -143,7 +145,7 @@ def run(pipeline: Pipeline, options: dict[str, Any]) -> dict[str, Any]:
         report = os.path.join(folder, "report.json")
         command = [program, "batch", _target(pipeline, folder), "--report", report, *flags]
         # By our Python, if nothing else is said; and it goes with us, whatever becomes of us.
-        environment = {"REBEAM_PYTHON": sys.executable, **os.environ, "REBEAM_BATCH_PARENT": str(os.getpid())}
+        environment = {"REBEAM_PYTHON": sys.executable, **os.environ, "REBEAM_PARENT": str(os.getpid())}
         told = ""
         if "ipykernel" in sys.modules:
             code, told = _show([*command, "--json"], environment)

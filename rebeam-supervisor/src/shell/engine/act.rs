@@ -12,7 +12,7 @@ use rebeam_protocol::certificate::{Certificate, Next};
 use rebeam_protocol::id::{CallId, ProcessId};
 use rebeam_protocol::message::{DeadLetter, Outcome};
 use rebeam_protocol::outside::Answer;
-use rebeam_protocol::page::Snapshot;
+use rebeam_protocol::page::{self, Snapshot};
 use rebeam_sys::process;
 
 use super::{Ended, Engine, Node};
@@ -20,6 +20,10 @@ use crate::shell::sampler::{self, look};
 use crate::shell::service_manager;
 use crate::view::text::duration;
 use rebeam_sys::clock::monotonic_ns;
+
+/// After how long an exit signal that nobody has taken note of is sent again, at first and at last.
+const FIRST_AGAIN: Duration = Duration::from_millis(20);
+const LAST_AGAIN: Duration = Duration::from_secs(1);
 
 /// Dead letters that are reported within a second; more are only counted.
 const REPORTED_PER_SECOND: u32 = 20;
@@ -87,7 +91,11 @@ impl Shell for Engine {
     }
 
     fn write(&mut self, process: ProcessId, frame: Frame) {
+        let is_exit = frame.attention & page::EXIT != 0;
         self.push(process, frame);
+        if is_exit {
+            self.insist_on_exit(process);
+        }
     }
 
     fn kill(&mut self, process: ProcessId) {
@@ -168,6 +176,37 @@ impl Shell for Engine {
             NodeEvent::Ended(NodeEnd::Clean) => self.life.end(Ended::Clean),
             NodeEvent::Ended(NodeEnd::GaveUp { certificate }) => self.life.end(Ended::GaveUp(certificate)),
         }
+    }
+}
+
+impl Engine {
+    /// Sends the signal of an exit again until the process knows of it. A handler of Python's runs between two of its
+    /// instructions: a signal that comes just before the process begins to wait does not end that wait.
+    fn insist_on_exit(&self, process: ProcessId) {
+        let Some(node) = self.me.upgrade().map(Node) else { return };
+        tokio::task::spawn_local(async move {
+            let mut pause = FIRST_AGAIN;
+            loop {
+                tokio::time::sleep(pause).await;
+                if !node.0.borrow().signal_exit_again(process) {
+                    return;
+                }
+                pause = (2 * pause).min(LAST_AGAIN);
+            }
+        });
+    }
+
+    /// Whether it is not known yet, and the process is there.
+    fn signal_exit_again(&self, process: ProcessId) -> bool {
+        let Some(worker) = self.workers.get(&process).filter(|worker| !worker.is_killed) else { return false };
+        if worker.page.is_leaving() {
+            return false;
+        }
+        // Before it is told of the order, the signal says nothing.
+        if let Some(os_pid) = worker.os_pid.filter(|_| worker.wants_attention & page::EXIT == 0) {
+            process::signal_main_thread(os_pid, process::exit_signal());
+        }
+        true
     }
 }
 

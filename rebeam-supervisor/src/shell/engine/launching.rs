@@ -120,7 +120,7 @@ impl Engine {
             tasks: Vec::with_capacity(4),
             unborn: None,
         };
-        let (mut welcome, start) = launch.welcome(self.setup.max_frame);
+        let (mut welcome, start) = launch.welcome(self.setup.max_frame, self.setup.secret);
         self.traffic.bound(&welcome.options.cpus);
         welcome.log_level = welcome.log_level.or(self.setup.log_level);
         worker.out.push(&ToWorker::Welcome(welcome), &start, u32::MAX as usize).map_err(std::io::Error::other)?;

@@ -28,6 +28,7 @@ use rebeam_protocol::address::Caller;
 use rebeam_protocol::certificate::Certificate;
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::frame;
+use rebeam_protocol::handshake::Secret;
 use rebeam_protocol::id::{CallId, ProcessId};
 use rebeam_protocol::message::{CallFailure, Outcome};
 use rebeam_protocol::outside::{Health, NodeState};
@@ -107,6 +108,8 @@ pub(crate) struct Setup {
     pub(crate) target_text: String,
     /// The largest frame that a worker and the node may exchange, in bytes.
     pub(crate) max_frame: usize,
+    /// What its processes know each other by.
+    pub(crate) secret: Secret,
     /// From which of `logging`'s numbers on actors log, if somebody has said.
     pub(crate) log_level: Option<u16>,
     /// How long a message may wait before the node is not ready.

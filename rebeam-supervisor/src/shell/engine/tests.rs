@@ -12,7 +12,7 @@ use rebeam_protocol::address::{Address, ReplyTo};
 use rebeam_protocol::certificate::Killer;
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::frame::MAX_FRAME;
-use rebeam_protocol::handshake::{Hello, MAGIC, VERSION};
+use rebeam_protocol::handshake::{Hello, MAGIC, Secret, VERSION};
 use rebeam_protocol::id::NodeStart;
 use rebeam_protocol::message::{Codec, Head, Kind, Outcome, Waits};
 use rebeam_protocol::outside::{Answer, TreeRequest};
@@ -67,6 +67,7 @@ fn node(actors: &[&str]) -> Node {
         target: Target { source: Source::Module("app".into()), attribute: None, preload: Vec::new() },
         target_text: "app:tree".into(),
         max_frame: MAX_FRAME,
+        secret: Secret::default(),
         log_level: None,
         longest_wait: Duration::from_secs(60),
         strangers: Arc::new(Strangers::now()),
