@@ -22,7 +22,7 @@ def set_key(key: bytes) -> None:
     if _MODULE in sys.modules:
         _apply(sys.modules[_MODULE], key)
     else:
-        sys.meta_path.insert(0, _Finder(key))  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _Finder(key))
 
 
 def _apply(module: ModuleType, key: bytes) -> None:
@@ -42,7 +42,7 @@ class _Finder:
             return None
         import importlib.util
 
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.loader is not None:
             load, key = spec.loader.exec_module, self._key
