@@ -18,6 +18,7 @@ scenarios! {
     blocks_its_loop,
     an_actor_per_key_that_stops_when_idle_loses_no_call,
     a_call_that_was_not_begun_says_so,
+    a_handle_that_starts_its_actor_again_gives_up_at_last,
 }
 
 #[test]

@@ -144,7 +144,7 @@ fn a_sigterm_from_elsewhere_ends_a_function_as_any_process() {
 }
 
 const SCRIPT: &str = r#"
-import os, signal, sys, time
+import asyncio, multiprocessing, os, pickle, signal, sys, time
 import rebeam
 
 class Point:
@@ -178,6 +178,25 @@ def exits():
 def dies():
     os.kill(os.getpid(), signal.SIGKILL)
 
+async def awaits(n):
+    await asyncio.sleep(0)
+    return n
+
+def finds():
+    return "argv", sys.argv[1:], "stdin", repr(sys.stdin.read())
+
+def loads():
+    with open("point", "rb") as file:
+        return pickle.load(file).x
+
+def spawns():
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.map(square, range(3))
+
+def shares(shared):
+    shared["key"] = 1
+    return dict(shared)
+
 def within():
     return rebeam.run(square, 5), rebeam.me().name
 
@@ -199,6 +218,14 @@ if __name__ == "__main__":
         case "function":
             point = rebeam.run(main, 10, name="main")
             print(type(point) is Point, point.x)
+            print("awaited", rebeam.run(awaits, 3))
+            print(*rebeam.run(finds))
+            with open("point", "wb") as file:
+                pickle.dump(Point(2), file)
+            print("found", rebeam.run(loads))
+            print("spawned", rebeam.run(spawns))
+            with multiprocessing.Manager() as manager:
+                print("shared", rebeam.run(shares, manager.dict()))
             for function in (fails, exits, dies, within, lambda: 1):
                 print("outcome", outcome(function))
         case "tree":
@@ -218,19 +245,26 @@ fn script(project: &Project, args: &[&str]) -> Command {
 fn an_ordinary_script_runs_a_function_as_an_actor_and_gets_what_came_of_it() {
     let project = Project::new("");
     project.write("script.py", SCRIPT);
-    let output = script(&project, &["function"]).output().expect("it runs");
+    project.write("piped", "piped");
+    let piped = std::fs::File::open(project.path().join("piped")).expect("it was written");
+    let output = script(&project, &["function"]).stdin(piped).output().expect("it runs");
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let lines: Vec<&str> = stdout.lines().collect();
     let expected = [
         "in main, True",
         "True 285",
+        "awaited 3",
+        "argv ['function'] stdin 'piped'",
+        "found 2",
+        "spawned [0, 1, 4]",
+        "shared {'key': 1}",
         "outcome KeyError: 'gone'",
         "outcome SystemExit: 3",
-        "outcome RuntimeError: the process of `dies` has died",
+        "outcome RuntimeError: the process of `dies` died: signal(SIGKILL)",
         "outcome (25, 'main')",
     ];
-    assert_eq!(lines[..6], expected, "{stdout}{stderr}");
-    assert!(lines[6].starts_with("outcome Unpicklable: the function `<lambda>` cannot be sent"), "{stdout}");
+    assert_eq!(lines[..11], expected, "{stdout}{stderr}");
+    assert!(lines[11].starts_with("outcome Unpicklable: the function `<lambda>` cannot be sent"), "{stdout}");
     assert!(stderr.contains("to stderr") && stderr.contains("main | died: signal(SIGKILL)"), "{stderr}");
     project.assert_nothing_left();
 }

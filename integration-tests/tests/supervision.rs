@@ -281,6 +281,8 @@ def note():
 
 def receives():
     try:
+        with open("begun.txt", "a") as file:
+            file.write("begun\n")
         while True:
             rebeam.receive()
     finally:
@@ -291,13 +293,15 @@ class Starter(Actor):
         rebeam.spawn(receives, name="function")
 "#,
     );
-    let noted = || std::fs::read_to_string(project.path().join("finally.txt")).unwrap_or_default().lines().count();
+    let lines = |file: &str| std::fs::read_to_string(project.path().join(file)).unwrap_or_default().lines().count();
+    let noted = || lines("finally.txt");
     let node = project.up();
     for restarts in 1..=8 {
-        node.eventually("it runs", |node| (node.ps("function")["state"] == "running").then_some(()));
+        node.eventually("it has begun", |_| (lines("begun.txt") == restarts).then_some(()));
         assert_eq!(node.run(&["restart", "function"]).code, Some(0));
         node.eventually("`finally` has run", |_| (noted() == restarts).then_some(()));
     }
+    node.eventually("it has begun", |_| (lines("begun.txt") == 9).then_some(()));
     node.signal(Signal::SIGTERM);
     let (_, stderr) = node.wait();
     assert!(!stderr.contains("Traceback"), "{stderr}");

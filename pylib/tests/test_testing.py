@@ -411,3 +411,17 @@ def test_threads_work_whatever_the_order_of_messages() -> None:
     for seed in range(20):
         with running(with_threads(), seed=seed):
             assert rebeam.ref(Web, "web").call(Web.by_pool) == [1, 2, 3, 4, 5, 6]
+
+
+class Starts(Actor):
+    def go(self) -> None:
+        for _ in range(200):
+            threading.Thread(target=int).start()
+
+
+def test_an_actor_that_is_starting_a_thread_is_ended_as_any() -> None:
+    for _ in range(10):
+        with running(Supervisor([child(Starts, name="starts")], max_restarts=100)) as node:
+            for _ in range(3):
+                rebeam.ref(Starts, "starts").cast(Starts.go)
+                node.crash("starts")

@@ -23,10 +23,11 @@ use crate::clock;
 use crate::codec;
 use crate::context::{self, Message};
 use crate::convert;
+use crate::in_process::is_shared;
 use crate::outgoing::until;
 use crate::registry;
 use crate::requests;
-use crate::session::{actor_exit, channel, is_helper, leave, send, tell_news, too_large, wait};
+use crate::session::{actor_exit, channel, exit_ordered, is_helper, send, tell_news, too_large, wait};
 use crate::wire::Payload;
 
 thread_local! {
@@ -286,14 +287,16 @@ const WINDOW: usize = 64;
 
 /// Takes the first plain message that fits, out of turn, and waits for one; `None` if the time is over. All others stay
 /// where they are. `fits` is a type, a tuple of types, or a function, which is asked about a message once as long as it
-/// is the same object. What is given is settled before. Without `waits` it only looks at what has come.
+/// is the same object. What is given is settled before. Without `waits` it only looks at what has come; without
+/// `takes`, too, it leaves that where it is, and gives an empty tuple if a call that takes would give something, or raise.
 #[pyfunction]
-#[pyo3(signature = (fits, timeout, *, waits = true))]
+#[pyo3(signature = (fits, timeout, *, waits = true, takes = true))]
 pub(crate) fn receive<'py>(
     py: Python<'py>,
     fits: Option<&Bound<'py, PyAny>>,
     timeout: Option<f64>,
     waits: bool,
+    takes: bool,
 ) -> PyResult<Option<Bound<'py, PyTuple>>> {
     let channel = channel(py)?;
     let until = until(timeout)?;
@@ -307,7 +310,11 @@ pub(crate) fn receive<'py>(
     });
     loop {
         if IS_PLAIN.get() {
-            attend_to_process(py, channel)?;
+            if takes {
+                attend_to_process(py, channel)?;
+            } else if channel.has_for_process() {
+                return Ok(Some(PyTuple::empty(py)));
+            }
             refuse_calls(py, channel)?;
         }
         let known = channel.last_place();
@@ -322,6 +329,9 @@ pub(crate) fn receive<'py>(
                 // Whatever it is, it cannot be had; it is reported when it is handled in turn.
                 (Err(error), _) => convert::fault(py, error.clone_ref(py)).map(|_| false),
             };
+            if !takes && !matches!(is_it, Ok(false)) {
+                return Ok(Some(PyTuple::empty(py)));
+            }
             if !is_it? {
                 behind = place;
                 continue;
@@ -372,10 +382,12 @@ fn attend_to_process(py: Python<'_>, channel: &Channel) -> PyResult<()> {
                 IS_RECYCLED.set(true);
                 return stop("shutdown", "recycled");
             }
-            Letter::Exit => {
-                leave();
+            // Its signal may have been faster.
+            Letter::Exit if is_shared() => return Err(actor_exit(py)?),
+            Letter::Exit if exit_ordered() => {
                 py.import("rebeam._boot")?.call_method0("exit_now")?;
             }
+            Letter::Exit => {}
             Letter::LogLevel(level) => {
                 py.import("rebeam._logging")?.call_method1("set_level", (level,))?;
             }

@@ -114,17 +114,24 @@ impl Asked {
 #[pymethods]
 impl Asked {
     /// Asks, and waits for the answer; `form` is the function that its user has called for that.
-    pub(crate) fn wait(&mut self, py: Python<'_>, form: &str) -> PyResult<Py<PyAny>> {
+    /// `None`: nobody who could await it instead.
+    pub(crate) fn wait(&mut self, py: Python<'_>, form: Option<&str>) -> PyResult<Py<PyAny>> {
         let (channel, until) = (channel(py)?, self.until);
-        context::warn_of_blocking(py, form)?;
+        form.map_or(Ok(()), |form| context::warn_of_blocking(py, form))?;
         self.ask(py, channel, context::waits(py, false))?;
         let number = self.number;
         let filed = wait(py, || channel.wait_filed(number, until));
-        match &filed {
-            Ok(Some(_)) => channel.forget(number),
-            Ok(None) | Err(_) => self.give_up(py, channel)?,
+        match filed {
+            Ok(filed) => {
+                match &filed {
+                    Some(_) => channel.forget(number),
+                    None => self.give_up(py, channel)?,
+                }
+                self.finish(py, filed)
+            }
+            // What has ended the wait is told, whatever else fails.
+            Err(error) => self.give_up(py, channel).and(Err(error.clone_ref(py))).map_err(|_| error),
         }
-        self.finish(py, filed?)
     }
 
     /// Asks, and waits for nothing. `is_handler` says whether the handler of the message in hand waits for the answer.

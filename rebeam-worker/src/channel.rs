@@ -480,6 +480,12 @@ impl Channel {
         state.normal.remove(place).map(|(_, letter)| letter)
     }
 
+    /// Whether there is one.
+    pub(crate) fn has_for_process(&self) -> bool {
+        let state = self.state();
+        !state.system.is_empty() || state.normal.iter().any(|(_, letter)| matches!(letter, Letter::Stop(_)))
+    }
+
     /// Takes what has come of a monitor or a watch out of what waits here; gives the numbers of those messages.
     pub(crate) fn take_back(&self, of: u64) -> Vec<Done> {
         let mut taken = Vec::new();

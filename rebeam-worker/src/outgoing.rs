@@ -39,6 +39,8 @@ struct Outgoing<'a, 'py> {
     until: Option<Instant>,
     /// Whether its sender has waited for room already.
     has_room: bool,
+    /// The function that the user has called.
+    way: &'a str,
 }
 
 impl Outgoing<'_, '_> {
@@ -56,8 +58,7 @@ impl Outgoing<'_, '_> {
         if self.lane != Lane::System && !self.has_room {
             let wait = room_in(py, channel, &self.to, self.method, self.until)?;
             if let Some(mut wait) = wait {
-                let form = if matches!(self.kind, Kind::Call { .. }) { "call" } else { "cast" };
-                wait.wait(py, form)?;
+                wait.wait(py, Some(self.way))?;
             }
         }
         let left = |until: Instant| until.saturating_duration_since(clock::now()).as_millis() as u64;
@@ -79,8 +80,8 @@ impl Outgoing<'_, '_> {
     /// Sends a call and waits for its answer.
     fn call<'py>(self, py: Python<'py>, channel: &Channel, call: CallId) -> PyResult<Bound<'py, PyAny>> {
         let until = self.until;
+        context::warn_of_blocking(py, self.way)?;
         channel.expect(call.0);
-        context::warn_of_blocking(py, "call")?;
         let result = self.send(py, channel).and_then(|()| answer_to(py, channel, call, until));
         channel.forget(call.0);
         result
@@ -253,7 +254,8 @@ pub(crate) fn call<'py>(
     let content = arguments(channel, method, args, kwargs)?;
     let call = CallId(channel.next_id());
     let kind = Kind::Call { call, waits: context::waits(py, false) };
-    Outgoing { to, kind, form: Form::Arguments, method, content, lane, until, has_room: false }.call(py, channel, call)
+    let (form, way) = (Form::Arguments, "call");
+    Outgoing { to, kind, form, method, content, lane, until, has_room: false, way }.call(py, channel, call)
 }
 
 /// What to wait for before a message is sent to this method, or `None`; and the seconds that are then left.
@@ -287,7 +289,8 @@ pub(crate) fn cast(
     let channel = channel(py)?;
     let (to, (until, lane)) = (convert::address(to)?, target.read()?);
     let content = arguments(channel, method, args, kwargs)?;
-    Outgoing { to, kind: Kind::Cast, form: Form::Arguments, method, content, lane, until, has_room }.send(py, channel)
+    let (kind, form, way) = (Kind::Cast, Form::Arguments, "cast");
+    Outgoing { to, kind, form, method, content, lane, until, has_room, way }.send(py, channel)
 }
 
 /// Calls with a message of free form, for `handle_call`; on the system lane, with what is asked of the process.
@@ -309,7 +312,13 @@ pub(crate) fn call_message<'py>(
     let waits = if is_system { Waits::Nobody } else { context::waits(py, false) };
     let kind = Kind::Call { call, waits };
     let lane = if is_system { Lane::System } else { Lane::Normal };
-    Outgoing { to, kind, form: Form::Message, method, content, lane, until, has_room: false }.call(py, channel, call)
+    let way = match method {
+        _ if is_system => method,
+        _ if method.starts_with("stream_") => "stream",
+        _ => "call",
+    };
+    Outgoing { to, kind, form: Form::Message, method, content, lane, until, has_room: false, way }
+        .call(py, channel, call)
 }
 
 /// Sends a message of free form: to `handle_info`, or to another method as a cast.
@@ -327,8 +336,8 @@ pub(crate) fn send_message(
     let (to, until) = (convert::address(to)?, deadline(timeout)?);
     let content = message_content(channel, message)?;
     let kind = if method == "handle_info" { Kind::Info } else { Kind::Cast };
-    let lane = Lane::Normal;
-    Outgoing { to, kind, form: Form::Message, method, content, lane, until, has_room }.send(py, channel)
+    let (lane, way) = (Lane::Normal, if kind == Kind::Info { "send" } else { "cast" });
+    Outgoing { to, kind, form: Form::Message, method, content, lane, until, has_room, way }.send(py, channel)
 }
 
 /// Calls without waiting; gives the call's number, and the seconds until its deadline. `message` is a method's
@@ -361,7 +370,8 @@ pub(crate) fn request(
     let waits = if is_task && !is_system { context::waits(py, true) } else { Waits::Nobody };
     let lane = if is_system { Lane::System } else { lane };
     channel.expect(call.0);
-    let outgoing = Outgoing { to, kind: Kind::Call { call, waits }, form, method, content, lane, until, has_room };
+    let kind = Kind::Call { call, waits };
+    let outgoing = Outgoing { to, kind, form, method, content, lane, until, has_room, way: "request" };
     if let Err(error) = outgoing.send(py, channel) {
         channel.forget(call.0);
         return Err(error);

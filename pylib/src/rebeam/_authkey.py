@@ -17,8 +17,25 @@ if TYPE_CHECKING:
 _MODULE = "multiprocessing.process"
 
 
+_preferred: bytes | None = None
+
+
+def own_key() -> bytes | None:
+    """The key of this process, if it has one; a script hands it on to the actors that it runs."""
+    module = sys.modules.get(_MODULE)
+    return None if module is None else bytes(module.current_process().authkey)
+
+
+def prefer(key: bytes) -> None:
+    """Has this process, and the actors forked from it, use another key than their node's."""
+    global _preferred
+    _preferred = key
+    set_key(key)
+
+
 def set_key(key: bytes) -> None:
     """Sets the key of this process, now or when `multiprocessing` is imported."""
+    key = _preferred or key
     if _MODULE in sys.modules:
         _apply(sys.modules[_MODULE], key)
     else:
@@ -43,13 +60,18 @@ class _Finder:
         import importlib.util
 
         sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            sys.meta_path.insert(0, self)
         if spec is not None and spec.loader is not None:
-            load, key = spec.loader.exec_module, self._key
+            load = spec.loader.exec_module
 
             def exec_module(module: ModuleType) -> None:
                 load(module)
-                _apply(module, key)
+                _apply(module, self._key)
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec

@@ -335,6 +335,12 @@ def expect_sigterm() -> None:
         signal.signal(signal.SIGTERM, _on_sigterm)
 
 
+def forget_sigterm() -> None:
+    """In a process that this one has forked: SIGTERM ends it as any other."""
+    if signal.getsignal(signal.SIGTERM) is _on_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _on_sigterm(number: int, frame: object) -> None:
     if _is_leaving:
         raise ActorExit

@@ -341,7 +341,8 @@ def bad_result(text: str) -> BadResult:
 def not_an_actor(is_helper: bool) -> NotAnActor:
     if is_helper:
         return NotAnActor("a process forked by an actor is no actor; send results to the actor and let it speak")
-    return NotAnActor("this works inside an actor only; run the application with `rebeam up`")
+    hint = "run the application with `rebeam up`, or a function of a script with `rebeam.run`"
+    return NotAnActor(f"this works inside an actor only; {hint}")
 
 
 def no_last_word() -> CallTimeout:

@@ -322,7 +322,7 @@ class _Pool:
                 leaving = list(self._leaving)
             for worker in leaving:
                 with contextlib.suppress(_errors.NoProc, _errors.EndedOtherwise):
-                    _process.stop(worker, "shutdown")
+                    _pending.follow(_process.stopping(worker, "shutdown", None), None)
 
     def drop(self) -> None:
         """Nobody holds the executor any more: what was submitted is done, and then the workers go."""
@@ -355,6 +355,7 @@ class Executor(concurrent.futures.Executor):
     and no other; one that no worker had begun is run by another. The pool goes on. It belongs to the actor that makes
     it, and ends with that; with the last handle on it, it ends when what was submitted is done. The functions and their
     arguments are pickled, `initargs` as well: a `Manager`'s proxies can be sent, a `multiprocessing.Queue` cannot.
+    Large arrays arrive read-only (`rebeam.writable`).
 
     Args:
         max_workers: how many processes there may be. Default: one per CPU that this process may use, or by its quota.
@@ -387,6 +388,8 @@ class Executor(concurrent.futures.Executor):
             raise TypeError("initializer must be a callable")
         _refuse_gevent()
         me = _runtime.me()
+        if "mp_context" in options:
+            raise _errors.SpecError("an executor has no `mp_context`: its workers are actors, started as all are")
         for option in ("name", "id", "restart", "significant"):
             if option in options:
                 raise _errors.SpecError(f"the workers of an executor have no option `{option}`")

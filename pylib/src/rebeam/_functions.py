@@ -235,7 +235,11 @@ def _is_started_by_another(key: str | Via, error: ChildError) -> _pending.Steps[
 
 
 class KeyedRef(ActorRef[A]):
-    """What `get_or_start` gives: a handle that starts its actor again if there is none when it is called."""
+    """What `get_or_start` gives: a handle that starts its actor again if there is none when it is used.
+
+    It carries the arguments of `init` wherever it is sent. `request`, `arequest` and `stream` start the actor, too, if
+    there is none; if it ends just then, they fail as with any handle.
+    """
 
     __slots__ = ("_spec", "_supervisor", "_via")
 
@@ -247,55 +251,127 @@ class KeyedRef(ActorRef[A]):
         target: Target = Target(),  # noqa: B008
     ) -> None:
         super().__init__(key, target)
-        self._spec, self._supervisor, self._via = spec, supervisor, _Starter(self)
+        self._spec, self._supervisor = spec, supervisor
+        self._via = _Starter(key, spec, supervisor)
 
     def options(self, *, timeout: Timeout = ..., priority: str = "normal") -> ActorRef[A]:
         target = super().options(timeout=timeout, priority=priority)._target
-        return KeyedRef(self._address, self._spec, self._supervisor, target)  # type: ignore[arg-type]
+        return KeyedRef(self._via.key, self._spec, self._supervisor, target)
 
-    def _see_to(self) -> _pending.Steps[None]:
-        return _see_to(self._address, self._spec, self._supervisor)  # type: ignore[arg-type]
+    @property
+    def request(self) -> Any:
+        self._via.see_to("request")
+        return super().request
 
-    def _is_gone(self) -> bool:
-        return _rebeam.find(self._address) is None  # type: ignore[arg-type]
+    @property
+    def stream(self) -> Any:
+        self._via.see_to("stream")
+        return super().stream
+
+    async def _arequest(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        await self._via.asee_to()
+        return await super()._arequest(method, args, kwargs)
 
     async def _acall(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        tries = _Tries(self._target)
         while True:
             try:
-                return await super()._acall(method, args, kwargs)
+                return await _pending.acall(self._address, method, (args, kwargs), tries.target, is_method=True)
             except (ActorDied, NoProc) as error:
-                if not is_undelivered(error):
-                    raise
-            await _pending.afollow(self._see_to())
+                tries.failed(error)
+            await _pending.afollow(self._via.steps())
 
     async def _acast(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._is_gone():
-            await _pending.afollow(self._see_to())
+        await self._via.asee_to()
         await super()._acast(method, args, kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return KeyedRef, (self._address, self._spec, self._supervisor, self._target)
 
 
+class _Tries:
+    """How often a call may find nobody, and what is left of its time."""
+
+    def __init__(self, target: Target) -> None:
+        self._is_high = target.is_high
+        seconds = target.timeout
+        if seconds is ...:
+            message = _rebeam.current()
+            left = None if message is None else message.time_left
+            seconds = 5.0 if left is None else left
+        self._until = None if seconds is None else _rebeam.clock() + seconds
+        self._left = _MOST_TRIES
+
+    @property
+    def target(self) -> Target:
+        """How the call is made now."""
+        left = None if self._until is None else max(0.0, self._until - _rebeam.clock())
+        return Target(left, self._is_high)
+
+    def failed(self, error: ActorDied | NoProc) -> None:
+        """Raises the error if the call may have been begun, if its time is over, or if it was tried often enough."""
+        self._left -= 1
+        is_over = self._until is not None and _rebeam.clock() >= self._until
+        if not is_undelivered(error) or is_over or self._left == 0:
+            raise error
+
+
+_MOST_TRIES = 10
+"""Lives of an actor that may end before they take a call."""
+
+
 class _Starter:
     """How such a handle sends."""
 
-    def __init__(self, ref: KeyedRef[Any]) -> None:
-        self._ref = ref
+    def __init__(self, key: str | Via, spec: _spec.ChildSpec[Any], supervisor: str | None) -> None:
+        self.key = key
+        self._spec = spec
+        self._supervisor = supervisor
+
+    def steps(self) -> _pending.Steps[None]:
+        """Sees to it that the actor is there."""
+        return _see_to(self.key, self._spec, self._supervisor)
+
+    def see_to(self, form: str) -> None:
+        if _rebeam.find(self.key) is None:
+            _pending.follow(self.steps(), form)
+
+    async def asee_to(self) -> None:
+        if _rebeam.find(self.key) is None:
+            await _pending.afollow(self.steps())
 
     def call(self, to: Any, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], target: Target) -> Any:
+        tries = _Tries(target)
         while True:
             try:
-                return _rebeam.call(to, method, args, kwargs, target)
+                return _rebeam.call(to, method, args, kwargs, tries.target)
             except (ActorDied, NoProc) as error:
-                if not is_undelivered(error):
-                    raise
-            _pending.follow(self._ref._see_to(), "call")
+                tries.failed(error)
+            _pending.follow(self.steps(), "call")
 
     def cast(self, to: Any, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], target: Target) -> None:
-        if self._ref._is_gone():
-            _pending.follow(self._ref._see_to(), "cast")
+        self.see_to("cast")
         _rebeam.cast(to, method, args, kwargs, target)
+
+    def call_message(self, message: Any, timeout: Timeout) -> Any:
+        """`rebeam.call` with such a handle."""
+        tries = _Tries(Target(timeout))
+        while True:
+            try:
+                return _rebeam.call_message(self.key, "handle_call", message, tries.target.timeout)
+            except (ActorDied, NoProc) as error:
+                tries.failed(error)
+            _pending.follow(self.steps(), "call")
+
+    async def acall_message(self, message: Any, timeout: Timeout) -> Any:
+        """`rebeam.acall` with such a handle."""
+        tries = _Tries(Target(timeout))
+        while True:
+            try:
+                return await _pending.acall(self.key, "handle_call", message, tries.target, is_method=False)
+            except (ActorDied, NoProc) as error:
+                tries.failed(error)
+            await _pending.afollow(self.steps())
 
 
 def spawn(what: Any, /, *args: Any, link: bool = False, **options: Any) -> ActorRef[Any]:

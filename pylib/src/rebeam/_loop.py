@@ -181,7 +181,6 @@ class _Serving:
     def _look(self) -> None:
         try:
             _pending.resolve(_rebeam.look())
-            _pending.look_for_messages()
             for number in _rebeam.take_cancelled():
                 if number in self._tasks:
                     self._tasks[number].cancel()
@@ -211,6 +210,9 @@ class _Serving:
             if self._over.done() or self._is_stopping:
                 return None
             self._wait_idly()
+            if _pending.look_for_messages():
+                # They take what fits them before a handler does.
+                break
             # A plain method is no part of this loop: it may run one of its own.
             asyncio._set_running_loop(None)
             try:
@@ -289,6 +291,9 @@ class _Serving:
             # Mail that has come already is handled before the actor is told that none came (GEN-016).
             waiting = self._idle
             _rebeam.catch_up_now()
+            if _pending.look_for_messages():
+                self._idle = self._loop.call_later(self._patience, self._on_idle)
+                return self._look()
             self._take_mail()
             if self._idle is not waiting or self._is_stopping or self._over.done():
                 return None

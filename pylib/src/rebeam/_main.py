@@ -17,7 +17,6 @@ import sys
 from typing import TYPE_CHECKING, Any, cast
 
 from rebeam import _rebeam, _runtime
-from rebeam._errors import Unpicklable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,40 +54,6 @@ def is_imported(module: object) -> bool:
     return getattr(spec, "_initializing", False) or (_runtime.is_of_node and not _rebeam.is_attached())
 
 
-def script_name() -> str | None:
-    """What the `__main__` of an ordinary script is to others; None if it stands in no file."""
-    main: Any = sys.modules["__main__"]
-    if getattr(main, "__spec__", None) is not None:
-        return str(main.__spec__.name)
-    path = getattr(main, "__file__", None)
-    return None if path is None else _name_of(os.path.abspath(path))
-
-
-def dumps(object: Any) -> bytes:
-    """Pickles something of an ordinary script for actors, which import the script for it; that of a notebook, or of a
-    prompt, by `cloudpickle`.
-
-    Raises:
-        Unpicklable: it cannot be sent.
-    """
-    name = script_name()
-    if name is None:
-        try:
-            import cloudpickle  # type: ignore[import-not-found, import-untyped, unused-ignore]
-        except ImportError:
-            raise Unpicklable("what stands in no file can be sent with the package `cloudpickle` only") from None
-        content: bytes = cloudpickle.dumps(object)
-        return content
-    global _own
-    _own = name
-    try:
-        return _dumps(object, pickle.HIGHEST_PROTOCOL)
-    except Exception as error:
-        from rebeam import _pickling
-
-        raise _pickling.explain_message(object, error) from None
-
-
 def run_module(name: str, argv: Sequence[str]) -> None:
     """Runs a module as `python -m NAME ARGV…` would."""
     import runpy
@@ -97,6 +62,62 @@ def run_module(name: str, argv: Sequence[str]) -> None:
     sys.argv = [name, *argv]
     _be(name)
     runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+AS_IMPORTED = "__mp_main__"
+"""What an ordinary script is to the actors of `rebeam.run`, as to the processes of `multiprocessing`."""
+
+
+def script() -> str | None:
+    """The file of the ordinary script that this process runs; None if it stands in none, or is a module (`-m`)."""
+    main: Any = sys.modules["__main__"]
+    path = getattr(main, "__file__", None)
+    if getattr(main, "__spec__", None) is not None or path is None or not os.path.isfile(path):
+        return None
+    return os.path.abspath(str(path))
+
+
+def is_in_no_file(object: Any) -> bool:
+    """Whether something was written at a prompt, in a notebook or behind `-c`, where no actor finds it."""
+    main: Any = sys.modules["__main__"]
+    is_own = getattr(object, "__module__", None) == "__main__"
+    return is_own and script() is None and getattr(main, "__spec__", None) is None
+
+
+def dumps(object: Any) -> bytes:
+    """Pickles something of an ordinary script for the actors of `rebeam.run`, which import the script for it.
+
+    Raises:
+        Unpicklable: it cannot be sent.
+    """
+    global _own
+    main: Any = sys.modules["__main__"]
+    module = getattr(getattr(main, "__spec__", None), "name", None)
+    if script() is not None:
+        module = AS_IMPORTED
+        # What comes back is the script's own.
+        sys.modules[AS_IMPORTED] = main
+    try:
+        if module is None:
+            return pickle.dumps(object)
+        _own = module
+        return _dumps(object, pickle.HIGHEST_PROTOCOL)
+    except Exception as error:
+        from rebeam import _pickling
+
+        raise _pickling.explain_message(object, error) from None
+
+
+def import_script(path: str) -> None:
+    """Imports an ordinary script for the actors of a node, as `multiprocessing` does for its processes."""
+    spec = importlib.util.spec_from_file_location(AS_IMPORTED, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"`{path}` is not a Python file")
+    module: Any = importlib.util.module_from_spec(spec)
+    # By its file others find it: the processes of `multiprocessing` that an actor starts.
+    module.__spec__ = None
+    sys.modules["__main__"] = sys.modules[AS_IMPORTED] = module
+    spec.loader.exec_module(module)
 
 
 def _be(name: str) -> None:

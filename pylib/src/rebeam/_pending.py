@@ -207,16 +207,14 @@ async def when_room(address: Any, method: str, target: Target, send: Callable[[T
         asked, _ = _rebeam.room(address, method, target)
         if asked is not None:
             await answer(asked)
-        result = send(target)
-        # That it is full again is heard before the next one sends.
-        await asyncio.sleep(0)
-        return result
+        return send(target)
     finally:
-        turn.release()
+        # The next one sends when the loop has looked at what has come: it may be full again.
+        key[0].call_soon(turn.release)
 
 
-def follow(steps: Steps[R], form: str) -> R:
-    """Takes steps, and waits for each. `form` is the function that the user has called."""
+def follow(steps: Steps[R], form: str | None) -> R:
+    """Takes steps, and waits for each. `form` is the function that the user has called, if it can be awaited."""
     try:
         asked = next(steps)
         while True:
@@ -317,6 +315,9 @@ _TICK = 0.01
 
 _warned: set[str] = set()
 
+_BETTER = {"result": "`await` the pending call", "stream": "iterate with `async for`"}
+"""What to do instead of what has no form of that name."""
+
 
 def warn_of_blocking(form: str) -> None:
     """Warns of a function that blocks the event loop it was called on; once of each."""
@@ -330,7 +331,7 @@ def warn_of_blocking(form: str) -> None:
     package, level, frame = os.path.dirname(__file__), 1, sys._getframe(0)
     while frame.f_back is not None and os.path.dirname(frame.f_code.co_filename) == package:
         level, frame = level + 1, frame.f_back
-    better = "`await` the pending call" if form == "result" else f"`await` its form `a{form}`"
+    better = _BETTER.get(form) or f"`await` its form `a{form}`"
     text = f"`{form}` blocks this event loop, on which nothing else runs meanwhile: {better} instead"
     warnings.warn(text, RuntimeWarning, stacklevel=level)
 
@@ -348,12 +349,12 @@ class _Own(threading.local):
 
     Attributes:
         handlers: the tasks that handle messages, by the message's number.
-        receivers: tasks that wait for a message; each looks at what has come, and says whether it goes on waiting.
+        receivers: what tasks wait for, and what wakes each.
     """
 
     def __init__(self) -> None:
         self.handlers: dict[int, asyncio.Task[Any]] = {}
-        self.receivers: list[Callable[[], bool]] = []
+        self.receivers: list[tuple[Any, Callable[[], None]]] = []
 
 
 _own = _Own()
@@ -418,45 +419,51 @@ async def areceive(match: Any, seconds: float | None) -> tuple[Any] | None:
     import asyncio
 
     loop = asyncio.get_running_loop()
-    received: asyncio.Future[tuple[Any] | None] = loop.create_future()
+    until = None if seconds is None else _rebeam.clock() + seconds
+    is_first = True
+    with _Watched(loop):
+        while True:
+            # Those that have waited for longer have their turn.
+            if not (is_first and _own.receivers):
+                resolve(_rebeam.look())
+                found = _rebeam.receive(match, None, waits=False)
+                if found is not None:
+                    return found
+            is_first = False
+            if until is not None and _rebeam.clock() >= until:
+                return None
+            await _message_for(loop, match, until)
 
-    def look() -> bool:
-        if received.done():
-            return False
-        try:
-            found = _rebeam.receive(match, None, waits=False)
-        except BaseException as error:
-            received.set_exception(error)
-        else:
-            if found is None:
-                return True
-            received.set_result(found)
-        return False
 
-    def give_up() -> None:
-        if not received.done():
-            received.set_result(None)
+async def _message_for(loop: asyncio.AbstractEventLoop, match: Any, until: float | None) -> None:
+    """Waits until there may be a message that fits, or the time is over. It is taken by nobody but the task itself: one
+    that is cancelled has taken none."""
+    woken: asyncio.Future[None] = loop.create_future()
 
-    timer = None
+    def wake() -> None:
+        if not woken.done():
+            woken.set_result(None)
+
+    receiver = (match, wake)
+    _own.receivers.append(receiver)
+    alarm = None if until is None else _Alarm(loop, until, wake)
     try:
-        with _Watched(loop):
-            _rebeam.look()
-            if look():
-                timer = None if seconds is None else _Alarm(loop, _rebeam.clock() + seconds, give_up)
-                _own.receivers.append(look)
-            return await received
+        look_for_messages()
+        await woken
     finally:
-        if look in _own.receivers:
-            _own.receivers.remove(look)
-        if timer is not None:
-            timer.cancel()
+        _own.receivers.remove(receiver)
+        if alarm is not None:
+            alarm.cancel()
 
 
-def look_for_messages() -> None:
-    """Has the tasks that wait for a message look at what has come, in the order in which they began to."""
-    for look in list(_own.receivers):
-        if look in _own.receivers and not look():
-            _own.receivers.remove(look)
+def look_for_messages() -> bool:
+    """Wakes the tasks that wait for a message, if there is one that fits; says whether any was."""
+    is_any = False
+    for match, wake in list(_own.receivers):
+        if _rebeam.receive(match, None, waits=False, takes=False) is not None:
+            wake()
+            is_any = True
+    return is_any
 
 
 def look_for(loop: asyncio.AbstractEventLoop, look: Callable[[], None]) -> None:

@@ -37,11 +37,24 @@ def living(to: To) -> Pid | None:
 
 def call(to: To, message: Any, timeout: Timeout = ...) -> Any:
     """Sends a message to a `GenServer` and waits for its answer. Errors as of `ActorRef.call`."""
+    starter = _starter_of(to)
+    if starter is not None:
+        return starter.call_message(message, timeout)
     return _rebeam.call_message(address(to), "handle_call", message, timeout)
+
+
+def _starter_of(to: To) -> Any:
+    """What starts the actor of a handle again, if the handle does so."""
+    from rebeam._functions import KeyedRef
+
+    return to._via if isinstance(to, KeyedRef) else None
 
 
 async def acall(to: To, message: Any, timeout: Timeout = ...) -> Any:
     """`call`, to be awaited."""
+    starter = _starter_of(to)
+    if starter is not None:
+        return await starter.acall_message(message, timeout)
     return await _pending.acall(address(to), "handle_call", message, Target(timeout), is_method=False)
 
 
@@ -51,6 +64,9 @@ def cast(to: To, message: Any, timeout: Timeout = ...) -> None:
     Raises:
         MailboxFull: there was no room for the whole timeout.
     """
+    starter = _starter_of(to)
+    if starter is not None:
+        starter.see_to("cast")
     _rebeam.send_message(address(to), "handle_cast", message, timeout)
 
 
@@ -66,6 +82,9 @@ def send(to: To, message: Any, timeout: Timeout = ...) -> None:
         NoProc: nobody has that name or key (as Erlang's `!`; `cast`, and `send` to a handle, say nothing).
         MailboxFull: there was no room for the whole timeout.
     """
+    starter = _starter_of(to)
+    if starter is not None:
+        starter.see_to("send")
     _check_known(to)
     _rebeam.send_message(address(to), "handle_info", message, timeout)
 
@@ -83,7 +102,9 @@ def _check_known(to: To) -> None:
 
 
 async def _send_when_room(to: To, callback: str, message: Any, timeout: Timeout) -> None:
-    at = address(to)
+    at, starter = address(to), _starter_of(to)
+    if starter is not None:
+        await starter.asee_to()
 
     def send(target: Target) -> None:
         _rebeam.send_message(at, callback, message, target.timeout, has_room=True)
@@ -221,15 +242,15 @@ def stop(to: To, reason: str | ExitReason = "normal", timeout: float | None = No
         EndedOtherwise: it ended for another reason.
         CallTimeout: it had not ended in time.
     """
-    _pending.follow(_stop(to, reason, timeout), "stop")
+    _pending.follow(stopping(to, reason, timeout), "stop")
 
 
 async def astop(to: To, reason: str | ExitReason = "normal", timeout: float | None = None) -> None:
     """`stop`, to be awaited."""
-    await _pending.afollow(_stop(to, reason, timeout))
+    await _pending.afollow(stopping(to, reason, timeout))
 
 
-def _stop(to: To, reason: str | ExitReason, timeout: float | None) -> _pending.Steps[None]:
+def stopping(to: To, reason: str | ExitReason, timeout: float | None) -> _pending.Steps[None]:
     how, other = yield _rebeam.stop(address(to), as_reason(reason), timeout)
     if how == "noproc":
         raise NoProc(f"there is no actor `{to}`")

@@ -213,15 +213,8 @@ class _ARequest(_Way[A, "Coroutine[Any, Any, Pending[Any]]"]):
     def __call__(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return self._send(method_name(method), args, kwargs)
 
-    async def _send(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pending[Any]:
-        from rebeam._pending import request, when_room
-
-        ref = self._ref
-
-        def send(target: Target) -> Pending[Any]:
-            return request(ref._address, method, (args, kwargs), target, is_method=True, has_room=True)
-
-        return await when_room(ref._address, method, ref._target, send)
+    def _send(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._ref._arequest(method, args, kwargs)
 
 
 class _Stream(_Way[A, "Stream[Any]"]):
@@ -316,6 +309,14 @@ class ActorRef(Generic[A]):
 
         return await acall(self._address, method, (args, kwargs), self._target, is_method=True)
 
+    async def _arequest(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pending[Any]:
+        from rebeam._pending import request, when_room
+
+        def send(target: Target) -> Pending[Any]:
+            return request(self._address, method, (args, kwargs), target, is_method=True, has_room=True)
+
+        return await when_room(self._address, method, self._target, send)
+
     async def _acast(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         from rebeam._pending import when_room
 
@@ -332,6 +333,9 @@ class ActorRef(Generic[A]):
 
     def __hash__(self) -> int:
         return hash(self._address)
+
+    def __str__(self) -> str:
+        return f"actor {self._address}" if isinstance(self._address, int) else str(self._address)
 
     def __repr__(self) -> str:
         return f"<ActorRef {f'#{self._address}' if isinstance(self._address, int) else self._address}>"

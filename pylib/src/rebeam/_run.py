@@ -5,6 +5,7 @@ What is to be run is pickled into a folder, beside a small application that load
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import pickle
@@ -12,12 +13,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, overload
 
-from rebeam import _client, _errors, _failure, _functions, _main, _pickling, _rebeam, _spec
+from rebeam import _authkey, _client, _errors, _failure, _functions, _main, _pickling, _rebeam, _spec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,6 +30,8 @@ _MAIN = "main"
 @overload
 def run(what: _spec.Supervisor, /) -> None: ...
 @overload
+def run(what: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+@overload
 def run(what: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
 def run(what: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Runs a tree, or a function as an actor, from an ordinary script; returns when it has ended.
@@ -39,7 +42,7 @@ def run(what: Any, /, *args: Any, **kwargs: Any) -> Any:
     this script is when `rebeam.script` runs it, a function is simply called.
 
     Args:
-        what: a `Supervisor`, or a function.
+        what: a `Supervisor`, or a function, which may be `async def`.
         args, kwargs: the function's arguments.
 
     Returns:
@@ -60,7 +63,7 @@ def run(what: Any, /, *args: Any, **kwargs: Any) -> Any:
     if _rebeam.is_attached():
         if is_tree:
             raise RuntimeError("this is an actor already, of a node that has its tree")
-        return what(*args, **kwargs)
+        return _value_of(what, args, kwargs)
     with tempfile.TemporaryDirectory(prefix="rebeam-", dir=_short_directory()) as folder:
         return _run_tree(what, folder) if is_tree else _run_function(what, args, kwargs, folder)
 
@@ -79,25 +82,26 @@ def _run_tree(tree: _spec.Supervisor, folder: str) -> None:
 
 
 def _run_function(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], folder: str) -> Any:
+    name = getattr(function, "__qualname__", repr(function))
+    why = _pickling.why_not(function)
+    if _main.is_in_no_file(function):
+        raise _errors.Unpicklable(f"the function `{name}` stands in no file, and its actor cannot import it: save it")
+    if why is not None:
+        raise _errors.Unpicklable(f"the function `{name}` cannot be sent: its actor imports it by its name: {why}")
+    surroundings = _Surroundings(os.getpid(), os.getcwd(), list(sys.argv), _streams())
     outcome = os.path.join(folder, "outcome.pickle")
-    spec = _functions.function(_keep_outcome, outcome, os.getcwd(), function, args, kwargs)
+    spec = _functions.function(_keep_outcome, outcome, surroundings, function, args, kwargs)
     main = _functions.child_options(spec, name=_MAIN, restart="temporary", significant=True, shutdown=20.0)
     tree = _spec.Supervisor([main], auto_shutdown="any_significant")
-    why = _pickling.why_not(function)
-    if why is not None and _main.script_name() is not None:
-        name = getattr(function, "__qualname__", repr(function))
-        raise _errors.Unpicklable(f"the function `{name}` cannot be sent: its actor imports it by its name: {why}")
-    program, application = _client.program(), _application(tree, folder)
-    command = [program, "run", application, "--log-format", "json", "--runtime-dir", folder]
+    command = [_client.program(), "run", _application(tree, folder), "--log-format", "json", "--runtime-dir", folder]
     with _start(command, stdout=subprocess.PIPE, encoding="utf-8") as node:
-        _, interrupt = _until_interrupted(node, lambda: _relay(node))
+        died, interrupt = _until_interrupted(node, lambda: _relay(node))
         code, later = _until_interrupted(node, node.wait)
     if interrupt or later:
         raise interrupt or later or KeyboardInterrupt
     if not os.path.exists(outcome):
-        name = getattr(function, "__name__", repr(function))
-        what = f"`{name}` did not run (exit code {code})" if code else f"the process of `{name}` has died"
-        raise RuntimeError(what)
+        died = died or f"did not run (exit code {code})"
+        raise RuntimeError(f"the process of `{name}` {died}")
     with open(outcome, "rb") as file:
         value, error, exit = pickle.load(file)
     if error is not None:
@@ -107,13 +111,71 @@ def _run_function(function: Callable[..., Any], args: tuple[Any, ...], kwargs: d
     return value
 
 
+class _Surroundings(NamedTuple):
+    """What a function finds around itself as the script would.
+
+    Attributes:
+        os_pid: the script's process.
+        streams: the numbers of its standard streams that the function has for its own.
+    """
+
+    os_pid: int
+    directory: str
+    argv: list[str]
+    streams: list[int]
+
+    def take_over(self) -> None:
+        """Makes them this process's own."""
+        os.chdir(self.directory)
+        sys.argv = self.argv
+        for number in self.streams:
+            try:
+                opened = os.open(
+                    f"/proc/{self.os_pid}/fd/{number}", os.O_APPEND | (os.O_WRONLY if number else os.O_RDONLY)
+                )
+            except OSError:
+                # A socket, or a system without that: what is printed is relayed.
+                continue
+            os.dup2(opened, number)
+            os.close(opened)
+            if number == 0:
+                sys.stdin = open(0, closefd=False)  # noqa: SIM115  (as long as the process lives)
+
+
+def _streams() -> list[int]:
+    """The standard streams that a function may use directly: not those that somebody has replaced here, as notebooks
+    and pytest do."""
+    found = [0]
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        try:
+            if stream.fileno() == number:
+                stream.flush()
+                found.append(number)
+        except (OSError, ValueError, AttributeError):
+            continue
+    return found
+
+
+def _value_of(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    value = function(*args, **kwargs)
+    if inspect.iscoroutine(value):
+        from rebeam import _loop
+
+        value = _loop.run(value)
+    return value
+
+
 def _keep_outcome(
-    path: str, directory: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    path: str, around: _Surroundings, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
     """Runs the function in its actor, and writes down what came of it."""
-    os.chdir(directory)
+    around.take_over()
     try:
-        content = pickle.dumps((function(*args, **kwargs), None, None))
+        value = _value_of(function, args, kwargs)
+        try:
+            content = pickle.dumps((value, None, None))
+        except Exception as error:
+            raise _errors.BadResult(_pickling.explain_result(value, function.__name__, error)) from None
     except (_errors.ActorExit, _errors.Stop):
         raise
     except SystemExit as exit:
@@ -127,17 +189,36 @@ def _keep_outcome(
 
 def _application(tree: _spec.Supervisor, folder: str) -> str:
     """Where the program finds the tree."""
-    content = _main.dumps(tree)
-    with open(os.path.join(folder, "tree.pickle"), "wb") as file:
-        file.write(content)
-    path = os.path.join(folder, "script.py")
-    paths = [os.path.abspath(directory) for directory in sys.path]
+    application = _Application(_main.dumps(tree), _main.script(), [os.path.abspath(one) for one in sys.path])
+    pickled = os.path.join(folder, "application.pickle")
+    with open(pickled, "wb") as file:
+        pickle.dump((tuple(application), _authkey.own_key()), file)
+    path = os.path.join(folder, "application.py")
     with open(path, "w", encoding="utf-8") as file:
-        file.write(
-            f"import pickle, sys\nsys.path[:] = dict.fromkeys([*{paths!r}, *sys.path])\n"
-            f"with open({os.path.join(folder, 'tree.pickle')!r}, 'rb') as file:\n    tree = pickle.load(file)\n"
-        )
+        file.write(f"from rebeam import _run\n\ntree = _run.load({pickled!r})\n")
     return path
+
+
+class _Application(NamedTuple):
+    """What is run, and what has to be imported for it."""
+
+    tree: bytes
+    script: str | None
+    sys_path: list[str]
+
+
+def load(path: str) -> _spec.Supervisor:
+    """The tree that a script runs; in the process that makes its actors."""
+    with open(path, "rb") as file:
+        fields, key = pickle.load(file)
+    application = _Application(*fields)
+    if key is not None:
+        _authkey.prefer(key)
+    sys.path[:] = dict.fromkeys([*application.sys_path, *sys.path])
+    if application.script is not None:
+        _main.import_script(application.script)
+    tree: _spec.Supervisor = pickle.loads(application.tree)
+    return tree
 
 
 def _start(command: list[str], **options: Any) -> subprocess.Popen[Any]:
@@ -157,19 +238,29 @@ def _until_interrupted(node: subprocess.Popen[Any], wait: Callable[[], R]) -> tu
             node.send_signal(signal.SIGINT)
 
 
-def _relay(node: subprocess.Popen[str]) -> None:
-    """Prints what the function prints, and what the node has to say of warnings and worse."""
+def _relay(node: subprocess.Popen[str]) -> str | None:
+    """Prints what the function prints, and what the node has to say of warnings and worse.
+
+    Returns:
+        How the function's process died, if it did.
+    """
     assert node.stdout is not None
+    died = None
     for line in node.stdout:
         try:
             record = json.loads(line)
-        except ValueError:
+            actor, logger, text = record.get("actor"), record.get("logger"), str(record.get("message"))
+        except (ValueError, AttributeError):
             print(line, end="", file=sys.stderr)
             continue
-        logger, text = record.get("logger"), str(record.get("message"))
         if logger == "stdout":
             print(text, flush=True)
-        elif logger == "stderr" and record.get("actor") == _MAIN:
+        elif logger == "stderr" and actor == _MAIN:
             print(text, file=sys.stderr, flush=True)
-        elif record.get("level") != "info" or record.get("actor") == _MAIN:
-            print(f"{record.get('actor')} | {text}", file=sys.stderr, flush=True)
+        elif record.get("level") != "info" or actor == _MAIN:
+            certificate = record.get("certificate") or {}
+            more = record.get("exception") or certificate.get("traceback") or certificate.get("stacks") or ""
+            print(f"{actor} | {text}", *more.splitlines(), sep="\n  ", file=sys.stderr, flush=True)
+            if actor == _MAIN and certificate:
+                died = text
+    return died

@@ -76,6 +76,9 @@ def _detach() -> None:
     import faulthandler
 
     _rebeam.detach_after_fork()
+    boot: Any = sys.modules.get("rebeam._boot")
+    if boot is not None:
+        boot.forget_sigterm()
     if sys.__stderr__ is not None:
         faulthandler.enable(sys.__stderr__)
 

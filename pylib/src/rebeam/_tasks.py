@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 from rebeam import _errors, _functions, _pending, _process
@@ -129,8 +130,21 @@ async def atask(
     function: Callable[P, R], /, *args: Any, link: bool = True, supervisor: str | None = None, **kwargs: Any
 ) -> Task[R]:
     """`task`, to be awaited until its process runs; what it gives is awaited for the value."""
-    ref = await _pending.afollow(_start(function, link, supervisor))
+    starting = asyncio.ensure_future(_pending.afollow(_start(function, link, supervisor)))
+    try:
+        ref = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # It may be too late not to start it.
+        starting.add_done_callback(_forget_started)
+        raise
     return _begin(ref, function, args, kwargs)
+
+
+def _forget_started(starting: asyncio.Future[ActorRef[Any]]) -> None:
+    if not starting.cancelled() and starting.exception() is None:
+        with contextlib.suppress(_errors.NoProc):
+            _process.unlink(starting.result())
+            _process.kill(starting.result())
 
 
 def _start(function: Callable[..., Any], link: bool, supervisor: str | None) -> _pending.Steps[ActorRef[Any]]:

@@ -75,6 +75,7 @@ class Node:
         self._node = _rebeam.Node(root, seed)
         self._threads: dict[int, threading.Thread] = {}
         self._living: set[int] = set()
+        self._raising = threading.Lock()
         self._own = 0
         self._is_attached = threading.Event()
         self._driver = threading.Thread(target=self._drive, name="rebeam-node", daemon=True)
@@ -219,7 +220,16 @@ class Node:
         except (_boot.EndOfActor, _errors.ActorExit, OSError):
             pass
         finally:
-            self._living.discard(process)
+            # From here on no exit is raised in this thread: another may get its number when it is over. One that is on
+            # its way comes at a call, even at that of a function that would catch it.
+            is_leaving = False
+            while not is_leaving:
+                try:
+                    with self._raising:
+                        self._living.discard(process)
+                    is_leaving = True
+                except _errors.ActorExit:
+                    pass
             loop = sys.modules.get("rebeam._loop")
             if loop is not None:
                 # A crash may have hit the loop itself.
@@ -234,8 +244,10 @@ class Node:
         if process == self._own:
             self._node.ended(process)
         thread = self._threads.get(process)
-        if thread is not None and thread.ident is not None and process in self._living:
-            with _runtime.no_exit:
+        if thread is None or thread.ident is None:
+            return
+        with _runtime.no_exit, self._raising:
+            if process in self._living:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(
                     ctypes.c_ulong(thread.ident), ctypes.py_object(_errors.ActorExit)
                 )
@@ -266,7 +278,9 @@ def _threads_of_actors() -> Iterator[None]:
         if owner is not None:
             identity, run = _runtime.identities.get(threading.get_ident()), thread.run
             thread.run = lambda: _run_of_actor(owner, identity, run)  # type: ignore[method-assign]
-        start(thread)
+        # Until it runs, CPython takes its state for that of the thread that starts it: an exit might be raised there.
+        with _runtime.no_exit:
+            start(thread)
 
     threading.Thread.start = start_of_actor  # type: ignore[method-assign,assignment]
     try:

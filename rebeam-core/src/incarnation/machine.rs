@@ -263,8 +263,14 @@ impl Machine {
     /// It is to unwind and end without `terminate`: within its shutdown time if its supervisor orders that, at once if a
     /// signal does.
     pub(crate) fn exit(&mut self, reason: ExitReason, limit: Limit) -> Vec<Command> {
-        if matches!(self.life, Life::Exiting { .. } | Life::Killed(_)) {
-            return Vec::new();
+        match &mut self.life {
+            // A signal leaves it less time than the order before.
+            Life::Exiting { limit: first @ Limit::Shutdown, .. } if limit == Limit::Unwind => {
+                *first = limit;
+                return vec![Command::Limit(limit)];
+            }
+            Life::Exiting { .. } | Life::Killed(_) => return Vec::new(),
+            _ => {}
         }
         self.life = Life::Exiting { reason, limit };
         vec![Command::Limit(limit), Command::Exit]
