@@ -143,6 +143,52 @@ fn a_sigterm_from_elsewhere_ends_a_function_as_any_process() {
     node.down();
 }
 
+/// uvloop runs Python's signal handlers where it reports errors and goes on.
+#[test]
+fn a_stop_reaches_programs_on_uvloop_with_and_without_a_handler_of_their_own() {
+    let python = harness::python();
+    let is_there = Command::new(python).args(["-c", "import uvloop"]).output().expect("it runs");
+    if !is_there.status.success() {
+        return crate::not_tested("uvloop");
+    }
+    let project = Project::new(
+        r#"
+import asyncio, signal
+import rebeam, uvloop
+from rebeam import Supervisor, child_options
+
+async def lives():
+    try:
+        print("lives ready")
+        await asyncio.sleep(3600)
+    finally:
+        await asyncio.sleep(0.01)
+        print("lives ended")
+
+async def serves():
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    print("serves ready")
+    await stop.wait()
+    print("serves closed")
+
+def on_uvloop(program):
+    uvloop.run(program())
+
+tree = Supervisor([
+    child_options(rebeam.function(on_uvloop, program), name=program.__name__) for program in (lives, serves)
+])
+"#,
+    );
+    let mut node = project.start(&["up", "app.py"]);
+    node.wait_for(" ready");
+    node.wait_for(" ready");
+    assert_eq!(node.run(&["down"]).code, Some(0));
+    let (_, output) = node.wait();
+    assert!(output.contains("lives ended") && output.contains("serves closed"), "{output}");
+    assert!(!output.contains("Traceback"), "{output}");
+}
+
 const SCRIPT: &str = r#"
 import asyncio, multiprocessing, os, pickle, signal, sys, time
 import rebeam
