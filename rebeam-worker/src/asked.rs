@@ -130,7 +130,10 @@ impl Asked {
                 self.finish(py, filed)
             }
             // What has ended the wait is told, whatever else fails.
-            Err(error) => self.give_up(py, channel).and(Err(error.clone_ref(py))).map_err(|_| error),
+            Err(error) => {
+                let _ = self.give_up(py, channel);
+                Err(error)
+            }
         }
     }
 

@@ -100,17 +100,17 @@ fn room_in(
     method: &str,
     until: Option<Instant>,
 ) -> PyResult<Option<Asked>> {
+    let Some(full) = channel.is_blocked(to) else { return Ok(None) };
     let target = to.to_string();
-    let full = move |py: Python<'_>| convert::failure(py, &CallFailure::MailboxFull { target, waiting: 0 });
-    match channel.is_blocked(to) {
-        None => Ok(None),
-        Some(Full::Fail) => Err(full(py)),
-        Some(Full::Wait) => Ok(Some(Asked::room(to.clone(), method.to_owned(), until, |py, filed| match filed {
+    let is_full = move |py: Python<'_>| convert::failure(py, &CallFailure::MailboxFull { target, waiting: 0 });
+    match full {
+        Full::Fail => Err(is_full(py)),
+        Full::Wait => Ok(Some(Asked::room(to.clone(), method.to_owned(), until, |py, filed| match filed {
             Some(Filed::Room) => Ok(py.None()),
             // It would wait forever.
             Some(Filed::Reply(Outcome::Failed(failure), _)) => Err(convert::failure(py, &failure)),
             Some(_) => Err(PyOSError::new_err("an unexpected answer")),
-            None => Err(full(py)),
+            None => Err(is_full(py)),
         }))),
     }
 }

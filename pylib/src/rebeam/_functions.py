@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, overload
 
-from rebeam import _boot, _pending, _rebeam, _spec
+from rebeam import _pending, _rebeam, _spec
 from rebeam._actor import Actor
 from rebeam._errors import ActorDied, ChildError, NoProc, SpecError, Stop, is_undelivered
 from rebeam._ref import ActorRef, Target, Timeout, Via
@@ -32,6 +32,8 @@ class FunctionActor(Actor):
     def _run(self) -> None:
         _rebeam.take_own_mail()
         if not _rebeam.is_virtual():
+            from rebeam import _boot
+
             _boot.expect_sigterm()
         function, args, kwargs = self._work
         result = function(*args, **kwargs)
@@ -168,7 +170,7 @@ def get_or_start(
     """The actor with this name or key, which is started if there is none. Of many callers at once one starts it, and
     all get it, once its `init` has returned.
 
-    The handle starts it again, if there is none when it is called or cast to. An actor per key may so be there only
+    The handle starts it again, if there is none when it is used. An actor per key may so be there only
     while it is used, and no call is lost: where `handle_info` raises `Stop` on `TIMEOUT`, that is refused while mail
     waits.
 
@@ -183,24 +185,26 @@ def get_or_start(
             actor that is down.
         SpecError: an option that makes no sense.
     """
-    spec = _keyed_spec(key, actor, args, options)
-    _pending.follow(_see_to(key, spec, supervisor), "get_or_start")
-    return KeyedRef(key, spec, supervisor)
+    starter = _starter(key, actor, args, supervisor, options)
+    _pending.follow(starter.steps(), "get_or_start")
+    return KeyedRef(starter)
 
 
 async def aget_or_start(
     key: str | Via, actor: type[A], /, *args: Any, supervisor: str | None = None, **options: Any
 ) -> ActorRef[A]:
     """`get_or_start`, to be awaited."""
-    spec = _keyed_spec(key, actor, args, options)
-    await _pending.afollow(_see_to(key, spec, supervisor))
-    return KeyedRef(key, spec, supervisor)
+    starter = _starter(key, actor, args, supervisor, options)
+    await _pending.afollow(starter.steps())
+    return KeyedRef(starter)
 
 
-def _keyed_spec(key: str | Via, actor: type[A], args: tuple[Any, ...], options: dict[str, Any]) -> _spec.ChildSpec[A]:
+def _starter(
+    key: str | Via, actor: type[A], args: tuple[Any, ...], supervisor: str | None, options: dict[str, Any]
+) -> _Starter:
     if not isinstance(key, (str, Via)):
         raise TypeError(f"{key!r} is no name, and not what `via` gives")
-    return _spec_of(actor, args, {**options, "name": key})
+    return _Starter(key, _spec_of(actor, args, {**options, "name": key}), supervisor)
 
 
 def _see_to(key: str | Via, spec: _spec.ChildSpec[Any], supervisor: str | None) -> _pending.Steps[None]:
@@ -241,22 +245,15 @@ class KeyedRef(ActorRef[A]):
     there is none; if it ends just then, they fail as with any handle.
     """
 
-    __slots__ = ("_spec", "_supervisor", "_via")
+    __slots__ = ("_via",)
 
-    def __init__(
-        self,
-        key: str | Via,
-        spec: _spec.ChildSpec[A],
-        supervisor: str | None,
-        target: Target = Target(),  # noqa: B008
-    ) -> None:
-        super().__init__(key, target)
-        self._spec, self._supervisor = spec, supervisor
-        self._via = _Starter(key, spec, supervisor)
+    def __init__(self, starter: _Starter, target: Target = Target()) -> None:  # noqa: B008
+        super().__init__(starter.key, target)
+        self._via = starter
 
     def options(self, *, timeout: Timeout = ..., priority: str = "normal") -> ActorRef[A]:
         target = super().options(timeout=timeout, priority=priority)._target
-        return KeyedRef(self._via.key, self._spec, self._supervisor, target)
+        return KeyedRef(self._via, target)
 
     @property
     def request(self) -> Any:
@@ -273,20 +270,14 @@ class KeyedRef(ActorRef[A]):
         return await super()._arequest(method, args, kwargs)
 
     async def _acall(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        tries = _Tries(self._target)
-        while True:
-            try:
-                return await _pending.acall(self._address, method, (args, kwargs), tries.target, is_method=True)
-            except (ActorDied, NoProc) as error:
-                tries.failed(error)
-            await _pending.afollow(self._via.steps())
+        return await self._via.acall(method, (args, kwargs), self._target, is_method=True)
 
     async def _acast(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         await self._via.asee_to()
         await super()._acast(method, args, kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return KeyedRef, (self._address, self._spec, self._supervisor, self._target)
+        return KeyedRef, (self._via, self._target)
 
 
 class _Tries:
@@ -320,17 +311,16 @@ _MOST_TRIES = 10
 """Lives of an actor that may end before they take a call."""
 
 
-class _Starter:
-    """How such a handle sends."""
+class _Starter(NamedTuple):
+    """How such a handle sends, and what it starts."""
 
-    def __init__(self, key: str | Via, spec: _spec.ChildSpec[Any], supervisor: str | None) -> None:
-        self.key = key
-        self._spec = spec
-        self._supervisor = supervisor
+    key: str | Via
+    spec: _spec.ChildSpec[Any]
+    supervisor: str | None
 
     def steps(self) -> _pending.Steps[None]:
         """Sees to it that the actor is there."""
-        return _see_to(self.key, self._spec, self._supervisor)
+        return _see_to(self.key, self.spec, self.supervisor)
 
     def see_to(self, form: str) -> None:
         if _rebeam.find(self.key) is None:
@@ -341,13 +331,7 @@ class _Starter:
             await _pending.afollow(self.steps())
 
     def call(self, to: Any, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], target: Target) -> Any:
-        tries = _Tries(target)
-        while True:
-            try:
-                return _rebeam.call(to, method, args, kwargs, tries.target)
-            except (ActorDied, NoProc) as error:
-                tries.failed(error)
-            _pending.follow(self.steps(), "call")
+        return self._insist(target, lambda target: _rebeam.call(to, method, args, kwargs, target))
 
     def cast(self, to: Any, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], target: Target) -> None:
         self.see_to("cast")
@@ -355,20 +339,26 @@ class _Starter:
 
     def call_message(self, message: Any, timeout: Timeout) -> Any:
         """`rebeam.call` with such a handle."""
-        tries = _Tries(Target(timeout))
+        return self._insist(
+            Target(timeout), lambda target: _rebeam.call_message(self.key, "handle_call", message, target.timeout)
+        )
+
+    def _insist(self, target: Target, call: Callable[[Target], Any]) -> Any:
+        """Calls, and starts the actor again as long as nobody has begun to handle it."""
+        tries = _Tries(target)
         while True:
             try:
-                return _rebeam.call_message(self.key, "handle_call", message, tries.target.timeout)
+                return call(tries.target)
             except (ActorDied, NoProc) as error:
                 tries.failed(error)
             _pending.follow(self.steps(), "call")
 
-    async def acall_message(self, message: Any, timeout: Timeout) -> Any:
-        """`rebeam.acall` with such a handle."""
-        tries = _Tries(Target(timeout))
+    async def acall(self, method: str, content: Any, target: Target, *, is_method: bool) -> Any:
+        """The same as a task, for a method or for a message."""
+        tries = _Tries(target)
         while True:
             try:
-                return await _pending.acall(self.key, "handle_call", message, tries.target, is_method=False)
+                return await _pending.acall(self.key, method, content, tries.target, is_method=is_method)
             except (ActorDied, NoProc) as error:
                 tries.failed(error)
             await _pending.afollow(self.steps())

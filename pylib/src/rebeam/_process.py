@@ -54,7 +54,7 @@ async def acall(to: To, message: Any, timeout: Timeout = ...) -> Any:
     """`call`, to be awaited."""
     starter = _starter_of(to)
     if starter is not None:
-        return await starter.acall_message(message, timeout)
+        return await starter.acall("handle_call", message, Target(timeout), is_method=False)
     return await _pending.acall(address(to), "handle_call", message, Target(timeout), is_method=False)
 
 
