@@ -7,6 +7,7 @@ mod chaos;
 mod cli;
 mod delivery;
 mod executor;
+mod imports;
 mod leftovers;
 mod limits;
 mod mail;

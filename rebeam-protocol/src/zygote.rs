@@ -14,6 +14,8 @@ pub enum ToZygote {
         /// Repeated in the answer.
         request: u64,
     },
+    /// Do what is to be done at exit, and end.
+    End,
 }
 
 /// From the zygote to the supervisor.
@@ -65,6 +67,21 @@ pub struct Target {
     pub attribute: Option<String>,
     /// Modules to import before the application.
     pub preload: Vec<String>,
+    /// Whether it is forked once it is imported.
+    pub fork: Fork,
+}
+
+/// Whether actors are forks of a process that has imported the application, or fresh interpreters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fork {
+    /// Forks, unless the import has opened or started what forks must not share.
+    #[default]
+    Auto,
+    /// Forks, whatever the import has opened or started.
+    Always,
+    /// Fresh interpreters.
+    Never,
 }
 
 /// Where the application is.

@@ -8,6 +8,7 @@
 pub mod clock;
 pub mod fork;
 pub mod frames;
+pub mod libraries;
 pub mod memory;
 pub mod process;
 pub mod socket;

@@ -27,7 +27,15 @@ pub fn create(name: &CStr, size: usize) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// The same, with a mapping that alone can be written through: whoever maps it later only reads.
+/// Makes an empty file in memory that may still grow, and be sealed by whoever fills it.
+///
+/// # Errors
+/// Those of the system.
+pub fn create_empty(name: &CStr) -> io::Result<OwnedFd> {
+    unsealed(name, 0)
+}
+
+/// As [`create`], with a mapping that alone can be written through: whoever maps it later only reads.
 ///
 /// # Errors
 /// Those of the system; it needs Linux 5.1.

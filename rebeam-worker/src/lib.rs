@@ -21,6 +21,7 @@ mod requests;
 mod session;
 mod spec;
 mod status_page;
+mod system;
 #[cfg(feature = "testing")]
 mod testing;
 mod wire;
@@ -67,6 +68,8 @@ mod _rebeam {
     use crate::session::{
         attach, attach_forked, detach_after_fork, exit_ordered, is_attached, leave, map_ledger, raise_exit_again,
     };
+    #[pymodule_export]
+    use crate::system::{birth_time, has_fork_handlers};
     #[cfg(feature = "testing")]
     #[pymodule_export]
     use crate::testing::Node;

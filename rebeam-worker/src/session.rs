@@ -48,8 +48,9 @@ pub(crate) fn attach_forked<'py>(
     py: Python<'py>,
     control: RawFd,
     lifeline: RawFd,
+    code: RawFd,
 ) -> PyResult<Option<Bound<'py, PyDict>>> {
-    match zygote::serve(py, owned(control)?, owned(lifeline)?)? {
+    match zygote::serve(py, owned(control)?, owned(lifeline)?, code)? {
         Some(birth) => {
             // It dies with the supervisor from here on, whether or not it is ever told who it is.
             process::tie_to(&birth.lifeline)?;

@@ -4,7 +4,7 @@
 //! children (see [`rebeam_sys::fork`]), and a dead zygote is replaced.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::unistd::{Pid, dup2_stderr, dup2_stdout, setpgid};
 use pyo3::ffi;
@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rebeam_protocol::frame::MAX_FRAME;
 use rebeam_protocol::handshake::VERSION;
-use rebeam_protocol::zygote::{FromZygote, LoadError, LoadErrorKind, Source, Target, ToZygote};
+use rebeam_protocol::zygote::{Fork, FromZygote, LoadError, LoadErrorKind, Source, Target, ToZygote};
 use rebeam_sys::fork::{Hooks, Side, fork_as_sibling, fork_twice};
 use rebeam_sys::frames::{self, FrameReader};
 use rebeam_sys::process;
@@ -29,19 +29,21 @@ pub(crate) struct Birth {
     pub(crate) lifeline: OwnedFd,
 }
 
-/// Serves the supervisor until it is gone (`None`), or until this process is a new worker.
-pub(crate) fn serve(py: Python<'_>, control: OwnedFd, lifeline: OwnedFd) -> PyResult<Option<Birth>> {
+/// Serves the supervisor until that has said `End` or is gone (`None`), or until this process is a new worker. The
+/// application's code is kept in the memory behind the descriptor `code`.
+pub(crate) fn serve(py: Python<'_>, control: OwnedFd, lifeline: OwnedFd, code: RawFd) -> PyResult<Option<Birth>> {
     process::tie_to(&lifeline)?;
     let mut reader = FrameReader::new(MAX_FRAME);
     let hooks = PythonHooks { _attached: py };
     let app = py.import("rebeam._app")?;
     send(&control, &FromZygote::Ready { version: VERSION })?;
-    let mut must_fork_twice = false;
+    let (mut must_fork_twice, mut may_have_threads) = (false, false);
     loop {
         let Some((message, fds)) = frames::read_one(control.as_fd(), &mut reader)? else { return Ok(None) };
         match message {
             ToZygote::Load(ref target) => {
-                let answer = match load(&app, target) {
+                may_have_threads = target.fork == Fork::Always;
+                let answer = match load(&app, target, code) {
                     Ok((answer, twice)) => {
                         must_fork_twice = twice;
                         answer
@@ -53,13 +55,22 @@ pub(crate) fn serve(py: Python<'_>, control: OwnedFd, lifeline: OwnedFd) -> PyRe
                 drop((answer, message));
                 app.call_method0("freeze")?;
             }
+            ToZygote::End => {
+                // Its end is to be that of the process.
+                let _ = lifeline.into_raw_fd();
+                return Ok(None);
+            }
             ToZygote::Fork { request } => {
                 let Ok([channel, page, own_lifeline, stdout, stderr]) = <[OwnedFd; FORK_FDS]>::try_from(fds) else {
                     let error = format!("a fork comes with {FORK_FDS} descriptors");
                     send(&control, &FromZygote::ForkFailed { request, error })?;
                     continue;
                 };
-                let side = if must_fork_twice { fork_twice(&hooks) } else { fork_as_sibling(&hooks) };
+                let fork = || if must_fork_twice { fork_twice(&hooks) } else { fork_as_sibling(&hooks) };
+                let side = match fork() {
+                    Err(error) if error.kind() == io::ErrorKind::Unsupported && may_have_threads => fork_twice(&hooks),
+                    side => side,
+                };
                 match side {
                     Ok(Side::Child) => {
                         drop(control);
@@ -114,12 +125,17 @@ impl Hooks for PythonHooks<'_> {
 }
 
 /// Imports the application and evaluates its tree; also says whether forks must run the C library's fork handlers.
-fn load(app: &Bound<'_, PyModule>, target: &Target) -> PyResult<(FromZygote, bool)> {
+fn load(app: &Bound<'_, PyModule>, target: &Target, code: RawFd) -> PyResult<(FromZygote, bool)> {
     let (kind, source) = match &target.source {
         Source::Module(name) => ("module", name),
         Source::File(path) => ("file", path),
     };
-    let loaded = app.call_method1("load", (kind, source, &target.attribute, &target.preload))?;
+    let fork = match target.fork {
+        Fork::Auto => "auto",
+        Fork::Always => "always",
+        Fork::Never => "never",
+    };
+    let loaded = app.call_method1("load", (kind, source, &target.attribute, &target.preload, fork, code))?;
     let (tree, unforkable, must_fork_twice): (Bound<'_, PyAny>, Option<String>, bool) = loaded.extract()?;
     let tree = Box::new(spec::supervisor(&tree, "root".into())?);
     Ok((FromZygote::Loaded { tree, unforkable }, must_fork_twice))

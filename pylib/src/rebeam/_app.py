@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import fcntl
 import gc
 import importlib
 import importlib.util
-import mmap
 import operator
 import os
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
-from rebeam import _failure, _rebeam
+from rebeam import _at_fork, _failure, _generators, _import_watch, _rebeam, _snapshot
 from rebeam._errors import SpecError
 from rebeam._spec import Supervisor
 
-# Libraries whose fork handlers need not run: the C library's own, and OpenSSL 3's, which do nothing.
-_HARMLESS_FORK_HANDLERS = ("libc.", "libc-", "libpthread", "ld-linux", "libcrypto", "libpython", "rebeam-worker")
+_SURVIVES_FORKS = ("jemalloc_bg_thd",)
+"""Threads that their library starts again in a fork, by the system's name of them."""
 
 
 class TargetError(Exception):
@@ -28,14 +28,51 @@ class TargetError(Exception):
         self.hint = hint
 
 
-def load(kind: str, source: str, attribute: str | None, preload: list[str]) -> tuple[Supervisor, str | None, bool]:
-    """Imports the application: its tree, why it must not be forked if so, and whether fork handlers must run."""
-    before = _open_descriptors()
-    for module in preload:
-        _import(module, "preload")
-    module = import_app(kind, source, os.getcwd())
-    tree = _find_tree(module, source, attribute)
-    return tree, _unforkable(before), _has_fork_handlers()
+class Loaded(NamedTuple):
+    """An application that is imported.
+
+    Attributes:
+        tree: its root.
+        unforkable: why it must not be forked, if so.
+        has_fork_handlers: whether forks must run the C library's fork handlers.
+    """
+
+    tree: Supervisor
+    unforkable: str | None
+    has_fork_handlers: bool
+
+
+def load(kind: str, source: str, attribute: str | None, preload: list[str], fork: str, code: int) -> Loaded:
+    """Imports the application.
+
+    Args:
+        kind: `module` or `file`.
+        source: its name or path.
+        attribute: where in it the tree is; None: `tree`, or the only supervisor there is.
+        preload: modules to import before.
+        fork: `auto`; `always`, whatever it has opened; `never`.
+        code: the descriptor of the memory for the project's code.
+    """
+    watch = _import_watch.Watch(os.path.basename(source), {"numpy.random.bit_generator": _generators.watch_numpy})
+    _generators.watch()
+    watch.start()
+    try:
+        for module in preload:
+            _import(module, "preload")
+        module = import_app(kind, source, os.getcwd())
+        tree = _find_tree(module, source, attribute)
+    finally:
+        watch.stop()
+    _snapshot.finish(code)
+    _generators.settle()
+    _share_files(watch.descriptors())
+    unforkable = _unforkable(watch) if fork == "auto" else None
+    if fork == "never":
+        unforkable = "`fork` is `never`"
+    has_threads = _import_watch.thread_count() > 1
+    if has_threads:
+        _at_fork.has_threads()
+    return Loaded(tree, unforkable, has_threads or _rebeam.has_fork_handlers())
 
 
 _imported: Any = None
@@ -65,11 +102,11 @@ def _import_app(kind: str, source: str, project: str) -> Any:
     name = os.path.splitext(file)[0]
     if directory not in sys.path:
         sys.path.insert(0, directory)
-    if not os.path.isfile(source):
+    if not os.path.isfile(source) and _snapshot.source(source) is None:
         raise TargetError(f"there is no file `{source}`", _near(file, _files(directory)))
     if name in sys.stdlib_module_names:
         raise TargetError(f"`{file}` has the name of a module of Python itself", "rename the file")
-    spec = importlib.util.spec_from_file_location(name, source)
+    spec = _snapshot.spec(name, source)
     if spec is None or spec.loader is None:
         raise TargetError(f"`{source}` is not a Python file", "its name should end in `.py`")
     module = importlib.util.module_from_spec(spec)
@@ -162,68 +199,87 @@ _FIRST_PIPELINE = "write `pipe = rebeam.batch.pipeline(…).source(…).stage(�
 _FIRST_TREE = "write `tree = rebeam.Supervisor([rebeam.child(YourActor)])`"
 
 
-def _open_descriptors() -> dict[str, str]:
-    found = {}
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            found[fd] = os.readlink(f"/proc/self/fd/{fd}")
-        except OSError:
-            continue
-    return found
-
-
-def _unforkable(before: dict[str, str]) -> str | None:
-    """Why this process must not be forked, or None."""
-    threads = len(os.listdir("/proc/self/task"))
-    if threads > 1:
-        return f"its import started {threads - 1} thread{'s' if threads > 2 else ''}{_thread_names()}"
-    for fd, to in _open_descriptors().items():
-        if before.get(fd) == to:
-            continue
-        if to.startswith("socket:"):
-            return "its import opened a socket"
-        if to.startswith("anon_inode:"):
-            return f"its import opened an {to.removeprefix('anon_inode:').strip('[]')}"
-        if to.startswith("/dev/") and to not in ("/dev/null", "/dev/urandom", "/dev/random", "/dev/zero"):
-            return f"its import opened the device `{to}`"
+def _unforkable(watch: _import_watch.Watch) -> str | None:
+    """Why this process must not be forked, and whose import it was; or None."""
+    threads = [thread for thread in watch.threads() if not thread.name.startswith(_SURVIVES_FORKS)]
+    if threads:
+        module = threads[0].module
+        names = ", ".join(dict.fromkeys(_name_of(thread) for thread in threads if thread.module == module))
+        count = sum(thread.module == module for thread in threads)
+        return f"the import of `{module}` started {count} thread{'s' if count > 1 else ''} ({names})"
+    for found in watch.descriptors():
+        what = _unshareable(found)
+        if what is not None:
+            return f"the import of `{found.module}` opened {what}"
     return None
 
 
-def _thread_names() -> str:
+def _name_of(thread: _import_watch.Thread) -> str:
     threading = sys.modules.get("threading")
-    names = [t.name for t in threading.enumerate() if t is not threading.main_thread()] if threading else []
-    return f" ({', '.join(names)})" if names else ""
+    known = threading.enumerate() if threading else []
+    return next((it.name for it in known if it.native_id == thread.id), thread.name)
 
 
-def _has_fork_handlers() -> bool:
-    """Whether a loaded library registered handlers with `pthread_atfork`.
+def _unshareable(found: _import_watch.Descriptor) -> str | None:
+    """What processes must not share of what an import has opened."""
+    to = found.to
+    if to.startswith("socket:"):
+        return "a socket"
+    if to.startswith("anon_inode:"):
+        return f"an {to.removeprefix('anon_inode:').strip('[]')}"
+    if to.startswith("/dev/"):
+        is_harmless = to in ("/dev/null", "/dev/urandom", "/dev/random", "/dev/zero") or to.startswith("/dev/shm/")
+        return None if is_harmless else f"the device `{to}`"
+    if _is_file(to) and fcntl.fcntl(found.fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR:
+        return f"`{to}` to read and write"
+    return None
 
-    There is no way to ask; but a library that does names the function among the symbols it wants.
-    """
-    seen = set()
-    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
-        for line in maps:
-            path = line.rstrip("\n").partition("/")[2]
-            if path and ".so" in path:
-                seen.add("/" + path)
-    for path in seen:
-        if os.path.basename(path).startswith(_HARMLESS_FORK_HANDLERS):
+
+def _is_file(to: str) -> bool:
+    return to.startswith("/") and not to.startswith(("/dev/", "/memfd:")) and not to.endswith(" (deleted)")
+
+
+_read_at_import: list[int] = []
+"""Descriptors of files of which each fork is to have its own place to read from."""
+
+
+_writes_files = False
+"""Whether the import has opened files to write to."""
+
+
+def _share_files(opened: list[_import_watch.Descriptor]) -> None:
+    global _writes_files
+    for found in opened:
+        flags = fcntl.fcntl(found.fd, fcntl.F_GETFL)
+        if not _is_file(found.to) or flags & (os.O_PATH | os.O_DIRECTORY):
             continue
+        # Who writes, does so behind what the others have written, as long as the place is shared.
+        if flags & os.O_ACCMODE == os.O_RDONLY:
+            _read_at_import.append(found.fd)
+        else:
+            _writes_files = True
+
+
+def reopen_files() -> None:
+    """Gives a process that has just been forked a place of its own in each file that the import opened to be read."""
+    for fd in _read_at_import:
         try:
-            # Mapped, since a library may have gigabytes, which are not to become the zygote's own memory.
-            with open(path, "rb") as library, mmap.mmap(library.fileno(), 0, access=mmap.ACCESS_READ) as symbols:
-                if symbols.find(b"__register_atfork") >= 0:
-                    return True
-        except (OSError, ValueError):
+            own = os.open(f"/proc/self/fd/{fd}", fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_CLOEXEC)
+        except OSError:
+            # It was closed since, or may not be opened any more.
             continue
-    return False
+        os.lseek(own, os.lseek(fd, 0, os.SEEK_CUR), os.SEEK_SET)
+        os.dup2(own, fd, os.get_inheritable(fd))
+        os.close(own)
 
 
 def freeze() -> None:
     """Puts everything that is there out of the collector's sight, so that workers share its memory."""
-    from rebeam import _logging
+    from rebeam import _exit_hooks, _logging
 
     _logging.install()
+    _snapshot.keep_lines()
+    _exit_hooks.imported(_writes_files)
     gc.collect()
     gc.freeze()
     # What lies about free is put in order here, once, and not by every worker in pages of its own.

@@ -16,19 +16,23 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_NOT_NEEDED = ("threading", "logging", "random", "concurrent.futures.thread", "rebeam._runtime")
-"""Modules whose hooks have nothing to do in a new worker. (Generators of random numbers are seeded by `_boot`.)"""
+_ABOUT_ACTORS = ("rebeam._runtime",)
+"""Modules whose hooks have nothing to do in a new worker."""
+
+_ABOUT_THREADS = ("threading", "logging", "random", "concurrent.futures.thread")
+"""Modules whose hooks have nothing to do where there is one thread. (Random numbers are seeded by `_generators`.)"""
 
 
 class _Hooks(NamedTuple):
+    module: str | None
     before: Callable[[], object] | None
     after_in_parent: Callable[[], object] | None
     after_in_child: Callable[[], object] | None
 
 
 _all: list[_Hooks] = []
-_needed: list[_Hooks] = []
-_now = _needed
+_left_out: tuple[str, ...] = _ABOUT_ACTORS + _ABOUT_THREADS
+"""Modules whose hooks do not run."""
 
 
 def watch() -> None:
@@ -38,10 +42,16 @@ def watch() -> None:
     os.register_at_fork = _register
 
 
+def has_threads() -> None:
+    """From now on a fork is a worker still, but of a process with several threads."""
+    global _left_out
+    _left_out = _ABOUT_ACTORS
+
+
 def run_all() -> None:
     """From now on a fork is an actor's own."""
-    global _now
-    _now = _all
+    global _left_out
+    _left_out = ()
 
 
 def _register(
@@ -50,26 +60,28 @@ def _register(
     after_in_parent: Callable[[], object] | None = None,
     after_in_child: Callable[[], object] | None = None,
 ) -> None:
-    hooks = _Hooks(before, after_in_parent, after_in_child)
-    _all.append(hooks)
-    if sys._getframe(1).f_globals.get("__name__") not in _NOT_NEEDED:
-        _needed.append(hooks)
+    module = sys._getframe(1).f_globals.get("__name__")
+    _all.append(_Hooks(module, before, after_in_parent, after_in_child))
+
+
+def _running() -> list[_Hooks]:
+    return [hooks for hooks in _all if hooks.module not in _left_out]
 
 
 def _before() -> None:
-    for hooks in reversed(tuple(_now)):
+    for hooks in reversed(_running()):
         if hooks.before is not None:
             hooks.before()
 
 
 def _after_in_parent() -> None:
-    for hooks in tuple(_now):
+    for hooks in _running():
         if hooks.after_in_parent is not None:
             hooks.after_in_parent()
 
 
 def _after_in_child() -> None:
-    for hooks in tuple(_now):
+    for hooks in _running():
         if hooks.after_in_child is not None:
             hooks.after_in_child()
 

@@ -9,7 +9,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
-from rebeam import _rebeam, _runtime
+from rebeam import _rebeam, _runtime, _snapshot
 from rebeam._errors import ActorExit, BadReturn, MessageTooLarge, Stop
 
 if TYPE_CHECKING:
@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 LEDGER = 3
 """The descriptor by which everybody learns who has which name."""
 
-CONTROL, ZYGOTE_LIFELINE = 4, 5
+CODE = 4
+"""The descriptor of the memory that holds the project's code."""
+
+CONTROL, ZYGOTE_LIFELINE = 5, 6
 """Further descriptors of a zygote."""
 
-CHANNEL, PAGE, LIFELINE = 4, 5, 6
+CHANNEL, PAGE, LIFELINE = 5, 6, 7
 """Further descriptors of a worker that is not forked."""
 
 
@@ -31,6 +34,7 @@ def main() -> NoReturn:
     _runtime.is_of_node = True
     sys.argv = ["rebeam"]
     _rebeam.map_ledger(LEDGER)
+    _snapshot.begin(CODE)
     _prepare()
     if role == "zygote":
         gc.disable()
@@ -38,6 +42,7 @@ def main() -> NoReturn:
         from rebeam import (  # noqa: F401
             _authkey,
             _dispatch,
+            _exit_hooks,
             _failure,
             _functions,
             _logging,
@@ -50,8 +55,10 @@ def main() -> NoReturn:
         )
 
         _runtime.see_to_forks()
-        start = _rebeam.attach_forked(CONTROL, ZYGOTE_LIFELINE)
+        start = _rebeam.attach_forked(CONTROL, ZYGOTE_LIFELINE, CODE)
         if start is None:
+            _exit_hooks.run()
+            _flush()
             os._exit(0)
     else:
         from rebeam import _app
@@ -119,21 +126,13 @@ def warm_up() -> None:
 
 
 def _after_fork() -> None:
-    """What a fork copies and must not: exit hooks of the zygote and the state of global random generators."""
-    import atexit
-    import random
-    from _random import Random
-
-    from rebeam import _at_fork
+    """What a fork copies and must not share: exit hooks, random numbers, places in files."""
+    from rebeam import _app, _at_fork, _exit_hooks, _generators
 
     _at_fork.run_all()
-    atexit._clear()
-    # What `random.seed()` does, without running Python for it.
-    Random.seed(random._inst)
-    random._inst.gauss_next = None  # type: ignore[attr-defined]
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed()
+    _exit_hooks.forked()
+    _generators.seed_all()
+    _app.reopen_files()
 
 
 _Reason = tuple[str, str, "str | None"]
@@ -197,7 +196,7 @@ def live(start: Start) -> NoReturn:
             _server.settle(actor, "init", then)
         _rebeam.started(ignored, isinstance(actor, _functions.FunctionActor), info)
     except ActorExit:
-        _leave()
+        _leave_in_order()
     except BaseException as error:
         _end_unless_actor(error)
         _end(_reason_of(error))
@@ -210,13 +209,12 @@ def live(start: Start) -> NoReturn:
         if reason[0] == "recycle":
             _hand_over(_awaited(actor.checkpoint()))
     except ActorExit:
-        _leave()
+        _leave_in_order()
     except BaseException as error:
         _end_unless_actor(error)
         reason = _reason_of(error)
     if reason[0] == "recycle":
-        _run_exit_hooks()
-        _leave()
+        _leave_in_order()
     _end(_terminate(actor, reason))
 
 
@@ -349,6 +347,16 @@ def _on_sigterm(number: int, frame: object) -> None:
     signal.raise_signal(number)
 
 
+def _leave_in_order() -> NoReturn:
+    """The same, exit hooks included."""
+    try:
+        _run_exit_hooks()
+    except ActorExit:
+        # The time for that is over.
+        pass
+    _leave()
+
+
 def _leave() -> NoReturn:
     """Ends this process; or this thread, where actors share a process (`rebeam.testing`)."""
     if _rebeam.is_virtual():
@@ -368,7 +376,7 @@ def _terminate(actor: Actor, reason: _Reason) -> _Reason:
     try:
         _awaited(actor.terminate(ExitReason(*reason)))
     except ActorExit:
-        _leave()
+        _leave_in_order()
     except BaseException as error:
         return _reason_of(error)
     return reason
@@ -405,16 +413,15 @@ def _end(reason: _Reason) -> NoReturn:
     except (ActorExit, OSError):
         # Nobody is left to be told.
         _leave()
-    _run_exit_hooks()
-    _leave()
+    _leave_in_order()
 
 
 def _run_exit_hooks() -> None:
     if _rebeam.is_virtual():
         return
-    import atexit
+    from rebeam import _exit_hooks
 
-    for hook in (_finish_loop, atexit._run_exitfuncs):
+    for hook in (_finish_loop, _exit_hooks.run):
         try:
             hook()
         except BaseException as error:

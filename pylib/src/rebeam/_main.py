@@ -14,9 +14,10 @@ import operator
 import os
 import pickle
 import sys
+import types
 from typing import TYPE_CHECKING, Any, cast
 
-from rebeam import _rebeam, _runtime
+from rebeam import _rebeam, _runtime, _snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,7 +41,14 @@ def run_script(path: str, argv: Sequence[str]) -> None:
     sys.argv = [path, *argv]
     sys.path.insert(0, os.path.dirname(path))
     _be(_name_of(path))
-    runpy.run_path(path, run_name="__main__")
+    source = _snapshot.source(path)
+    if source is None:
+        runpy.run_path(path, run_name="__main__")
+        return
+    main: Any = types.ModuleType("__main__")
+    main.__file__ = path
+    sys.modules["__main__"] = main
+    exec(compile(source, path, "exec"), vars(main))
 
 
 def _name_of(path: str) -> str:

@@ -123,7 +123,7 @@ def current_message() -> _rebeam.Message | None:
 def after_fork(hook: Callable[[], object]) -> Callable[[], object]:
     """Registers a function to be run in every new worker before its `init`: for what must not be shared by processes.
 
-    `random` and numpy's global generator are reseeded without it; generators of your own are copied as they are.
+    Random generators that were given no seed, and places in files that are open to be read, need none.
     """
     _after_fork.append(hook)
     return hook

@@ -121,7 +121,7 @@ pub(super) fn setup(
             return Err(Failure::usage("there is nothing to run").hint(hint));
         }
     };
-    let target = config::parse_target(&target_text, relative_to, file.preload.clone())?;
+    let target = config::parse_target(&target_text, relative_to, file.preload.clone(), file.fork)?;
     let max_frame = match start.max_message.as_ref().or(file.max_message.as_ref()) {
         Some(size) => config::parse_size("max_message", size)?,
         None => MAX_FRAME,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
-use rebeam_protocol::zygote::{Source, Target};
+use rebeam_protocol::zygote::{Fork, Source, Target};
 use serde::Deserialize;
 
 use crate::view::failure::Failure;
@@ -40,6 +40,8 @@ pub(crate) struct ProjectFile {
     pub(crate) embed: Option<Embed>,
     /// Modules that the zygote imports before the application.
     pub(crate) preload: Vec<String>,
+    /// Whether actors are forks.
+    pub(crate) fork: Fork,
     /// Seconds that a stop may take.
     pub(crate) grace: Option<f64>,
     /// The largest message.
@@ -62,11 +64,12 @@ pub(crate) struct ProjectFile {
     pub(crate) trace_share: Option<f64>,
 }
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "app",
     "python",
     "embed",
     "preload",
+    "fork",
     "grace",
     "max_message",
     "log_level",
@@ -174,7 +177,7 @@ pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
 }
 
 /// Reads a target: `module`, `module:attribute`, `file.py` or `file.py:attribute`.
-pub(crate) fn parse_target(text: &str, directory: &Path, preload: Vec<String>) -> Result<Target, Failure> {
+pub(crate) fn parse_target(text: &str, directory: &Path, preload: Vec<String>, fork: Fork) -> Result<Target, Failure> {
     let (source, attribute) = match text.rsplit_once(':') {
         Some((source, attribute)) => (source, Some(attribute)),
         None => (text, None),
@@ -193,7 +196,7 @@ pub(crate) fn parse_target(text: &str, directory: &Path, preload: Vec<String>) -
     } else {
         Source::Module(source.to_owned())
     };
-    Ok(Target { source, attribute: attribute.map(str::to_owned), preload })
+    Ok(Target { source, attribute: attribute.map(str::to_owned), preload, fork })
 }
 
 fn is_module_name(text: &str) -> bool {
@@ -243,7 +246,7 @@ mod tests {
 
     #[test]
     fn targets_are_read_as_people_write_them() {
-        let check = |text: &str| parse_target(text, Path::new("/nowhere"), Vec::new());
+        let check = |text: &str| parse_target(text, Path::new("/nowhere"), Vec::new(), Fork::Auto);
         let target = check("app:tree").expect("a target");
         assert_eq!((target.source, target.attribute), (Source::Module("app".into()), Some("tree".into())));
         assert_eq!(check("a/b.py").expect("a target").source, Source::File("/nowhere/a/b.py".into()));

@@ -220,7 +220,10 @@ impl Printer {
     /// The application must not be forked.
     pub(crate) fn unforkable(&self, reason: &str) {
         self.warn(&format!("the application cannot be forked: {reason}; each actor gets a fresh interpreter"));
-        self.say("hint: open it in `init` rather than on import, and actors start in a millisecond");
+        self.say(
+            "hint: what is opened or started in `init` rather than on import lets actors start in a millisecond; \
+             `fork = \"always\"` in the project's file forks all the same",
+        );
     }
 
     /// A message nobody will handle.

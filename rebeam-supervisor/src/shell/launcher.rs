@@ -17,20 +17,28 @@ use rebeam_sys::socket::stream_pair;
 
 use crate::python::Python;
 use crate::shell::cgroup::Source;
-use crate::shell::ledger::Ledger;
 use crate::shell::output::Outputs;
 use crate::shell::service_manager::VARIABLES;
 use crate::shell::status_page::StatusPage;
 
-/// Threads of numeric libraries per actor, unless the user said otherwise: an actor is one of many.
-const THREAD_VARIABLES: [&str; 4] =
-    ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"];
+/// What keeps libraries from starting threads, unless the user has set it. Of numeric ones, since an actor is one of many;
+/// of Arrow's allocator, which starts its thread on import, since a process with threads is not forked.
+const THREAD_VARIABLES: [(&str, &str); 5] = [
+    ("OMP_NUM_THREADS", "1"),
+    ("OPENBLAS_NUM_THREADS", "1"),
+    ("MKL_NUM_THREADS", "1"),
+    ("NUMEXPR_NUM_THREADS", "1"),
+    ("JE_ARROW_MALLOC_CONF", "background_thread:false"),
+];
 
 /// By this a script says who it is: see `go_with_parent` of the command line.
 pub(crate) const PARENT: &str = "REBEAM_PARENT";
 
 /// How many CPUs Python is to count on, where the container gives us less time than that.
 const CPU_COUNT: &str = "PYTHON_CPU_COUNT";
+
+/// Memory that every interpreter of a node is started with: the ledger, and the code of the project.
+pub(crate) type Inherited<'a> = [BorrowedFd<'a>; 2];
 
 /// Our ends of what connects us with a worker.
 #[derive(Debug)]
@@ -75,9 +83,9 @@ impl TheirEnds {
         python: &Python,
         directory: &Path,
         options: &ProcessOptions,
-        ledger: &Ledger,
+        [ledger, code]: Inherited<'_>,
     ) -> io::Result<i32> {
-        let fds = [ledger.memory(), self.channel.as_fd(), self.page.as_fd(), self.lifeline.as_fd()];
+        let fds = [ledger, code, self.channel.as_fd(), self.page.as_fd(), self.lifeline.as_fd()];
         let mut command = interpreter(python, "worker", directory)?;
         command.stdin(Stdio::null()).stdout(self.stdout).stderr(self.stderr);
         // The application is imported from the project, wherever the actor then works.
@@ -117,9 +125,9 @@ pub(crate) fn interpreter(python: &Python, role: &str, directory: &Path) -> io::
     for variable in VARIABLES.into_iter().chain([PARENT]) {
         command.env_remove(variable);
     }
-    for variable in THREAD_VARIABLES {
+    for (variable, value) in THREAD_VARIABLES {
         if std::env::var_os(variable).is_none() {
-            command.env(variable, "1");
+            command.env(variable, value);
         }
     }
     if let Some(cpus) = cpus_by_quota() {

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use rebeam_protocol::exit::signal_name;
 use rebeam_protocol::id::NodeStart;
 use rebeam_protocol::spec::SupervisorSpec;
 use rebeam_protocol::zygote::{FromZygote, LoadError, LoadErrorKind, Target, ToZygote};
+use rebeam_sys::memory::create_empty;
 use tokio::net::UnixListener;
 use tokio::task::{JoinHandle, LocalSet};
 
@@ -98,8 +100,9 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, options: RunOptions, printe
         keeper.is_up(Instant::now());
         let ledger = Ledger::new()
             .map_err(|error| io("failed to make shared memory")(error).hint("Re:BEAM needs Linux 5.1 or newer"))?;
-        let zygote =
-            zygote::start(&setup.python, &setup.directory, &ledger).map_err(io("failed to start `rebeam-worker`"))?;
+        let code = create_empty(c"rebeam-code").map_err(io("failed to make shared memory"))?;
+        let zygote = zygote::start(&setup.python, &setup.directory, [ledger.memory(), code.as_fd()])
+            .map_err(io("failed to start `rebeam-worker`"))?;
         let loaded = tokio::select! {
             loaded = load(&zygote, &setup, printer) => loaded,
             () = signals.stop_ordered(options.hangup, printer) => {
@@ -110,16 +113,21 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, options: RunOptions, printe
         let (tree, unforkable) = match loaded {
             Ok(loaded) => loaded,
             Err(failure) => {
-                end_zygote(zygote.os_pid);
+                zygote::dismiss(&zygote).await;
+                reaper::reap(zygote.os_pid);
                 return Err(failure);
             }
         };
         warn_of_room(&tree, printer);
         let at = NodeStart { node: 0, started: unix_now() };
-        let core = Core::new(tree, at).map_err(|error| {
-            end_zygote(zygote.os_pid);
-            Failure::usage(error.to_string()).hint(error.hint())
-        })?;
+        let core = match Core::new(tree, at) {
+            Ok(core) => core,
+            Err(error) => {
+                zygote::dismiss(&zygote).await;
+                reaper::reap(zygote.os_pid);
+                return Err(Failure::usage(error.to_string()).hint(error.hint()));
+            }
+        };
         let mut services = Services { zygote: zygote::service(), keeper };
         match unforkable {
             None => {
@@ -128,11 +136,12 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, options: RunOptions, printe
             }
             Some(reason) => {
                 printer.unforkable(&reason);
-                end_zygote(zygote.os_pid);
+                zygote::dismiss(&zygote).await;
+                reaper::reap(zygote.os_pid);
             }
         }
         setup.python.app = Some(app_variable(&setup.target));
-        let node = Node::new(core, setup, printer.clone(), services, ledger, started);
+        let node = Node::new(core, setup, printer.clone(), services, (ledger, code), started);
         tokio::task::spawn_local(signals.attend(
             node.clone(),
             printer.clone(),
@@ -160,7 +169,7 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, options: RunOptions, printe
         if matches!(ended, Ended::Clean) {
             printer.say(&format!("down after {}", duration(started.elapsed())));
         }
-        node.end_zygote();
+        node.end_zygote().await;
         // Everything is down. The keeper scans once more after our end, and then ends too.
         let known = node.keeper().into_iter().collect();
         reaper::kill_strays(&reaper::strays(&known, &strangers, &mark), &known);

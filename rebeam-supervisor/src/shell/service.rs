@@ -33,7 +33,7 @@ pub(crate) struct Process {
     outputs: Outputs,
     started: Instant,
     /// Its end is the process's end, so it is kept.
-    _lifeline: OwnedFd,
+    lifeline: OwnedFd,
 }
 
 impl Process {
@@ -49,7 +49,14 @@ impl Process {
         let fds: Vec<BorrowedFd<'_>> =
             fds.iter().copied().chain([their_control.as_fd(), their_lifeline.as_fd()]).collect();
         let os_pid = spawn(command, &fds, Group::Session)?;
-        Ok(Process { os_pid, control, outputs, started: Instant::now(), _lifeline: lifeline })
+        Ok(Process { os_pid, control, outputs, started: Instant::now(), lifeline })
+    }
+
+    /// Waits until it has ended. What it has forked must have let go of its lifeline.
+    pub(crate) async fn ended(&self) {
+        if let Ok(lifeline) = self.lifeline.try_clone().and_then(watch) {
+            let _ = lifeline.readable().await;
+        }
     }
 
     /// Reading ends of its stdout and stderr.
@@ -229,6 +236,14 @@ impl Service {
         self.life = Life::Down;
     }
 
+    /// Gives its process away: its end is not reported.
+    pub(crate) fn take(&mut self) -> Option<Process> {
+        match std::mem::replace(&mut self.life, Life::Down) {
+            Life::Starting(process) | Life::Ready { process, .. } => Some(process),
+            Life::Down => None,
+        }
+    }
+
     /// Its process was reaped: what is to follow.
     pub(crate) fn ended(&mut self, reaped: Reaped, now: Instant) -> Option<End> {
         let (process, is_healthy) = match std::mem::replace(&mut self.life, Life::Down) {
@@ -254,7 +269,7 @@ mod tests {
         let (lifeline, _) = stream_pair().expect("a socket");
         let (outputs, ..) = Outputs::new().expect("pipes");
         // No process has this id, and none is signalled here.
-        Process { os_pid: i32::MAX, control, outputs, started, _lifeline: lifeline }
+        Process { os_pid: i32::MAX, control, outputs, started, lifeline }
     }
 
     fn killed() -> Reaped {

@@ -7,18 +7,22 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use rebeam_protocol::zygote::ToZygote;
 use tokio::task::JoinHandle;
 
 use crate::printer::{Printer, Speaker, Stream};
 use crate::python::Python;
-use crate::shell::launcher;
-use crate::shell::ledger::Ledger;
+use crate::shell::launcher::{self, Inherited};
 use crate::shell::output::{LastLines, LineReader, Lines};
+use crate::shell::reaper;
 use crate::shell::service::{Policy, Process, Service};
 use crate::shell::watched::watch;
 
 /// One that died more often than this without having been healthy is not started again: fresh interpreters serve.
 const POLICY: Policy = Policy { most_failures: 3, healthy_after: Duration::from_secs(5) };
+
+/// How long exit hooks of the application's import may take.
+const EXIT_TIME: Duration = Duration::from_secs(2);
 
 /// The zygote of a node, which is not started yet.
 pub(crate) fn service() -> Service {
@@ -29,8 +33,16 @@ pub(crate) fn service() -> Service {
 ///
 /// # Errors
 /// Those of the system.
-pub(crate) fn start(python: &Python, directory: &Path, ledger: &Ledger) -> io::Result<Process> {
-    Process::start(launcher::interpreter(python, "zygote", directory)?, &[ledger.memory()])
+pub(crate) fn start(python: &Python, directory: &Path, inherited: Inherited<'_>) -> io::Result<Process> {
+    Process::start(launcher::interpreter(python, "zygote", directory)?, &inherited)
+}
+
+/// Has it do what the application's import wants done at exit, and end.
+pub(crate) async fn dismiss(process: &Process) {
+    if process.send(&ToZygote::End, &[]).is_ok() {
+        let _ = tokio::time::timeout(EXIT_TIME, process.ended()).await;
+    }
+    reaper::kill_group(process.os_pid);
 }
 
 /// Prints what it writes; into `silent` instead, as long as that says so.

@@ -1,6 +1,7 @@
 //! Making workers and seeing them die: the queue to the zygote, the zygote's own life, the reaper's finds.
 
 use std::collections::HashSet;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -18,7 +19,7 @@ use crate::printer::{Speaker, Stream};
 use crate::shell::arenas::Memories;
 use crate::shell::descriptors::PER_ACTOR;
 use crate::shell::keeper;
-use crate::shell::launcher::Wiring;
+use crate::shell::launcher::{Inherited, Wiring};
 use crate::shell::memory;
 use crate::shell::output::{LastLines, LineReader};
 use crate::shell::reaper::{self, Stray};
@@ -179,7 +180,7 @@ impl Engine {
                         Err(error) => self.launch_failed(process, &error),
                     }
                 }
-                None => match (self.spawn)(theirs, &self.setup, &options, &self.ledger) {
+                None => match (self.spawn)(theirs, &self.setup, &options, self.inherited()) {
                     Ok(os_pid) => self.born(process, os_pid),
                     Err(error) => self.launch_failed(process, &error),
                 },
@@ -482,9 +483,13 @@ impl Engine {
         }
     }
 
+    fn inherited(&self) -> Inherited<'_> {
+        [self.ledger.memory(), self.code.as_fd()]
+    }
+
     fn replace_zygote(&mut self, next: Next) {
         let started = match next {
-            Next::Restarts => zygote::start(&self.setup.python, &self.setup.directory, &self.ledger),
+            Next::Restarts => zygote::start(&self.setup.python, &self.setup.directory, self.inherited()),
             Next::GivesUp => Err(std::io::Error::other("it has failed too often")),
         };
         match started {

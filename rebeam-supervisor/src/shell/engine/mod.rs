@@ -16,6 +16,7 @@ mod worker;
 use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::sync::{Arc, PoisonError};
@@ -50,7 +51,7 @@ use crate::printer::{Printer, Speaker, Stream};
 use crate::python::Python;
 use crate::shell::arenas::Freed;
 use crate::shell::descriptors::Descriptors;
-use crate::shell::launcher::{TheirEnds, Wiring};
+use crate::shell::launcher::{Inherited, TheirEnds, Wiring};
 use crate::shell::ledger::Ledger;
 use crate::shell::memory;
 use crate::shell::oom::OutOfMemory;
@@ -60,6 +61,7 @@ use crate::shell::reaper::{self, Strangers};
 use crate::shell::service::{Frames, Service};
 use crate::shell::spin::{Traffic, spin};
 use crate::shell::watched::{Watched, watch_for_room};
+use crate::shell::zygote;
 use rebeam_sys::frames::Read;
 
 /// A shared handle on the engine. Tasks borrow it for one call at a time, and never across an await.
@@ -163,6 +165,8 @@ struct Engine {
     dead_letters: DeadLetterReports,
     freed: Freed,
     ledger: Ledger,
+    /// The project's code, as the first zygote has written it down.
+    code: OwnedFd,
     traffic: Rc<Traffic>,
     /// Where spans go, if somebody traces.
     exporter: Option<Exporter>,
@@ -204,7 +208,7 @@ impl Services {
 }
 
 /// Starts a fresh interpreter as a worker with these ends; gives its process id.
-type Spawn = fn(TheirEnds, &Setup, &ProcessOptions, &Ledger) -> io::Result<i32>;
+type Spawn = fn(TheirEnds, &Setup, &ProcessOptions, Inherited<'_>) -> io::Result<i32>;
 
 /// What the zygote is forking.
 enum Forking {
@@ -225,7 +229,7 @@ impl Node {
         setup: Setup,
         printer: Printer,
         services: Services,
-        ledger: Ledger,
+        (ledger, code): (Ledger, OwnedFd),
         started: Instant,
     ) -> Self {
         Node(Rc::new_cyclic(|me| {
@@ -239,7 +243,9 @@ impl Node {
                 by_os_pid: HashMap::default(),
                 services,
                 queue: VecDeque::new(),
-                spawn: |theirs, setup, options, ledger| theirs.spawn(&setup.python, &setup.directory, options, ledger),
+                spawn: |theirs, setup, options, inherited| {
+                    theirs.spawn(&setup.python, &setup.directory, options, inherited)
+                },
                 forking: None,
                 standby: None,
                 wants_standby: false,
@@ -258,6 +264,7 @@ impl Node {
                 dead_letters: DeadLetterReports::default(),
                 freed: Freed::default(),
                 ledger,
+                code,
                 traffic: Rc::new(Traffic::new()),
                 exporter: None,
             })
@@ -293,8 +300,11 @@ impl Node {
     }
 
     /// Ends the zygote with the node.
-    pub(crate) fn end_zygote(&self) {
-        self.0.borrow_mut().services.zygote.kill();
+    pub(crate) async fn end_zygote(&self) {
+        let zygote = self.0.borrow_mut().services.zygote.take();
+        if let Some(zygote) = zygote {
+            zygote::dismiss(&zygote).await;
+        }
     }
 
     /// The process of the keeper.

@@ -18,8 +18,9 @@ use rebeam_protocol::message::{Codec, Head, Kind, Outcome, Waits};
 use rebeam_protocol::outside::{Answer, TreeRequest};
 use rebeam_protocol::spec::{ActorSpec, ChildSpec, SupervisorSpec};
 use rebeam_protocol::worker::{Delivery, Envelope, Reply, Started};
-use rebeam_protocol::zygote::Source;
+use rebeam_protocol::zygote::{Fork, Source};
 use rebeam_sys::frames::{FrameReader, FrameWriter, Read};
+use rebeam_sys::memory::create_empty;
 use rebeam_sys::socket;
 use tokio::sync::oneshot::Receiver;
 use tokio::task::LocalSet;
@@ -39,7 +40,7 @@ thread_local! {
     static FAILS: RefCell<Option<i32>> = const { RefCell::new(None) };
 }
 
-fn spawn(theirs: TheirEnds, _: &Setup, _: &ProcessOptions, _: &Ledger) -> io::Result<i32> {
+fn spawn(theirs: TheirEnds, _: &Setup, _: &ProcessOptions, _: Inherited<'_>) -> io::Result<i32> {
     if let Some(code) = FAILS.take() {
         return Err(io::Error::from_raw_os_error(code));
     }
@@ -64,7 +65,7 @@ fn node(actors: &[&str]) -> Node {
     let setup = Setup {
         python,
         directory: ".".into(),
-        target: Target { source: Source::Module("app".into()), attribute: None, preload: Vec::new() },
+        target: Target { source: Source::Module("app".into()), attribute: None, preload: Vec::new(), fork: Fork::Auto },
         target_text: "app:tree".into(),
         max_frame: MAX_FRAME,
         secret: Secret::default(),
@@ -74,7 +75,8 @@ fn node(actors: &[&str]) -> Node {
     };
     let (printer, _) = Printer::json(Some("/dev/null".as_ref())).expect("a printer");
     let services = Services { zygote: zygote::service(), keeper: keeper::service() };
-    let node = Node::new(core, setup, printer, services, Ledger::new().expect("memory"), Instant::now());
+    let memory = (Ledger::new().expect("memory"), create_empty(c"code").expect("memory"));
+    let node = Node::new(core, setup, printer, services, memory, Instant::now());
     node.0.borrow_mut().spawn = spawn;
     node.handle(Event::Boot);
     node

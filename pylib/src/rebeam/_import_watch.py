@@ -1,0 +1,185 @@
+"""Which module has done what makes a process hard to fork: threads that were started, descriptors that were opened.
+
+For as long as an application is imported, every module's import is looked at before and after. It must not know what is
+forked, nor what follows from what it finds.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rebeam import _snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+_TASKS, _DESCRIPTORS = "/proc/self/task", "/proc/self/fd"
+
+
+class Thread(NamedTuple):
+    """A thread that an import has started.
+
+    Attributes:
+        id: the system's number of it.
+        name: its name, which the system cuts at 15 bytes.
+        module: whose import it was.
+    """
+
+    id: int
+    name: str
+    module: str
+
+
+class Descriptor(NamedTuple):
+    """A descriptor that an import has opened.
+
+    Attributes:
+        fd: its number.
+        to: what it leads to, as the system names it.
+        module: whose import it was.
+    """
+
+    fd: int
+    to: str
+    module: str
+
+
+class Watch:
+    """Looks at imports between `start` and `stop`.
+
+    Args:
+        name: who is blamed for what happens outside of any module's import.
+        after: what is to be called with a module, by its name, when that is imported.
+    """
+
+    def __init__(self, name: str, after: dict[str, Callable[[ModuleType], object]]) -> None:
+        self.after = after
+        self._running = [name]
+        self._threads = _threads()
+        self._descriptors = _descriptors()
+        self._marks = _marks()
+        self._by: dict[object, str] = {}
+        self._finder = _Finder(self)
+
+    def start(self) -> None:
+        """Begins to look."""
+        sys.meta_path.insert(0, self._finder)
+
+    def stop(self) -> None:
+        """Looks a last time."""
+        self.look()
+        sys.meta_path.remove(self._finder)
+
+    def began(self, name: str) -> None:
+        """The import of a module begins; what has happened so far was of the one that imports it."""
+        self.look()
+        self._running.append(name)
+
+    def ended(self) -> None:
+        """The import that was begun last has ended."""
+        self.look()
+        self._running.pop()
+
+    def look(self) -> None:
+        """Ascribes what is new to the module that is being imported."""
+        marks = _marks()
+        if marks == self._marks:
+            return
+        self._marks = marks
+        for new in (_threads().items() - self._threads.items()) | (_descriptors().items() - self._descriptors.items()):
+            self._by.setdefault(new, self._running[-1])
+
+    def threads(self) -> list[Thread]:
+        """Threads that were started and still run."""
+        new = _threads().items() - self._threads.items()
+        return [Thread(id, name, self._by.get((id, name), self._running[0])) for id, name in sorted(new)]
+
+    def descriptors(self) -> list[Descriptor]:
+        """Descriptors that were opened and are still open."""
+        new = _descriptors().items() - self._descriptors.items()
+        return [Descriptor(fd, to, self._by.get((fd, to), self._running[0])) for fd, to in sorted(new)]
+
+
+def _marks() -> tuple[int, int]:
+    """What changes when a thread is started or a descriptor opened, and costs next to nothing to ask for."""
+    lowest_free = os.dup(2)
+    os.close(lowest_free)
+    return os.stat(_TASKS).st_nlink, lowest_free
+
+
+def thread_count() -> int:
+    """How many threads this process has."""
+    return os.stat(_TASKS).st_nlink - 2
+
+
+def _threads() -> dict[int, str]:
+    found = {}
+    for task in os.listdir(_TASKS):
+        try:
+            with open(f"{_TASKS}/{task}/comm", errors="backslashreplace") as comm:
+                found[int(task)] = comm.read().strip()
+        except OSError:
+            continue
+    return found
+
+
+def _descriptors() -> dict[int, str]:
+    found = {}
+    for fd in os.listdir(_DESCRIPTORS):
+        try:
+            found[int(fd)] = os.readlink(f"{_DESCRIPTORS}/{fd}")
+        except OSError:
+            continue
+    return found
+
+
+class _Finder:
+    """Has the watch told before and after each module's import."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        found = _snapshot.find_behind(self, fullname, path, target)
+        # Modules of the interpreter itself (classes, not objects) start nothing.
+        if found is not None and hasattr(found.loader, "exec_module") and not isinstance(found.loader, type):
+            found.loader = _Watched(found.loader, self._watch)  # type: ignore[assignment]
+        return found
+
+
+class _Watched:
+    """A loader that is in the place of another until the module's import begins."""
+
+    def __init__(self, loader: Any, watch: Watch) -> None:
+        self._loader = loader
+        self._watch = watch
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        # A library is loaded here, and may start threads of its own.
+        self._watch.began(spec.name)
+        try:
+            spec.loader = self._loader
+            module: ModuleType | None = self._loader.create_module(spec)
+            return module
+        finally:
+            spec.loader = self  # type: ignore[assignment]
+            self._watch.ended()
+
+    def exec_module(self, module: ModuleType) -> None:
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        module.__loader__ = self._loader
+        self._watch.began(module.__name__)
+        try:
+            self._loader.exec_module(module)
+        finally:
+            self._watch.ended()
+        after = self._watch.after.get(module.__name__)
+        if after is not None:
+            after(module)

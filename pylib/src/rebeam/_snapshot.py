@@ -1,0 +1,275 @@
+"""The code of the project as it was when the node started: one version for all, whatever is saved meanwhile.
+
+The first zygote of a node writes down what it imports, and what lies beside that, in memory that the supervisor has
+made. Whoever imports later takes it from there: forks that import late, fresh interpreters, the zygote that replaces a
+dead one.
+Installed packages are none of the project's, and are imported as ever. Editable installations are the project's.
+
+It must not know what an application is, nor of actors.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import os
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Iterator, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import CodeType, ModuleType
+
+MOST_FILES = 5_000
+"""How many files that nobody has imported yet are written down."""
+
+_HEAD = 16
+"""Bytes before everything else: where the index begins, and how long it is."""
+
+
+class _File(NamedTuple):
+    """Where a file's source and code are in memory. A file that nobody has imported has no code."""
+
+    source: tuple[int, int]
+    code: tuple[int, int]
+
+
+_files: dict[str, _File] = {}
+_modules: dict[str, tuple[str, bool]] = {}
+"""Of each module that was imported: its file, and whether it is a package."""
+
+_memory: mmap.mmap | None = None
+_recorded: dict[str, tuple[bytes, bytes]] | None = None
+"""Source and code of each file, while they are being written down."""
+
+
+def begin(fd: int) -> None:
+    """Imports from a snapshot from now on, or takes one if there is none yet. The descriptor is used up."""
+    global _recorded
+    sys.meta_path.insert(0, _Finder())
+    if not _is_complete(fd):
+        _recorded = {}
+        return
+    _map(fd)
+    os.close(fd)
+
+
+def finish(fd: int) -> None:
+    """Ends the taking of a snapshot, if this process takes one. The descriptor is used up."""
+    global _recorded
+    if _recorded is None:
+        return
+    for path in _beside(list(_recorded)):
+        try:
+            with open(path, "rb") as file:
+                _recorded[path] = file.read(), b""
+        except OSError:
+            continue
+    _write(fd, _recorded)
+    _recorded = None
+    _map(fd)
+    os.close(fd)
+
+
+def spec(name: str, path: str) -> ModuleSpec | None:
+    """The module that a file is, by a name of one's own."""
+    _modules.setdefault(name, (path, False))
+    return importlib.util.spec_from_file_location(name, path, loader=_Loader(name, path))
+
+
+def source(path: str) -> bytes | None:
+    """What a file of the project held when the node started; None if that is not known."""
+    if _memory is None or path not in _files:
+        return None
+    begin, end = _files[path].source
+    return _memory[begin:end]
+
+
+def keep_lines() -> None:
+    """Has tracebacks show the lines that run, rather than those that the files hold by now."""
+    import linecache
+
+    update = linecache.updatecache
+
+    def updatecache(filename: str, module_globals: dict[str, object] | None = None) -> list[str]:
+        found = source(filename)
+        if found is None:
+            return update(filename, module_globals)
+        lines = importlib.util.decode_source(found).splitlines(keepends=True)
+        linecache.cache[filename] = len(found), None, lines, filename
+        return lines
+
+    linecache.updatecache = updatecache
+
+
+def _is_complete(fd: int) -> bool:
+    import fcntl
+
+    return bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE)
+
+
+def _write(fd: int, recorded: dict[str, tuple[bytes, bytes]]) -> None:
+    import fcntl
+    import marshal
+
+    parts: list[bytes] = []
+    files: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {}
+    end = _HEAD
+    for path, (text, code) in recorded.items():
+        files[path] = (end, end + len(text)), (end + len(text), end + len(text) + len(code))
+        end += len(text) + len(code)
+        parts += text, code
+    index = marshal.dumps((files, _modules))
+    parts = [end.to_bytes(8, "little"), len(index).to_bytes(8, "little"), *parts, index]
+    # Of a zygote that died while it wrote.
+    os.ftruncate(fd, 0)
+    os.lseek(fd, 0, os.SEEK_SET)
+    with os.fdopen(fd, "wb", closefd=False) as memory:
+        memory.writelines(parts)
+    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+
+
+def _map(fd: int) -> None:
+    global _memory
+    import marshal
+    import mmap
+
+    # Shared: older kernels would have nothing mapped so that is sealed against writing.
+    _memory = mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+    begin, length = (int.from_bytes(_memory[at : at + 8], "little") for at in (0, 8))
+    files, modules = marshal.loads(_memory[begin : begin + length])
+    _files.update((path, _File(*parts)) for path, parts in files.items())
+    _modules.update(modules)
+
+
+def _beside(paths: list[str]) -> Iterator[str]:
+    """Files beside those given, and in packages beside them: what may still be imported."""
+    known = set(paths)
+    directories = list(dict.fromkeys(os.path.dirname(path) for path in paths))
+    seen = set(directories)
+    found = 0
+    for directory in directories:
+        try:
+            entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+        except OSError:
+            continue
+        for entry in entries:
+            if entry.name.endswith(".py") and entry.path not in known and entry.is_file():
+                known.add(entry.path)
+                found += 1
+                yield entry.path
+                if found == MOST_FILES:
+                    return
+            elif entry.name.isidentifier() and entry.path not in seen:
+                seen.add(entry.path)
+                if os.path.isfile(os.path.join(entry.path, "__init__.py")):
+                    directories.append(entry.path)
+
+
+def _installed() -> tuple[str, ...]:
+    """Below which directories nothing is the project's."""
+    import sysconfig
+
+    paths = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    own = os.path.dirname(os.path.abspath(__file__))
+    return tuple(os.path.join(path, "") for path in {*paths, own})
+
+
+_not_ours = _installed()
+
+
+def _is_of_project(path: str) -> bool:
+    return not path.startswith(_not_ours) and "/site-packages/" not in path and "/dist-packages/" not in path
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Loads a module of the project: from the snapshot, if that has it."""
+
+    _source = b""
+    _read_at: os.stat_result
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        import marshal
+
+        found = source(self.path)
+        if found is not None:
+            begin, end = _files[self.path].code
+            if _memory is not None and begin < end:
+                code: CodeType = marshal.loads(_memory[begin:end])
+                return code
+            return self.source_to_code(found, self.path)
+        # Read once, so that what runs is what is written down, whoever saves it meanwhile.
+        with open(self.path, "rb") as file:
+            self._read_at = os.fstat(file.fileno())
+            self._source = file.read()
+        code = super().get_code(fullname)  # type: ignore[assignment]
+        if _recorded is not None:
+            _recorded[self.path] = self._source, marshal.dumps(code)
+        self._source = b""
+        return code
+
+    def path_stats(self, path: str) -> dict[str, float]:
+        return {"mtime": self._read_at.st_mtime, "size": self._read_at.st_size}
+
+    def get_data(self, path: str) -> bytes:
+        if path == self.path:
+            return self._source or source(path) or super().get_data(path)
+        # Bytecode says of which second its source is; another save within that second is known by the files' own times.
+        if path.endswith(".pyc") and os.stat(path).st_mtime_ns < self._read_at.st_mtime_ns:
+            raise OSError(f"`{path}` is older than its source")
+        return super().get_data(path)
+
+    def _cache_bytecode(self, source_path: str, bytecode_path: str, data: bytes) -> None:
+        if os.stat(source_path).st_mtime_ns == self._read_at.st_mtime_ns:
+            super()._cache_bytecode(source_path, bytecode_path, data)  # type: ignore[misc]
+
+
+class _Finder:
+    """Finds modules of the project where they were, and has them loaded from the snapshot."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if _memory is not None and fullname in _modules:
+            return _spec_of(fullname, *_modules[fullname])
+        found = find_behind(self, fullname, path, target)
+        if found is None:
+            found = _find_deleted(fullname, sys.path if path is None else path)
+        elif type(found.loader) is importlib.machinery.SourceFileLoader and found.origin is not None:
+            file = os.path.abspath(found.origin)
+            if file in _files or _is_of_project(file):
+                if _recorded is not None:
+                    _modules[fullname] = file, found.submodule_search_locations is not None
+                found.loader = _Loader(fullname, file)
+        return found
+
+
+def find_behind(
+    finder: object, fullname: str, path: Sequence[str] | None, target: ModuleType | None
+) -> ModuleSpec | None:
+    """What the finders behind this one in `sys.meta_path` find."""
+    for other in sys.meta_path[sys.meta_path.index(finder) + 1 :]:  # type: ignore[arg-type]
+        find_spec = getattr(other, "find_spec", None)
+        found: ModuleSpec | None = find_spec(fullname, path, target) if find_spec is not None else None
+        if found is not None:
+            return found
+    return None
+
+
+def _find_deleted(fullname: str, directories: Sequence[str]) -> ModuleSpec | None:
+    name = fullname.rpartition(".")[2]
+    for directory in directories:
+        for file, is_package in ((os.path.join(name, "__init__.py"), True), (f"{name}.py", False)):
+            path = os.path.join(os.path.abspath(directory), file)
+            if path in _files:
+                return _spec_of(fullname, path, is_package)
+    return None
+
+
+def _spec_of(fullname: str, path: str, is_package: bool) -> ModuleSpec | None:
+    places = [os.path.dirname(path)] if is_package else None
+    loader = _Loader(fullname, path)
+    return importlib.util.spec_from_file_location(fullname, path, loader=loader, submodule_search_locations=places)
