@@ -375,5 +375,9 @@ def remote(kind: str, message: str, traceback: str, pickled: bytes) -> BaseExcep
             error = loaded
     if error is None:
         error = RemoteError(kind, message, traceback, notes, chain)
-    error.__cause__ = RemoteTraceback(traceback)
+    elif notes:
+        # A class that says how it is pickled may have forgotten of these.
+        object.__setattr__(error, "__notes__", notes)
+    # Some classes forbid to set attributes.
+    object.__setattr__(error, "__cause__", RemoteTraceback(traceback))
     return error

@@ -7,6 +7,8 @@ import pickle
 import traceback
 from typing import TYPE_CHECKING, Any
 
+from rebeam import _exceptions
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -52,10 +54,8 @@ def _drop_own_frames(summary: traceback.TracebackException, seen: set[int]) -> N
 def describe(error: BaseException) -> tuple[str, str, str, bytes]:
     """Class, message and traceback of an exception, and the rest for its receiver (`_errors.remote`): its own pickle,
     if it has one that can be read back, its notes, and what led to it."""
-    pickled: bytes | None = None
     try:
-        pickled = pickle.dumps(error, 5)
-        pickle.loads(pickled)
+        pickled = _exceptions.dumps(error)
     except Exception:
         pickled = None
     notes = [str(note) for note in getattr(error, "__notes__", ())]

@@ -134,11 +134,11 @@ def _be(name: str) -> None:
     _rebeam.set_dumps(_dumps)
 
 
-class _Pickler(pickle.Pickler):
+class Pickler(pickle.Pickler):
     """Names what is of `__main__` so that others find it."""
 
     def reducer_override(self, object: Any) -> Any:
-        if getattr(object, "__module__", None) == "__main__" and _is_found(object):
+        if _own is not None and getattr(object, "__module__", None) == "__main__" and _is_found(object):
             return _found, (_own, object.__qualname__)
         return NotImplemented
 
@@ -153,7 +153,7 @@ def _is_found(object: Any) -> bool:
 
 def _dumps(object: Any, protocol: int, *, buffer_callback: Callable[[Any], object] | None = None) -> bytes:
     file = io.BytesIO()
-    _Pickler(file, protocol, buffer_callback=buffer_callback).dump(object)
+    Pickler(file, protocol, buffer_callback=buffer_callback).dump(object)
     return file.getvalue()
 
 
