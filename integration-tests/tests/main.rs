@@ -14,6 +14,7 @@ mod mail;
 mod messages;
 mod names;
 mod otp;
+mod output;
 mod protocol;
 mod python;
 mod recycling;

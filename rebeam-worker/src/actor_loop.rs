@@ -603,9 +603,14 @@ impl Handlers {
             };
         }
         message.end();
+        // Times are counted of what there is: anybody may name a method that there is not.
+        let done = match result {
+            Err(Refusal::Bad(CallFailure::BadCall(_))) => message.seq.into(),
+            _ => channel.page.timed(message.seq),
+        };
         let (outcome, content, error) = match result {
             Ok(_) if message.reply_to.is_none() || message.is_deferred() => {
-                return acknowledge(py, channel, message, false);
+                return acknowledge(py, channel, message, done, false);
             }
             Ok(result) => {
                 let (outcome, content) = encode(channel, &result, message)?;
@@ -621,7 +626,7 @@ impl Handlers {
             }
             Err(Refusal::Raised(error)) => match end_of(py, &error)? {
                 // Whoever cancelled the call has no answer coming; who did not, and still waits, is told.
-                End::Cancelled if message.reply_to.is_none() => return acknowledge(py, channel, message, true),
+                End::Cancelled if message.reply_to.is_none() => return acknowledge(py, channel, message, done, true),
                 End::Cancelled => {
                     let (outcome, bytes) = raised(py, &error, message.codec)?;
                     (outcome, Answer { bytes, buffers: None, _held: None }, None)
@@ -630,12 +635,11 @@ impl Handlers {
                 End::InGoodOrder => {
                     if let (Some(to), Some(answer)) = (message.reply_to, last_answer(py, &error)?) {
                         let (outcome, content) = encode(channel, &answer, message)?;
-                        let done = Some(channel.page.timed(message.seq));
                         // `terminate` comes first (GEN-012).
-                        let reply = Reply { to, outcome, done, is_last: true, buffers: content.buffers };
+                        let reply = Reply { to, outcome, done: Some(done), is_last: true, buffers: content.buffers };
                         send(py, channel, &ToSupervisor::Reply(reply), &content.bytes)?;
                     } else if message.reply_to.is_none() || message.is_deferred() {
-                        acknowledge(py, channel, message, true)?;
+                        acknowledge(py, channel, message, done, true)?;
                     }
                     return Err(error);
                 }
@@ -657,14 +661,14 @@ impl Handlers {
         };
         match message.reply_to {
             Some(to) => {
-                let done = error.is_none().then(|| channel.page.timed(message.seq));
+                let done = error.is_none().then_some(done);
                 let reply = Reply { to, outcome, done, is_last: false, buffers: content.buffers };
                 send(py, channel, &ToSupervisor::Reply(reply), &content.bytes)?;
                 if done.is_some() {
                     channel.page.settled(&[message.seq]);
                 }
             }
-            None if error.is_none() => acknowledge(py, channel, message, false)?,
+            None if error.is_none() => acknowledge(py, channel, message, done, false)?,
             None => {}
         }
         error.map_or(Ok(()), |error| {
@@ -872,8 +876,8 @@ fn encode(channel: &Channel, result: &Bound<'_, PyAny>, message: &Message) -> Py
 const ANSWER_HEAD: usize = 4096;
 
 /// Notes a message as done without an answer, and tells the supervisor if that is worth a frame, or if it `must` know.
-fn acknowledge(py: Python<'_>, channel: &Channel, message: &Message, must: bool) -> PyResult<()> {
-    let mut due = channel.note_done(channel.page.timed(message.seq), message.size);
+fn acknowledge(py: Python<'_>, channel: &Channel, message: &Message, done: Done, must: bool) -> PyResult<()> {
+    let mut due = channel.note_done(done, message.size);
     if must {
         due = due.or_else(|| channel.take_done());
     }

@@ -2,7 +2,8 @@
 
 `pickle` makes an exception again by calling its class with its `args`, which many constructors do not take, or make
 another text of. Here it is put together from its parts, and no constructor runs but that of the class of Python's own
-that it is built on. A class that says itself how it is pickled is asked first; what it makes counts if it has the same text.
+that it is built on. A class that says itself how it is pickled is asked first; what it makes counts if its text is the
+same.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ import json
 import logging
 import sys
 
+from typing import Any
+
 from rebeam import _rebeam
 
 _formatter = logging.Formatter()
@@ -79,13 +81,53 @@ def set_level(level: int) -> None:
 
 def install() -> None:
     """Adds the handler to the root logger, whose level becomes INFO if nobody has chosen one. Once: in the zygote, when
-    the application was imported, or in the worker."""
+    the application was imported, or in the worker.
+
+    It takes the place of handlers that write to stdout and stderr, which would show each record a second time.
+    """
     root = logging.getLogger()
     if any(isinstance(handler, SupervisorHandler) for handler in root.handlers):
         return
-    root.addHandler(SupervisorHandler())
+    handler = SupervisorHandler()
+    replaced = [other for other in root.handlers if _is_for_terminal(other)]
+    for other in replaced:
+        root.removeHandler(other)
+    if replaced:
+        handler.setLevel(min(other.level for other in replaced))
+        # Of several, each may have filters for what the others show.
+        for keep in replaced[0].filters if len(replaced) == 1 else ():
+            handler.addFilter(keep)
+    root.addHandler(handler)
     if root.level == logging.WARNING:
         root.setLevel(logging.INFO)
+    if logging.basicConfig is not _basic_config:
+        _Original.basic_config = logging.basicConfig
+        logging.basicConfig = _basic_config
+
+
+class _Original:
+    """What `logging` itself has."""
+
+    basic_config: Any
+
+
+def _basic_config(**options: Any) -> None:
+    """`logging.basicConfig`, which would do nothing where the root logger has a handler: there it has ours."""
+    root = logging.getLogger()
+    own = [handler for handler in root.handlers if isinstance(handler, SupervisorHandler)]
+    for handler in own:
+        root.removeHandler(handler)
+    try:
+        _Original.basic_config(**options)
+    finally:
+        if own:
+            install()
+
+
+def _is_for_terminal(handler: logging.Handler) -> bool:
+    """Whether a handler writes to this process's stdout or stderr, as those of `basicConfig` and of `rich` do."""
+    stream = getattr(handler, "stream", None) or getattr(getattr(handler, "console", None), "file", None)
+    return stream is not None and stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
 
 
 def warn_bad_cast(text: str, sender: str) -> None:

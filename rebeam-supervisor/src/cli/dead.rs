@@ -12,7 +12,7 @@ use crate::cli::render;
 use crate::view::crash::certificate_json;
 use crate::view::crash::plain_crash_block;
 use crate::view::failure::Failure;
-use crate::view::text::{bytes, duration, table};
+use crate::view::text::{bytes, duration, in_line, table};
 
 /// Does what `rebeam dead` says.
 pub(crate) fn run(client: &mut Client, dead: &Dead) -> Result<(), Failure> {
@@ -98,9 +98,9 @@ fn show(client: &mut Client, id: u64, is_json: bool) -> Result<(), Failure> {
     let mut text = format!(
         "dead letter {}: `{}` from {} to {}, {}\n{}; handed over {} times; {at} after the start of the node",
         letter.id,
-        letter.method,
-        letter.sender,
-        letter.to,
+        in_line(&letter.method),
+        in_line(&letter.sender),
+        in_line(&letter.to),
         bytes(letter.bytes),
         letter.cause.words(),
         letter.deliveries,

@@ -8,6 +8,7 @@ use crate::cli::render;
 use crate::config;
 use crate::view::failure::Failure;
 use crate::view::members::health_json;
+use crate::view::text::in_line;
 
 /// `rebeam health`: for a probe that runs a program.
 pub(super) fn health(client: &mut Client, as_json: bool) -> Result<(), Failure> {
@@ -49,7 +50,7 @@ pub(super) fn stack(client: &mut Client, name: Option<&str>, as_json: bool) -> R
     }
     let blocks = stacks.iter().map(|(actor, stacks)| {
         let text = stacks.as_ref().unwrap_or_else(|why| why);
-        format!("{actor}\n{}", text.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n"))
+        format!("{}\n{}", in_line(actor), text.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n"))
     });
     render::data(&blocks.collect::<Vec<_>>().join("\n\n"));
     Ok(())

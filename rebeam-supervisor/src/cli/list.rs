@@ -7,7 +7,7 @@ use crate::cli::client::{Client, unexpected};
 use crate::cli::render;
 use crate::view::failure::Failure;
 use crate::view::members::{child_json, describe, nest, row};
-use crate::view::text::table;
+use crate::view::text::{in_line, table};
 
 /// `rebeam ps`.
 pub(crate) fn ps(client: &mut Client, as_json: bool) -> Result<(), Failure> {
@@ -39,7 +39,7 @@ pub(crate) fn tree(client: &mut Client, as_json: bool) -> Result<(), Failure> {
         is_last_at.push(next.is_none_or(|next| next.depth < child.depth));
         let indent: String = is_last_at[..depth].iter().map(|last| if *last { "   " } else { "│  " }).collect();
         let branch = if is_last_at[depth] { "└─ " } else { "├─ " };
-        lines.push(format!("{indent}{branch}{}", describe(child)));
+        lines.push(format!("{indent}{branch}{}", in_line(&describe(child))));
     }
     render::data(&lines.join("\n"));
     Ok(())

@@ -97,7 +97,7 @@ fn call(client: &mut Client, call: &args::Call) -> Result<(), Failure> {
             let value = value::decode(&payload).map_err(Failure::request)?;
             let json = values::to_json(&value);
             match (&json, call.json) {
-                (serde_json::Value::String(text), false) => render::data(text),
+                (serde_json::Value::String(text), false) => render::text(text),
                 (serde_json::Value::Null, false) => {}
                 _ => render::data(&json.to_string()),
             }

@@ -1,5 +1,6 @@
 //! What a node shows to people: lines with the actor's name before them, in colour where that is wanted.
 
+use std::borrow::Cow;
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -12,7 +13,7 @@ use rebeam_protocol::message::LogRecord;
 use super::REBEAM;
 use crate::printer::Stream;
 use crate::view::crash::crash_block;
-use crate::view::text::{has_colour, painted};
+use crate::view::text::{has_colour, in_line, painted, printable};
 
 /// Names longer than this are not aligned to.
 const WIDEST: usize = 24;
@@ -65,7 +66,7 @@ impl Human {
             _ => AnsiColor::BrightRed,
         };
         let level = self.paint(Stream::Stderr, colour.on_default(), record.level_word());
-        let logger = if record.logger == "root" { String::new() } else { format!("{}: ", record.logger) };
+        let logger = if record.logger == "root" { String::new() } else { format!("{}: ", in_line(&record.logger)) };
         let text = format!("{level} {logger}{}", record.message);
         let exception = record.exception.iter().flat_map(|exception| exception.lines());
         text.lines().chain(exception).map(|line| self.prefixed(label, Stream::Stderr, line)).collect()
@@ -73,14 +74,24 @@ impl Human {
 
     pub(super) fn warning(&self, text: &str) -> String {
         let word = self.paint(Stream::Stderr, AnsiColor::Yellow.on_default().bold(), "warning");
-        self.prefixed(REBEAM.label, Stream::Stderr, &format!("{word}: {text}"))
+        self.prefixed(REBEAM.label, Stream::Stderr, &format!("{word}: {}", in_line(text)))
     }
 
     pub(super) fn crash(&self, certificate: &Certificate, next: Next) -> String {
-        crash_block(certificate, next, |style, text| self.paint(Stream::Stderr, style, text))
+        let block = crash_block(certificate, next, |style, text| self.paint(Stream::Stderr, style, text));
+        self.printable(Stream::Stderr, &block).into_owned()
+    }
+
+    /// What a line of an actor's may have a terminal do: show it, in colours if there are any.
+    pub(super) fn printable<'a>(&self, stream: Stream, text: &'a str) -> Cow<'a, str> {
+        printable(text, self.colour[usize::from(stream == Stream::Stderr)])
     }
 
     pub(super) fn prefixed(&self, label: &str, stream: Stream, line: &str) -> String {
+        let label = &*in_line(label);
+        let line = self.printable(stream, line);
+        // An actor's colours end with its line.
+        let reset = if line.contains('\x1b') { "\x1b[0m" } else { "" };
         let width = self.width.fetch_max(label.chars().count().min(WIDEST), Ordering::Relaxed);
         let width = width.max(label.chars().count().min(WIDEST));
         let sum = label.bytes().fold(7usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
@@ -89,7 +100,7 @@ impl Human {
             _ => PALETTE[sum % PALETTE.len()].on_default(),
         };
         let name = self.paint(stream, style, &format!("{label:<width$}"));
-        format!("{name} | {line}")
+        format!("{name} | {line}{reset}")
     }
 
     fn paint(&self, stream: Stream, style: Style, text: &str) -> String {

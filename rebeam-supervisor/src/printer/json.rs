@@ -13,6 +13,7 @@ use super::{REBEAM, Speaker};
 use crate::printer::Stream;
 use crate::view::crash::certificate_json;
 use crate::view::failure::Failure;
+use crate::view::text::printable;
 
 pub(super) fn output(who: Speaker<'_>, stream: Stream, line: &str) -> String {
     let (level, logger) = match stream {
@@ -83,7 +84,8 @@ fn record(time: Timestamp, level: &str, who: Speaker<'_>, logger: &str, message:
 }
 
 fn line_of(record: Map<String, Value>) -> String {
-    Value::Object(record).to_string()
+    // JSON leaves some controls as they are, and people look at logs on terminals.
+    printable(&Value::Object(record).to_string(), false).into_owned()
 }
 
 #[cfg(test)]

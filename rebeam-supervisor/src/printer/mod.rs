@@ -23,7 +23,7 @@ use rebeam_protocol::message::{DeadLetter, LogRecord};
 
 use self::human::Human;
 use crate::view::failure::Failure;
-use crate::view::text::duration;
+use crate::view::text::{duration, in_line};
 
 /// Lines that may wait for a slow reader, and bytes of them.
 const WAITING: usize = 20_000;
@@ -167,10 +167,11 @@ impl Printer {
         }
         let Form::Human(human) = &self.form else { return false };
         match (is_report, extra.get("batch")) {
-            (true, _) => self.send(Stream::Stdout, record.message.clone()),
+            (true, _) => self.send(Stream::Stdout, human.printable(Stream::Stdout, &record.message).into_owned()),
             (false, Some(progress)) => {
                 let is_last = progress["is_last"] == true;
-                let lines: Vec<String> = record.message.lines().map(str::to_owned).collect();
+                let lines = human.printable(Stream::Stderr, &record.message);
+                let lines: Vec<String> = lines.lines().map(str::to_owned).collect();
                 if human.is_live() && !is_last {
                     let _ = self.lines.try_send(Line::Live(lines));
                 } else if is_last || human.is_time_for_progress() {
@@ -198,7 +199,9 @@ impl Printer {
     /// Something that the supervisor itself says.
     pub(crate) fn say(&self, text: &str) {
         match &self.form {
-            Form::Human(human) => self.send(Stream::Stderr, human.prefixed(REBEAM.label, Stream::Stderr, text)),
+            Form::Human(human) => {
+                self.send(Stream::Stderr, human.prefixed(REBEAM.label, Stream::Stderr, &in_line(text)));
+            }
             Form::Json => self.send(Stream::Stderr, json::said("info", text)),
         }
     }

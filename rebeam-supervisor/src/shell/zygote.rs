@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rebeam_protocol::zygote::ToZygote;
 use tokio::task::JoinHandle;
@@ -16,7 +16,7 @@ use crate::shell::launcher::{self, Inherited};
 use crate::shell::output::{LastLines, LineReader, Lines};
 use crate::shell::reaper;
 use crate::shell::service::{Policy, Process, Service};
-use crate::shell::watched::watch;
+use crate::shell::watched::{readable_until, watch};
 
 /// One that died more often than this without having been healthy is not started again: fresh interpreters serve.
 const POLICY: Policy = Policy { most_failures: 3, healthy_after: Duration::from_secs(5) };
@@ -64,18 +64,19 @@ pub(crate) struct Silent {
 async fn print_pipe(printer: Printer, silent: Option<Rc<Silent>>, pipe: OwnedFd, stream: Stream) {
     let Ok(pipe) = watch(pipe) else { return };
     let mut reader = LineReader::default();
+    let show = |line: String| match &silent {
+        Some(silent) if !silent.is_up.get() => silent.lines.borrow_mut().push(line),
+        _ => printer.output(Speaker { label: "app", pid: None }, stream, &line),
+    };
     loop {
-        let Ok(mut guard) = pipe.readable().await else { return };
+        reader.take_due(Instant::now()).into_iter().for_each(&show);
+        let Some(ready) = readable_until(&pipe, reader.due()).await else { continue };
+        let Ok(mut guard) = ready else { return };
         match reader.read(pipe.get_ref()) {
-            Lines::Closed => return,
+            Lines::Closed => return reader.take_partial().into_iter().for_each(show),
             Lines::Nothing => guard.clear_ready(),
             Lines::Some(lines) => {
-                for line in lines {
-                    match &silent {
-                        Some(silent) if !silent.is_up.get() => silent.lines.borrow_mut().push(line),
-                        _ => printer.output(Speaker { label: "app", pid: None }, stream, &line),
-                    }
-                }
+                lines.into_iter().for_each(&show);
                 tokio::task::yield_now().await;
             }
         }

@@ -8,7 +8,7 @@ use rebeam_protocol::exit::ExitReason;
 
 use serde_json::{Value as Json, json};
 
-use crate::view::text::{duration, kib};
+use crate::view::text::{duration, in_line, kib};
 
 /// The block about one end, with what followed.
 pub(crate) fn crash_block(certificate: &Certificate, next: Next, paint: impl Fn(Style, &str) -> String) -> String {
@@ -18,13 +18,14 @@ pub(crate) fn crash_block(certificate: &Certificate, next: Next, paint: impl Fn(
     let mut lines = vec![format!(
         "{} {} {}",
         paint(red, "┏━"),
-        paint(Style::new().bold(), &certificate.actor),
-        paint(red, &format!("died: {}", certificate.reason))
+        paint(Style::new().bold(), &in_line(&certificate.actor)),
+        paint(red, &format!("died: {}", in_line(&certificate.reason.to_string())))
     )];
     for message in &certificate.in_hand {
         let again = if message.delivery > 1 { format!(", delivery {}", message.delivery) } else { String::new() };
         let age = duration(Duration::from_millis(message.age_ms));
-        lines.push(format!("{bar} in hand: `{}` from {}, for {age}{again}", message.method, message.sender));
+        let (method, sender) = (in_line(&message.method), in_line(&message.sender));
+        lines.push(format!("{bar} in hand: `{method}` from {sender}, for {age}{again}"));
     }
     if let ExitReason::Exception(raised) = &certificate.reason {
         lines.extend(raised.traceback.lines().map(|line| format!("{bar}   {line}")));
@@ -60,7 +61,10 @@ pub(crate) fn crash_block(certificate: &Certificate, next: Next, paint: impl Fn(
         Next::StaysDown => " it stays down".into(),
         Next::GivesUp => " the restart limit is used up: its supervisor gives up".into(),
         Next::Parked => {
-            format!(" the restart limit is used up: it stays down until `rebeam restart {}`", certificate.actor)
+            format!(
+                " the restart limit is used up: it stays down until `rebeam restart {}`",
+                in_line(&certificate.actor)
+            )
         }
     };
     lines.push(format!("{}{next}", paint(red, "┗━")));

@@ -1,5 +1,6 @@
 //! Values and tables as people read them.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use anstyle::Style;
@@ -9,6 +10,52 @@ pub(crate) fn has_colour(is_terminal: bool) -> bool {
     let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0");
     let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
     is_set("FORCE_COLOR") || (!is_set("NO_COLOR") && is_terminal && !is_dumb)
+}
+
+/// Text for a terminal, which must not do what an actor says: control characters are shown as `\u001b` (as JSON writes
+/// them), but for line breaks and tabs, and for colours if those are wanted.
+pub(crate) fn printable(text: &str, has_colour: bool) -> Cow<'_, str> {
+    if !text.contains(is_control) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    let mut rest = text;
+    while let Some(at) = rest.find(is_control) {
+        shown.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let colour = colour_length(rest);
+        let length = colour.unwrap_or_else(|| rest.chars().next().map_or(0, char::len_utf8));
+        match &rest[..length] {
+            kept @ ("\n" | "\t") => shown.push_str(kept),
+            colour if colour.len() > 2 && colour.starts_with('\x1b') => {
+                shown.push_str(if has_colour { colour } else { "" });
+            }
+            control => control.chars().for_each(|it| shown.push_str(&format!("\\u{:04x}", u32::from(it)))),
+        }
+        rest = &rest[length..];
+    }
+    shown.push_str(rest);
+    Cow::Owned(shown)
+}
+
+/// The same of what is to stand in one line, as a name, a reason or a cell of a table.
+pub(crate) fn in_line(text: &str) -> Cow<'_, str> {
+    match printable(text, false) {
+        shown if shown.contains(['\n', '\t']) => Cow::Owned(shown.replace('\n', "\\n").replace('\t', "\\t")),
+        shown => shown,
+    }
+}
+
+/// What a terminal obeys or a reader is misled by: controls, and marks that turn the direction of writing.
+fn is_control(it: char) -> bool {
+    it.is_control() || matches!(it, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// How long the sequence is that sets a colour or style, if the text begins with one.
+fn colour_length(text: &str) -> Option<usize> {
+    let parameters = text.strip_prefix("\x1b[")?;
+    let end = parameters.find(|it: char| !it.is_ascii_digit() && it != ';' && it != ':')?;
+    parameters[end..].starts_with('m').then_some(end + 3)
 }
 
 /// Text in a style, or as it is.
@@ -38,12 +85,14 @@ pub(crate) fn bytes(bytes: u64) -> String {
 
 /// Rows under a heading, columns aligned; numbers to the right.
 pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<Cow<'_, str>>> = rows.iter().map(|row| row.iter().map(|cell| in_line(cell)).collect()).collect();
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([heading[column].len()]).max().unwrap_or(0)
     };
     let is_number = |column: usize| {
-        let starts = |row: &Vec<String>| row[column].starts_with(|first: char| first.is_ascii_digit() || first == '-');
+        let starts =
+            |row: &Vec<Cow<'_, str>>| row[column].starts_with(|first: char| first.is_ascii_digit() || first == '-');
         !rows.is_empty() && column > 0 && rows.iter().all(starts)
     };
     let columns: Vec<(usize, bool)> = (0..heading.len()).map(|column| (width(column), is_number(column))).collect();
@@ -54,7 +103,7 @@ pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
         cells.zip(&columns).map(cell).collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     let mut lines = vec![line(&mut heading.iter().copied())];
-    lines.extend(rows.iter().map(|row| line(&mut row.iter().map(String::as_str))));
+    lines.extend(rows.iter().map(|row| line(&mut row.iter().map(AsRef::as_ref))));
     lines.join("\n")
 }
 
@@ -66,6 +115,29 @@ mod tests {
     fn tables_are_aligned() {
         let rows = [vec!["a".to_owned(), "7".to_owned()], vec!["long".to_owned(), "12".to_owned()]];
         assert_eq!(table(&["NAME", "N"], &rows), "NAME   N\na      7\nlong  12");
+    }
+
+    #[test]
+    fn a_terminal_does_nothing_that_a_text_says() {
+        let title = "\x1b]0;pwned\x07\x1b[2Ja\u{9b}2Jb\r\u{202e}c\x7f";
+        assert_eq!(printable(title, true), "\\u001b]0;pwned\\u0007\\u001b[2Ja\\u009b2Jb\\u000d\\u202ec\\u007f");
+        assert_eq!(printable("日本\tand\nmore", false), "日本\tand\nmore");
+        assert_eq!(in_line("one\n2  forged\t3"), "one\\n2  forged\\t3");
+    }
+
+    #[test]
+    fn colours_are_kept_where_they_are_wanted_and_else_left_out() {
+        let red = "\x1b[1;38:5:9mred\x1b[0m";
+        assert_eq!(printable(red, true), red);
+        assert_eq!(printable(red, false), "red");
+        assert_eq!(printable("\x1b[31", true), "\\u001b[31", "cut off");
+        assert_eq!(printable("\x1b[3mx\x1b[5A", false), "x\\u001b[5A");
+    }
+
+    #[test]
+    fn a_cell_cannot_forge_a_row() {
+        let rows = [vec!["1".to_owned(), "m\n2   echo".to_owned()]];
+        assert_eq!(table(&["ID", "METHOD"], &rows), "ID  METHOD\n1   m\\n2   echo");
     }
 
     #[test]

@@ -60,7 +60,7 @@ use crate::shell::output::Lines;
 use crate::shell::reaper::{self, Strangers};
 use crate::shell::service::{Frames, Service};
 use crate::shell::spin::{Traffic, spin};
-use crate::shell::watched::{Watched, watch_for_room};
+use crate::shell::watched::{Watched, readable_until, watch_for_room};
 use crate::shell::zygote;
 use rebeam_sys::frames::Read;
 
@@ -424,7 +424,9 @@ impl Node {
 
     async fn read_output(self, process: ProcessId, pipe: Rc<Watched>, stream: Stream) {
         loop {
-            let Ok(mut guard) = pipe.readable().await else { return };
+            let due = self.0.borrow_mut().show_due(process, stream);
+            let Some(ready) = readable_until(&pipe, due).await else { continue };
+            let Ok(mut guard) = ready else { return };
             let read = self.0.borrow_mut().read_output(process, stream);
             match read {
                 // An actor that writes without end is not to keep the others waiting.
@@ -684,9 +686,24 @@ impl Engine {
                     self.printer.output(who, stream, &line);
                     worker.last_lines.push(line);
                 }
+                if output.lines.take_is_foreign() {
+                    let label = &worker.label;
+                    self.printer.warn(&format!("`{label}` writes bytes that are no UTF-8: they are shown as `\\xff`"));
+                }
                 Read::Some { is_all: false }
             }
         }
+    }
+
+    /// Shows a line that has not ended, if it is time for that; says when it will be.
+    fn show_due(&mut self, process: ProcessId, stream: Stream) -> Option<Instant> {
+        let worker = self.workers.get_mut(&process)?;
+        let output = if stream == Stream::Stdout { &mut worker.stdout } else { &mut worker.stderr };
+        if let Some(line) = output.lines.take_due(Instant::now()) {
+            self.printer.output(Speaker { label: &worker.label, pid: Some(process.pid) }, stream, &line);
+            worker.last_lines.push(line);
+        }
+        output.lines.due()
     }
 }
 
