@@ -7,6 +7,7 @@ mod chaos;
 mod cli;
 mod delivery;
 mod executor;
+mod files;
 mod imports;
 mod leftovers;
 mod limits;

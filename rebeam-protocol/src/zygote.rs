@@ -89,8 +89,8 @@ pub enum Fork {
 pub enum Source {
     /// A module, found on the path with the project directory first.
     Module(String),
-    /// A file.
-    File(String),
+    /// A file, by the bytes of its path.
+    File(Vec<u8>),
 }
 
 /// Why an application could not be loaded.

@@ -26,7 +26,7 @@ pub(crate) struct Python {
     /// The libpython to load; `None`: execute the interpreter.
     pub(crate) embed: Option<PathBuf>,
     /// The application, for interpreters that import it themselves.
-    pub(crate) app: Option<String>,
+    pub(crate) app: Option<OsString>,
     /// How a pipeline is to be run, if one is: `REBEAM_BATCH`.
     pub(crate) batch: Option<String>,
     /// What its processes carry in their environment, by which the keeper finds them.

@@ -228,19 +228,51 @@ fn resolved(path: &Path) -> PathBuf {
     there.map_or(whole.clone(), |(base, rest)| base.join(rest))
 }
 
+/// Opens a node's control socket in its directory.
+///
+/// # Errors
+/// Those of the system.
+pub fn bind_node(node_dir: &Path) -> io::Result<UnixListener> {
+    with_short_path(node_dir, |path| {
+        let _ = std::fs::remove_file(path);
+        UnixListener::bind(path)
+    })
+}
+
 /// Connects to the node that has a directory: by its socket there, or else by its abstract name, if that belongs to this
-/// user or to root.
+/// user or to root. A socket in a directory that somebody else could have made is not trusted, unless that place
+/// `is_chosen` by whoever connects.
 ///
 /// # Errors
 /// Nobody listens, and those of the system.
-pub fn connect_node(node_dir: &Path) -> io::Result<UnixStream> {
-    UnixStream::connect(node_dir.join(SOCKET)).or_else(|error| {
+pub fn connect_node(node_dir: &Path, is_chosen: bool) -> io::Result<UnixStream> {
+    let connect = |path: &Path| {
+        let stream = UnixStream::connect(path)?;
+        let peer = getsockopt(&stream, PeerCredentials)?.uid();
+        let is_trusted = is_chosen || peer == nix::unistd::getuid().as_raw();
+        if is_trusted { Ok(stream) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+    };
+    with_short_path(node_dir, connect).or_else(|error| {
         connect_abstract(&abstract_name_of(node_dir)).map_err(|other| match other.kind() {
             io::ErrorKind::PermissionDenied => other,
             _ => error,
         })
     })
 }
+
+/// Does something with a node's control socket by a path that is short enough for a socket (`sockaddr_un` has room for 107
+/// bytes): where its own is not, by way of its directory's descriptor.
+fn with_short_path<T>(node_dir: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    let path = node_dir.join(SOCKET);
+    if path.as_os_str().len() <= LONGEST {
+        return act(&path);
+    }
+    let directory = std::fs::File::open(node_dir)?;
+    act(Path::new(&format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd())))
+}
+
+/// The longest path that a socket may have, by `sockaddr_un`.
+const LONGEST: usize = 107;
 
 /// The name of the control socket in a node's directory.
 pub const SOCKET: &str = "control.sock";

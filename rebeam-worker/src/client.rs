@@ -56,8 +56,9 @@ struct Connection {
 impl Client {
     #[new]
     #[expect(clippy::needless_pass_by_value, reason = "pyo3 asks for it so")]
-    fn new(node_dir: PathBuf) -> PyResult<Self> {
-        let stream = connect_node(&node_dir).map_err(|error| PyConnectionError::new_err(error.to_string()))?;
+    fn new(node_dir: PathBuf, is_chosen: bool) -> PyResult<Self> {
+        let stream =
+            connect_node(&node_dir, is_chosen).map_err(|error| PyConnectionError::new_err(error.to_string()))?;
         let connection = Connection::open(stream).map_err(|error| PyConnectionError::new_err(error.to_string()))?;
         Ok(Client { connection: Mutex::new(connection) })
     }

@@ -3,8 +3,10 @@
 //! It never runs a callback of an actor, and nothing depends on its health: the workers are its siblings, not its
 //! children (see [`rebeam_sys::fork`]), and a dead zygote is replaced.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 
 use nix::unistd::{Pid, dup2_stderr, dup2_stdout, setpgid};
 use pyo3::ffi;
@@ -127,8 +129,8 @@ impl Hooks for PythonHooks<'_> {
 /// Imports the application and evaluates its tree; also says whether forks must run the C library's fork handlers.
 fn load(app: &Bound<'_, PyModule>, target: &Target, code: RawFd) -> PyResult<(FromZygote, bool)> {
     let (kind, source) = match &target.source {
-        Source::Module(name) => ("module", name),
-        Source::File(path) => ("file", path),
+        Source::Module(name) => ("module", OsStr::new(name)),
+        Source::File(path) => ("file", OsStr::from_bytes(path)),
     };
     let fork = match target.fork {
         Fork::Auto => "auto",

@@ -12,7 +12,7 @@ import os
 import sys
 from typing import Any, NamedTuple
 
-from rebeam import _at_fork, _failure, _generators, _import_watch, _rebeam, _snapshot
+from rebeam import _at_fork, _failure, _generators, _import_watch, _main, _rebeam, _snapshot
 from rebeam._errors import SpecError
 from rebeam._spec import Supervisor
 
@@ -78,6 +78,9 @@ def load(kind: str, source: str, attribute: str | None, preload: list[str], fork
 _imported: Any = None
 """The application's module, once it is imported."""
 
+_source = ""
+"""What it is imported from."""
+
 
 def pipeline(attribute: str | None) -> Any:
     """The pipeline of the application that this process has imported."""
@@ -88,7 +91,8 @@ def pipeline(attribute: str | None) -> Any:
 
 def import_app(kind: str, source: str, project: str) -> Any:
     """Imports the application's module, by name or from a file."""
-    global _imported
+    global _imported, _source
+    _source = source
     _imported = _import_app(kind, source, project)
     return _imported
 
@@ -99,13 +103,22 @@ def _import_app(kind: str, source: str, project: str) -> Any:
             sys.path.insert(0, project)
         return _import(source, "module")
     directory, file = os.path.split(source)
-    name = os.path.splitext(file)[0]
     if directory not in sys.path:
         sys.path.insert(0, directory)
     if not os.path.isfile(source) and _snapshot.source(source) is None:
         raise TargetError(f"there is no file `{source}`", _near(file, _files(directory)))
+    # What of a name is no text, a module is not called.
+    name = os.path.splitext(file)[0].encode("utf-8", "backslashreplace").decode()
+    if name == "__main__":
+        return _main.import_script(source)
     if name in sys.stdlib_module_names:
         raise TargetError(f"`{file}` has the name of a module of Python itself", "rename the file")
+    if name == "rebeam":
+        raise TargetError(f"`{file}` has the name of the package that it imports", "rename the file")
+    if "." in name:
+        raise TargetError(
+            f"`{file}` has a dot in its name, and so cannot be imported", f"call it `{name.replace('.', '_')}.py`"
+        )
     spec = _snapshot.spec(name, source)
     if spec is None or spec.loader is None:
         raise TargetError(f"`{source}` is not a Python file", "its name should end in `.py`")
@@ -289,10 +302,26 @@ def freeze() -> None:
 def describe_load_error(error: BaseException) -> dict[str, str | None]:
     """What the supervisor says about an application that could not be loaded."""
     if isinstance(error, TargetError):
-        return {"kind": "usage", "message": str(error), "hint": error.hint, "traceback": None}
+        return {"kind": "usage", "message": _failure.valid(str(error)), "hint": error.hint, "traceback": None}
     traceback = _failure.format_traceback(error)
     if isinstance(error, SpecError):
-        return {"kind": "usage", "message": str(error), "hint": None, "traceback": traceback}
+        return {"kind": "usage", "message": _failure.message_of(error), "hint": None, "traceback": traceback}
     what = f"{_failure.kind_of(error)}: {_failure.message_of(error)}".removesuffix(": ")
     message = f"the application raised on import: {what}"
-    return {"kind": "raised", "message": message, "hint": None, "traceback": traceback}
+    return {"kind": "raised", "message": message, "hint": _hint_about(error), "traceback": traceback}
+
+
+def _hint_about(error: BaseException) -> str | None:
+    if isinstance(error, ImportError) and "no known parent package" in str(error):
+        return f"a file of a package is named as a module: `{_name_in_package()}`"
+    return None
+
+
+def _name_in_package() -> str:
+    """The name of the file that is being imported, as a module of the package that it lies in."""
+    path, name = os.path.split(_source)
+    parts = [os.path.splitext(name)[0]]
+    while os.path.isfile(os.path.join(path, "__init__.py")):
+        path, name = os.path.split(path)
+        parts.insert(0, name)
+    return ".".join(parts)

@@ -47,11 +47,11 @@ class ActorInfo(NamedTuple):
 class Node:
     """A connection to a running node, made by `connect`. Threads and tasks may share it."""
 
-    def __init__(self, directory: str) -> None:
-        self._directory = directory
+    def __init__(self, directory: str, is_chosen: bool) -> None:
+        self._place = directory, is_chosen
         self._lock = threading.Lock()
         self._is_closed = False
-        self._idle: list[_rebeam.Client] = [_rebeam.Client(directory)]
+        self._idle: list[_rebeam.Client] = [_rebeam.Client(*self._place)]
 
     def ref(self, actor: type[A], name: str) -> ActorRef[A]:
         """A handle on the actor with this name or path: `call`, `acall` and `cast` work as within a tree.
@@ -85,7 +85,7 @@ class Node:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Node at {self._directory}>"
+        return f"<Node at {self._place[0]}>"
 
     @contextmanager
     def _client(self) -> Iterator[_rebeam.Client]:
@@ -94,7 +94,7 @@ class Node:
             if self._is_closed:
                 raise ConnectionError("this connection was closed")
             client = self._idle.pop() if self._idle else None
-        client = client or _rebeam.Client(self._directory)
+        client = client or _rebeam.Client(*self._place)
         try:
             yield client
         except ConnectionError:
@@ -191,14 +191,14 @@ def connect(project: str | os.PathLike[str] | None = None, *, runtime_dir: str |
         ConnectionError: nothing is running there.
     """
     directory = Path(project or os.environ.get("REBEAM_PROJECT") or _nearest(Path.cwd())).resolve()
-    base = runtime_dir or os.environ.get("REBEAM_RUNTIME_DIR")
+    base = chosen = runtime_dir or os.environ.get("REBEAM_RUNTIME_DIR")
     if not base:
         shared = os.environ.get("XDG_RUNTIME_DIR")
         own = os.path.join(os.environ.get("TMPDIR") or "/tmp", f"rebeam-{os.getuid()}")
         base = os.path.join(shared, "rebeam") if shared else own
     node = os.path.join(base, _rebeam.node_directory(os.fsencode(directory)))
     try:
-        return Node(node)
+        return Node(node, bool(chosen))
     except ConnectionError as error:
         raise ConnectionError(f"nothing is running in `{directory}`; start it with `rebeam up`") from error
 

@@ -24,16 +24,25 @@ def kind_of(error: BaseException) -> str:
 def message_of(error: BaseException) -> str:
     """`str()` of an exception, whatever that does."""
     try:
-        return str(error)
+        return valid(str(error))
     except Exception as broken:
         return f"<its __str__ raised {kind_of(broken)}>"
+
+
+def valid(text: str) -> str:
+    """Text that is valid Unicode: of a file's name, for instance, lone surrogates are shown as escapes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
+    return text
 
 
 def format_traceback(error: BaseException) -> str:
     """The traceback with chain and notes, and without frames of Re:BEAM."""
     summary = traceback.TracebackException.from_exception(error)
     _drop_own_frames(summary, set())
-    return "".join(summary.format())
+    return valid("".join(summary.format()))
 
 
 def _drop_own_frames(summary: traceback.TracebackException, seen: set[int]) -> None:

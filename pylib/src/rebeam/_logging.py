@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from typing import Any
 
 from rebeam import _rebeam
+from rebeam._failure import valid
 
 _formatter = logging.Formatter()
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _COMMON = frozenset(vars(logging.makeLogRecord({})))
 """What every record has."""
@@ -25,8 +28,8 @@ class SupervisorHandler(logging.Handler):
             return
         try:
             exception = _formatter.formatException(record.exc_info) if record.exc_info else None
-            exception = _valid(exception) if exception is not None else None
-            message, extra = _valid(record.getMessage()), _extra(record)
+            exception = valid(exception) if exception is not None else None
+            message, extra = valid(record.getMessage()), _extra(record)
             _rebeam.log(
                 time=record.created,
                 level=record.levelno,
@@ -51,26 +54,21 @@ def _extra(record: logging.LogRecord) -> str | None:
     if not extra:
         return None
     try:
-        return _valid(json.dumps(extra, default=repr, allow_nan=False, ensure_ascii=False))
+        # A lone surrogate is shown as an escape, whose backslash JSON has to escape.
+        return _SURROGATE.sub(
+            lambda found: f"\\\\u{ord(found[0]):04x}",
+            json.dumps(extra, default=repr, allow_nan=False, ensure_ascii=False),
+        )
     except Exception:
         # One of them is nothing for JSON: then all are shown by their `repr`, and the record is not lost for it.
-        return json.dumps({_valid(str(name)): _shown(value) for name, value in extra.items()})
+        return json.dumps({valid(str(name)): _shown(value) for name, value in extra.items()})
 
 
 def _shown(value: object) -> str:
     try:
-        return _valid(repr(value))
+        return valid(repr(value))
     except Exception as error:
         return f"<{type(value).__qualname__}, whose repr raises {type(error).__qualname__}>"
-
-
-def _valid(text: str) -> str:
-    """Text that is valid Unicode: of a file's name, for instance, lone surrogates are shown as escapes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "backslashreplace").decode()
-    return text
 
 
 def set_level(level: int) -> None:

@@ -116,9 +116,9 @@ def dumps(object: Any) -> bytes:
         raise _pickling.explain_message(object, error) from None
 
 
-def import_script(path: str) -> None:
+def import_script(path: str) -> Any:
     """Imports an ordinary script for the actors of a node, as `multiprocessing` does for its processes."""
-    spec = importlib.util.spec_from_file_location(AS_IMPORTED, path)
+    spec = _snapshot.spec(AS_IMPORTED, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"`{path}` is not a Python file")
     module: Any = importlib.util.module_from_spec(spec)
@@ -126,6 +126,7 @@ def import_script(path: str) -> None:
     module.__spec__ = None
     sys.modules["__main__"] = sys.modules[AS_IMPORTED] = module
     spec.loader.exec_module(module)
+    return module
 
 
 def _be(name: str) -> None:

@@ -413,7 +413,7 @@ class ProcessNode:
             self._close()
             raise TreeFailedError("\n".join(self.output))
         node = _rebeam.node_directory(os.fsencode(os.path.realpath(self._directory)))
-        self._outside = _client.Node(os.path.join(self._runtime, node))
+        self._outside = _client.Node(os.path.join(self._runtime, node), is_chosen=True)
 
     def _close(self) -> None:
         if self._process.poll() is None:

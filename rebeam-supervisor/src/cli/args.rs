@@ -1,5 +1,6 @@
 //! What can be said on the command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -166,7 +167,7 @@ pub(crate) struct OfPipeline {
 pub(crate) struct Start {
     /// `module:attribute`, `module`, `file.py` or `file.py:attribute` [default: `app` of the project's file]
     #[arg(value_name = "TARGET")]
-    pub(crate) target: Option<String>,
+    pub(crate) target: Option<OsString>,
     /// The Python to run [default: the one beside `rebeam`, of `$VIRTUAL_ENV`, of `.venv`, on the path]
     #[arg(long, value_name = "PATH", env = "REBEAM_PYTHON")]
     pub(crate) python: Option<PathBuf>,

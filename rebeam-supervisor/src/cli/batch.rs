@@ -2,6 +2,7 @@
 //! started, watched, and its report made into an exit code and a page.
 
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -43,9 +44,11 @@ pub(super) fn run(
     // Held open for as long as the run lasts: its processes open it by this number.
     let marks = memfd_create(c"rebeam-batch", MFdFlags::MFD_CLOEXEC)
         .map_err(|error| Failure::start("failed to make shared memory").because(&error))?;
+    let journal = journal(batch.journal.as_deref(), project, here);
     let options = json!({
         "attribute": setup.target.attribute,
-        "journal": journal(batch.journal.as_deref(), project, here),
+        // JSON has no bytes.
+        "journal": journal.as_os_str().as_bytes(),
         "fresh": batch.fresh,
         "no_journal": batch.no_journal,
         "retry_failed": batch.retry_failed,
@@ -74,7 +77,7 @@ pub(super) fn run(
         let failure = Failure::new(ExitCode::Unfinished, "the pipeline was ended before it could report");
         return Err(failure.hint(format!("it goes on with: rebeam batch {target}")));
     };
-    keep(&report, batch.report.as_deref().map(|path| here.join(path)).as_deref())?;
+    keep(&report, &journal, batch.report.as_deref().map(|path| here.join(path)).as_deref())?;
     result?;
     let state = report["state"].as_str().unwrap_or_default().to_owned();
     match report["code"].as_u64() {
@@ -96,13 +99,13 @@ fn command(target: &str, batch: &args::Batch) -> String {
 }
 
 /// Leaves the report as a page beside the journal, and where it was asked for as JSON.
-fn keep(report: &Value, path: Option<&Path>) -> Result<(), Failure> {
+fn keep(report: &Value, journal: &Path, path: Option<&Path>) -> Result<(), Failure> {
     if let Some(path) = path {
         std::fs::write(path, report.to_string()).map_err(|error| {
             Failure::request(format!("the report could not be written to `{}`", path.display())).because(&error)
         })?;
     }
-    let page = PathBuf::from(report["directory"].as_str().unwrap_or_default()).join("report.html");
+    let page = journal.join(report["name"].as_str().unwrap_or_default()).join("report.html");
     match batch_report::page(report).and_then(|html| Ok(std::fs::write(&page, html)?)) {
         Ok(()) => render::note(&format!("report: {}", page.display())),
         Err(error) => render::note(&format!("the report could not be drawn: {error}")),

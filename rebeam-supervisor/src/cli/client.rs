@@ -33,9 +33,14 @@ impl Client {
     /// Connects to the node of a project.
     pub(crate) fn connect(project: &Project, runtime_dir: Option<&Path>) -> Result<Self, Failure> {
         let node_dir = node_dir::path_for(&project.directory, runtime_dir);
-        let stream = connect_node(&node_dir).map_err(|_| {
-            Failure::request(format!("nothing is running in `{}`", project.directory.display()))
-                .hint("start it with `rebeam up`, or name its directory with `--project`")
+        let stream = connect_node(&node_dir, runtime_dir.is_some()).map_err(|error| match error.kind() {
+            std::io::ErrorKind::PermissionDenied => {
+                Failure::request(format!("the node in `{}` is not yours to control", project.directory.display()))
+                    .cause(format!("`{}` belongs to another user", node_dir.display()))
+                    .hint("a node is controlled by the user who runs it")
+            }
+            _ => Failure::request(format!("nothing is running in `{}`", project.directory.display()))
+                .hint("start it with `rebeam up`, or name its directory with `--project`"),
         })?;
         Client::open(stream)
     }

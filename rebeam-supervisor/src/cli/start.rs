@@ -113,7 +113,7 @@ pub(super) fn setup(
 ) -> Result<Setup, Failure> {
     let (target_text, relative_to) = match (&start.target, &file.app) {
         (Some(target), _) => (target.clone(), here),
-        (None, Some(app)) => (app.clone(), project.directory.as_path()),
+        (None, Some(app)) => (app.into(), project.directory.as_path()),
         (None, None) => {
             let hint = format!(
                 "say `rebeam {command} TARGET`, or set `app = \"module:tree\"` under `[tool.rebeam]` in pyproject.toml"
@@ -137,7 +137,7 @@ pub(super) fn setup(
         python,
         directory,
         target,
-        target_text,
+        target_text: target_text.display().to_string(),
         max_frame,
         secret,
         log_level,

@@ -3,6 +3,8 @@
 //! The file is `rebeam.toml`, or `[tool.rebeam]` in `pyproject.toml`, of the nearest directory upwards. An unknown key
 //! is an error with a suggestion: a slip of the pen must not pass.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -177,24 +179,38 @@ pub(crate) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
 }
 
 /// Reads a target: `module`, `module:attribute`, `file.py` or `file.py:attribute`.
-pub(crate) fn parse_target(text: &str, directory: &Path, preload: Vec<String>, fork: Fork) -> Result<Target, Failure> {
-    let (source, attribute) = match text.rsplit_once(':') {
-        Some((source, attribute)) => (source, Some(attribute)),
+pub(crate) fn parse_target(
+    text: &OsStr,
+    directory: &Path,
+    preload: Vec<String>,
+    fork: Fork,
+) -> Result<Target, Failure> {
+    let wrong = |what: &str, text: &OsStr| {
+        Failure::usage(format!("`{}` is {what}", text.display()))
+            .hint("write `module:attribute`, `module`, `file.py` or `file.py:attribute`")
+    };
+    let bytes = text.as_bytes();
+    let (source, attribute) = match bytes.iter().rposition(|byte| *byte == b':') {
+        Some(colon) => (OsStr::from_bytes(&bytes[..colon]), Some(OsStr::from_bytes(&bytes[colon + 1..]))),
         None => (text, None),
     };
+    let attribute = attribute.map(|it| it.to_str().ok_or_else(|| wrong("no target", text))).transpose()?;
     if source.is_empty() || attribute.is_some_and(str::is_empty) {
-        return Err(Failure::usage(format!("`{text}` is no target"))
-            .hint("write `module:attribute`, `module`, `file.py` or `file.py:attribute`"));
+        return Err(wrong("no target", text));
     }
-    if directory.join(source).is_dir() && !source.ends_with(".py") && !is_module_name(source) {
-        return Err(Failure::usage(format!("`{source}` is a directory"))
-            .hint("write `module:attribute`, `module`, `file.py` or `file.py:attribute`"));
-    }
-    let source = if source.ends_with(".py") || source.contains('/') {
-        let path = directory.join(source);
-        Source::File(path.canonicalize().unwrap_or(path).display().to_string())
-    } else {
-        Source::Module(source.to_owned())
+    let is_file = source.as_bytes().ends_with(b".py") || source.as_bytes().contains(&b'/');
+    let source = match source.to_str().filter(|_| !is_file) {
+        Some(name) if !is_module_name(name) && directory.join(name).is_dir() => {
+            return Err(wrong("a directory", source));
+        }
+        Some(name) => Source::Module(name.to_owned()),
+        None => {
+            let path = directory.join(source);
+            if path.is_dir() && !source.as_bytes().ends_with(b".py") {
+                return Err(wrong("a directory", source));
+            }
+            Source::File(path.canonicalize().unwrap_or(path).into_os_string().into_vec())
+        }
     };
     Ok(Target { source, attribute: attribute.map(str::to_owned), preload, fork })
 }
@@ -246,12 +262,15 @@ mod tests {
 
     #[test]
     fn targets_are_read_as_people_write_them() {
-        let check = |text: &str| parse_target(text, Path::new("/nowhere"), Vec::new(), Fork::Auto);
+        let check = |text: &str| parse_target(text.as_ref(), Path::new("/nowhere"), Vec::new(), Fork::Auto);
         let target = check("app:tree").expect("a target");
         assert_eq!((target.source, target.attribute), (Source::Module("app".into()), Some("tree".into())));
         assert_eq!(check("a/b.py").expect("a target").source, Source::File("/nowhere/a/b.py".into()));
         assert!(check("app:").is_err());
         assert!(check(":tree").is_err());
+        let odd = OsStr::from_bytes(b"caf\xe9.py:tree");
+        let target = parse_target(odd, Path::new("/nowhere"), Vec::new(), Fork::Auto).expect("a target");
+        assert_eq!(target.source, Source::File(b"/nowhere/caf\xe9.py".to_vec()));
     }
 
     #[test]

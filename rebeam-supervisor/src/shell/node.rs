@@ -1,8 +1,9 @@
 //! A node from its first breath to its last: interpreter, application, tree, and the order of going.
 
 use std::cell::RefCell;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -272,12 +273,13 @@ fn unix_now() -> u32 {
 }
 
 /// The application, for interpreters that have to import it themselves.
-fn app_variable(target: &Target) -> String {
+fn app_variable(target: &Target) -> OsString {
     use rebeam_protocol::zygote::Source;
-    match &target.source {
-        Source::Module(name) => format!("module:{name}"),
-        Source::File(path) => format!("file:{path}"),
-    }
+    let (kind, source) = match &target.source {
+        Source::Module(name) => ("module:", OsStr::new(name)),
+        Source::File(path) => ("file:", OsStr::from_bytes(path)),
+    };
+    [OsStr::new(kind), source].into_iter().collect()
 }
 
 /// Has the zygote import the application; gives the tree, and why it must not be forked if so.
@@ -359,7 +361,6 @@ async fn interpreter_failure(zygote: &Process, setup: &Setup, silent: &Silent, o
 fn node_dir_failure(error: &NodeDirError) -> Failure {
     let hint = match error {
         NodeDirError::Taken { .. } => "look at it with `rebeam ps`, stop it with `rebeam down`",
-        NodeDirError::TooLong { .. } => "set `REBEAM_RUNTIME_DIR` to a shorter directory",
         NodeDirError::NotOurs { .. } => "set `REBEAM_RUNTIME_DIR` to a directory of your own with mode 0700",
         NodeDirError::Io { .. } => "set `REBEAM_RUNTIME_DIR` to a directory that can be written to",
     };

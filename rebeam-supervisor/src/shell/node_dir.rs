@@ -6,7 +6,7 @@
 //! written, as in a container with a read-only root, or where a cleaner of temporary files has been. What that took is made
 //! anew ([`NodeDir::restore`]).
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixListener;
@@ -14,10 +14,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 use rebeam_protocol::hash::fnv1a;
-use rebeam_sys::socket::{SOCKET, abstract_name_of, bind_abstract, connect_abstract, peer_process};
-
-/// The longest path that a socket may have, by `sockaddr_un`.
-const LONGEST: usize = 107;
+use rebeam_sys::socket::{SOCKET, abstract_name_of, bind_abstract, bind_node, connect_abstract, peer_process};
 
 /// A node's directory and name, held for as long as this lives.
 #[derive(Debug)]
@@ -33,6 +30,8 @@ pub(crate) struct NodeDir {
 struct Held {
     lock: Flock<File>,
     project: PathBuf,
+    /// Whether somebody has chosen the place.
+    is_chosen: bool,
     /// The socket's device and inode, once it is open.
     socket: Option<(u64, u64)>,
 }
@@ -43,12 +42,9 @@ pub(crate) enum NodeDirError {
     /// Another process has it.
     #[error("this project is running already, as process {os_pid}")]
     Taken { os_pid: String },
-    /// The path is too long for a socket.
-    #[error("the path of the control socket is {length} bytes long, where the system allows {LONGEST}: `{}`", path.display())]
-    TooLong { path: PathBuf, length: usize },
-    /// It belongs to somebody else.
-    #[error("`{}` belongs to another user", path.display())]
-    NotOurs { path: PathBuf },
+    /// Somebody else has made it, or could change it.
+    #[error("`{}` {why}", path.display())]
+    NotOurs { path: PathBuf, why: &'static str },
     /// The system says no.
     #[error("failed to {verb} `{}`", path.display())]
     Io {
@@ -96,7 +92,7 @@ impl NodeDir {
     /// name has to do.
     pub(crate) fn take(path: &Path, project: &Path, is_chosen: bool) -> Result<Self, NodeDirError> {
         let name = take_name(path)?;
-        let held = match take_directory(path, project) {
+        let held = match take_directory(path, project, is_chosen) {
             Err(NodeDirError::Io { source, .. }) if !is_chosen && name.is_some() && cannot_be_written(&source) => None,
             taken => Some(taken?),
         };
@@ -116,11 +112,9 @@ impl NodeDir {
     /// Opens the socket in the directory.
     fn open(&mut self) -> io::Result<Option<UnixListener>> {
         let Some(held) = &mut self.held else { return Ok(None) };
-        let path = socket_in(&self.path);
-        let _ = std::fs::remove_file(&path);
-        let listener = UnixListener::bind(&path)?;
+        let listener = bind_node(&self.path)?;
         listener.set_nonblocking(true)?;
-        held.socket = place_of(&path);
+        held.socket = place_of(&socket_in(&self.path));
         Ok(Some(listener))
     }
 
@@ -128,7 +122,7 @@ impl NodeDir {
     pub(crate) fn restore(&mut self) -> io::Result<Option<UnixListener>> {
         let Some(held) = &mut self.held else { return Ok(None) };
         if !is_at(&held.lock, &self.path.join("lock")) {
-            held.lock = take_directory(&self.path, &held.project).map_err(io::Error::other)?.lock;
+            held.lock = take_directory(&self.path, &held.project, held.is_chosen).map_err(io::Error::other)?.lock;
         }
         let is_there = held.socket.is_some() && place_of(&socket_in(&self.path)) == held.socket;
         if is_there { Ok(None) } else { self.open() }
@@ -161,20 +155,18 @@ fn take_name(path: &Path) -> Result<Option<UnixListener>, NodeDirError> {
 }
 
 /// Makes the directory of a node, and takes the lock in it.
-fn take_directory(path: &Path, project: &Path) -> Result<Held, NodeDirError> {
+fn take_directory(path: &Path, project: &Path, is_chosen: bool) -> Result<Held, NodeDirError> {
     let io = |verb, path: &Path| {
         let path = path.to_owned();
         move |source| NodeDirError::Io { verb, path, source }
     };
-    let socket = socket_in(path);
-    let length = socket.as_os_str().len();
-    if length > LONGEST {
-        return Err(NodeDirError::TooLong { path: socket, length });
-    }
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io("create the directory", path))?;
-    let metadata = path.metadata().map_err(io("look at", path))?;
-    if metadata.uid() != nix::unistd::getuid().as_raw() || metadata.mode() & 0o077 != 0 {
-        return Err(NodeDirError::NotOurs { path: path.to_owned() });
+    // The one above is ours to make as well, unless somebody has chosen it: then it is as they have made it.
+    for (path, is_made_by_us) in path.parent().map(|base| (base, !is_chosen)).into_iter().chain([(path, true)]) {
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io("create the directory", path))?;
+        let metadata = if is_made_by_us { path.symlink_metadata() } else { path.metadata() };
+        if let Some(why) = distrust(&metadata.map_err(io("look at", path))?, is_made_by_us) {
+            return Err(NodeDirError::NotOurs { path: path.to_owned(), why });
+        }
     }
     let lock = path.join("lock");
     let mut file = loop {
@@ -195,7 +187,23 @@ fn take_directory(path: &Path, project: &Path) -> Result<Held, NodeDirError> {
     };
     file.set_len(0).map_err(io("write", &lock))?;
     write!(file, "{}\n{}\n", std::process::id(), project.display()).map_err(io("write", &lock))?;
-    Ok(Held { lock: file, project: project.to_owned(), socket: None })
+    Ok(Held { lock: file, project: project.to_owned(), is_chosen, socket: None })
+}
+
+/// Why what is at a path must not be used as a directory of ours: what others may change there, they may replace.
+fn distrust(found: &Metadata, is_made_by_us: bool) -> Option<&'static str> {
+    const STICKY: u32 = 0o1000;
+    let own = nix::unistd::getuid().as_raw();
+    if found.file_type().is_symlink() {
+        return Some("is a link");
+    }
+    let others_may = if is_made_by_us { 0o077 } else { 0o002 };
+    let is_open = found.mode() & others_may != 0 && (is_made_by_us || found.mode() & STICKY == 0);
+    match found.uid() {
+        uid if uid != own && (is_made_by_us || uid != 0) => Some("belongs to another user"),
+        _ if is_open => Some("can be changed by other users"),
+        _ => None,
+    }
 }
 
 /// Where the socket of a node would be, as people read it; does not take it.

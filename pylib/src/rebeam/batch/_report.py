@@ -15,7 +15,8 @@ def write(directory: Path, report: dict[str, Any]) -> None:
     path = directory / "report.json"
     try:
         with open(f"{path}.part", "w", encoding="utf-8") as file:
-            json.dump(report, file, ensure_ascii=False)
+            # Names of files need not be Unicode.
+            json.dump(report, file)
         os.replace(f"{path}.part", path)
     except OSError:
         # A full disk is told of by other means.

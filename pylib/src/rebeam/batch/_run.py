@@ -90,7 +90,8 @@ def tree(pipeline: Pipeline) -> Supervisor:
 def _become(pipeline: Pipeline) -> Current:
     global _current
     options = json.loads(os.environ.get(VARIABLE) or "{}")
-    directory = Path(options.get("journal") or ".rebeam/batch") / pipeline.name
+    journal = os.fsdecode(bytes(options.get("journal") or b".rebeam/batch"))
+    directory = Path(journal) / pipeline.name
     workers = sum(stage.concurrency for stage in pipeline.steps if isinstance(stage, Stage))
     _current = Current(pipeline, options, directory.absolute(), _marks(options.get("marks"), workers))
     return _current
