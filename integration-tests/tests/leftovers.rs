@@ -260,3 +260,104 @@ fn a_helper_of_a_living_actor_outlives_the_death_of_another() {
     }
     node.down();
 }
+
+/// An actor with daemons that have left its group, its session and its environment.
+const DAEMONS: &str = "None
+import subprocess, sys
+
+class Parent(Actor):
+    def init(self):
+        self.daemons = []
+        for number, command in enumerate([
+            ['env', '-i', 'setsid', 'sh', '-c', 'echo $$ > pid; exec sleep 1000'],
+            ['sh', '-c', 'env -i setsid sh -c \"echo \\\\$\\\\$ > pid; exec sleep 1000\" & exit 0'],
+        ]):
+            directory = f'{os.getpid()}-{number}'
+            os.mkdir(directory)
+            subprocess.Popen(command, cwd=directory)
+            self.daemons.append(directory)
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                os.mkdir(f'{os.getppid()}-2')
+                time.sleep(1000)
+            os._exit(0)
+
+    def pids(self):
+        return [int(open(directory + '/pid').read()) for directory in self.daemons if os.path.exists(directory + '/pid')]
+
+    def exit(self):
+        os._exit(1)
+
+tree = Supervisor([child(Parent, name='parent'), child(Recorder, name='recorder'), child(Child, name='other')], max_restarts=100)";
+
+/// Where the daemons of the actor are that lives now.
+fn daemons(node: &Node<'_>) -> Vec<i32> {
+    node.eventually("its daemons run", |node| {
+        let pids: Vec<i32> = serde_json::from_value(node.call("parent", "pids", &[])).ok()?;
+        (pids.len() == 2).then_some(pids)
+    })
+}
+
+fn lives(os_pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{os_pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
+}
+
+fn keepers(project: &Project) -> Vec<i32> {
+    let is_keeper = |os_pid: &i32| {
+        let line = std::fs::read(format!("/proc/{os_pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|word| word == b"keeper")
+    };
+    project.processes().into_iter().filter(is_keeper).collect()
+}
+
+#[test]
+fn daemons_of_an_actor_live_as_long_as_it_does() {
+    let project = tree(DAEMONS);
+    let node = project.up();
+    let first = daemons(&node);
+    kill(node.os_pid_of("other"), Signal::SIGKILL);
+    node.eventually("it is back", |node| (node.ps("other")["restarts"] == 1).then_some(()));
+    // What a look for strays would have found is decided when the next one that dies has been looked after.
+    kill(node.os_pid_of("other"), Signal::SIGKILL);
+    node.eventually("it is back", |node| (node.ps("other")["restarts"] == 2).then_some(()));
+    assert!(first.iter().all(|os_pid| lives(*os_pid)), "{first:?}");
+    node.run(&["call", "parent", "exit"]);
+    node.eventually("they have gone with it", |_| first.iter().all(|os_pid| !lives(*os_pid)).then_some(()));
+    let second = daemons(&node);
+    node.down();
+    assert!(second.iter().all(|os_pid| !lives(*os_pid)), "{second:?}");
+}
+
+#[test]
+fn after_a_kill_of_the_supervisor_with_one_keeper_killed_or_stopped() {
+    let project = tree(DAEMONS);
+    for (number, signal) in [
+        (0, None),
+        (0, Some(Signal::SIGKILL)),
+        (0, Some(Signal::SIGSTOP)),
+        (1, Some(Signal::SIGKILL)),
+        (1, Some(Signal::SIGSTOP)),
+    ] {
+        let node = project.up();
+        let daemons = daemons(&node);
+        let keepers = keepers(&project);
+        assert_eq!(keepers.len(), 2);
+        if let Some(signal) = signal {
+            // So that the supervisor cannot have another started.
+            node.signal(Signal::SIGSTOP);
+            kill(keepers[number], signal);
+        }
+        node.signal(Signal::SIGKILL);
+        node.wait();
+        for os_pid in daemons {
+            let since = std::time::Instant::now();
+            while lives(os_pid) {
+                assert!(since.elapsed().as_secs() < 30, "{os_pid} is left, after keeper {number} was sent {signal:?}");
+                std::thread::yield_now();
+            }
+        }
+        project.assert_nothing_left();
+    }
+}

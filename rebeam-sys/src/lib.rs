@@ -12,3 +12,4 @@ pub mod libraries;
 pub mod memory;
 pub mod process;
 pub mod socket;
+pub mod tag;

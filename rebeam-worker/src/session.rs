@@ -14,7 +14,7 @@ use pyo3::types::{PyBytes, PyDict};
 use rebeam_protocol::frame::FrameError;
 use rebeam_protocol::worker::ToSupervisor;
 use rebeam_sys::frames::NotWritten;
-use rebeam_sys::process;
+use rebeam_sys::{process, tag};
 
 use crate::arenas;
 use crate::channel::{Channel, Unmet};
@@ -50,14 +50,23 @@ pub(crate) fn attach_forked<'py>(
     lifeline: RawFd,
     code: RawFd,
 ) -> PyResult<Option<Bound<'py, PyDict>>> {
+    tag_what_it_starts();
     match zygote::serve(py, owned(control)?, owned(lifeline)?, code)? {
         Some(birth) => {
+            tag_what_it_starts();
             // It dies with the supervisor from here on, whether or not it is ever told who it is.
             process::tie_to(&birth.lifeline)?;
             py.import("rebeam._boot")?.call_method0("warm_up")?;
             become_actor(py, birth.channel, &birth.page, birth.lifeline).map(Some)
         }
         None => Ok(None),
+    }
+}
+
+/// By this the supervisor knows whose the programs are that this process starts (`reaper::kill_strays`).
+fn tag_what_it_starts() {
+    if let Some(mark) = std::env::var_os("REBEAM_NODE") {
+        tag::tag_own(tag::node_of(mark.as_encoded_bytes()));
     }
 }
 
@@ -77,6 +86,7 @@ pub(crate) fn attach<'py>(
 ) -> PyResult<Bound<'py, PyDict>> {
     let lifeline = owned(lifeline)?;
     process::tie_to(&lifeline)?;
+    tag_what_it_starts();
     become_actor(py, owned(channel)?, &owned(page)?, lifeline)
 }
 
@@ -110,11 +120,6 @@ fn become_actor<'py>(
     let name: Vec<u8> = welcome.label.bytes().filter(|byte| *byte != 0).take(15).collect();
     if let Ok(name) = CString::new(name) {
         let _ = nix::sys::prctl::set_name(&name);
-    }
-    // By this the supervisor knows whose the programs are that this actor starts (`reaper::kill_strays`).
-    if let Ok(os_pid) = CString::new(std::process::id().to_string()) {
-        // SAFETY: there is one thread, and both are C strings that are copied.
-        unsafe { libc::setenv(c"REBEAM_ACTOR".as_ptr(), os_pid.as_ptr(), 1) };
     }
     let _ = MAIN_THREAD.set(std::thread::current().id());
     if CHANNEL.set(channel).is_err() {

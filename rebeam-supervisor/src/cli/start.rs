@@ -177,7 +177,7 @@ fn check_environment() -> Result<(), Failure> {
     let arguments = commands.flat_map(|command| command.get_arguments().filter_map(clap::Arg::get_env));
     let known: Vec<&str> = arguments.filter_map(|name| name.to_str()).collect();
     // A node within an actor, and a name that its certificates go by.
-    let inherited = ["REBEAM_NODE", "REBEAM_ACTOR", "REBEAM_APP", "REBEAM_PROJECT", PARENT];
+    let inherited = ["REBEAM_NODE", "REBEAM_APP", "REBEAM_PROJECT", PARENT];
     for (name, _) in std::env::vars_os() {
         let Some(name) = name.to_str().filter(|name| name.starts_with("REBEAM_")) else { continue };
         if !known.contains(&name) && !inherited.contains(&name) && !is_service_link(name) {

@@ -12,6 +12,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use rebeam_core::event::Status;
 use rebeam_sys::process;
+use rebeam_sys::tag::{node_of, tag_of};
 
 use crate::shell::sampler;
 
@@ -103,16 +104,18 @@ impl Strangers {
     }
 }
 
-/// Whether a process has the mark of a run in its environment.
+/// Whether a process has the mark of a run, in its tag or its environment.
 fn is_marked(os_pid: i32, mark: &OsStr) -> bool {
-    sampler::variable(os_pid, "REBEAM_NODE").is_some_and(|found| found == mark.as_encoded_bytes())
+    let mark = mark.as_encoded_bytes();
+    tag_of(os_pid).is_some_and(|tag| tag.node == node_of(mark))
+        || sampler::variable(os_pid, "REBEAM_NODE").is_some_and(|found| found == mark)
 }
 
 /// A child that nobody knew of when it was looked at.
 #[derive(Debug)]
 pub(crate) struct Stray {
     os_pid: i32,
-    /// The actor's process that it was started by, as it stands in its environment.
+    /// The actor's process that it was started by, if that is known.
     started_by: Option<i32>,
 }
 
@@ -121,7 +124,7 @@ pub(crate) struct Stray {
 pub(crate) fn strays(known: &HashSet<i32>, strangers: &Strangers, mark: &OsStr) -> Vec<Stray> {
     let unknown = sampler::children().into_iter().filter(|child| !known.contains(child));
     let strays = unknown.filter(|child| !strangers.has(*child, mark));
-    strays.map(|os_pid| Stray { os_pid, started_by: started_by(os_pid) }).collect()
+    strays.map(|os_pid| Stray { os_pid, started_by: tag_of(os_pid).map(|tag| tag.os_pid) }).collect()
 }
 
 /// Kills those of them that are still there and are not a living actor's own. `known` are our processes as of now: a
@@ -139,8 +142,4 @@ pub(crate) fn kill_strays(strays: &[Stray], known: &HashSet<i32>) {
 /// The process group of a child of ours, which leads it if it has died meanwhile.
 fn group_of(os_pid: i32) -> i32 {
     nix::unistd::getpgid(Some(Pid::from_raw(os_pid))).map_or(os_pid, Pid::as_raw)
-}
-
-fn started_by(os_pid: i32) -> Option<i32> {
-    std::str::from_utf8(&sampler::variable(os_pid, "REBEAM_ACTOR")?).ok()?.parse().ok()
 }
