@@ -208,7 +208,8 @@ pairs += [child(Echo, name=f"receiver-{number}") for number in range(PAIRS)]
 idle = [child(Echo, id=f"idle-{n}") for n in range(int(os.environ.get("IDLE", "0")))]
 tree = Supervisor(
     [
-        child(Echo, name="echo", cpus=cpus),
+        # Killed again and again, which is to be measured without the pauses that a crash loop has.
+        child(Echo, name="echo", cpus=cpus, backoff=None),
         child(Bench, name="bench", cpus=cpus),
         child(Echo, name="heap", max_messages_waiting=None, max_bytes_waiting=None),
         *pairs,

@@ -136,11 +136,8 @@ fn a_second_up_is_refused_and_a_stale_socket_taken_over() {
 #[test]
 fn directories_that_will_not_do_are_named() {
     let project = project("");
-    let long = project.path().join("x".repeat(120)).display().to_string();
-    let ran = project.run(&["up", "app.py", "--runtime-dir", &long]);
-    ran.assert_error(3, &["bytes long, where the system allows 107", "REBEAM_RUNTIME_DIR"]);
     let ran = project.run(&["up", "app.py", "--runtime-dir", "/proc/self/nothing"]);
-    ran.assert_error(3, &["failed to create the directory `/proc/self/nothing/", "caused by:", "REBEAM_RUNTIME_DIR"]);
+    ran.assert_error(3, &["failed to create the directory `/proc/self/nothing", "caused by:", "REBEAM_RUNTIME_DIR"]);
     project.assert_nothing_left();
 }
 

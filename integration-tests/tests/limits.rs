@@ -123,7 +123,7 @@ fn map_07_of_a_stopped_process_there_are_no_stacks() {
 
 #[test]
 fn faults_leave_the_stacks_of_all_threads() {
-    let project = one("restart='permanent'");
+    let project = one("restart='permanent', backoff=None");
     let node = project.up();
     for (method, reason, text) in [
         ("segfault", "signal(SIGSEGV)", "Segmentation fault"),
@@ -323,5 +323,25 @@ fn an_actor_that_the_kernel_kills_for_memory_has_the_proof_in_its_certificate() 
     node.eventually("it is back", |node| (node.ps("a")["state"] == "running").then_some(()));
     kill(node.os_pid_of("b"), Signal::SIGKILL);
     assert_eq!(last_death(&node, "b")["killer"], "unknown");
+    node.down();
+}
+
+#[test]
+fn an_outage_of_a_second_is_survived_with_the_defaults() {
+    let project = Project::new(
+        "import os, time\nimport rebeam\nfrom rebeam import *\n\nAWAY = os.path.join(os.path.dirname(__file__), 'away')\n\n\
+         class Database(Actor):\n    def init(self):\n        self.look()\n        self.timer = rebeam.cast_every(0.01, self.ref, Database.look)\n    \
+         def look(self):\n        if os.path.exists(AWAY) and time.time() < float(open(AWAY).read()):\n            raise ConnectionError('the database is away')\n    \
+         def go_away(self):\n        with open(AWAY + '.new', 'w') as file:\n            file.write(str(time.time() + 1.0))\n        os.rename(AWAY + '.new', AWAY)\n\n\
+         tree = Supervisor([child(Database, name='database')])\n",
+    );
+    let mut node = project.up();
+    node.call("database", "go_away", &[]);
+    node.wait_for("died: ConnectionError");
+    let database = node.eventually("it is back for good", |node| {
+        let row = node.ps("database");
+        (row["state"] == "running" && row["age_s"].as_f64().is_some_and(|age| age > 0.2)).then_some(row)
+    });
+    assert!(database["restarts"].as_u64().is_some_and(|restarts| restarts > 0), "{database}");
     node.down();
 }

@@ -125,7 +125,10 @@ fn the_end_of_a_tree_that_gives_up_is_a_record_and_an_exit_code() {
     assert_eq!(status.code(), Some(1), "{output}");
     let last = record(output.lines().last().expect("lines"));
     assert_eq!((&last["level"], &last["exit_code"]), (&json!("critical"), &json!(1)), "{output}");
-    assert_eq!(last["causes"], json!(["`b` died: ValueError: boom"]));
+    assert_eq!(
+        last["causes"],
+        json!(["`b` died: ValueError: boom; more than 2 restarts within 1 m 00 s: its supervisor gives up"])
+    );
 }
 
 #[test]

@@ -421,7 +421,7 @@ class Starts(Actor):
 
 def test_an_actor_that_is_starting_a_thread_is_ended_as_any() -> None:
     for _ in range(10):
-        with running(Supervisor([child(Starts, name="starts")], max_restarts=100)) as node:
+        with running(Supervisor([child(Starts, name="starts", backoff=None)], max_restarts=100)) as node:
             for _ in range(3):
                 rebeam.ref(Starts, "starts").cast(Starts.go)
                 node.crash("starts")

@@ -23,6 +23,8 @@ pub(crate) struct Alarm {
     /// The incarnation with which it ends; `None`: it is due whoever lives then.
     pub(crate) ends_with: Option<Pid>,
     pub(crate) every: Option<Duration>,
+    /// When the last one was sent, if it is sent again and again.
+    pub(crate) last: Option<Duration>,
     pub(crate) sender: Sender,
     pub(crate) method: String,
     pub(crate) form: Form,

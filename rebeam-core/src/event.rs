@@ -456,8 +456,8 @@ pub enum NodeEnd {
     Clean,
     /// Its restart limit was used up.
     GaveUp {
-        /// What is known about the end that used it up.
-        certificate: Option<Arc<Certificate>>,
+        /// What is known about the end that used it up, or the limit of a supervisor below; and which limit that was.
+        last: Option<(Arc<Certificate>, Next)>,
     },
 }
 

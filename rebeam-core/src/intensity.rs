@@ -29,6 +29,11 @@ impl RestartWindow {
         self.restarts.len() <= self.max as usize
     }
 
+    /// The pause of which as many as there may be restarts take half of the window; a second at most.
+    pub fn share(&self) -> Duration {
+        (self.period / (2 * self.max.max(1))).min(Duration::from_secs(1))
+    }
+
     /// Forgets all past restarts.
     pub fn forget(&mut self) {
         self.restarts.clear();

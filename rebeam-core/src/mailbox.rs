@@ -18,6 +18,7 @@ use rebeam_protocol::spec::{MailboxOptions, Overflow};
 use rustc_hash::FxBuildHasher;
 
 use crate::event::Ticket;
+use crate::timers::AlarmId;
 use crate::tracing::Traced;
 
 /// Messages handed over and not settled, beyond those that are handled at once.
@@ -47,6 +48,8 @@ pub(crate) struct Message {
     /// When nobody waits any more.
     pub(crate) deadline: Option<Duration>,
     pub(crate) payload: Bytes,
+    /// The timer that sends it again and again, if one does.
+    pub(crate) tick_of: Option<AlarmId>,
     pub(crate) buffers: Option<Ticket>,
     pub(crate) traced: Option<Box<Traced>>,
     /// The deaths with it in hand that count.
@@ -65,6 +68,7 @@ impl Message {
             head,
             deliveries: 0,
             payload,
+            tick_of: None,
             buffers: None,
             traced: None,
             deaths: Vec::new(),
@@ -192,6 +196,13 @@ impl Mailbox {
     pub(crate) fn find_call(&self, call: ReplyTo) -> Option<&Message> {
         let handed = self.handed.iter().map(|(_, message)| message);
         handed.chain(&self.high).chain(&self.normal).find(|message| message.reply_to == Some(call))
+    }
+
+    /// Whether a tick that came at this time waits still. (Of what was handed over, the first is in hand.)
+    pub(crate) fn waits(&self, alarm: AlarmId, came: Duration) -> bool {
+        let is_ahead = self.handed.iter().skip(1).any(|(_, message)| message.tick_of == Some(alarm));
+        // Normal mail is in the order in which it came.
+        is_ahead || self.normal.front().is_some_and(|oldest| oldest.at <= came)
     }
 
     /// What happens to mail when it is full.

@@ -325,7 +325,7 @@ pub(crate) fn traits(child: &ChildSpec) -> Traits {
         id: child.id.clone(),
         restart: child.restart,
         significant: child.significant,
-        backoff: child.backoff,
+        pauses: child.pauses,
         on_giveup: child.on_giveup,
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rebeam_protocol::certificate::Certificate;
+use rebeam_protocol::certificate::{Certificate, Next};
 use rebeam_protocol::spec::Shutdown;
 
 use crate::event::{NodeEnd, NodeEvent};
@@ -14,9 +14,9 @@ pub(crate) struct NodeShutdown {
     limit: Option<Duration>,
     is_stopping: bool,
     /// The death that used up the root's restart limit, once one has.
-    gave_up: Option<Option<Arc<Certificate>>>,
+    gave_up: Option<Option<(Arc<Certificate>, Next)>>,
     /// The last death that used up any supervisor's.
-    last_give_up: Option<Arc<Certificate>>,
+    last_give_up: Option<(Arc<Certificate>, Next)>,
     /// What is left to say when the last of what was spawned is down, too.
     last_word: Option<NodeEvent>,
 }
@@ -45,9 +45,9 @@ impl NodeShutdown {
     }
 
     /// A supervisor has used up its restart limit with this death.
-    pub(crate) fn gives_up(&mut self, is_root: bool, certificate: Option<Arc<Certificate>>) {
-        if certificate.is_some() {
-            self.last_give_up = certificate;
+    pub(crate) fn gives_up(&mut self, is_root: bool, death: Option<(Arc<Certificate>, Next)>) {
+        if death.is_some() {
+            self.last_give_up = death;
         }
         if is_root {
             self.gave_up = Some(self.last_give_up.clone());
@@ -57,7 +57,7 @@ impl NodeShutdown {
     /// How the node ends, its tree being down.
     pub(crate) fn end(&mut self) -> NodeEnd {
         match self.gave_up.take() {
-            Some(certificate) => NodeEnd::GaveUp { certificate },
+            Some(last) => NodeEnd::GaveUp { last },
             None => NodeEnd::Clean,
         }
     }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use rebeam_protocol::address::LONGEST_NAME;
 use rebeam_protocol::page::MOST_CONCURRENCY;
 use rebeam_protocol::spec::{
-    AutoShutdown, ChildKind, ChildSpec, MAX_DEPTH, Restart, Strategy, SupervisorKind, SupervisorSpec,
+    AutoShutdown, ChildKind, ChildSpec, MAX_DEPTH, Pauses, Restart, Strategy, SupervisorKind, SupervisorSpec,
 };
 
 /// Why a tree is refused.
@@ -185,7 +185,7 @@ fn check_one<'a>(
     if let Some(because) = because {
         return Err(SpecError::Significant { supervisor, id, because });
     }
-    if let Some(backoff) = &child.backoff
+    if let Pauses::Backoff(backoff) = &child.pauses
         && child.restart != Restart::Temporary
     {
         let shortest = |attempt| backoff.pause_ms(attempt) * (1000 - backoff.jitter_milli.min(1000)) / 1000;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::id::ActorId;
-use rebeam_protocol::spec::{AutoShutdown, Backoff, OnGiveup, Restart, Strategy, SupervisorKind, SupervisorSpec};
+use rebeam_protocol::spec::{AutoShutdown, OnGiveup, Pauses, Restart, Strategy, SupervisorKind, SupervisorSpec};
 use rebeam_protocol::state::MemberState;
 
 use crate::intensity::RestartWindow;
@@ -31,7 +31,7 @@ pub struct Traits {
     /// Whether `auto_shutdown` looks at it.
     pub significant: bool,
     /// Pauses before restarts.
-    pub backoff: Option<Backoff>,
+    pub pauses: Pauses,
     /// What happens when it has used up the restart limit.
     pub on_giveup: OnGiveup,
 }
@@ -825,8 +825,9 @@ impl Machine {
         let Some(found) = self.children.get_mut(&child) else { return };
         let counts = std::mem::replace(&mut found.counts, true);
         let has_own_limit = found.window.is_some();
-        let allowed = !counts || found.window.as_mut().unwrap_or(&mut self.window).add(now);
-        let pause = found.next_pause(child, now);
+        let window = found.window.as_mut().unwrap_or(&mut self.window);
+        let (allowed, share) = (!counts || window.add(now), window.share());
+        let pause = found.next_pause(child, share, now);
         let verdict = match (allowed, found.traits.on_giveup) {
             (true, _) => Verdict::Restarts(pause),
             (false, OnGiveup::Stop) if has_own_limit => Verdict::StaysDown,
@@ -925,14 +926,26 @@ impl Child {
     }
 
     /// The pause before the next restart.
-    fn next_pause(&mut self, key: ActorId, now: Duration) -> Duration {
-        let Some(backoff) = self.traits.backoff else { return Duration::ZERO };
-        if now.saturating_sub(self.since) >= Duration::from_millis(backoff.healthy_ms()) && self.since > Duration::ZERO
-        {
+    fn next_pause(&mut self, key: ActorId, share: Duration, now: Duration) -> Duration {
+        let healthy = match self.traits.pauses {
+            Pauses::None => return Duration::ZERO,
+            Pauses::ByLimit => share.max(Duration::from_secs(1)),
+            Pauses::Backoff(backoff) => Duration::from_millis(backoff.healthy_ms()),
+        };
+        // A start that fails is no life, and begins nothing anew.
+        let since = std::mem::take(&mut self.since);
+        if now.saturating_sub(since) >= healthy && since > Duration::ZERO {
             self.attempt = 0;
         }
-        let pause = backoff.pause_ms(self.attempt) * 1000;
+        let attempt = self.attempt;
         self.attempt += 1;
+        let backoff = match (self.traits.pauses, attempt) {
+            (Pauses::Backoff(backoff), _) => backoff,
+            (_, 0) => return Duration::ZERO,
+            (_, 1) => return share / 2,
+            (_, _) => return share,
+        };
+        let pause = backoff.pause_ms(attempt) * 1000;
         // The core has no source of chance; what counts is that children that died together come back apart.
         let seed = (now.as_nanos() as u64) ^ key.0.rotate_left(32) ^ u64::from(self.attempt);
         let chance = mixed(seed) % 1001;

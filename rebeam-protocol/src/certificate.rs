@@ -96,7 +96,12 @@ pub enum Next {
     /// It stays down, by its restart type.
     StaysDown,
     /// The restart limit is used up: its supervisor ends.
-    GivesUp,
+    GivesUp {
+        /// How many restarts are allowed,
+        restarts: u32,
+        /// within so many milliseconds.
+        within_ms: u64,
+    },
     /// The restart limit is used up: it stays down until it is started by hand, and its siblings live.
     Parked,
 }

@@ -75,8 +75,8 @@ pub struct ChildSpec {
     pub shutdown: Shutdown,
     /// Whether `auto_shutdown` looks at it.
     pub significant: bool,
-    /// How long to wait before it is started again; `None`: not at all (OTP's rule).
-    pub backoff: Option<Backoff>,
+    /// How long to wait before it is started again.
+    pub pauses: Pauses,
     /// What happens when it has used up its supervisor's restart limit.
     pub on_giveup: OnGiveup,
     /// What it is.
@@ -102,7 +102,7 @@ impl ChildSpec {
             restart: Restart::Permanent,
             shutdown: Shutdown::Infinity,
             significant: false,
-            backoff: None,
+            pauses: Pauses::None,
             on_giveup: OnGiveup::Stop,
             kind,
         }
@@ -131,6 +131,19 @@ pub enum SupervisorKind {
         /// Whether a key has one holder at most.
         is_unique: bool,
     },
+}
+
+/// How long to wait before a child is started again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pauses {
+    /// Not at all (OTP's rule).
+    #[default]
+    None,
+    /// Not before the first restart, and then as long as the restart limit leaves room for: all restarts that it allows
+    /// take half of its window, and none more than a second. Begun anew as with [`Backoff`].
+    ByLimit,
+    /// As somebody says.
+    Backoff(Backoff),
 }
 
 /// Pauses before restarts: `initial`, then `factor` times the last one, up to `cap`; each shortened at random by up to

@@ -162,7 +162,7 @@ pub(crate) fn certificate_then<'py>(
         Next::Nothing => (None, 0),
         Next::Restarts { after_ms } => (Some("restarts"), after_ms),
         Next::StaysDown => (Some("stays_down"), 0),
-        Next::GivesUp => (Some("gives_up"), 0),
+        Next::GivesUp { .. } => (Some("gives_up"), 0),
         Next::Parked => (Some("parked"), 0),
     };
     dict.set_item("next", next)?;

@@ -5,10 +5,10 @@
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyString, PyTuple};
 use rebeam_protocol::spec::{
     ActorSpec, AutoShutdown, Backoff, ChildKind, ChildSpec, Limits, MAX_DEPTH, MailboxOptions, OnGiveup, Overflow,
-    ProcessOptions, Restart, Shutdown, Strategy, SupervisorKind, SupervisorSpec,
+    Pauses, ProcessOptions, Restart, Shutdown, Strategy, SupervisorKind, SupervisorSpec,
 };
 
 use crate::codec;
@@ -127,10 +127,19 @@ fn nested_child(object: &Bound<'_, PyAny>, depth: usize) -> PyResult<ChildSpec> 
         restart: choice(object, "restart", RESTARTS)?,
         shutdown: shutdown(&object.getattr("shutdown")?)?,
         significant: object.getattr("significant")?.extract()?,
-        backoff: object.getattr("backoff")?.extract::<Option<PyBackoff>>()?.map(Into::into),
+        pauses: pauses(&object.getattr("backoff")?)?,
         on_giveup: choice(object, "on_giveup", ON_GIVEUP)?,
         kind,
     })
+}
+
+/// `auto`, a `rebeam.Backoff`, or None.
+fn pauses(backoff: &Bound<'_, PyAny>) -> PyResult<Pauses> {
+    if backoff.is_instance_of::<PyString>() {
+        return Ok(Pauses::ByLimit);
+    }
+    let backoff = backoff.extract::<Option<PyBackoff>>()?;
+    Ok(backoff.map_or(Pauses::None, |backoff| Pauses::Backoff(backoff.into())))
 }
 
 fn actor(object: &Bound<'_, PyAny>) -> PyResult<ActorSpec> {

@@ -282,8 +282,8 @@ def send_every(seconds: float, to: To, message: Any) -> Timer:
     """Sends a message again and again, the first after one period.
 
     Set on a pid, or by an actor on itself, it ends with that incarnation; set on a name or a reference, with the actor
-    that set it. Ticks are left out, and counted (`rebeam_timer_ticks_skipped_total`), while the mailbox is full or
-    nobody is there, and where the node was late for them.
+    that set it. Ticks are left out, and counted (`rebeam_timer_ticks_skipped_total`), while the one before waits, the
+    mailbox is full or nobody is there, and where the node was late for them.
     """
     return _set_timer(seconds, seconds, to, None, message)
 

@@ -6,7 +6,7 @@ import difflib
 import inspect
 import os
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypedDict, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypedDict, TypeVar, Unpack, cast
 
 from rebeam import _rebeam
 from rebeam._actor import Actor
@@ -156,7 +156,7 @@ class ChildSpec(Generic[A]):
     mailbox: Mailbox
     concurrency: int
     redelivered: list[tuple[str, int]]
-    backoff: Backoff | None
+    backoff: Backoff | Literal["auto"] | None
     on_giveup: str
     terminate_on_shutdown: bool
     limits: Limits
@@ -180,7 +180,7 @@ class ChildOptions(TypedDict, total=False):
     mailbox: str
     while_restarting: str
     concurrency: int | None
-    backoff: Backoff | None
+    backoff: Backoff | Literal["auto"] | None
     on_giveup: str
     terminate_on_shutdown: bool
     callback_deadline: float | None
@@ -231,7 +231,9 @@ def child(actor: type[A], /, *args: Any, **options: Unpack[ChildOptions]) -> Chi
             Default: `queue`.
         concurrency: how many messages are handled at once, if it has `async def` methods; at most 200.
             Default: 100; 1 without such methods.
-        backoff: pauses before restarts. Default: none, as OTP.
+        backoff: pauses before restarts. `auto`: none before the first, then longer ones, so that the restarts that the
+            supervisor allows take half of its window, a second each at most (0.4 and 0.8 s with its defaults); begun
+            anew when it has lived for a second. None: none at all, as OTP. Default: `auto`.
         on_giveup: what happens when it has used up the supervisor's restart limit: `stop` (the supervisor ends, as
             OTP) or `park` (it stays down until `rebeam restart`, its siblings live). Default: `stop`.
         terminate_on_shutdown: whether `terminate` runs when the supervisor stops it, also if it does not trap exits.
@@ -286,7 +288,7 @@ def child(actor: type[A], /, *args: Any, **options: Unpack[ChildOptions]) -> Chi
         ),
         concurrency=_concurrency(actor, option("concurrency")),
         redelivered=_marked(actor, "__rebeam_redelivered__"),
-        backoff=_backoff(option("backoff")),
+        backoff=_backoff(option("backoff", "auto")),
         on_giveup=one_of("on_giveup", option("on_giveup", "stop"), ("stop", "park")),
         terminate_on_shutdown=_flag("terminate_on_shutdown", option("terminate_on_shutdown", True)),
         limits=_limits(actor, option),
@@ -323,11 +325,11 @@ def _count(what: str, value: object, least: int) -> int | None:
     return value
 
 
-def _backoff(value: object) -> Backoff | None:
-    if value is None:
-        return None
+def _backoff(value: object) -> Backoff | Literal["auto"] | None:
+    if value is None or value == "auto":
+        return cast('Literal["auto"] | None', value)
     if not isinstance(value, Backoff):
-        raise SpecError(f"backoff={value!r}: it must be a `rebeam.Backoff`")
+        raise SpecError(f"backoff={value!r}: it must be a `rebeam.Backoff`, `auto` or None")
     _number("backoff.initial", value.initial, 0)
     _number("backoff.factor", value.factor, 1)
     _number("backoff.cap", value.cap, value.initial)
@@ -522,7 +524,7 @@ class Supervisor:
         restart: str = "permanent",
         shutdown: float | str = "infinity",
         significant: bool = False,
-        backoff: Backoff | None = None,
+        backoff: Backoff | Literal["auto"] | None = "auto",
         on_giveup: str = "stop",
         **unknown: Any,
     ) -> None:

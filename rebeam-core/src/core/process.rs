@@ -124,7 +124,7 @@ impl Core {
                 self.timers.cancel(earlier);
                 let key = self.timers.set(self.now + Duration::from_millis(after_ms), Due::Alarm(id));
                 let sender = Sender::Process(process, own);
-                self.alarms.insert(id, Alarm { key, to, ends_with, every, sender, method, form, payload });
+                self.alarms.insert(id, Alarm { key, to, ends_with, every, last: None, sender, method, form, payload });
                 self.note_made(pid, |made| made.alarms.push(id));
                 ProcessAnswer::Ok
             }
@@ -281,6 +281,7 @@ impl Core {
         let head = Head { form: alarm.form.clone(), ..Head::new(alarm.method.clone()) };
         let message = Message::new(alarm.sender, head, alarm.payload.clone(), self.now);
         let is_repeated = alarm.every.is_some();
+        let last = alarm.last.replace(self.now);
         match alarm.every {
             // Ticks that were missed, because the node was stopped for a while or has too much to do, are left out.
             Some(every) => {
@@ -305,18 +306,22 @@ impl Core {
             return if is_repeated { self.alarms.skip(1) } else { self.sent_to_nobody(message, to) };
         };
         let Some(actor) = self.members.actor_mut(id) else { return };
-        if actor.mailbox.is_full() {
-            // A clock that ticks faster than it is heard is not to fill the mailbox.
-            if is_repeated {
-                return self.alarms.skip(1);
+        // A clock that ticks faster than it is heard is not to fill the mailbox.
+        if is_repeated && (actor.mailbox.is_full() || last.is_some_and(|at| actor.mailbox.waits(alarm_id, at))) {
+            // The one that waits counts on.
+            if let Some(alarm) = self.alarms.get_mut(alarm_id) {
+                alarm.last = last;
             }
+            return self.alarms.skip(1);
+        }
+        if actor.mailbox.is_full() {
             // Nobody waits for room here. What an actor tells itself is put in: its timers are bounded.
             let is_own = actor.process().is_some_and(|process| process.pid == alarm_id.maker);
             if !is_own && actor.mailbox.overflow() != Overflow::DropOldest {
                 return self.overflown(id, message);
             }
         }
-        actor.mailbox.push(Message { for_pid, ..message });
+        actor.mailbox.push(Message { for_pid, tick_of: is_repeated.then_some(alarm_id), ..message });
         self.drop_surplus(id);
         self.pump(id);
     }

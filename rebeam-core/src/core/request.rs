@@ -379,7 +379,7 @@ impl Core {
                 restart: traits.restart,
                 shutdown,
                 significant: traits.significant,
-                backoff: traits.backoff,
+                pauses: traits.pauses,
                 on_giveup: traits.on_giveup,
                 kind,
             })

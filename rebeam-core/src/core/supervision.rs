@@ -269,17 +269,32 @@ impl Core {
         verdict: Verdict,
     ) -> Option<Action> {
         let certificate = self.members.actor(child).and_then(|_| self.deaths.last_of(child)).cloned();
+        let next = self.next_of(child, verdict);
         if verdict == Verdict::GivesUp {
-            self.shutdown.gives_up(supervisor == ROOT, certificate.clone());
+            self.shutdown.gives_up(supervisor == ROOT, certificate.clone().map(|certificate| (certificate, next)));
         }
         let (certificate, actor) = (certificate?, self.members.actor(child)?);
-        let next = next_of(verdict);
         self.deaths.decided(child, next);
         // SUP-025: every abnormal end, and every end of a permanent child; but none that was ordered.
         let is_brutal = actor.shutdown == Shutdown::BrutalKill && *reason == ExitReason::Killed;
         let is_due = (!reason.is_clean() || actor.restart == Restart::Permanent) && !is_brutal;
         let is_killing = self.members.supervisor(supervisor).is_some_and(|supervisor| supervisor.is_killing);
         (is_due && !is_killing).then_some(Action::Report { certificate, next })
+    }
+
+    /// What a supervisor has decided about a child, as a certificate says it.
+    fn next_of(&self, child: ActorId, verdict: Verdict) -> Next {
+        match verdict {
+            Verdict::Restarts(after) => Next::Restarts { after_ms: after.as_millis() as u64 },
+            Verdict::StaysDown => Next::StaysDown,
+            Verdict::GivesUp => {
+                let supervisor = self.members.parent_of(child).and_then(|parent| self.members.supervisor(parent));
+                let (restarts, within_ms) =
+                    supervisor.map(|node| (node.spec.max_restarts, node.spec.max_ms)).unwrap_or_default();
+                Next::GivesUp { restarts, within_ms }
+            }
+            Verdict::Parks => Next::Parked,
+        }
     }
 
     /// The child will not come back by itself: its mail is dead, and so is that of everything below it.
@@ -632,7 +647,7 @@ impl Core {
             in_hand: self.in_hand(fates, death.clock_ns),
             killer: killer(&incarnation.machine, &death),
             stacks: shortened(death.stacks, MOST_STACKS),
-            next: verdict.map_or(Next::Nothing, next_of),
+            next: verdict.map_or(Next::Nothing, |verdict| self.next_of(id, verdict)),
             last_output: last_of(death.last_output),
             age_ms: self.now.saturating_sub(incarnation.since).as_millis() as u64,
             restarts: actor.map_or(0, |actor| actor.starts.saturating_sub(1)),
@@ -790,15 +805,6 @@ fn last_of(lines: Vec<String>) -> Vec<String> {
     let mut kept: Vec<String> = lines.into_iter().rev().take_while(fits).collect();
     kept.reverse();
     kept
-}
-
-fn next_of(verdict: Verdict) -> Next {
-    match verdict {
-        Verdict::Restarts(after) => Next::Restarts { after_ms: after.as_millis() as u64 },
-        Verdict::StaysDown => Next::StaysDown,
-        Verdict::GivesUp => Next::GivesUp,
-        Verdict::Parks => Next::Parked,
-    }
 }
 
 /// The deaths by one message, beyond the first, are its fault and not the actor's.

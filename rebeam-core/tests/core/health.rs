@@ -6,7 +6,7 @@ use crate::world::{World, actor, actor_with, call, inner, name, supervisor};
 use rebeam_core::Event;
 use rebeam_protocol::message::Kind;
 use rebeam_protocol::outside::{Answer, TreeRequest};
-use rebeam_protocol::spec::{Backoff, ChildSpec, Limits, OnGiveup, Strategy, SupervisorKind, SupervisorSpec};
+use rebeam_protocol::spec::{Backoff, ChildSpec, Limits, OnGiveup, Pauses, Strategy, SupervisorKind, SupervisorSpec};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -32,7 +32,7 @@ fn a_tree_in_which_all_is_well_has_no_troubles() {
 #[test]
 fn a_restart_is_no_trouble_unless_it_takes_its_time() {
     let backoff = Backoff { initial_ms: 5000, factor_milli: 1000, cap_ms: 5000, jitter_milli: 0 };
-    let mut world = pair(ChildSpec { backoff: Some(backoff), ..actor("b") });
+    let mut world = pair(ChildSpec { pauses: Pauses::Backoff(backoff), ..actor("b") });
     world.crashes("b");
     world.pass(Duration::from_millis(500));
     assert_eq!(world.troubles(MINUTE), Vec::<String>::new());

@@ -10,7 +10,7 @@ use rebeam_protocol::message::{Kind, Waits};
 use rebeam_protocol::outside::TreeRequest;
 use rebeam_protocol::process::{ChildAddress, ChildError, ProcessAnswer, ProcessRequest, SupervisorRequest};
 use rebeam_protocol::spec::{
-    ActorSpec, Backoff, ChildKind, ChildSpec, Limits, OnGiveup, Restart, Shutdown, Strategy, SupervisorKind,
+    ActorSpec, Backoff, ChildKind, ChildSpec, Limits, OnGiveup, Pauses, Restart, Shutdown, Strategy, SupervisorKind,
     SupervisorSpec,
 };
 
@@ -164,8 +164,11 @@ fn tmr_001_tmr_003_tmr_004_an_alarm_on_a_pid_goes_with_it_and_outlives_its_maker
     world.crashes("a");
     world.pass(ms(99));
     assert!(world.delivered("b").is_empty());
-    world.pass(ms(201));
-    assert_eq!((world.delivered("a").len(), world.delivered("b").len()), (0, 3));
+    world.pass(ms(101));
+    assert_eq!((world.delivered("a").len(), world.delivered("b").len()), (0, 2));
+    assert!(world.works("b").is_some() && world.works("b").is_some());
+    world.pass(ms(100));
+    assert_eq!((world.delivered("a").len(), world.delivered("b").len()), (0, 1));
 }
 
 #[test]
@@ -238,10 +241,10 @@ fn lnk_004_sup_058_a_supervisor_takes_the_exit_signal_of_its_parent_and_kill_can
 
 #[test]
 fn sup_072_sup_078_a_child_between_two_tries_is_still_the_child_of_its_last_pid() {
-    let backoff = Some(Backoff { initial_ms: 1000, factor_milli: 1000, cap_ms: 1000, jitter_milli: 0 });
+    let pauses = Pauses::Backoff(Backoff { initial_ms: 1000, factor_milli: 1000, cap_ms: 1000, jitter_milli: 0 });
     let kinds = [SupervisorKind::Static, SupervisorKind::Dynamic { max_children: None }, SupervisorKind::Spawned];
     for kind in kinds {
-        let child = Box::new(ChildSpec { backoff, ..actor("x") });
+        let child = Box::new(ChildSpec { pauses, ..actor("x") });
         let mut world =
             world(vec![actor("a"), inner("in", SupervisorSpec { kind, ..supervisor(Strategy::OneForOne, vec![]) })]);
         let started = match kind {
@@ -268,8 +271,8 @@ fn sup_072_sup_078_a_child_between_two_tries_is_still_the_child_of_its_last_pid(
 
 #[test]
 fn a_pause_before_a_restart_is_not_cut_short_by_an_earlier_one() {
-    let backoff = Some(Backoff { initial_ms: 1000, factor_milli: 1000, cap_ms: 1000, jitter_milli: 0 });
-    let child = ChildSpec { backoff, ..actor("a") };
+    let pauses = Pauses::Backoff(Backoff { initial_ms: 1000, factor_milli: 1000, cap_ms: 1000, jitter_milli: 0 });
+    let child = ChildSpec { pauses, ..actor("a") };
     let mut world = World::up(SupervisorSpec { max_restarts: 4, ..supervisor(Strategy::OneForOne, vec![child]) });
     world.crashes("a");
     world.pass(ms(900));
@@ -406,7 +409,7 @@ fn sup_079_an_actor_is_refused_by_a_supervisor_that_waits_for_it() {
 #[test]
 fn map_11_a_backoff_grows_to_its_cap_and_begins_anew_after_a_healthy_time() {
     let backoff = Backoff { initial_ms: 100, factor_milli: 2000, cap_ms: 300, jitter_milli: 0 };
-    let child = ChildSpec { backoff: Some(backoff), ..actor("a") };
+    let child = ChildSpec { pauses: Pauses::Backoff(backoff), ..actor("a") };
     let spec = SupervisorSpec { max_restarts: 100, max_ms: 1_000_000, ..supervisor(Strategy::OneForOne, vec![child]) };
     let mut world = World::up(spec);
     for pause in [100, 200, 300, 300] {
@@ -420,6 +423,49 @@ fn map_11_a_backoff_grows_to_its_cap_and_begins_anew_after_a_healthy_time() {
     world.crashes("a");
     world.pass(ms(100));
     assert!(world.is_running("a"));
+}
+
+#[test]
+fn map_11_by_default_the_first_restart_is_immediate_and_an_outage_of_a_second_is_survived() {
+    let child = ChildSpec { pauses: Pauses::ByLimit, ..actor("a") };
+    let mut world = World::up(supervisor(Strategy::OneForOne, vec![child.clone()]));
+    world.pass(ms(60_000));
+    world.crashes("a");
+    assert!(world.is_running("a"));
+    // Whatever it does within the outage ends it; all restarts but the last are used up in it.
+    world.fails.insert("a".into(), 1);
+    world.crashes("a");
+    world.pass(ms(416));
+    assert!(!world.is_running("a"));
+    world.pass(ms(1));
+    assert!(!world.is_running("a"), "its start has failed");
+    world.pass(ms(834));
+    assert!(world.is_running("a"));
+    // Who is healthy for a while begins anew.
+    world.pass(ms(6000));
+    world.crashes("a");
+    assert!(world.is_running("a"));
+    // Who never is, uses the limit up, however large that is.
+    for max_restarts in [1, 3, 10, 1000] {
+        let spec = SupervisorSpec { max_restarts, ..supervisor(Strategy::OneForOne, vec![child.clone()]) };
+        let mut world = World::up(spec);
+        world.fails.insert("a".into(), u32::MAX);
+        world.crashes("a");
+        world.pass(ms(2501));
+        assert!(world.take_trace().contains(&"gave up".to_owned()), "{max_restarts}");
+    }
+}
+
+#[test]
+fn a_tick_is_left_out_while_the_one_before_waits() {
+    let mut world = world(vec![actor("a"), actor("b")]);
+    world.asks("b", interval(1, name("a"), 100));
+    // The first is in hand all the time, the second waits behind it.
+    world.pass(ms(1000));
+    assert_eq!(world.delivered("a").len(), 2);
+    world.asks("b", interval(2, name("a"), 100));
+    world.pass(ms(1000));
+    assert_eq!(world.delivered("a").len(), 3, "another timer's tick is another's");
 }
 
 #[test]

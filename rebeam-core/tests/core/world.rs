@@ -518,6 +518,7 @@ impl World {
             Action::Report { certificate, next } => {
                 let next = match next {
                     Next::Restarts { after_ms: 0 } => "Restarts".to_owned(),
+                    Next::GivesUp { .. } => "GivesUp".to_owned(),
                     next => format!("{next:?}"),
                 };
                 self.trace.push(format!("report {} {next}", certificate.actor));

@@ -157,7 +157,7 @@ proptest! {
 #[test]
 fn supervisors_that_nest_without_end_are_an_error_and_no_overflow() {
     use rebeam_protocol::spec::{AutoShutdown, ChildKind, ChildSpec, OnGiveup, Restart, Shutdown, Strategy};
-    use rebeam_protocol::spec::{MAX_DEPTH, SupervisorKind, SupervisorSpec};
+    use rebeam_protocol::spec::{MAX_DEPTH, Pauses, SupervisorKind, SupervisorSpec};
     let supervisor = |children| SupervisorSpec {
         id: "s".into(),
         name: None,
@@ -174,7 +174,7 @@ fn supervisors_that_nest_without_end_are_an_error_and_no_overflow() {
             restart: Restart::Permanent,
             shutdown: Shutdown::Infinity,
             significant: false,
-            backoff: None,
+            pauses: Pauses::ByLimit,
             on_giveup: OnGiveup::Stop,
             kind: ChildKind::Supervisor(inner),
         }])

@@ -38,7 +38,7 @@ use crate::shell::service::Process;
 use crate::shell::service_manager;
 use crate::shell::signals::{Hangup, Signals};
 use crate::shell::zygote::{self, Silent};
-use crate::view::crash::plain_crash_block;
+use crate::view::crash::{plain_crash_block, words_of};
 use crate::view::exit_code::ExitCode;
 use crate::view::failure::Failure;
 use crate::view::text::{duration, kib};
@@ -191,11 +191,14 @@ fn finish(ended: Ended) -> Result<(), Failure> {
     let plain = |certificate: Option<Arc<Certificate>>| certificate.map(|it| plain_crash_block(&it, it.next));
     match ended {
         Ended::Clean => Ok(()),
-        Ended::GaveUp(certificate) => {
+        Ended::GaveUp(last) => {
             let failure = Failure::new(ExitCode::GaveUp, "the tree gave up: its restart limit is used up");
             // The whole certificate was printed when it happened.
-            Err(match certificate {
-                Some(last) => failure.cause(format!("`{}` died: {}", last.actor, last.reason)),
+            Err(match last {
+                Some((last, next)) => failure
+                    .cause(format!("`{}` died: {}; {}", last.actor, last.reason, words_of(next)))
+                    .hint("`backoff=rebeam.Backoff(…)` of the actor leaves more time before it is started again")
+                    .hint("`max_restarts=` and `max_seconds=` of its supervisor allow more"),
                 None => failure,
             })
         }

@@ -53,22 +53,28 @@ pub(crate) fn crash_block(certificate: &Certificate, next: Next, paint: impl Fn(
     );
     lines.push(format!("{bar} {}", paint(dim, &facts)));
     let next = match next {
-        Next::Nothing => String::new(),
-        Next::Restarts { after_ms: 0 } => " it is started again".into(),
-        Next::Restarts { after_ms } => {
-            format!(" it is started again after {}", duration(Duration::from_millis(after_ms)))
-        }
-        Next::StaysDown => " it stays down".into(),
-        Next::GivesUp => " the restart limit is used up: its supervisor gives up".into(),
-        Next::Parked => {
-            format!(
-                " the restart limit is used up: it stays down until `rebeam restart {}`",
-                in_line(&certificate.actor)
-            )
-        }
+        Next::Parked => format!("{} until `rebeam restart {}`", words_of(next), in_line(&certificate.actor)),
+        next => words_of(next),
     };
-    lines.push(format!("{}{next}", paint(red, "┗━")));
+    lines.push(format!("{} {next}", paint(red, "┗━")).trim_end().to_owned());
     lines.join("\n")
+}
+
+/// What follows an end.
+pub(crate) fn words_of(next: Next) -> String {
+    match next {
+        Next::Nothing => String::new(),
+        Next::Restarts { after_ms: 0 } => "it is started again".into(),
+        Next::Restarts { after_ms } => {
+            format!("it is started again after {}", duration(Duration::from_millis(after_ms)))
+        }
+        Next::StaysDown => "it stays down".into(),
+        Next::GivesUp { restarts, within_ms } => {
+            let within = duration(Duration::from_millis(within_ms));
+            format!("more than {restarts} restarts within {within}: its supervisor gives up")
+        }
+        Next::Parked => "the restart limit is used up: it stays down".into(),
+    }
 }
 
 /// The block about one end, without colours.
@@ -118,7 +124,7 @@ fn next_json(next: Next) -> Json {
         Next::Nothing => Json::Null,
         Next::Restarts { after_ms } => json!({ "restarts_after_s": after_ms as f64 / 1000.0 }),
         Next::StaysDown => json!("stays_down"),
-        Next::GivesUp => json!("gives_up"),
+        Next::GivesUp { .. } => json!("gives_up"),
         Next::Parked => json!("parked"),
     }
 }

@@ -174,7 +174,7 @@ impl Shell for Engine {
                 self.life.on_stopping.notify_one();
             }
             NodeEvent::Ended(NodeEnd::Clean) => self.life.end(Ended::Clean),
-            NodeEvent::Ended(NodeEnd::GaveUp { certificate }) => self.life.end(Ended::GaveUp(certificate)),
+            NodeEvent::Ended(NodeEnd::GaveUp { last }) => self.life.end(Ended::GaveUp(last)),
         }
     }
 }

@@ -26,7 +26,7 @@ use bytes::Bytes;
 use rebeam_core::shell::{self, Frame, Heard, Shell as _};
 use rebeam_core::{Core, Event};
 use rebeam_protocol::address::Caller;
-use rebeam_protocol::certificate::Certificate;
+use rebeam_protocol::certificate::{Certificate, Next};
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::frame;
 use rebeam_protocol::handshake::Secret;
@@ -95,7 +95,7 @@ pub(crate) enum Ended {
     /// As ordered, or with its significant children.
     Clean,
     /// The root supervisor gave up.
-    GaveUp(Option<Arc<Certificate>>),
+    GaveUp(Option<(Arc<Certificate>, Next)>),
     /// The tree did not come up.
     NotStarted { child: String, reason: ExitReason, certificate: Option<Arc<Certificate>> },
 }
