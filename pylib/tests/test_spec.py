@@ -1,8 +1,13 @@
 """How a tree is declared, and what is refused where it is written down."""
 
+from typing import TYPE_CHECKING
+
 import pytest
 import rebeam
 from rebeam import Actor, SpecError, Supervisor, child
+
+if TYPE_CHECKING:
+    from rebeam._options import Shutdown
 
 
 class Plain(Actor):
@@ -70,7 +75,7 @@ def test_sup_003_flags_are_checked_one_by_one(options: dict[str, object], text: 
 
 
 def test_sup_004_every_shutdown_of_otp_is_accepted() -> None:
-    given: list[float | str] = [0, 0.5, 7, "infinity", float("inf"), "brutal_kill"]
+    given: list[Shutdown] = [0, 0.5, 7, "infinity", float("inf"), "brutal_kill"]
     assert [child(Plain, shutdown=it).shutdown for it in given] == [
         0.0,
         0.5,

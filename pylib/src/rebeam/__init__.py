@@ -57,6 +57,7 @@ from rebeam._functions import (
     spawn,
     start,
 )
+from rebeam._options import Backoff
 from rebeam._pending import Pending
 from rebeam._process import (
     Timer,
@@ -136,7 +137,7 @@ from rebeam._server import (
     idle,
     reply,
 )
-from rebeam._spec import Backoff, ChildSpec, DynamicSupervisor, PartitionSupervisor, Supervisor, child
+from rebeam._spec import ChildSpec, DynamicSupervisor, PartitionSupervisor, Supervisor, child
 from rebeam._stream import Stream
 from rebeam._supervisors import Child, Counts, Started, SupervisorRef, supervisor
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Self
+    from typing import Self, Unpack
 
     from rebeam._exit import ExitReason
+    from rebeam._options import ChildOptions
     from rebeam._ref import ActorRef
 
 F = TypeVar("F", bound="Callable[..., Any]")
@@ -50,12 +51,12 @@ class Actor:
 
     __rebeam_options__: ClassVar[dict[str, Any]] = {}
 
-    def __init_subclass__(cls, **options: Any) -> None:
+    def __init_subclass__(cls, **options: Unpack[ChildOptions]) -> None:
         super().__init_subclass__()
         if options:
             from rebeam import _spec
 
-            _spec.check_class_options(cls, options)
+            _spec.check_class_options(cls, cast("dict[str, Any]", options))
             cls.__rebeam_options__ = {**cls.__rebeam_options__, **options}
 
     def init(self, *args: Any, **kwargs: Any) -> Any:

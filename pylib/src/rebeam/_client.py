@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rebeam._actor import Actor
+    from rebeam._options import Priority
     from rebeam._ref import Timeout
 
 A = TypeVar("A", bound="Actor")
@@ -130,7 +131,7 @@ class OutsideRef(ActorRef[A]):
         super().__init__(name, target)
         self._via = node
 
-    def options(self, *, timeout: Timeout = ..., priority: str = "normal") -> ActorRef[A]:
+    def options(self, *, timeout: Timeout = ..., priority: Priority = "normal") -> ActorRef[A]:
         """The same actor, used differently; all mail from outside has normal priority."""
         if priority != "normal":
             raise ValueError("mail from outside has normal priority")

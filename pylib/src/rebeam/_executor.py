@@ -17,13 +17,14 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 
 from rebeam import _errors, _failure, _functions, _pending, _process, _rebeam, _runtime, _spec
 from rebeam._actor import Actor
 from rebeam._ref import Target
 
 if TYPE_CHECKING:
+    from rebeam._options import ChildOptions
     from rebeam._ref import ActorRef
 
 R = TypeVar("R")
@@ -379,7 +380,7 @@ class Executor(concurrent.futures.Executor):
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         max_tasks_per_child: int | None = None,
-        **options: Any,
+        **options: Unpack[ChildOptions],
     ) -> None:
         for what, number in (("max_workers", max_workers), ("max_tasks_per_child", max_tasks_per_child)):
             if number is not None and (not isinstance(number, int) or number < 1):
@@ -393,7 +394,8 @@ class Executor(concurrent.futures.Executor):
         for option in ("name", "id", "restart", "significant"):
             if option in options:
                 raise _errors.SpecError(f"the workers of an executor have no option `{option}`")
-        spec = _spec.child(_Worker, initializer, tuple(initargs), restart="temporary", **options)
+        options["restart"] = "temporary"
+        spec = _spec.child(_Worker, initializer, tuple(initargs), **options)
         most = max_workers or _spec.cpus()
         self._pool = _Pool(most, spec, max_tasks_per_child, initializer is not None, me)
         weakref.finalize(self, self._pool.drop).atexit = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, Unpack, overload
 
 from rebeam import _pending, _rebeam, _spec
 from rebeam._actor import Actor
@@ -12,7 +12,9 @@ from rebeam._errors import ActorDied, ChildError, NoProc, SpecError, Stop, is_un
 from rebeam._ref import ActorRef, Target, Timeout, Via
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    from rebeam._options import ChildOptions, Priority
 
 A = TypeVar("A", bound=Actor)
 P = ParamSpec("P")
@@ -57,7 +59,7 @@ def function(function: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -
     return _named(function, args, kwargs, name.rpartition(".")[2] or name, f"{module}.{name}", {})
 
 
-def module(name: str, *argv: str, **options: Any) -> _spec.ChildSpec[FunctionActor]:
+def module(name: str, /, *argv: str, **options: Unpack[ChildOptions]) -> _spec.ChildSpec[FunctionActor]:
     """A module as a child of a supervisor: it is run as `python -m NAME ARGV…` would, and the actor ends with it.
 
     Args:
@@ -71,7 +73,7 @@ def module(name: str, *argv: str, **options: Any) -> _spec.ChildSpec[FunctionAct
     return _named(_run_module, (name, *_texts(name, argv)), {}, name.rpartition(".")[2], name, options)
 
 
-def script(path: str, *argv: str, **options: Any) -> _spec.ChildSpec[FunctionActor]:
+def script(path: str, /, *argv: str, **options: Unpack[ChildOptions]) -> _spec.ChildSpec[FunctionActor]:
     """A file as a child of a supervisor: it is run as `python FILE ARGV…` would, and the actor ends with it.
 
     Args:
@@ -94,7 +96,9 @@ def _texts(program: str, argv: tuple[str, ...]) -> tuple[str, ...]:
     return argv
 
 
-def child_options(spec: _spec.ChildSpec[FunctionActor], **options: Any) -> _spec.ChildSpec[FunctionActor]:
+def child_options(
+    spec: _spec.ChildSpec[FunctionActor], /, **options: Unpack[ChildOptions]
+) -> _spec.ChildSpec[FunctionActor]:
     """The same function as a child with options of `child`, such as `name` and `restart`."""
     _, args, _ = spec.start
     function, arguments, kwargs = args
@@ -107,7 +111,7 @@ def _named(
     kwargs: dict[str, Any],
     id: str,
     label: str,
-    options: dict[str, Any],
+    options: Mapping[str, Any],
 ) -> _spec.ChildSpec[FunctionActor]:
     defaults = {"restart": "transient", "terminate_on_shutdown": False, "id": options.get("name") or id}
     spec = _spec.child(FunctionActor, function, args, kwargs, **{**defaults, **options})
@@ -115,14 +119,16 @@ def _named(
 
 
 @overload
-def start(what: type[A], /, *args: Any, supervisor: str | None = None, **options: Any) -> ActorRef[A]: ...  # pyright: ignore[reportOverlappingOverload]
+def start(  # pyright: ignore[reportOverlappingOverload]
+    what: type[A], /, *args: Any, supervisor: str | None = None, **options: Unpack[ChildOptions]
+) -> ActorRef[A]: ...
 @overload
 def start(what: _spec.ChildSpec[A], /, *, supervisor: str | None = None) -> ActorRef[A]: ...
 @overload
 def start(
-    what: Callable[..., Any], /, *args: Any, supervisor: str | None = None, **options: Any
+    what: Callable[..., Any], /, *args: Any, supervisor: str | None = None, **options: Unpack[ChildOptions]
 ) -> ActorRef[FunctionActor]: ...
-def start(what: Any, /, *args: Any, supervisor: str | None = None, **options: Any) -> ActorRef[Any]:
+def start(what: Any, /, *args: Any, supervisor: str | None = None, **options: Unpack[ChildOptions]) -> ActorRef[Any]:
     """Starts an actor at run time; returns when it runs, is registered, and is found by every other.
 
     It belongs to nobody, and stays until it ends or is stopped. Like any child it is `permanent` by default (a function
@@ -144,14 +150,18 @@ def start(what: Any, /, *args: Any, supervisor: str | None = None, **options: An
 
 
 @overload
-async def astart(what: type[A], /, *args: Any, supervisor: str | None = None, **options: Any) -> ActorRef[A]: ...  # pyright: ignore[reportOverlappingOverload]
+async def astart(
+    what: type[A], /, *args: Any, supervisor: str | None = None, **options: Unpack[ChildOptions]
+) -> ActorRef[A]: ...  # pyright: ignore[reportOverlappingOverload]
 @overload
 async def astart(what: _spec.ChildSpec[A], /, *, supervisor: str | None = None) -> ActorRef[A]: ...
 @overload
 async def astart(
-    what: Callable[..., Any], /, *args: Any, supervisor: str | None = None, **options: Any
+    what: Callable[..., Any], /, *args: Any, supervisor: str | None = None, **options: Unpack[ChildOptions]
 ) -> ActorRef[FunctionActor]: ...
-async def astart(what: Any, /, *args: Any, supervisor: str | None = None, **options: Any) -> ActorRef[Any]:
+async def astart(
+    what: Any, /, *args: Any, supervisor: str | None = None, **options: Unpack[ChildOptions]
+) -> ActorRef[Any]:
     """`start`, to be awaited. Cancelled, it starts the actor none the less."""
     return await _pending.afollow(starting(_spec_of(what, args, options), supervisor))
 
@@ -165,7 +175,7 @@ def starting(spec: _spec.ChildSpec[Any], supervisor: str | None) -> _pending.Ste
 
 
 def get_or_start(
-    key: str | Via, actor: type[A], /, *args: Any, supervisor: str | None = None, **options: Any
+    key: str | Via, actor: type[A], /, *args: Any, supervisor: str | None = None, **options: Unpack[ChildOptions]
 ) -> ActorRef[A]:
     """The actor with this name or key, which is started if there is none. Of many callers at once one starts it, and
     all get it, once its `init` has returned.
@@ -191,7 +201,7 @@ def get_or_start(
 
 
 async def aget_or_start(
-    key: str | Via, actor: type[A], /, *args: Any, supervisor: str | None = None, **options: Any
+    key: str | Via, actor: type[A], /, *args: Any, supervisor: str | None = None, **options: Unpack[ChildOptions]
 ) -> ActorRef[A]:
     """`get_or_start`, to be awaited."""
     starter = _starter(key, actor, args, supervisor, options)
@@ -200,7 +210,7 @@ async def aget_or_start(
 
 
 def _starter(
-    key: str | Via, actor: type[A], args: tuple[Any, ...], supervisor: str | None, options: dict[str, Any]
+    key: str | Via, actor: type[A], args: tuple[Any, ...], supervisor: str | None, options: Mapping[str, Any]
 ) -> _Starter:
     if not isinstance(key, (str, Via)):
         raise TypeError(f"{key!r} is no name, and not what `via` gives")
@@ -251,7 +261,7 @@ class KeyedRef(ActorRef[A]):
         super().__init__(starter.key, target)
         self._via = starter
 
-    def options(self, *, timeout: Timeout = ..., priority: str = "normal") -> ActorRef[A]:
+    def options(self, *, timeout: Timeout = ..., priority: Priority = "normal") -> ActorRef[A]:
         target = super().options(timeout=timeout, priority=priority)._target
         return KeyedRef(self._via, target)
 
@@ -364,7 +374,7 @@ class _Starter(NamedTuple):
             await _pending.afollow(self.steps())
 
 
-def spawn(what: Any, /, *args: Any, link: bool = False, **options: Any) -> ActorRef[Any]:
+def spawn(what: Any, /, *args: Any, link: bool = False, **options: Unpack[ChildOptions]) -> ActorRef[Any]:
     """Starts an actor at run time, under the node's own supervisor; returns when it runs.
 
     It belongs to the actor that starts it: when that ends, it is stopped, too. By default it is `temporary`.
@@ -382,12 +392,12 @@ def spawn(what: Any, /, *args: Any, link: bool = False, **options: Any) -> Actor
     return _pending.follow(spawning(what, args, link, options), "spawn")
 
 
-async def aspawn(what: Any, /, *args: Any, link: bool = False, **options: Any) -> ActorRef[Any]:
+async def aspawn(what: Any, /, *args: Any, link: bool = False, **options: Unpack[ChildOptions]) -> ActorRef[Any]:
     """`spawn`, to be awaited. Cancelled, it starts the actor none the less, which ends with this one."""
     return await _pending.afollow(spawning(what, args, link, options))
 
 
-def spawning(what: Any, args: tuple[Any, ...], link: bool, options: dict[str, Any]) -> _pending.Steps[ActorRef[Any]]:
+def spawning(what: Any, args: tuple[Any, ...], link: bool, options: Mapping[str, Any]) -> _pending.Steps[ActorRef[Any]]:
     if not isinstance(what, _spec.ChildSpec):
         options = {"restart": "temporary", **options}
     spec = _spec_of(what, args, options)
@@ -395,7 +405,7 @@ def spawning(what: Any, args: tuple[Any, ...], link: bool, options: dict[str, An
     return ActorRef(spec.name or started["number"])
 
 
-def _spec_of(what: Any, args: tuple[Any, ...], options: dict[str, Any]) -> _spec.ChildSpec[Any]:
+def _spec_of(what: Any, args: tuple[Any, ...], options: Mapping[str, Any]) -> _spec.ChildSpec[Any]:
     """What is to be started, as `child` would say it."""
     if isinstance(what, _spec.ChildSpec):
         if args or options:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar, overload
 
 from rebeam import _rebeam
+from rebeam._options import Priority, one_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -292,7 +293,7 @@ class ActorRef(Generic[A]):
         self.call = _Call(self)
         self.cast = _Cast(self)
 
-    def options(self, *, timeout: Timeout = ..., priority: str = "normal") -> ActorRef[A]:
+    def options(self, *, timeout: Timeout = ..., priority: Priority = "normal") -> ActorRef[A]:
         """The same actor, used differently.
 
         Args:
@@ -300,8 +301,7 @@ class ActorRef(Generic[A]):
                 call in hand still has, and 5 s if none is in hand.
             priority: `normal`, or `high` to overtake normal mail.
         """
-        if priority not in ("normal", "high"):
-            raise ValueError(f"a priority of {priority!r}; it is 'normal' or 'high'")
+        one_of("priority", priority, Priority)
         return ActorRef(self._address, Target(timeout, priority == "high"))
 
     async def _acall(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

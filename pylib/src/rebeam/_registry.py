@@ -12,6 +12,7 @@ from collections.abc import ItemsView, Mapping, ValuesView
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 
 from rebeam import _errors, _pending, _rebeam
+from rebeam._options import Keys, Pick, one_of
 from rebeam._ref import ActorRef, Pid, Target, To, Via, address, method_name
 from rebeam._spec import Supervisor
 
@@ -325,11 +326,10 @@ class Registry(Supervisor, _View[Any, Any]):
 
     __slots__ = ("_table", "kind")
 
-    def __init__(self, name: str, *, keys: str = "unique") -> None:
-        from rebeam import _spec
+    def __init__(self, name: str, *, keys: Keys = "unique") -> None:
 
         super().__init__([], name=name)
-        self.kind = _spec.one_of("keys", keys, ("unique", "duplicate"))
+        self.kind = one_of("keys", keys, Keys)
         self._table = _rebeam.Registry(self.kind, name)
 
     @property
@@ -418,7 +418,7 @@ class Registry(Supervisor, _View[Any, Any]):
         return f"<Registry {self.name!r}, {self.kind} keys>"
 
 
-def _registry(name: str, keys: str) -> Registry:
+def _registry(name: str, keys: Keys) -> Registry:
     return Registry(name, keys=keys)
 
 
@@ -484,7 +484,7 @@ class Group(Generic[A]):
         """Sends a message to every member, for `handle_info`."""
         _rebeam.send_message((self.name,), "handle_info", message, ...)
 
-    def pick(self, how: str = "random") -> ActorRef[A]:
+    def pick(self, how: Pick = "random") -> ActorRef[A]:
         """One of the members.
 
         Args:
@@ -494,9 +494,8 @@ class Group(Generic[A]):
         Raises:
             NoProc: the group is empty.
         """
-        from rebeam import _spec
 
-        _spec.one_of("how", how, ("random", "round_robin", "least_waiting"))
+        one_of("how", how, Pick)
         if how == "least_waiting":
             found = _groups.least_busy(self.name)
             if found is None:

@@ -6,21 +6,33 @@ import difflib
 import inspect
 import os
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypedDict, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Never, TypeVar, Unpack, cast
 
 from rebeam import _rebeam
 from rebeam._actor import Actor
 from rebeam._errors import SpecError
+from rebeam._options import (
+    AutoShutdown,
+    Backoff,
+    ChildOptions,
+    OnCrash,
+    OnFull,
+    OnGiveup,
+    Pauses,
+    Restart,
+    Shutdown,
+    Strategy,
+    SupervisorOptions,
+    WhileRestarting,
+    one_of,
+    refuse_unknown,
+)
 from rebeam._ref import Via
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
 A = TypeVar("A", bound=Actor)
-
-STRATEGIES = ("one_for_one", "one_for_all", "rest_for_one")
-RESTARTS = ("permanent", "transient", "temporary")
-AUTO_SHUTDOWNS = ("never", "any_significant", "all_significant")
 
 
 def cpus() -> int:
@@ -51,16 +63,6 @@ MOST_CONCURRENCY = _rebeam.MOST_CONCURRENCY
 LONGEST_NAME = 1000
 """Characters that a name or an id may have."""
 
-ON_FULL = ("block", "fail", "drop_oldest", "drop_new")
-
-
-def one_of(what: str, value: object, allowed: tuple[str, ...]) -> str:
-    if isinstance(value, str) and value in allowed:
-        return value
-    near = difflib.get_close_matches(str(value), allowed, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; it is one of {', '.join(map(repr, allowed))}"
-    raise SpecError(f"{what}={value!r} is not known{hint}")
-
 
 def _number(what: str, value: object, least: float, *, strict: bool = False) -> float:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -70,42 +72,17 @@ def _number(what: str, value: object, least: float, *, strict: bool = False) -> 
     return float(value)  # type: ignore[arg-type]
 
 
-def _shutdown(value: object) -> float | str:
-    if value in ("infinity", "brutal_kill"):
-        return str(value)
+def _shutdown(value: object) -> Shutdown:
+    if value == "infinity":
+        return "infinity"
+    if value == "brutal_kill":
+        return "brutal_kill"
     if isinstance(value, str):
         near = difflib.get_close_matches(value, ("infinity", "brutal_kill"), 1)
         hint = f"did you mean {near[0]!r}?" if near else "it is a number of seconds, 'infinity' or 'brutal_kill'"
         raise SpecError(f"shutdown={value!r} is not known; {hint}")
     seconds = _number("shutdown", value, 0)
     return "infinity" if seconds == float("inf") else seconds
-
-
-def _refuse_unknown(what: str, given: Iterable[str], known: Iterable[str]) -> None:
-    for key in given:
-        if key in known:
-            continue
-        near = difflib.get_close_matches(key, list(known), 1)
-        hint = f"; did you mean `{near[0]}`?" if near else f"; known are {', '.join(f'`{k}`' for k in known)}"
-        raise SpecError(f"{what} has no option `{key}`{hint}")
-
-
-class Backoff(NamedTuple):
-    """Pauses before restarts: `initial`, then `factor` times the last one, up to `cap`.
-
-    It starts over once the child has lived for `cap`, and at least a second.
-
-    Attributes:
-        initial: the first pause, in seconds.
-        factor: by which it grows.
-        cap: the longest pause, in seconds.
-        jitter: the share of a pause, from 0 to 1, that chance may take away.
-    """
-
-    initial: float = 0.1
-    factor: float = 2.0
-    cap: float = 30.0
-    jitter: float = 0.1
 
 
 class Limits(NamedTuple):
@@ -124,9 +101,9 @@ class Mailbox(NamedTuple):
 
     messages: int | None
     bytes: int | None
-    on_full: str
-    on_crash: str
-    while_restarting: str
+    on_full: OnFull
+    on_crash: OnCrash
+    while_restarting: WhileRestarting
 
 
 class Process(NamedTuple):
@@ -149,51 +126,19 @@ class ChildSpec(Generic[A]):
     via: Via | None
     class_name: str
     start: tuple[type[A], tuple[Any, ...], dict[str, Any]]
-    restart: str
-    shutdown: float | str
+    restart: Restart
+    shutdown: Shutdown
     significant: bool
     start_timeout: float | None
     mailbox: Mailbox
     concurrency: int
     redelivered: list[tuple[str, int]]
-    backoff: Backoff | Literal["auto"] | None
-    on_giveup: str
+    backoff: Pauses
+    on_giveup: OnGiveup
     terminate_on_shutdown: bool
     limits: Limits
     process: Process
     is_supervisor: bool = field(default=False, init=False)
-
-
-class ChildOptions(TypedDict, total=False):
-    """The options of `child`, and of an actor's class (`class Worker(Actor, restart="transient")`)."""
-
-    kwargs: dict[str, Any]
-    name: str | Via | None
-    id: str | None
-    restart: str
-    shutdown: float | str
-    significant: bool
-    start_timeout: float | None
-    max_messages_waiting: int | None
-    max_bytes_waiting: int | None
-    on_full: str
-    mailbox: str
-    while_restarting: str
-    concurrency: int | None
-    backoff: Backoff | Literal["auto"] | None
-    on_giveup: str
-    terminate_on_shutdown: bool
-    callback_deadline: float | None
-    memory: str | int | tuple[str | int, str | int] | None
-    max_messages: int | None
-    max_age: float | None
-    cpus: Iterable[int] | None
-    nice: int | None
-    env: Mapping[str, str] | None
-    threads: int | None
-    directory: str | None
-    uid: int | None
-    gid: int | None
 
 
 _CHILD_OPTIONS = tuple(ChildOptions.__annotations__)
@@ -201,7 +146,7 @@ _CHILD_OPTIONS = tuple(ChildOptions.__annotations__)
 
 def check_class_options(cls: type[Actor], options: dict[str, Any]) -> None:
     """Refuses options of a class statement that `child` does not know."""
-    _refuse_unknown(f"class `{cls.__qualname__}`", options, _CHILD_OPTIONS)
+    refuse_unknown(f"class `{cls.__qualname__}`", options, _CHILD_OPTIONS)
 
 
 def child(actor: type[A], /, *args: Any, **options: Unpack[ChildOptions]) -> ChildSpec[A]:
@@ -257,7 +202,7 @@ def child(actor: type[A], /, *args: Any, **options: Unpack[ChildOptions]) -> Chi
         SpecError: a value or an option that makes no sense.
     """
     given = cast("dict[str, Any]", options)
-    _refuse_unknown("`child`", given, _CHILD_OPTIONS)
+    refuse_unknown("`child`", given, _CHILD_OPTIONS)
     if not (isinstance(actor, type) and issubclass(actor, Actor)):
         what = "an instance; give the class" if isinstance(actor, Actor) else "not a subclass of `rebeam.Actor`"
         raise SpecError(f"{actor!r} is {what}")
@@ -275,21 +220,21 @@ def child(actor: type[A], /, *args: Any, **options: Unpack[ChildOptions]) -> Chi
         via=via,
         class_name=f"{actor.__module__}.{actor.__qualname__}",
         start=(actor, args, kwargs),
-        restart=one_of("restart", option("restart", "permanent"), RESTARTS),
+        restart=one_of("restart", option("restart", "permanent"), Restart),
         shutdown=_shutdown(option("shutdown", DEFAULT_SHUTDOWN)),
         significant=_flag("significant", option("significant", False)),
         start_timeout=_seconds("start_timeout", option("start_timeout", DEFAULT_START_TIMEOUT)),
         mailbox=Mailbox(
             _count("max_messages_waiting", option("max_messages_waiting", DEFAULT_MAILBOX[0]), 1),
             _count("max_bytes_waiting", option("max_bytes_waiting", DEFAULT_MAILBOX[1]), 1),
-            one_of("on_full", option("on_full", "block"), ON_FULL),
-            one_of("mailbox", option("mailbox", "keep"), ("keep", "drop")),
-            one_of("while_restarting", option("while_restarting", "queue"), ("queue", "fail")),
+            one_of("on_full", option("on_full", "block"), OnFull),
+            one_of("mailbox", option("mailbox", "keep"), OnCrash),
+            one_of("while_restarting", option("while_restarting", "queue"), WhileRestarting),
         ),
         concurrency=_concurrency(actor, option("concurrency")),
         redelivered=_marked(actor, "__rebeam_redelivered__"),
         backoff=_backoff(option("backoff", "auto")),
-        on_giveup=one_of("on_giveup", option("on_giveup", "stop"), ("stop", "park")),
+        on_giveup=one_of("on_giveup", option("on_giveup", "stop"), OnGiveup),
         terminate_on_shutdown=_flag("terminate_on_shutdown", option("terminate_on_shutdown", True)),
         limits=_limits(actor, option),
         process=_process(option),
@@ -325,9 +270,11 @@ def _count(what: str, value: object, least: int) -> int | None:
     return value
 
 
-def _backoff(value: object) -> Backoff | Literal["auto"] | None:
-    if value is None or value == "auto":
-        return cast('Literal["auto"] | None', value)
+def _backoff(value: object) -> Pauses:
+    if value is None:
+        return None
+    if value == "auto":
+        return "auto"
     if not isinstance(value, Backoff):
         raise SpecError(f"backoff={value!r}: it must be a `rebeam.Backoff`, `auto` or None")
     _number("backoff.initial", value.initial, 0)
@@ -515,33 +462,33 @@ class Supervisor:
         self,
         children: Iterable[ChildSpec[Any] | Supervisor | type[Actor]],
         *,
-        strategy: str = "one_for_one",
+        strategy: Strategy = "one_for_one",
         max_restarts: int = 3,
         max_seconds: float = 5.0,
-        auto_shutdown: str = "never",
+        auto_shutdown: AutoShutdown = "never",
         name: str | None = None,
         id: str | None = None,
-        restart: str = "permanent",
-        shutdown: float | str = "infinity",
+        restart: Restart = "permanent",
+        shutdown: Shutdown = "infinity",
         significant: bool = False,
-        backoff: Backoff | Literal["auto"] | None = "auto",
-        on_giveup: str = "stop",
-        **unknown: Any,
+        backoff: Pauses = "auto",
+        on_giveup: OnGiveup = "stop",
+        **unknown: Never,
     ) -> None:
-        _refuse_unknown(f"`{type(self).__name__}`", unknown, Supervisor.__slots__)
+        refuse_unknown(f"`{type(self).__name__}`", unknown, Supervisor.__slots__)
         for what, text in (("name", name), ("id", id)):
             check_label(what, text)
-        self.strategy = one_of("strategy", strategy, STRATEGIES)
+        self.strategy = one_of("strategy", strategy, Strategy)
         if not isinstance(max_restarts, int) or isinstance(max_restarts, bool):
             raise SpecError(f"max_restarts={max_restarts!r}: it must be a whole number")
         self.max_restarts = int(_number("max_restarts", max_restarts, 0))
         self.max_seconds = _number("max_seconds", max_seconds, 0, strict=True)
-        self.auto_shutdown = one_of("auto_shutdown", auto_shutdown, AUTO_SHUTDOWNS)
+        self.auto_shutdown = one_of("auto_shutdown", auto_shutdown, AutoShutdown)
         self.name = name
         self.id = id or name or "supervisor"
         self.backoff = _backoff(backoff)
-        self.on_giveup = one_of("on_giveup", on_giveup, ("stop", "park"))
-        self.restart = one_of("restart", restart, RESTARTS)
+        self.on_giveup = one_of("on_giveup", on_giveup, OnGiveup)
+        self.restart = one_of("restart", restart, Restart)
         self.shutdown = _shutdown(shutdown)
         self.significant = _flag("significant", significant)
         self.children = [as_child(one) for one in children]
@@ -567,9 +514,11 @@ class DynamicSupervisor(Supervisor):
     __slots__ = ("max_children",)
     kind = "dynamic"
 
-    def __init__(self, *, max_children: int | None = None, **options: Any) -> None:
-        _refuse_unknown("`DynamicSupervisor`", options, _DYNAMIC)
-        super().__init__([], **options)
+    def __init__(
+        self, *, max_children: int | None = None, name: str | None = None, **options: Unpack[SupervisorOptions]
+    ) -> None:
+        refuse_unknown("`DynamicSupervisor`", options, _DYNAMIC)
+        super().__init__([], name=name, **cast("dict[str, Any]", options))
         self.max_children = _count("max_children", max_children, 1)
 
 
@@ -596,10 +545,17 @@ class PartitionSupervisor(Supervisor):
     kind = "partition"
 
     def __init__(
-        self, spec: ChildSpec[Any] | type[Actor], *, name: str, partitions: int | None = None, **options: Any
+        self,
+        spec: ChildSpec[Any] | type[Actor],
+        *,
+        name: str,
+        partitions: int | None = None,
+        **options: Unpack[SupervisorOptions],
     ) -> None:
         count = _count("partitions", partitions, 1) or cpus()
         one = as_child(spec)
         if isinstance(one, Supervisor) or one.name is not None:
             raise SpecError("the copies of a `PartitionSupervisor` are actors without a name")
-        super().__init__([replace(one, id=str(number)) for number in range(count)], name=name, **options)
+        super().__init__(
+            [replace(one, id=str(number)) for number in range(count)], name=name, **cast("dict[str, Any]", options)
+        )
