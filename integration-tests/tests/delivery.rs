@@ -197,7 +197,7 @@ fn nothing_from_outside_is_ever_unpickled() {
             request: SupervisorRequest::Which,
             waits: Waits::Nobody,
         },
-        ProcessRequest::Kill(Address::Name("a".into())),
+        ProcessRequest::Kill { to: Address::Name("a".into()), is_hung: false },
     ];
     for body in of_actors {
         let mut bytes = Vec::new();

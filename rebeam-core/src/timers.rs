@@ -29,6 +29,8 @@ pub(crate) enum Due {
     Launch(ProcessId),
     /// The process was judged hung, and has had its time to write its stacks.
     Hung(ProcessId),
+    /// The same, where an actor says that it takes too long.
+    TakesTooLong(ProcessId),
     /// The process is as old as it may become.
     Aged(ProcessId),
     /// Somebody has waited long enough for an actor to come up.

@@ -37,7 +37,12 @@ pub enum ProcessRequest {
         reason: ExitReason,
     },
     /// SIGKILL.
-    Kill(Address),
+    Kill {
+        /// Whom.
+        to: Address,
+        /// Whether it is to write its stacks first, since it takes too long.
+        is_hung: bool,
+    },
     /// Stop, in turn; answered when it has ended.
     Stop {
         /// Whom.

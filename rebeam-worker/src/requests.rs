@@ -111,8 +111,8 @@ pub(crate) fn exit_signal(py: Python<'_>, to: &Bound<'_, PyAny>, reason: convert
 
 /// Kills.
 #[pyfunction]
-pub(crate) fn kill(py: Python<'_>, to: &Bound<'_, PyAny>) -> PyResult<()> {
-    ask(py, ProcessRequest::Kill(convert::address(to)?)).map(drop)
+pub(crate) fn kill(py: Python<'_>, to: &Bound<'_, PyAny>, is_hung: bool) -> PyResult<()> {
+    ask(py, ProcessRequest::Kill { to: convert::address(to)?, is_hung }).map(drop)
 }
 
 /// Stops and waits for the end. Gives a word, `ok`, `noproc`, `self`, `timeout` or `other`, and the other reason.

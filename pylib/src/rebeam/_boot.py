@@ -51,6 +51,7 @@ def main() -> NoReturn:
             _registry,
             _server,
             _spec,
+            _stacks,
             _stream,
         )
 
@@ -303,8 +304,9 @@ def _settle_in(start: Start) -> None:
     if options["nice"] is not None:
         os.nice(options["nice"])
     if start["stacks"] is not None:
-        faulthandler.enable(start["stacks"])
-        faulthandler.register(_rebeam.DUMP_SIGNAL, start["stacks"])
+        from rebeam import _stacks
+
+        _stacks.write_to(start["stacks"])
 
 
 def _on_exit_signal(number: int, frame: object) -> None:

@@ -224,7 +224,12 @@ def exit(to: To, reason: str | ExitReason = "shutdown") -> None:
 
 def kill(to: To) -> None:
     """Ends an incarnation at once by SIGKILL, with the reason `killed`. It cannot be trapped."""
-    _rebeam.kill(address(to))
+    _rebeam.kill(address(to), False)
+
+
+def kill_hung(to: To) -> None:
+    """The same, after a moment in which it writes down where it is, for its certificate."""
+    _rebeam.kill(address(to), True)
 
 
 def stop(to: To, reason: str | ExitReason = "normal", timeout: float | None = None) -> None:

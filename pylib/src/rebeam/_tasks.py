@@ -59,7 +59,7 @@ class Task(Generic[R]):
             if self._pending.done():
                 # The function's own.
                 raise
-            self.shutdown(0)
+            self._give_up()
             raise TimeoutError(f"the task took longer than {timeout} s") from None
 
     def poll(self, timeout: float = 0.0) -> Outcome[R] | None:
@@ -84,6 +84,13 @@ class Task(Generic[R]):
                 pass
         return found
 
+    def _give_up(self) -> None:
+        """Has it killed, since it takes too long."""
+        self._pending.cancel()
+        with contextlib.suppress(_errors.NoProc):
+            _process.unlink(self.ref)
+            _process.kill_hung(self.ref)
+
     def done(self) -> bool:
         """Whether it has ended."""
         return self._pending.done()
@@ -94,7 +101,7 @@ class Task(Generic[R]):
         except BaseException:
             # A cancelled wait, by `asyncio.wait_for` or whomever, stops it, as `result` does when its time is over.
             if self._pending.cancelled():
-                self.shutdown(0)
+                self._give_up()
             raise
 
 

@@ -195,6 +195,7 @@ impl Core {
                 Due::Hung(process) => {
                     self.kill_for(process, ExitReason::HeartbeatTimeout, "it was judged hung");
                 }
+                Due::TakesTooLong(process) => self.kill_for(process, ExitReason::Killed, process::ACTOR_ASKED),
                 Due::Aged(process) => self.recycle(process),
                 Due::WaitOver(wait) => self.wait_over(wait),
             }

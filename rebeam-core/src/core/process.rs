@@ -28,6 +28,9 @@ use crate::timers::Due;
 /// The method that gets what is neither a call nor a cast.
 const HANDLE_INFO: &str = "handle_info";
 
+/// Why an actor was killed, in words.
+pub(super) const ACTOR_ASKED: &str = "an actor asked for it";
+
 impl Core {
     /// Answers a request of an actor about others; `None` if the answer comes later.
     pub(super) fn process_request(
@@ -80,9 +83,12 @@ impl Core {
                 }
                 ProcessAnswer::Ok
             }
-            ProcessRequest::Kill(to) => {
+            ProcessRequest::Kill { to, is_hung } => {
                 if let Some(id) = self.pid_of(&to).and_then(|pid| self.members.living(pid)) {
-                    self.kill_member(id);
+                    match self.members.actor(id).and_then(|actor| actor.process()).filter(|_| is_hung) {
+                        Some(process) => drop(self.kill_after_stacks(process, Due::TakesTooLong(process))),
+                        None => self.kill_member(id),
+                    }
                 }
                 ProcessAnswer::Ok
             }
@@ -255,7 +261,7 @@ impl Core {
     fn kill_member(&mut self, id: ActorId) {
         if let Some(incarnation) = self.members.incarnation_mut(id) {
             let process = incarnation.process();
-            self.kill_for(process, ExitReason::Killed, "an actor asked for it");
+            self.kill_for(process, ExitReason::Killed, ACTOR_ASKED);
         } else if self.members.is_supervisor(id) {
             self.kill_below(id);
             self.stop_supervisor(id, ExitReason::Killed);

@@ -514,9 +514,17 @@ impl Core {
 
     /// What a process is doing has taken as long as it may.
     pub(super) fn time_is_over(&mut self, pid: Pid) {
-        if let Some(process) = self.members.living_actor(pid).and_then(|actor| actor.process()) {
-            self.order(process, incarnation::Machine::time_is_over);
+        let Some(id) = self.members.living(pid) else { return };
+        let Some(incarnation) = self.members.incarnation_mut(id) else { return };
+        let process = incarnation.process();
+        if incarnation.machine.is_in_init() && !std::mem::replace(&mut incarnation.has_shown_stacks, true) {
+            let limit = self.kill_after_stacks(process, Due::Limit(pid));
+            if let Some(incarnation) = self.members.incarnation_mut(id) {
+                incarnation.limit = Some(limit);
+            }
+            return;
         }
+        self.order(process, incarnation::Machine::time_is_over);
     }
 
     /// A supervisor's time to stop is over: whatever lives below it is killed, and what is still to be stopped too.

@@ -13,7 +13,7 @@ use super::Core;
 use crate::actor::Actor;
 use crate::event::Action;
 use crate::incarnation::Machine;
-use crate::timers::Due;
+use crate::timers::{Due, TimerKey};
 
 /// How long an actor may leave mail untaken while it has nothing in hand.
 const TAKES_NO_MAIL: Duration = Duration::from_secs(30);
@@ -109,8 +109,13 @@ impl Core {
     }
 
     fn judge_hung(&mut self, process: ProcessId) {
-        self.timers.set(self.now + DUMP_TIME, Due::Hung(process));
+        self.kill_after_stacks(process, Due::Hung(process));
+    }
+
+    /// Has a process write down where it is, before it is killed.
+    pub(super) fn kill_after_stacks(&mut self, process: ProcessId, due: Due) -> TimerKey {
         self.actions.push_back(Action::DumpStacks(process));
+        self.timers.set(self.now + DUMP_TIME, due)
     }
 
     /// An actor has handled a message: it may have handled as many as its process may.

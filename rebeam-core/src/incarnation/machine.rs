@@ -324,6 +324,11 @@ impl Machine {
         vec![Command::Stop { reason, urgent: false }]
     }
 
+    /// Whether it is its `init` that takes the time that it has.
+    pub(crate) fn is_in_init(&self) -> bool {
+        matches!(self.life, Life::Starting { then: After::Serve }) && self.report.is_none()
+    }
+
     /// Its limit has passed.
     pub(crate) fn time_is_over(&mut self) -> Vec<Command> {
         let has_reported = self.report.is_some();

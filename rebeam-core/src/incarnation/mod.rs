@@ -60,6 +60,8 @@ pub(crate) struct Incarnation {
     pub(crate) is_last: bool,
     /// Why it is not ready, if it says so.
     pub(crate) not_ready: Option<String>,
+    /// Whether it has been asked where it is, since its time is over.
+    pub(crate) has_shown_stacks: bool,
     /// Messages that it has handled in this process.
     pub(crate) handled: u64,
     /// When this process is too old.
@@ -111,6 +113,7 @@ impl Incarnation {
             info: Bytes::new(),
             is_last: false,
             not_ready: None,
+            has_shown_stacks: false,
             handled: 0,
             aged: None,
             look: None,

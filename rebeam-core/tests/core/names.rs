@@ -87,7 +87,7 @@ fn nam_002_a_name_is_free_as_soon_as_its_holder_is_dead() {
             0 => world.crashes("a"),
             1 => world.is_shot("a"),
             2 => world.ends("a", rebeam_protocol::exit::ExitReason::Normal),
-            _ => drop(world.asks("z", ProcessRequest::Kill(Address::Pid(holder)))),
+            _ => drop(world.asks("z", ProcessRequest::Kill { to: Address::Pid(holder), is_hung: false })),
         }
         assert_eq!(world.signals("z").len(), 1, "it is down");
         assert_eq!(world.found("n"), None);
@@ -299,7 +299,7 @@ fn waiting_for_somebody_who_comes_up_or_does_not() {
     assert!(world.answers.contains(&ProcessAnswer::Pid(Some(pid))));
     // In person: the end of the one is the end of the wait.
     world.answers.clear();
-    world.asks("a", ProcessRequest::Kill(Address::Pid(pid)));
+    world.asks("a", ProcessRequest::Kill { to: Address::Pid(pid), is_hung: false });
     assert_eq!(world.asks("z", wait(Address::Pid(pid), None)), Some(ProcessAnswer::Pid(None)));
     world.answers.clear();
     assert_eq!(world.asks("z", wait(name("nobody"), Some(1000))), None);

@@ -139,7 +139,7 @@ fn an_exit_signal_or_a_kill_while_it_hands_over_ends_the_incarnation() {
         let mut world = handing_over();
         let pid = world.process("a").pid;
         let request = match is_kill {
-            true => ProcessRequest::Kill(name("a")),
+            true => ProcessRequest::Kill { to: name("a"), is_hung: false },
             false => ProcessRequest::Exit { to: name("a"), reason: ExitReason::Other("enough".into()) },
         };
         world.asks("b", request);
@@ -155,7 +155,7 @@ fn map_02_a_kill_is_the_reason_though_a_process_that_hands_over_has_ended_by_its
     world.asks("b", ProcessRequest::Monitor(name("a")));
     let death = world.death_of("a", Status::Exited(0));
     world.core.handle_event(world.now, Event::HandedOver { process: death.process, state: bytes::Bytes::new() });
-    world.asks("b", ProcessRequest::Kill(name("a")));
+    world.asks("b", ProcessRequest::Kill { to: name("a"), is_hung: false });
     world.tell(Event::Died(Box::new(death)));
     assert_eq!(world.signals("b").len(), 1);
     world.requests(TreeRequest::Why { name: "a".into() });
@@ -276,7 +276,7 @@ proptest! {
                     prop_assert_eq!(answer, Some(ProcessAnswer::Ok));
                 },
                 Step::Kill(of) => if world.is_running("b") {
-                    world.asks("b", ProcessRequest::Kill(name(labels[of])));
+                    world.asks("b", ProcessRequest::Kill { to: name(labels[of]), is_hung: false });
                 },
                 Step::Shoot(of) => if world.is_running(labels[of]) { world.is_shot(labels[of]); },
                 Step::Pass(ms) => world.pass(Duration::from_millis(ms)),

@@ -265,6 +265,8 @@ fn gen_002_an_init_that_takes_too_long_is_killed() {
     world.pass(Duration::from_secs(59));
     world.check(&["start a"]);
     world.pass(Duration::from_secs(1));
+    world.check(&["stacks of a"]);
+    world.pass(Duration::from_millis(300));
     world.check(&["kill a", "failed a: start_timeout"]);
 }
 

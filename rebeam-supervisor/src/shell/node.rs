@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rebeam_core::Core;
 use rebeam_core::event::Status;
 use rebeam_protocol::certificate::Certificate;
-use rebeam_protocol::exit::signal_name;
+use rebeam_protocol::exit::{ExitReason, signal_name};
 use rebeam_protocol::id::NodeStart;
 use rebeam_protocol::spec::SupervisorSpec;
 use rebeam_protocol::zygote::{FromZygote, LoadError, LoadErrorKind, Target, ToZygote};
@@ -203,7 +203,12 @@ fn finish(ended: Ended) -> Result<(), Failure> {
             })
         }
         Ended::NotStarted { child, reason, certificate } => {
-            let failure = Failure::start(format!("`{child}` did not start: {reason}"));
+            let mut failure = Failure::start(format!("`{child}` did not start: {reason}"));
+            if reason == ExitReason::StartTimeout {
+                failure = failure
+                    .hint("`init` has to return: what runs on is started there with `rebeam.background(…)`, or in a thread")
+                    .hint("`start_timeout=` gives it more time");
+            }
             Err(match plain(certificate) {
                 Some(block) => failure.detail(block),
                 None => failure,

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import rebeam
+from rebeam import _process
 from rebeam._actor import Actor
 from rebeam._errors import ActorDied, NoProc, RebeamError, Stop
 from rebeam.batch import _journal, _worker
@@ -589,7 +590,7 @@ class Flow:
                     chunk, place, since = MARK.unpack_from(marks, (pool.first_slot + slot) * MARK.size)
                     if chunk == number and now - since > pool.stage.timeout and number not in pool.timed_out:
                         pool.timed_out[number] = works[place] if place < len(works) else None
-                        rebeam.kill(rebeam.ref(Worker, pool.names[slot]))
+                        _process.kill_hung(rebeam.ref(Worker, pool.names[slot]))
 
     # ---- the journal -------------------------------------------------------------------------------------------------
 
