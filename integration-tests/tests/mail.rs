@@ -36,7 +36,7 @@ scenarios! {
     an_exception_that_cannot_come_comes_as_text,
     large_buffers_are_shared_and_not_copied,
     an_arena_is_used_again_once_nobody_looks_into_it,
-    a_numpy_array_arrives_read_only,
+    a_numpy_array_arrives_as_a_small_one_does,
     a_message_that_is_too_large_names_the_limit,
     a_function_takes_its_own_mail,
     what_was_spawned_goes_with_its_owner,

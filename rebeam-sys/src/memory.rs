@@ -5,8 +5,10 @@
 //! ever touched through atomics ([`SharedWords`]), or handed on as a bare address with the proof left to its user.
 
 use std::ffi::CStr;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
@@ -69,6 +71,17 @@ pub fn check_sealed(fd: impl AsFd, size: u64) -> Result<(), &'static str> {
     }
 }
 
+/// What `/proc/self/pagemap` has for each page, and bits of it (`Documentation/admin-guide/mm/pagemap.rst` of Linux). A
+/// page that was copied to be written to is no file's any more.
+const PAGEMAP_ENTRY: usize = 8;
+const PAGE_OF_FILE: u64 = 1 << 61;
+const PAGE_SWAPPED: u64 = 1 << 62;
+const PAGE_PRESENT: u64 = 1 << 63;
+
+fn page_size() -> usize {
+    nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().map_or(4096, |size| size as usize)
+}
+
 fn options(size: usize) -> MmapOptions {
     let mut options = MmapOptions::new();
     options.len(size).no_reserve_swap();
@@ -109,6 +122,22 @@ impl Mapping {
             Access::Copy => unsafe { options.map_copy(&fd)? }.into(),
         };
         Ok(Mapping { raw })
+    }
+
+    /// Whether no page of these bytes was written to, in a mapping for [`Access::Copy`]: what is there is still the file's.
+    /// False if the system does not tell.
+    pub fn is_as_in_file(&self, offset: usize, length: usize) -> bool {
+        let page = page_size();
+        let first = (self.base() as usize + offset) / page;
+        let pages = (self.base() as usize + offset + length).div_ceil(page) - first;
+        let mut entries = vec![0; pages * PAGEMAP_ENTRY];
+        let read = File::open("/proc/self/pagemap")
+            .and_then(|pagemap| pagemap.read_exact_at(&mut entries, (first * PAGEMAP_ENTRY) as u64));
+        let is_ours = |entry: &[u8]| {
+            let entry = u64::from_le_bytes(entry.try_into().unwrap_or_default());
+            entry & PAGE_SWAPPED != 0 || (entry & PAGE_PRESENT != 0 && entry & PAGE_OF_FILE == 0)
+        };
+        read.is_ok() && !entries.chunks_exact(PAGEMAP_ENTRY).any(is_ours)
     }
 
     /// Where it begins. The bytes may change under whoever reads them, unless that is known otherwise.
@@ -233,6 +262,19 @@ mod tests {
         let copy = SharedWords { mapping: Mapping::new(&fd, 4096, Access::Copy).expect("a mapping") };
         copy.word(8).store(9, Ordering::Relaxed);
         assert_eq!(words.word(8).load(Ordering::Relaxed), 7);
+    }
+
+    #[test]
+    fn a_copy_knows_what_was_written_to() {
+        const SIZE: usize = 64 * 4096;
+        let fd = create(c"test", SIZE).expect("memory");
+        let copy = SharedWords { mapping: Mapping::new(&fd, SIZE, Access::Copy).expect("a mapping") };
+        assert!(copy.mapping.is_as_in_file(0, SIZE), "nothing was touched");
+        let sum: u64 = (0..SIZE / 8).map(|word| copy.word(word * 8).load(Ordering::Relaxed)).sum();
+        assert!(copy.mapping.is_as_in_file(0, SIZE), "{sum} was read only");
+        copy.word(5 * 4096 + 8).store(1, Ordering::Relaxed);
+        assert!(!copy.mapping.is_as_in_file(0, SIZE) && !copy.mapping.is_as_in_file(5 * 4096, 1));
+        assert!(copy.mapping.is_as_in_file(0, 5 * 4096) && copy.mapping.is_as_in_file(6 * 4096, SIZE - 6 * 4096));
     }
 
     #[test]

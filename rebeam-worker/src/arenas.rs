@@ -2,8 +2,9 @@
 //!
 //! The sender copies a message's buffers into an arena, a memfd that the supervisor knows (once per arena), and may
 //! write to it again when the supervisor says that nobody has it any more: fresh memory is slow, used memory is not. The
-//! receiver maps what is lent to it, read-only; the mapping lives as long as any object that looks into it. What lies
-//! in an arena already, one's own or a lent one, is passed on as it is. It must not know pickles: see [`crate::codec`].
+//! receiver maps what is lent to it, so that what it writes there is its own, as with any message; the mapping lives as long as
+//! any object that looks into it. What lies in an arena already, one's own or a lent one, and was not written to, is passed on
+//! as it is. It must not know pickles: see [`crate::codec`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -83,13 +84,19 @@ impl Drop for Leased {
 struct Mapping {
     memory: ManuallyDrop<memory::Mapping>,
     source: Source,
-    /// Whether others see what is written here.
-    is_private: bool,
+    access: Access,
+    /// Whether it may be looked up by where it is.
+    is_known: bool,
 }
 
 impl Mapping {
-    fn new(memory: memory::Mapping, source: Source, is_private: bool) -> Self {
-        Mapping { memory: ManuallyDrop::new(memory), source, is_private }
+    fn new(memory: memory::Mapping, source: Source, access: Access) -> Self {
+        Mapping { memory: ManuallyDrop::new(memory), source, access, is_known: false }
+    }
+
+    /// Whether these bytes are still what the memory's maker has put there.
+    fn is_as_made(&self, start: usize, length: usize) -> bool {
+        self.access == Access::Read || self.memory.is_as_in_file(start - self.base(), length)
     }
 
     fn base(&self) -> usize {
@@ -126,7 +133,7 @@ impl Drop for Mapping {
         if is_helper() {
             return;
         }
-        if !self.is_private {
+        if self.is_known {
             state().mapped.remove(&self.base());
         }
         // SAFETY: it is not used again. (A helper keeps its mappings: it ends soon, and may not tell of them.)
@@ -150,7 +157,7 @@ struct State {
     released: Vec<u64>,
     /// Arenas given up, to be told.
     gone: Vec<u64>,
-    /// What is mapped read-only, by where it begins: its end, what it is, and the mapping.
+    /// What is mapped, by where it begins: its end, what it is, and the mapping.
     mapped: BTreeMap<usize, (usize, Memory, Weak<Mapping>)>,
     /// Leases that a forked helper may look into, and that are never given back.
     pinned: BTreeSet<u64>,
@@ -311,14 +318,20 @@ fn lies_in(slices: &[Slice]) -> Option<Placed> {
     let state = state();
     let first = slices.first()?;
     let (base, (end, memory, mapping)) = state.mapped.range(..=first.start).next_back()?;
+    let (base, end, memory, mapping) = (*base, *end, *memory, mapping.clone());
+    // A mapping that goes asks for the state.
+    drop(state);
+    let mapping = mapping.upgrade()?;
     let place = |slice: &Slice| {
-        let is_inside = slice.start >= *base && slice.start + slice.length <= *end;
+        let is_inside = slice.start >= base && slice.start + slice.length <= end;
         is_inside.then(|| ((slice.start - base) as u64, slice.length as u64))
     };
     let bytes = slices.iter().map(|slice| slice.length as u64).sum();
     let places = slices.iter().map(place).collect::<Option<_>>()?;
-    let held = Some(Held { _mapping: mapping.upgrade()? });
-    Some(Placed { buffers: Buffers { from: *memory, bytes }, places, held })
+    if !slices.iter().all(|slice| mapping.is_as_made(slice.start, slice.length)) {
+        return None;
+    }
+    Some(Placed { buffers: Buffers { from: memory, bytes }, places, held: Some(Held { _mapping: mapping }) })
 }
 
 /// An idle arena that is large enough, or a new one; held once.
@@ -369,7 +382,7 @@ impl Buffer {
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: std::ffi::c_int) -> PyResult<()> {
         let buffer = slf.get();
         let start = (buffer.mapping.base() + buffer.offset) as *mut std::ffi::c_void;
-        let is_read_only = std::ffi::c_int::from(!buffer.mapping.is_private);
+        let is_read_only = std::ffi::c_int::from(buffer.mapping.access == Access::Read);
         // SAFETY: the mapping lives as long as this object, to which the view holds a reference. Its bytes stay as they
         // are as long as their maker does not write to them before it is told that nobody has them (`ArenaFree`): a promise
         // of the sender's worker, which runs the same application. One that breaks it can show us other bytes, not more.
@@ -386,9 +399,9 @@ impl Buffer {
 /// Views on memory that was lent to this process.
 pub(crate) fn views(leased: Leased, places: &[(u64, u64)]) -> PyResult<Vec<Buffer>> {
     let (size, lease) = (leased.lease.size as usize, leased.lease.lease);
-    let memory = memory::Mapping::new(&leased.fd, size, Access::Read)
+    let memory = memory::Mapping::new(&leased.fd, size, Access::Copy)
         .map_err(|error| PyOSError::new_err(format!("buffers of {size} bytes cannot be mapped: {error}")))?;
-    let mapping = Mapping::new(memory, Source::Leased(Arc::new(leased)), false);
+    let mapping = Mapping::new(memory, Source::Leased(Arc::new(leased)), Access::Copy);
     cut(mapping, Memory::Lease(lease), places)
 }
 
@@ -399,12 +412,13 @@ pub(crate) fn own_views(buffers: Buffers, places: &[(u64, u64)]) -> PyResult<Opt
     let Some((fd, size)) = found else { return Ok(None) };
     let source = Source::Own(Arc::new(OwnView { arena }));
     let memory = memory::Mapping::new(&*fd, size, Access::Read)?;
-    cut(Mapping::new(memory, source, false), Memory::Arena(arena), places).map(Some)
+    cut(Mapping::new(memory, source, Access::Read), Memory::Arena(arena), places).map(Some)
 }
 
 /// Copy-on-write views on the same memory as these bytes lie in; `None` if that is no memory of this sort.
 pub(crate) fn private_view(buffer: &Bound<'_, PyAny>, slice: Slice) -> PyResult<Option<Buffer>> {
-    let Some(mapping) = mapping_behind(buffer, slice) else { return Ok(None) };
+    let found = mapping_behind(buffer, slice).filter(|mapping| mapping.is_as_made(slice.start, slice.length));
+    let Some(mapping) = found else { return Ok(None) };
     let fd = match &mapping.source {
         Source::Leased(leased) => leased.fd.try_clone()?,
         Source::Own(view) => match state().arenas.get(&view.arena) {
@@ -414,7 +428,7 @@ pub(crate) fn private_view(buffer: &Bound<'_, PyAny>, slice: Slice) -> PyResult<
     };
     let memory = memory::Mapping::new(&fd, mapping.size(), Access::Copy)?;
     let offset = slice.start - mapping.base();
-    let private = Mapping::new(memory, mapping.source.clone(), true);
+    let private = Mapping::new(memory, mapping.source.clone(), Access::Copy);
     Ok(Some(Buffer { mapping: Arc::new(private), offset, length: slice.length }))
 }
 
@@ -439,7 +453,8 @@ fn mapping_behind(buffer: &Bound<'_, PyAny>, slice: Slice) -> Option<Arc<Mapping
     None
 }
 
-fn cut(mapping: Mapping, memory: Memory, places: &[(u64, u64)]) -> PyResult<Vec<Buffer>> {
+fn cut(mut mapping: Mapping, memory: Memory, places: &[(u64, u64)]) -> PyResult<Vec<Buffer>> {
+    mapping.is_known = true;
     let mapping = Arc::new(mapping);
     let (base, size) = (mapping.base(), mapping.size());
     state().mapped.insert(base, (base + size, memory, Arc::downgrade(&mapping)));
