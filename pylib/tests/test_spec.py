@@ -28,6 +28,23 @@ def test_sup_046_the_default_limit_is_three_restarts_in_five_seconds() -> None:
     assert (tree.max_restarts, tree.max_seconds) == (3, 5.0)
 
 
+class Misspelt(Actor):
+    def __init__(self, start: int) -> None:
+        self.n = start
+
+
+class Own(Actor):
+    def __init__(self) -> None:
+        self.n = 0
+
+
+def test_an_init_with_underscores_that_takes_arguments_gets_a_hint() -> None:
+    for arguments in ((), (3,)):
+        with pytest.raises(SpecError, match=r"call it `Misspelt\.init`"):
+            child(Misspelt, *arguments)
+    assert child(Own).id == "Own"
+
+
 def test_a_bare_class_is_a_child() -> None:
     (only,) = Supervisor([Plain]).children
     assert isinstance(only, rebeam.ChildSpec)

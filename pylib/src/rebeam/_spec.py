@@ -387,6 +387,12 @@ def _process(option: Callable[[str], Any]) -> Process:
 
 
 def _check_arguments(actor: type[Actor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    if actor.__init__ is not object.__init__:
+        try:
+            inspect.signature(actor.__init__).bind(None)
+        except TypeError:
+            hint = f"an actor is set up by `init`, in its own process; call it `{actor.__qualname__}.init`"
+            raise SpecError(f"`{actor.__qualname__}.__init__` takes arguments: {hint}") from None
     try:
         inspect.signature(actor.init).bind(None, *args, **kwargs)
     except TypeError as error:
