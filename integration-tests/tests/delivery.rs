@@ -273,3 +273,71 @@ except ConnectionError as error:
     assert!(answer.contains("`object` is not plain data"), "{answer}");
     node.down();
 }
+
+/// What a client outside sees of a node that ends and is started again.
+const OUTSIDE: &str = r#"
+import datetime, decimal, subprocess, sys, uuid
+import rebeam
+from app import A
+
+def up():
+    process = subprocess.Popen([sys.argv[1], "up", "app.py"], stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if "up with" in line:
+            return process
+
+node_process = up()
+sys.excepthook = lambda *error: (node_process.kill(), sys.__excepthook__(*error))
+with rebeam.connect() as node:
+    a = node.ref(A, "a")
+    values = [datetime.datetime(2026, 1, 2, 3, 4, 5, 6, datetime.timezone.utc), datetime.date(2026, 1, 2), datetime.time(3, 4),
+              datetime.timedelta(days=-1, microseconds=3), decimal.Decimal("0.10"), uuid.UUID(int=7)]
+    assert a.call.echo(values) == values and [type(it) for it in a.call.echo(values)] == [type(it) for it in values]
+    try:
+        import numpy
+        assert a.call.echo([numpy.int64(3), numpy.float32(0.5), numpy.arange(4).reshape(2, 2)]) == [3, 0.5, [[0, 1], [2, 3]]]
+    except ImportError:
+        pass
+    names = node.names()
+    assert list(names) == ["a"] and str(names["a"]).startswith("<0."), names
+    assert node.why("a") == []
+    try:
+        a.call.fail()
+    except rebeam.RemoteError as error:
+        assert "ValueError" in str(error)
+    # The answer goes before the end.
+    while not (deaths := node.why("a")):
+        pass
+    (death,) = deaths
+    assert death.reason.kind == "exception" and death.next == "restarts" and death.actor == "a", death
+    try:
+        node.why("b")
+    except rebeam.NoProc as error:
+        assert "`b`" in str(error)
+    subprocess.run([sys.argv[1], "down"], check=True)
+    node_process.wait()
+    try:
+        a.call.echo(1)
+    except ConnectionError as error:
+        assert "nothing is running" in str(error), error
+    node_process = up()
+    assert a.call.echo(2) == 2
+    assert node.names().keys() == {"a"}
+    subprocess.run([sys.argv[1], "down"], check=True)
+    node_process.wait()
+print("done")
+"#;
+
+#[test]
+fn a_client_outside_finds_a_node_that_was_started_again_and_sends_plain_data_of_all_sorts() {
+    let project = Project::new(
+        "from rebeam import *\nclass A(Actor):\n    def echo(self, it):\n        return it\n    def fail(self):\n        raise ValueError('no')\n\
+         tree = Supervisor([child(A, name='a')])\n",
+    );
+    project.write("client.py", OUTSIDE);
+    let mut client = project.command_of(harness::python());
+    client.args(["client.py".as_ref(), harness::rebeam().as_os_str()]);
+    let ran = client.env("PYTHONPATH", harness::root().join("pylib/src")).output().expect("it runs");
+    assert_eq!(String::from_utf8_lossy(&ran.stdout).trim(), "done", "{}", String::from_utf8_lossy(&ran.stderr));
+    project.assert_nothing_left();
+}

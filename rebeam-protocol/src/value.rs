@@ -30,6 +30,13 @@ pub enum Value {
     Dict(Vec<(Value, Value)>),
     /// A set, in no order.
     Set(Vec<Value>),
+    /// What has a text by which it is made again: a date, a decimal number.
+    Text {
+        /// What it is, a word of `rebeam._plain`.
+        kind: String,
+        /// Its text.
+        text: String,
+    },
 }
 
 /// As Python would write it, text in quotes.
@@ -49,6 +56,7 @@ impl fmt::Display for Value {
             Value::Float(value) => write!(f, "{value:?}"),
             Value::Str(text) => write!(f, "{text:?}"),
             Value::Bytes(bytes) => write!(f, "b\"{}\"", bytes.escape_ascii()),
+            Value::Text { text, .. } => write!(f, "{text:?}"),
             Value::List(items) => list(f, "[", items, "]"),
             Value::Tuple(items) if items.len() == 1 => list(f, "(", items, ",)"),
             Value::Tuple(items) => list(f, "(", items, ")"),
@@ -110,6 +118,11 @@ fn check_depth(bytes: &[u8]) -> Result<(), String> {
                 }
                 0
             }
+            10 => {
+                let kind = varint(&mut rest).and_then(|length| usize::try_from(length).ok()).ok_or_else(broken)?;
+                rest = rest.get(kind..).ok_or_else(broken)?;
+                varint(&mut rest).ok_or_else(broken)?
+            }
             _ => return Err(format!("a plain value of the unknown kind {tag}")),
         };
         let skipped = usize::try_from(skipped).map_err(|_| broken())?;
@@ -144,6 +157,7 @@ mod tests {
             (-1e300..1e300f64).prop_map(Value::Float),
             ".*".prop_map(Value::Str),
             proptest::collection::vec(any::<u8>(), 0..20).prop_map(Value::Bytes),
+            (".*", ".*").prop_map(|(kind, text)| Value::Text { kind, text }),
         ];
         leaf.prop_recursive(4, 32, 5, |inner| {
             prop_oneof![

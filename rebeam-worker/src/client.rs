@@ -1,20 +1,23 @@
 //! A connection to a running node from outside the tree: plain data in and out, never a pickle.
 
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::poll::PollFlags;
 use pyo3::exceptions::{PyConnectionError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
+use rebeam_protocol::address::Registry;
 use rebeam_protocol::frame::{self, HEAD_ROOM, MAX_FRAME, PREFIX};
 use rebeam_protocol::hash::fnv1a;
 use rebeam_protocol::message::Outcome;
-use rebeam_protocol::outside::{Answer, Answered, Asked, Hello, MemberKind, Request};
+use rebeam_protocol::outside::{Answer, Answered, Asked, Hello, MemberKind, Request, TreeRequest};
 use rebeam_protocol::value::{self, Value};
-use rebeam_sys::socket::connect_node;
+use rebeam_sys::socket::{connect_node, is_ready};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -124,6 +127,35 @@ impl Client {
                 .collect()),
             other => Err(refusal(py, other)?),
         }
+    }
+
+    /// Who has which name: names and pids.
+    fn names(&self, py: Python<'_>) -> PyResult<Vec<(String, convert::PidNumbers)>> {
+        let request = Request::Tree(TreeRequest::Entries(Registry::Names));
+        match self.ask(py, request, &[], Some(PATIENCE))?.0 {
+            Answer::Entries(entries) => {
+                Ok(entries.into_iter().flatten().map(|entry| (entry.key, convert::pid_numbers(entry.pid))).collect())
+            }
+            other => Err(refusal(py, other)?),
+        }
+    }
+
+    /// The last deaths of an actor, the fields of its certificates, oldest first.
+    fn why<'py>(&self, py: Python<'py>, name: String) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        match self.ask(py, Request::Tree(TreeRequest::Why { name }), &[], Some(PATIENCE))?.0 {
+            Answer::Why(deaths) => deaths
+                .into_iter()
+                .map(|(certificate, next)| convert::certificate_then(py, &certificate, next))
+                .collect(),
+            other => Err(refusal(py, other)?),
+        }
+    }
+
+    /// Whether the node is still at the other end.
+    fn is_connected(&self) -> bool {
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nothing is under way: what can be read is the end.
+        !is_ready(connection.stream.as_fd(), PollFlags::POLLIN | PollFlags::POLLHUP)
     }
 }
 

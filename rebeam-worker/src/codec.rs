@@ -230,6 +230,14 @@ fn plain(object: &Bound<'_, PyAny>, depth: usize) -> PyResult<Value> {
     if object.is_instance_of::<PySet>() || object.is_instance_of::<PyFrozenSet>() {
         return Ok(Value::Set(all(object.try_iter()?.collect::<PyResult<_>>()?)?));
     }
+    let others = object.py().import("rebeam._plain")?;
+    if let Some((kind, text)) = others.call_method1("kind_and_text", (object,))?.extract()? {
+        return Ok(Value::Text { kind, text });
+    }
+    let simpler = others.call_method1("simpler", (object,))?;
+    if !simpler.is_none() {
+        return plain(&simpler, depth + 1);
+    }
     let class = object.get_type().fully_qualified_name()?;
     Err(PyTypeError::new_err(format!("`{class}` is not plain data")))
 }
@@ -245,6 +253,7 @@ fn to_python<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyAny>>
         Value::Float(value) => PyFloat::new(py, *value).into_any(),
         Value::Str(value) => PyString::new(py, value).into_any(),
         Value::Bytes(value) => PyBytes::new(py, value).into_any(),
+        Value::Text { kind, text } => py.import("rebeam._plain")?.call_method1("made", (kind, text))?,
         Value::List(items) => PyList::new(py, all(items)?)?.into_any(),
         Value::Tuple(items) => PyTuple::new(py, all(items)?)?.into_any(),
         Value::Set(items) => PySet::new(py, all(items)?)?.into_any(),

@@ -72,8 +72,11 @@ pub(crate) fn child_address(object: &Bound<'_, PyAny>) -> PyResult<ChildAddress>
     })
 }
 
+/// The fields of `rebeam.Pid`.
+pub(crate) type PidNumbers = (u32, u32, u64);
+
 /// A pid as three numbers.
-pub(crate) fn pid_numbers(pid: Pid) -> (u32, u32, u64) {
+pub(crate) fn pid_numbers(pid: Pid) -> PidNumbers {
     (pid.at.node, pid.at.started, pid.serial)
 }
 

@@ -334,7 +334,9 @@ fn encoded(key: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
     }
     let refuse = || {
         let class = key.get_type().fully_qualified_name()?;
-        let text = format!("a key is text, a number of up to 128 bits, bytes, None, or a tuple of those: no `{class}`");
+        let text = format!(
+            "a key is text, a number of up to 128 bits, bytes, None, a date or the like, or a tuple of those: no `{class}`"
+        );
         Err(PyTypeError::new_err(text))
     };
     match codec::to_value(key) {
@@ -352,7 +354,8 @@ fn dumped<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
 
 fn is_key(value: &Value) -> bool {
     match value {
-        Value::None | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Str(_) | Value::Bytes(_) => true,
+        Value::None | Value::Bool(_) | Value::Int(_) | Value::Float(_) => true,
+        Value::Str(_) | Value::Bytes(_) | Value::Text { .. } => true,
         Value::Tuple(items) => items.iter().all(is_key),
         Value::List(_) | Value::Dict(_) | Value::Set(_) => false,
     }

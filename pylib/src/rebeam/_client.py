@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 from rebeam import _rebeam
-from rebeam._ref import ActorRef, Target
+from rebeam._exit import Certificate, certificate
+from rebeam._ref import ActorRef, Pid, Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,19 +47,23 @@ class ActorInfo(NamedTuple):
 
 
 class Node:
-    """A connection to a running node, made by `connect`. Threads and tasks may share it."""
+    """A connection to a running node, made by `connect`. Threads and tasks may share it.
+
+    It outlives the node: when that was started again, the next request goes to the new one.
+    """
 
     def __init__(self, directory: str, is_chosen: bool) -> None:
         self._place = directory, is_chosen
         self._lock = threading.Lock()
         self._is_closed = False
-        self._idle: list[_rebeam.Client] = [_rebeam.Client(*self._place)]
+        self._idle: list[_rebeam.Client] = [_connected(*self._place)]
 
     def ref(self, actor: type[A], name: str) -> ActorRef[A]:
         """A handle on the actor with this name or path: `call`, `acall` and `cast` work as within a tree.
 
-        Arguments and results are plain data: None, bool, int, float, str, bytes, list, tuple, dict and set. An
-        exception comes as `RemoteError`.
+        Arguments and results are plain data: None, bool, int, float, str, bytes, list, tuple, dict, set, dates and
+        times, `Decimal` and `UUID`; numbers and arrays of numpy go as Python's numbers and lists. An exception comes as
+        `RemoteError`.
         """
         return OutsideRef(self, name)
 
@@ -66,6 +71,20 @@ class Node:
         """The actors of the node, in tree order."""
         with self._client() as client:
             return [ActorInfo(**fields) for fields in client.actors()]
+
+    def names(self) -> dict[str, Pid]:
+        """Who has which name."""
+        with self._client() as client:
+            return {name: Pid(*pid) for name, pid in client.names()}
+
+    def why(self, name: str) -> list[Certificate]:
+        """The last deaths of the actor with this name or path, oldest first.
+
+        Raises:
+            NoProc: there is no such actor.
+        """
+        with self._client() as client:
+            return [certificate(fields) for fields in client.why(name)]
 
     def close(self) -> None:
         """Closes it. What is under way comes to its end."""
@@ -95,7 +114,10 @@ class Node:
             if self._is_closed:
                 raise ConnectionError("this connection was closed")
             client = self._idle.pop() if self._idle else None
-        client = client or _rebeam.Client(*self._place)
+        if client is not None and not client.is_connected():
+            # The node has ended. If it was started again, it is found; others that are idle lead to the one before.
+            client = None
+        client = client or _connected(*self._place)
         try:
             yield client
         except ConnectionError:
@@ -120,6 +142,13 @@ class Node:
         """What a reference of this node does for `cast`."""
         with self._client() as client:
             client.cast(to, method, args, kwargs)
+
+
+def _connected(directory: str, is_chosen: bool) -> _rebeam.Client:
+    try:
+        return _rebeam.Client(directory, is_chosen)
+    except ConnectionError as error:
+        raise ConnectionError(f"nothing is running there; start it with `rebeam up` ({error})") from None
 
 
 class OutsideRef(ActorRef[A]):

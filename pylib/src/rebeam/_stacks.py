@@ -1,7 +1,7 @@
-"""What an actor does right now, for the supervisor to read: stacks of threads, by `faulthandler`, and of asyncio's tasks.
+"""What an actor does right now, for the supervisor to read: the stacks of its threads, and of asyncio's tasks.
 
-The stacks of threads are written even by a process that hangs in C. Those of tasks need Python to run: an event loop that
-waits for what does not come is woken for it. It must not know what the stacks are wanted for.
+The stacks of threads are written by `faulthandler`, even where a process hangs in C. Those of tasks need Python to run:
+an event loop that waits for what does not come is woken for it. It must not know what the stacks are wanted for.
 """
 
 from __future__ import annotations

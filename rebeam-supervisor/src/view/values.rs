@@ -56,7 +56,7 @@ pub(crate) fn to_json(value: &Value) -> Json {
             _ => Json::String(value.to_string()),
         },
         Value::Float(value) => Number::from_f64(*value).map_or(Json::Null, Json::Number),
-        Value::Str(text) => Json::String(text.clone()),
+        Value::Str(text) | Value::Text { text, .. } => Json::String(text.clone()),
         Value::Bytes(bytes) => Json::String(String::from_utf8_lossy(bytes).into_owned()),
         Value::List(items) | Value::Tuple(items) | Value::Set(items) => all(items),
         Value::Dict(items) => {
