@@ -77,6 +77,15 @@ class Bench(Actor):
         times.sort()
         return times[count // 2] / 1000, times[count * 99 // 100] / 1000
 
+    def calls_within(self, seconds: float) -> float:
+        """Calls per second, for so many seconds."""
+        count = 0
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            self.echo.call(Echo.echo, MESSAGE)
+            count += 1
+        return count / seconds
+
     def casts(self, count: int) -> float:
         started = time.perf_counter()
         for _ in range(count):

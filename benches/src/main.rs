@@ -26,6 +26,7 @@ fn main() {
 
     latencies(&mut table, &rebeam, here);
     throughput(&mut table, &rebeam, here, &python);
+    beside_work(&mut table, &rebeam, here, &python);
     growth(&mut table, &rebeam, here);
     names(&mut table, &rebeam, here);
     starts(&mut table, &rebeam, here, &python);
@@ -82,6 +83,29 @@ fn throughput(table: &mut Table, rebeam: &Path, here: &Path, python: &str) {
 }
 
 /// What it costs that there is more of everything.
+/// Calls beside processes that use their CPUs all the time; the floor is a pipe, taken turn and turn about, since what the
+/// scheduler does there differs from second to second.
+fn beside_work(table: &mut Table, rebeam: &Path, here: &Path, python: &str) {
+    const TURNS: usize = 15;
+    for count in [2, 4, 8] {
+        calm();
+        let node = Node::up(rebeam, here, Place::Free, &[]);
+        let busy = || Command::new(python).args(["-c", "while True: pass"]).spawn().unwrap();
+        let busy: Vec<Child> = std::iter::repeat_with(busy).take(count).collect();
+        let (mut calls, mut pipe) = (Vec::new(), Vec::new());
+        for _ in 0..TURNS {
+            calls.push(number(&node.call("bench", "calls_within", &["1"]).to_string()));
+            pipe.push(number(&output(Command::new(python).arg(here.join("pipe.py")).arg("1"))));
+        }
+        for mut one in busy {
+            one.kill().and_then(|()| one.wait()).unwrap();
+        }
+        node.down();
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        table.row(&format!("calls beside {count} busy loops, mean"), "/s", &[mean(&calls)], &[mean(&pipe)]);
+    }
+}
+
 fn growth(table: &mut Table, rebeam: &Path, here: &Path) {
     calm();
     let few = Node::up(rebeam, here, Place::Free, &[("IDLE", 10)]);

@@ -20,6 +20,10 @@ const PATIENCE: Duration = Duration::from_micros(300);
 const IN_VAIN: u32 = 10;
 const TRY_AGAIN: u32 = 64;
 
+/// The most messages between two tries, where somebody else needs this CPU: with each try in vain it is twice as many. A
+/// try costs whoever waits for the next message a time slice of the other's.
+const MOST_REST: u32 = 64 * 1024;
+
 /// Messages as they come.
 #[derive(Debug)]
 pub(crate) struct Traffic {
@@ -31,8 +35,9 @@ pub(crate) struct Traffic {
     is_asleep: Cell<bool>,
     /// Looks in vain, in a row.
     in_vain: Cell<u32>,
-    /// Messages until the next try.
+    /// Messages until the next try, and until the one after a try at which somebody else needed this CPU.
     rest: Cell<u32>,
+    next_rest: Cell<u32>,
     wake: Notify,
 }
 
@@ -47,6 +52,7 @@ impl Traffic {
             is_asleep: Cell::default(),
             in_vain: Cell::default(),
             rest: Cell::default(),
+            next_rest: Cell::new(TRY_AGAIN),
             wake: Notify::new(),
         }
     }
@@ -79,6 +85,7 @@ pub(crate) async fn spin(traffic: Rc<Traffic>) {
         traffic.wake.notified().await;
         let mut seen = traffic.count.get();
         let mut since = Instant::now();
+        let mut found = 0;
         loop {
             let now = Instant::now();
             if now - since >= PATIENCE {
@@ -87,7 +94,9 @@ pub(crate) async fn spin(traffic: Rc<Traffic>) {
             std::thread::yield_now();
             if now.elapsed() >= PATIENCE {
                 // Somebody needs this CPU for more than a message.
-                traffic.in_vain.set(IN_VAIN);
+                traffic.rest.set(traffic.next_rest.get());
+                traffic.next_rest.set((2 * traffic.next_rest.get()).min(MOST_REST));
+                traffic.in_vain.set(0);
                 break;
             }
             tokio::task::yield_now().await;
@@ -95,6 +104,10 @@ pub(crate) async fn spin(traffic: Rc<Traffic>) {
                 seen = traffic.count.get();
                 since = Instant::now();
                 traffic.in_vain.set(0);
+                found += 1;
+                if found == TRY_AGAIN {
+                    traffic.next_rest.set(TRY_AGAIN);
+                }
             }
         }
         let in_vain = traffic.in_vain.get() + 1;
