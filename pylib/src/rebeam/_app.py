@@ -10,7 +10,7 @@ import importlib.util
 import operator
 import os
 import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 from rebeam import _at_fork, _failure, _generators, _import_watch, _main, _rebeam, _snapshot
 from rebeam._errors import SpecError
@@ -28,21 +28,10 @@ class TargetError(Exception):
         self.hint = hint
 
 
-class Loaded(NamedTuple):
-    """An application that is imported.
-
-    Attributes:
-        tree: its root.
-        unforkable: why it must not be forked, if so.
-        has_fork_handlers: whether forks must run the C library's fork handlers.
-    """
-
-    tree: Supervisor
-    unforkable: str | None
-    has_fork_handlers: bool
+_Loaded = tuple[Supervisor, "str | None", bool]
 
 
-def load(kind: str, source: str, attribute: str | None, preload: list[str], fork: str, code: int) -> Loaded:
+def load(kind: str, source: str, attribute: str | None, preload: list[str], fork: str, code: int) -> _Loaded:
     """Imports the application.
 
     Args:
@@ -52,6 +41,9 @@ def load(kind: str, source: str, attribute: str | None, preload: list[str], fork
         preload: modules to import before.
         fork: `auto`; `always`, whatever it has opened; `never`.
         code: the descriptor of the memory for the project's code.
+
+    Returns:
+        Its tree, why it must not be forked if so, and whether forks must run the C library's fork handlers.
     """
     watch = _import_watch.Watch(os.path.basename(source), {"numpy.random.bit_generator": _generators.watch_numpy})
     _generators.watch()
@@ -72,7 +64,7 @@ def load(kind: str, source: str, attribute: str | None, preload: list[str], fork
     has_threads = _import_watch.thread_count() > 1
     if has_threads:
         _at_fork.has_threads()
-    return Loaded(tree, unforkable, has_threads or _rebeam.has_fork_handlers())
+    return tree, unforkable, has_threads or _rebeam.has_fork_handlers()
 
 
 _imported: Any = None
@@ -227,15 +219,15 @@ def _unforkable(watch: _import_watch.Watch) -> str | None:
     return None
 
 
-def _name_of(thread: _import_watch.Thread) -> str:
+def _name_of(thread: _import_watch.Found) -> str:
     threading = sys.modules.get("threading")
     known = threading.enumerate() if threading else []
-    return next((it.name for it in known if it.native_id == thread.id), thread.name)
+    return next((it.name for it in known if it.native_id == thread.number), thread.name)
 
 
-def _unshareable(found: _import_watch.Descriptor) -> str | None:
+def _unshareable(found: _import_watch.Found) -> str | None:
     """What processes must not share of what an import has opened."""
-    to = found.to
+    to = found.name
     if to.startswith("socket:"):
         return "a socket"
     if to.startswith("anon_inode:"):
@@ -243,7 +235,7 @@ def _unshareable(found: _import_watch.Descriptor) -> str | None:
     if to.startswith("/dev/"):
         is_harmless = to in ("/dev/null", "/dev/urandom", "/dev/random", "/dev/zero") or to.startswith("/dev/shm/")
         return None if is_harmless else f"the device `{to}`"
-    if _is_file(to) and fcntl.fcntl(found.fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR:
+    if _is_file(to) and fcntl.fcntl(found.number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR:
         return f"`{to}` to read and write"
     return None
 
@@ -260,15 +252,15 @@ _writes_files = False
 """Whether the import has opened files to write to."""
 
 
-def _share_files(opened: list[_import_watch.Descriptor]) -> None:
+def _share_files(opened: list[_import_watch.Found]) -> None:
     global _writes_files
     for found in opened:
-        flags = fcntl.fcntl(found.fd, fcntl.F_GETFL)
-        if not _is_file(found.to) or flags & (os.O_PATH | os.O_DIRECTORY):
+        flags = fcntl.fcntl(found.number, fcntl.F_GETFL)
+        if not _is_file(found.name) or flags & (os.O_PATH | os.O_DIRECTORY):
             continue
         # Who writes, does so behind what the others have written, as long as the place is shared.
         if flags & os.O_ACCMODE == os.O_RDONLY:
-            _read_at_import.append(found.fd)
+            _read_at_import.append(found.number)
         else:
             _writes_files = True
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from rebeam import _snapshot
 
@@ -20,32 +20,21 @@ if TYPE_CHECKING:
 _TASKS, _DESCRIPTORS = "/proc/self/task", "/proc/self/fd"
 
 
-class Thread(NamedTuple):
-    """A thread that an import has started.
+class Found:
+    """A thread that an import has started, or a descriptor that it has opened.
 
     Attributes:
-        id: the system's number of it.
-        name: its name, which the system cuts at 15 bytes.
+        number: the system's number of it.
+        name: the thread's name, which the system cuts at 15 bytes; or what the descriptor leads to.
         module: whose import it was.
     """
 
-    id: int
-    name: str
-    module: str
+    __slots__ = ("module", "name", "number")
 
-
-class Descriptor(NamedTuple):
-    """A descriptor that an import has opened.
-
-    Attributes:
-        fd: its number.
-        to: what it leads to, as the system names it.
-        module: whose import it was.
-    """
-
-    fd: int
-    to: str
-    module: str
+    def __init__(self, number: int, name: str, module: str) -> None:
+        self.number = number
+        self.name = name
+        self.module = module
 
 
 class Watch:
@@ -93,15 +82,16 @@ class Watch:
         for new in (_threads().items() - self._threads.items()) | (_descriptors().items() - self._descriptors.items()):
             self._by.setdefault(new, self._running[-1])
 
-    def threads(self) -> list[Thread]:
+    def threads(self) -> list[Found]:
         """Threads that were started and still run."""
-        new = _threads().items() - self._threads.items()
-        return [Thread(id, name, self._by.get((id, name), self._running[0])) for id, name in sorted(new)]
+        return self._found(_threads().items() - self._threads.items())
 
-    def descriptors(self) -> list[Descriptor]:
+    def descriptors(self) -> list[Found]:
         """Descriptors that were opened and are still open."""
-        new = _descriptors().items() - self._descriptors.items()
-        return [Descriptor(fd, to, self._by.get((fd, to), self._running[0])) for fd, to in sorted(new)]
+        return self._found(_descriptors().items() - self._descriptors.items())
+
+    def _found(self, new: set[tuple[int, str]]) -> list[Found]:
+        return [Found(number, name, self._by.get((number, name), self._running[0])) for number, name in sorted(new)]
 
 
 def _marks() -> tuple[int, int]:

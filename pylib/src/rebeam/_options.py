@@ -83,17 +83,19 @@ class ChildOptions(TypedDict, total=False):
     gid: int | None
 
 
-class SupervisorOptions(TypedDict, total=False):
-    """The options of a supervisor whose children are all alike."""
+if TYPE_CHECKING:
 
-    max_restarts: int
-    max_seconds: float
-    id: str | None
-    restart: Restart
-    shutdown: Shutdown
-    significant: bool
-    backoff: Pauses
-    on_giveup: OnGiveup
+    class SupervisorOptions(TypedDict, total=False):
+        """The options of a supervisor whose children are all alike."""
+
+        max_restarts: int
+        max_seconds: float
+        id: str | None
+        restart: Restart
+        shutdown: Shutdown
+        significant: bool
+        backoff: Pauses
+        on_giveup: OnGiveup
 
 
 def one_of(what: str, value: object, words: Any) -> Any:

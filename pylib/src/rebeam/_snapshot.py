@@ -14,7 +14,7 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import mmap
@@ -29,14 +29,9 @@ _HEAD = 16
 """Bytes before everything else: where the index begins, and how long it is."""
 
 
-class _File(NamedTuple):
-    """Where a file's source and code are in memory. A file that nobody has imported has no code."""
+_files: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {}
+"""Where a file's source and code begin and end in memory. A file that nobody has imported has no code."""
 
-    source: tuple[int, int]
-    code: tuple[int, int]
-
-
-_files: dict[str, _File] = {}
 _modules: dict[str, tuple[str, bool]] = {}
 """Of each module that was imported: its file, and whether it is a package."""
 
@@ -83,7 +78,7 @@ def source(path: str) -> bytes | None:
     """What a file of the project held when the node started; None if that is not known."""
     if _memory is None or path not in _files:
         return None
-    begin, end = _files[path].source
+    (begin, end), _ = _files[path]
     return _memory[begin:end]
 
 
@@ -141,7 +136,7 @@ def _map(fd: int) -> None:
     _memory = mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
     begin, length = (int.from_bytes(_memory[at : at + 8], "little") for at in (0, 8))
     files, modules = marshal.loads(_memory[begin : begin + length])
-    _files.update((path, _File(*parts)) for path, parts in files.items())
+    _files.update(files)
     _modules.update(modules)
 
 
@@ -169,16 +164,8 @@ def _beside(paths: list[str]) -> Iterator[str]:
                     directories.append(entry.path)
 
 
-def _installed() -> tuple[str, ...]:
-    """Below which directories nothing is the project's."""
-    import sysconfig
-
-    paths = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    own = os.path.dirname(os.path.abspath(__file__))
-    return tuple(os.path.join(path, "") for path in {*paths, own})
-
-
-_not_ours = _installed()
+_not_ours = tuple(os.path.join(os.path.dirname(os.path.abspath(file)), "") for file in (os.__file__, __file__))
+"""Directories of Python's standard library, and of this package."""
 
 
 def _is_of_project(path: str) -> bool:
@@ -196,7 +183,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
         found = source(self.path)
         if found is not None:
-            begin, end = _files[self.path].code
+            _, (begin, end) = _files[self.path]
             if _memory is not None and begin < end:
                 code: CodeType = marshal.loads(_memory[begin:end])
                 return code

@@ -22,7 +22,6 @@ from rebeam._options import (
     Restart,
     Shutdown,
     Strategy,
-    SupervisorOptions,
     WhileRestarting,
     one_of,
     refuse_unknown,
@@ -31,6 +30,8 @@ from rebeam._ref import Via
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from rebeam._options import SupervisorOptions
 
 A = TypeVar("A", bound=Actor)
 
