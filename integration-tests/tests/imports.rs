@@ -63,8 +63,10 @@ fn a_node_runs_one_version_of_the_code_whatever_is_saved_meanwhile() {
     kill(node.zygote(), Signal::SIGKILL);
     node.wait_for("the zygote died");
     assert_first_version(&node);
-    let failed = node.run(&["call", "fork", "fail"]);
-    assert!(failed.stderr.contains("line of version 1"), "{}", failed.stderr);
+    for name in ["fork", "fresh"] {
+        let failed = node.run(&["call", name, "fail"]);
+        assert!(failed.stderr.contains("line of version 1"), "{}", failed.stderr);
+    }
     node.down();
 }
 
@@ -91,9 +93,16 @@ except ImportError:
     np = None
 
 class Own(random.Random):
-    pass
+    def seed(self, a=None, version=2, *, keyword="asked for"):
+        super().seed(a, version)
 
-unseeded = [random, random.Random(), Own()]
+class Asks(random.Random):
+    def __init__(self):
+        super().__init__()
+    def seed(self, a, version=2):
+        super().seed(a, version)
+
+unseeded = [random, random.Random(), Own(), Asks()]
 seeded = [random.Random(7), Own(8)]
 if np is not None:
     child_of_unseeded = np.random.default_rng().bit_generator.seed_seq.spawn(1)[0]
@@ -186,6 +195,13 @@ def report():
         file.writelines(f"{event}\n" for event in events)
 atexit.register(report)
 
+# Odd files, which must not keep others from being finished.
+import gzip, io
+packed = gzip.open(f"{HERE}/packed.gz", "wb")
+packed.write(b"once")
+detached = io.TextIOWrapper(open(f"{HERE}/detached", "wb"))
+detached.detach()
+
 shared = tempfile.TemporaryDirectory(dir=HERE, prefix="shared-")
 by_hand = tempfile.mkdtemp(dir=HERE, prefix="by-hand-")
 atexit.register(lambda: shutil.rmtree(by_hand))
@@ -201,6 +217,8 @@ class A(Actor):
         atexit.register(events.append, f"own hook of {name}")
         self.directory = tempfile.TemporaryDirectory(dir=HERE, prefix=f"own-{name}-")
         self.file = tempfile.NamedTemporaryFile(dir=HERE, prefix=f"own-{name}-")
+        self.closed = gzip.open(f"{HERE}/closed-{name}.gz", "wb")
+        self.closed.close()
         self.written = open(f"{HERE}/written-{name}", "w")
         self.written.write("not flushed")
     def work(self):
@@ -248,6 +266,10 @@ fn what_the_import_wants_done_at_exit_is_done_by_each_actor_and_what_it_has_made
         assert!(memory.contains(&format!("line of {name}\n")), "{memory}");
         assert_eq!(read(&format!("written-{name}")), "not flushed");
     }
+    // Its end was written once.
+    let unpack = format!("import gzip; print(gzip.open(r'{}').read())", project.path().join("packed.gz").display());
+    let unpacked = project.command_of(harness::python()).args(["-c", &unpack]).output().expect("it runs");
+    assert_eq!(String::from_utf8_lossy(&unpacked.stdout), "b'once'\n", "{unpacked:?}");
     let left: Vec<String> = std::fs::read_dir(project.path())
         .expect("a directory")
         .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
@@ -305,4 +327,42 @@ fn whether_actors_are_forks_can_be_said_in_the_projects_file() {
     let project = app_that_imports("");
     project.write("rebeam.toml", "fork = \"sometimes\"\n");
     project.run(&["up", "app.py"]).assert_error(2, &["sometimes", "always"]);
+}
+
+#[test]
+fn hooks_of_other_libraries_on_imports_work() {
+    let project = app_that_imports(
+        "import importlib.abc, importlib.util, pkgutil, sys\nexecuted = []\n\n\
+         class Wrapper:\n    def __init__(self, loader):\n        self.loader = loader\n    def create_module(self, spec):\n        \
+         return self.loader.create_module(spec)\n    def exec_module(self, module):\n        self.loader.exec_module(module)\n        executed.append(module.__name__)\n\n\
+         class Finder:\n    busy = False\n    def find_spec(self, name, path=None, target=None):\n        if name != 'hooked' or self.busy:\n            return None\n        \
+         self.busy = True\n        try:\n            spec = importlib.util.find_spec(name)\n        finally:\n            self.busy = False\n        \
+         spec.loader = Wrapper(spec.loader)\n        return spec\n\n\
+         sys.meta_path.insert(0, Finder())\nimport hooked\nassert executed == ['hooked'], executed\n\
+         assert pkgutil.get_data('data', 'text') == b'text'\n",
+    );
+    project.write("hooked.py", "");
+    std::fs::create_dir(project.path().join("data")).expect("a directory");
+    project.write("data/__init__.py", "");
+    project.write("data/text", "text");
+    std::os::unix::fs::symlink("loop.py", project.path().join("loop.py")).expect("a link");
+    project.up().down();
+}
+
+#[test]
+fn a_script_runs_as_python_runs_it_and_as_it_was() {
+    let project = Project::new(
+        "import rebeam\nfrom rebeam import *\ntree = Supervisor([rebeam.script('job.py', name='job', restart='permanent')])\n",
+    );
+    project.write(
+        "job.py",
+        "import dataclasses, sys\nimport rebeam\n\n@dataclasses.dataclass\nclass P:\n    x: int\n\n\
+         print('first', P.__annotations__['x'] is int, __name__, sys.argv[0].endswith('job.py'))\nrebeam.receive()\n",
+    );
+    let mut node = project.up();
+    node.wait_for("first True __main__ True");
+    project.write("job.py", "print('second')\n");
+    assert_eq!(node.run(&["restart", "job"]).code, Some(0));
+    node.wait_for("first True __main__ True");
+    node.down();
 }

@@ -1,6 +1,7 @@
 //! No process is ever left behind: whatever is killed, stopped or hung up, two seconds later nothing of the tree is
 //! there, and the socket's directory can be used again.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
 
@@ -99,14 +100,24 @@ fn the_keeper_of_the_last_run_leaves_the_next_one_alone() {
 fn map_06_of_an_actor_that_started_children_of_its_own() {
     let project = family();
     let node = project.up();
-    let before = project.processes();
+    let sleeping = || -> BTreeSet<i32> {
+        let is_one = |os_pid: &i32| {
+            std::fs::read(format!("/proc/{os_pid}/cmdline")).is_ok_and(|line| line.starts_with(b"sleep"))
+        };
+        project.processes().into_iter().filter(is_one).collect()
+    };
+    let before = sleeping();
+    assert_eq!(before.len(), 3);
     kill(node.os_pid_of("family"), Signal::SIGKILL);
     node.eventually("it is back", |node| {
         let family = node.ps("family");
         (family["restarts"] == 1 && family["state"] == "running").then_some(())
     });
     // The old family is gone, the new one is as large.
-    node.eventually("the old family is gone", |_| (project.processes().len() == before.len()).then_some(()));
+    node.eventually("the old family is gone", |_| {
+        let now = sleeping();
+        (now.len() == 3 && now.is_disjoint(&before)).then_some(())
+    });
     node.down();
 }
 
@@ -360,4 +371,25 @@ fn after_a_kill_of_the_supervisor_with_one_keeper_killed_or_stopped() {
         }
         project.assert_nothing_left();
     }
+}
+
+#[test]
+fn after_a_kill_of_a_node_in_which_an_actor_ran_another() {
+    let project = tree(
+        "None\nimport subprocess\n\nclass Outer(Actor):\n    def init(self):\n        os.makedirs('inner', exist_ok=True)\n        \
+         with open('inner/app.py', 'w') as file:\n            file.write('''\nimport os, subprocess\nfrom rebeam import *\n\nclass Inner(Actor):\n    def init(self):\n        \
+         subprocess.Popen(['env', '-i', 'setsid', 'sh', '-c', 'echo $$ > pid.new; mv pid.new pid; exec sleep 1000'])\n\ntree = Supervisor([child(Inner, name='inner')])\n''')\n        \
+         subprocess.Popen([os.environ['REBEAM'], 'up', 'app.py'], cwd='inner')\n\n\
+         tree = Supervisor([child(Outer, name='outer')])",
+    );
+    let mut command = project.command(&["up", "app.py"]);
+    command.env("REBEAM", harness::rebeam()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let node = project.adopt(&mut command);
+    let pid = project.path().join("inner/pid");
+    let os_pid: i32 =
+        node.eventually("the inner daemon runs", |_| std::fs::read_to_string(&pid).ok()?.trim().parse().ok());
+    node.signal(Signal::SIGKILL);
+    node.wait();
+    project.assert_nothing_left();
+    assert!(!lives(os_pid), "what the inner node's actor had started is left");
 }

@@ -17,6 +17,11 @@ pub fn dump_signal() -> i32 {
     libc::SIGRTMIN() + 1
 }
 
+/// The signal at which a worker writes what its event loop's tasks wait for, which takes its interpreter.
+pub fn tasks_signal() -> i32 {
+    libc::SIGRTMIN() + 3
+}
+
 /// The signal at which a worker looks whether an exit signal came.
 pub fn exit_signal() -> i32 {
     libc::SIGRTMIN() + 2

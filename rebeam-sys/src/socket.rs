@@ -8,6 +8,7 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -249,7 +250,10 @@ pub fn connect_node(node_dir: &Path, is_chosen: bool) -> io::Result<UnixStream> 
     let connect = |path: &Path| {
         let stream = UnixStream::connect(path)?;
         let peer = getsockopt(&stream, PeerCredentials)?.uid();
-        let is_trusted = is_chosen || peer == nix::unistd::getuid().as_raw();
+        let own = nix::unistd::getuid().as_raw();
+        // Root may control the node of whoever has the directories on the way to its socket.
+        let is_theirs = || own == 0 && belongs_to(node_dir, peer);
+        let is_trusted = is_chosen || peer == own || is_theirs();
         if is_trusted { Ok(stream) } else { Err(io::ErrorKind::PermissionDenied.into()) }
     };
     with_short_path(node_dir, connect).or_else(|error| {
@@ -258,6 +262,15 @@ pub fn connect_node(node_dir: &Path, is_chosen: bool) -> io::Result<UnixStream> 
             _ => error,
         })
     })
+}
+
+/// Whether a directory and the one that it lies in are a user's own, or root's, and nobody else can change them.
+fn belongs_to(directory: &Path, uid: u32) -> bool {
+    let is_owned = |path: &Path| {
+        path.symlink_metadata()
+            .is_ok_and(|found| found.is_dir() && (found.uid() == uid || found.uid() == 0) && found.mode() & 0o022 == 0)
+    };
+    is_owned(directory) && directory.parent().is_some_and(|base| is_owned(base) && base.parent().is_some_and(is_owned))
 }
 
 /// Does something with a node's control socket by a path that is short enough for a socket (`sockaddr_un` has room for 107

@@ -36,6 +36,13 @@ pub fn tag_own(node: u32) {
     }
 }
 
+/// Takes a tag from this process that it was started with.
+pub fn untag_own() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_RTTIME) {
+        let _ = setrlimit(Resource::RLIMIT_RTTIME, hard, hard);
+    }
+}
+
 /// The tag of a process, if it lives and has one.
 pub fn tag_of(os_pid: i32) -> Option<Tag> {
     let stat = std::fs::read_to_string(format!("/proc/{os_pid}/stat")).ok()?;

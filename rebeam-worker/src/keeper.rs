@@ -14,11 +14,12 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getppid};
-use rebeam_sys::tag::{node_of, tag_of};
+use rebeam_sys::tag::{node_of, tag_of, untag_own};
 
 /// The descriptor that is at its end when the supervisor is.
 const SUPERVISOR: i32 = 3;
@@ -40,6 +41,8 @@ const MOST_SECONDS: u32 = 10;
 pub(crate) fn keep(mark: &std::ffi::OsStr) {
     // SAFETY: the supervisor started this process with this descriptor for this purpose.
     let supervisor = unsafe { OwnedFd::from_raw_fd(SUPERVISOR) };
+    // An actor of another node may have started ours, and we are not to go with that one's.
+    untag_own();
     let mut second = Some(Second::start(&supervisor, mark));
     for _ in 1..MOST_SECONDS {
         match &second {
@@ -122,14 +125,12 @@ fn clear_up(mark: &std::ffi::OsStr) {
     let wanted = [b"REBEAM_NODE=", mark.as_bytes(), b"\0"].concat();
     let (mut quiet, mut pause) = (0, SHORTEST);
     while quiet < QUIET_LOOKS {
-        let found = marked(node_of(mark.as_bytes()), &wanted);
-        quiet = if found.is_empty() { quiet + 1 } else { 0 };
+        // Each was seen with our mark a moment ago. What has become another user's is not ours to kill.
+        let is_ours = |os_pid: &i32| kill(Pid::from_raw(*os_pid), Signal::SIGKILL) != Err(Errno::EPERM);
+        let is_quiet = marked(node_of(mark.as_bytes()), &wanted).into_iter().filter(is_ours).count() == 0;
+        quiet = if is_quiet { quiet + 1 } else { 0 };
         // One that waits in the kernel cannot be killed yet, perhaps not for hours.
-        pause = if found.is_empty() { SHORTEST } else { (pause * 2).min(LONGEST) };
-        for os_pid in found {
-            // It was seen with our mark a moment ago.
-            let _ = kill(Pid::from_raw(os_pid), Signal::SIGKILL);
-        }
+        pause = if is_quiet { SHORTEST } else { (pause * 2).min(LONGEST) };
         std::thread::sleep(pause);
     }
 }

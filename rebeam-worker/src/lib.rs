@@ -80,6 +80,7 @@ mod _rebeam {
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("MOST_CONCURRENCY", rebeam_protocol::page::MOST_CONCURRENCY)?;
         module.add("DUMP_SIGNAL", rebeam_sys::process::dump_signal())?;
+        module.add("TASKS_SIGNAL", rebeam_sys::process::tasks_signal())?;
         module.add("EXIT_SIGNAL", rebeam_sys::process::exit_signal())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }

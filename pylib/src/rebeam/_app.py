@@ -283,7 +283,6 @@ def freeze() -> None:
     from rebeam import _exit_hooks, _logging
 
     _logging.install()
-    _snapshot.keep_lines()
     _exit_hooks.imported(_writes_files)
     gc.collect()
     gc.freeze()

@@ -58,7 +58,7 @@ def main() -> NoReturn:
         _runtime.see_to_forks()
         start = _rebeam.attach_forked(CONTROL, ZYGOTE_LIFELINE, CODE)
         if start is None:
-            _exit_hooks.run()
+            _exit_hooks.run(is_import=True)
             _flush()
             os._exit(0)
     else:
@@ -81,6 +81,7 @@ def _prepare() -> None:
     sys.breakpointhook = _breakpoint
     # Whoever has no place for stacks yet writes none, rather than end.
     signal.signal(_rebeam.DUMP_SIGNAL, signal.SIG_IGN)
+    signal.signal(_rebeam.TASKS_SIGNAL, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
         # A line that was printed must not be lost with the process.
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _io
 import atexit
+import contextlib
 import gc
 import io
 import os
@@ -38,14 +39,13 @@ def imported(writes_files: bool) -> None:
         writes_files: whether it has opened files to write to.
     """
     global _is_imported_at, _last_of_import
-    # The clock by which the kernel notes when a file was made.
-    _is_imported_at = time.clock_gettime(getattr(time, "CLOCK_REALTIME_COARSE", 5))
+    _is_imported_at = time.time()
     finalize: Any = weakref.finalize
     _last_of_import = next(finalize._index_iter)
     if writes_files:
         _written_at_import.extend(it for it in gc.get_objects() if issubclass(type(it), _io._IOBase))
         for file in _written_at_import:
-            if not file.closed:
+            with contextlib.suppress(Exception):
                 # What is in it is written once, and not by each that is forked.
                 file.flush()
 
@@ -56,17 +56,24 @@ def forked() -> None:
     atexit.register(_begin_of_import)
 
 
-def run() -> None:
-    """Runs all hooks, errors of which are printed, and finishes files that nobody has closed."""
+def run(is_import: bool = False) -> None:
+    """Runs all hooks, errors of which are printed, and finishes files that nobody has closed.
+
+    Args:
+        is_import: whether this is the process that everything was imported in.
+    """
     atexit._run_exitfuncs()
-    _finish_files()
+    # What is written around the import's own files is for that process to finish, once.
+    _finish_files(
+        _written_at_import if is_import else [it for it in _written_at_import if type(it).__module__ == "_io"]
+    )
 
 
-def _finish_files() -> None:
+def _finish_files(of_import: list[Any]) -> None:
     """Does for open files what Python does as it takes all objects apart, for which no process of ours has time."""
     tempfile, zipfile = (getattr(sys.modules.get(name), kind, ()) for name, kind in _ARCHIVES_AND_TEMPORARIES)
     wrappers, texts, buffers, temporaries = [], [], [], []
-    for found in (*_written_at_import, *gc.get_objects()):
+    for found in (*of_import, *gc.get_objects()):
         # By its type alone: a proxy would do something when it is asked for its class.
         kind = type(found)
         if issubclass(kind, io.TextIOWrapper):
@@ -80,11 +87,10 @@ def _finish_files() -> None:
     # What is built on others comes first.
     for files, finish in ((wrappers, "close"), (texts, "flush"), (buffers, "flush"), (temporaries, "close")):
         for file in files:
-            try:
+            # Such objects are of anybody's making, and each is on its own.
+            with contextlib.suppress(Exception):
                 if files is temporaries or _is_on_disk(file):
                     getattr(file, finish)()
-            except (OSError, ValueError):
-                continue
 
 
 _ARCHIVES_AND_TEMPORARIES = ("tempfile", "_TemporaryFileCloser"), ("zipfile", "ZipFile")
@@ -119,6 +125,7 @@ def _keep(event: str, args: tuple[Any, ...]) -> None:
     if directory not in (-1, None):
         # Below a directory that was looked at already.
         return
-    born = _rebeam.birth_time(os.fspath(path))
-    if born is not None and born <= _is_imported_at:
+    path = os.fsdecode(path)
+    # Where the system does not know, it may have been there.
+    if os.path.lexists(path) and (_rebeam.birth_time(path) or 0.0) <= _is_imported_at:
         raise _StillUsedError(f"`{path}` is removed when the node ends")

@@ -6,6 +6,7 @@ What was given a seed keeps it, as in any program that is started several times.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import random
 import sys
@@ -71,9 +72,11 @@ def seed_all() -> None:
     Random.seed(random._inst)
     random._inst.gauss_next = None  # type: ignore[attr-defined]
     for generator in _to_seed:
-        generator.seed()
+        # Not by its own method, which may ask for anything.
+        _own_seed(generator)
     for generator in _numpy_to_seed:
-        generator.state = type(generator)().state
+        with contextlib.suppress(Exception):
+            generator.state = type(generator)().state
     # Where it was not imported yet, it will draw its own seed: to import it for this would cost each fork 14 ms.
     numpy: Any = sys.modules.get("numpy.random")
     if numpy is not None:

@@ -153,13 +153,19 @@ class _Watched:
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         # A library is loaded here, and may start threads of its own.
         self._watch.began(spec.name)
+        # Not always this one: somebody may have put a loader of their own around it.
+        outer = spec.loader
         try:
             spec.loader = self._loader
             module: ModuleType | None = self._loader.create_module(spec)
             return module
         finally:
-            spec.loader = self  # type: ignore[assignment]
+            spec.loader = outer
             self._watch.ended()
+
+    def __getattr__(self, name: str) -> Any:
+        # Whoever asks for the loader of what is not imported yet wants that one's methods.
+        return getattr(self._loader, name)
 
     def exec_module(self, module: ModuleType) -> None:
         if module.__spec__ is not None:

@@ -72,11 +72,15 @@ def _shown(value: object) -> str:
 
 
 def set_level(level: int) -> None:
-    """Has the root logger let through records from this level on."""
-    logging.getLogger().setLevel(level)
+    """Has records through from this level on."""
+    root = logging.getLogger()
+    root.setLevel(level)
+    for handler in root.handlers:
+        if isinstance(handler, SupervisorHandler):
+            handler.setLevel(logging.NOTSET)
 
 
-def install() -> None:
+def install(keeps_level: bool = False) -> None:
     """Adds the handler to the root logger, whose level becomes INFO if nobody has chosen one. Once: in the zygote, when
     the application was imported, or in the worker.
 
@@ -95,7 +99,7 @@ def install() -> None:
         for keep in replaced[0].filters if len(replaced) == 1 else ():
             handler.addFilter(keep)
     root.addHandler(handler)
-    if root.level == logging.WARNING:
+    if root.level == logging.WARNING and not keeps_level:
         root.setLevel(logging.INFO)
     if logging.basicConfig is not _basic_config:
         _Original.basic_config = logging.basicConfig
@@ -118,7 +122,7 @@ def _basic_config(**options: Any) -> None:
         _Original.basic_config(**options)
     finally:
         if own:
-            install()
+            install(keeps_level="level" in options)
 
 
 def _is_for_terminal(handler: logging.Handler) -> bool:

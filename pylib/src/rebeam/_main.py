@@ -48,7 +48,7 @@ def run_script(path: str, argv: Sequence[str]) -> None:
     main: Any = types.ModuleType("__main__")
     main.__file__ = path
     sys.modules["__main__"] = main
-    exec(compile(source, path, "exec"), vars(main))
+    exec(compile(source, path, "exec", dont_inherit=True), vars(main))
 
 
 def _name_of(path: str) -> str:

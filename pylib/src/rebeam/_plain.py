@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _KINDS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], object]]] = {
-    # A datetime is a date, too, and so comes first.
     "datetime": (datetime.datetime, datetime.datetime.isoformat, datetime.datetime.fromisoformat),
     "date": (datetime.date, datetime.date.isoformat, datetime.date.fromisoformat),
     "time": (datetime.time, datetime.time.isoformat, datetime.time.fromisoformat),
@@ -33,7 +32,8 @@ _KINDS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], object]]] = 
 def kind_and_text(object: object) -> tuple[str, str] | None:
     """What an object is, and its text; None if it is nothing that is known here."""
     for kind, (cls, text, _) in _KINDS.items():
-        if isinstance(object, cls):
+        # What is built on one of them has more, which would be lost.
+        if type(object) is cls:
             return kind, text(object)
     return None
 
@@ -54,6 +54,7 @@ def simpler(value: Any) -> Any:
     numpy: Any = sys.modules.get("numpy")
     if numpy is None:
         return None
-    if isinstance(value, numpy.ndarray):
+    # Times of numpy's become bare numbers there, and objects are what they are.
+    if isinstance(value, (numpy.ndarray, numpy.generic)) and value.dtype.kind in "biufcSU":
         return value.tolist()
-    return value.item() if isinstance(value, numpy.generic) else None
+    return None

@@ -11,6 +11,7 @@ from rebeam._server import Caller
 
 __version__: str
 DUMP_SIGNAL: int
+TASKS_SIGNAL: int
 MOST_CONCURRENCY: int
 EXIT_SIGNAL: int
 

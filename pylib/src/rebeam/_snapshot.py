@@ -49,6 +49,7 @@ def begin(fd: int) -> None:
         return
     _map(fd)
     os.close(fd)
+    _keep_lines()
 
 
 def finish(fd: int) -> None:
@@ -66,6 +67,7 @@ def finish(fd: int) -> None:
     _recorded = None
     _map(fd)
     os.close(fd)
+    _keep_lines()
 
 
 def spec(name: str, path: str) -> ModuleSpec | None:
@@ -82,7 +84,7 @@ def source(path: str) -> bytes | None:
     return _memory[begin:end]
 
 
-def keep_lines() -> None:
+def _keep_lines() -> None:
     """Has tracebacks show the lines that run, rather than those that the files hold by now."""
     import linecache
 
@@ -152,7 +154,7 @@ def _beside(paths: list[str]) -> Iterator[str]:
         except OSError:
             continue
         for entry in entries:
-            if entry.name.endswith(".py") and entry.path not in known and entry.is_file():
+            if entry.name.endswith(".py") and entry.path not in known and os.path.isfile(entry.path):
                 known.add(entry.path)
                 found += 1
                 yield entry.path

@@ -6,6 +6,7 @@ an event loop that waits for what does not come is woken for it. It must not kno
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -28,9 +29,10 @@ def write_to(fd: int) -> None:
     global _fd
     _fd = fd
     faulthandler.enable(fd)
-    signal.signal(_rebeam.DUMP_SIGNAL, _write_tasks)
-    # Threads first; then the handler of Python's that is there.
-    faulthandler.register(_rebeam.DUMP_SIGNAL, fd, chain=True)
+    faulthandler.register(_rebeam.DUMP_SIGNAL, fd)
+    signal.signal(_rebeam.TASKS_SIGNAL, _write_tasks)
+    # What waits in C goes on waiting, but for an event loop.
+    signal.siginterrupt(_rebeam.TASKS_SIGNAL, False)
 
 
 def _write_tasks(number: int, frame: object) -> None:
@@ -40,15 +42,13 @@ def _write_tasks(number: int, frame: object) -> None:
         return
     import asyncio
 
-    tasks = sorted(asyncio.all_tasks(loop), key=lambda task: task.get_name())
-    lines = [line for task in tasks[:MOST_TASKS] for line in _lines(task)]
-    if len(tasks) > MOST_TASKS:
-        lines.append(f"{len(tasks) - MOST_TASKS} more tasks")
-    try:
+    # Tasks are of anybody's making, and this comes in the midst of what they do. There may be no room for more, either.
+    with contextlib.suppress(Exception):
+        tasks = sorted(asyncio.all_tasks(loop), key=lambda task: task.get_name())
+        lines = [line for task in tasks[:MOST_TASKS] for line in _lines(task)]
+        if len(tasks) > MOST_TASKS:
+            lines.append(f"{len(tasks) - MOST_TASKS} more tasks")
         os.write(_fd, "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
-    except OSError:
-        # There is no room for more.
-        return
 
 
 def _lines(task: Any) -> Iterator[str]:

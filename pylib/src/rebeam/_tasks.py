@@ -51,7 +51,8 @@ class Task(Generic[R]):
             timeout: seconds to wait; None: as long as it takes.
 
         Raises:
-            TimeoutError: it took longer. It is stopped, and a late value is dropped; `poll` only looks.
+            TimeoutError: it took longer. It is killed, after 0.3 s in which it writes down where it is, and a late
+                value is dropped; `poll` only looks.
         """
         try:
             return self._pending.result(timeout)

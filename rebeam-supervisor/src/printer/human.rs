@@ -90,8 +90,6 @@ impl Human {
     pub(super) fn prefixed(&self, label: &str, stream: Stream, line: &str) -> String {
         let label = &*in_line(label);
         let line = self.printable(stream, line);
-        // An actor's colours end with its line.
-        let reset = if line.contains('\x1b') { "\x1b[0m" } else { "" };
         let width = self.width.fetch_max(label.chars().count().min(WIDEST), Ordering::Relaxed);
         let width = width.max(label.chars().count().min(WIDEST));
         let sum = label.bytes().fold(7usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
@@ -100,7 +98,7 @@ impl Human {
             _ => PALETTE[sum % PALETTE.len()].on_default(),
         };
         let name = self.paint(stream, style, &format!("{label:<width$}"));
-        format!("{name} | {line}{reset}")
+        format!("{name} | {line}")
     }
 
     fn paint(&self, stream: Stream, style: Style, text: &str) -> String {

@@ -161,10 +161,11 @@ fn take_directory(path: &Path, project: &Path, is_chosen: bool) -> Result<Held, 
         move |source| NodeDirError::Io { verb, path, source }
     };
     // The one above is ours to make as well, unless somebody has chosen it: then it is as they have made it.
-    for (path, is_made_by_us) in path.parent().map(|base| (base, !is_chosen)).into_iter().chain([(path, true)]) {
+    let base = path.parent().map(|base| (base, if is_chosen { Level::Chosen } else { Level::Base }));
+    for (path, level) in base.into_iter().chain([(path, Level::Own)]) {
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io("create the directory", path))?;
-        let metadata = if is_made_by_us { path.symlink_metadata() } else { path.metadata() };
-        if let Some(why) = distrust(&metadata.map_err(io("look at", path))?, is_made_by_us) {
+        let metadata = if level == Level::Chosen { path.metadata() } else { path.symlink_metadata() };
+        if let Some(why) = distrust(&metadata.map_err(io("look at", path))?, level) {
             return Err(NodeDirError::NotOurs { path: path.to_owned(), why });
         }
     }
@@ -190,19 +191,34 @@ fn take_directory(path: &Path, project: &Path, is_chosen: bool) -> Result<Held, 
     Ok(Held { lock: file, project: project.to_owned(), is_chosen, socket: None })
 }
 
+/// Whose work a directory on the way to a node's socket is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Level {
+    /// Somebody has chosen it, and may have made it anyhow.
+    Chosen,
+    /// We make it, for all nodes of a user.
+    Base,
+    /// The node's own.
+    Own,
+}
+
 /// Why what is at a path must not be used as a directory of ours: what others may change there, they may replace.
-fn distrust(found: &Metadata, is_made_by_us: bool) -> Option<&'static str> {
+fn distrust(found: &Metadata, level: Level) -> Option<&'static str> {
     const STICKY: u32 = 0o1000;
     let own = nix::unistd::getuid().as_raw();
     if found.file_type().is_symlink() {
         return Some("is a link");
     }
-    let others_may = if is_made_by_us { 0o077 } else { 0o002 };
-    let is_open = found.mode() & others_may != 0 && (is_made_by_us || found.mode() & STICKY == 0);
+    let is_chosen = level == Level::Chosen;
+    let (others_may, why) = match level {
+        Level::Chosen => (0o002, "can be changed by other users, and is not sticky"),
+        Level::Base => (0o022, "can be changed by other users"),
+        Level::Own => (0o077, "is open to other users"),
+    };
+    let is_open = found.mode() & others_may != 0 && !(is_chosen && found.mode() & STICKY != 0);
     match found.uid() {
-        uid if uid != own && (is_made_by_us || uid != 0) => Some("belongs to another user"),
-        _ if is_open => Some("can be changed by other users"),
-        _ => None,
+        uid if uid != own && !(is_chosen && uid == 0) => Some("belongs to another user"),
+        _ => is_open.then_some(why),
     }
 }
 

@@ -57,6 +57,9 @@ pub(crate) struct LineReader {
     partial: Vec<u8>,
     /// Whether it is written over again and again.
     is_overwritten: bool,
+    /// Whether it was shown as far as it had come, and ended in a carriage return then.
+    was_shown: bool,
+    was_returned: bool,
     /// When it is to be shown all the same.
     due: Option<Instant>,
     /// Whether bytes came that are no UTF-8, and that was said.
@@ -81,14 +84,21 @@ impl LineReader {
         let mut lines = Vec::new();
         for piece in bytes.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
             // What follows a carriage return, unless that is the end of the line, is written over what came before.
-            if self.partial.ends_with(b"\r") && piece != b"\n" && piece != b"\r" {
+            let is_returned = self.partial.ends_with(b"\r") || (self.partial.is_empty() && self.was_returned);
+            if is_returned && piece != b"\n" && piece != b"\r" {
                 self.partial.clear();
                 self.is_overwritten = true;
+            }
+            self.was_returned = false;
+            if piece == b"\n" && self.partial.is_empty() && std::mem::take(&mut self.was_shown) {
+                // The end of what was shown already.
+                (self.is_overwritten, self.due) = (false, None);
+                continue;
             }
             self.partial.extend_from_slice(piece);
             if piece.ends_with(b"\n") {
                 lines.extend(self.take_partial());
-                (self.is_overwritten, self.due) = (false, None);
+                (self.is_overwritten, self.was_shown, self.due) = (false, false, None);
             }
             while self.partial.len() >= LONGEST {
                 let end = whole_characters(&self.partial[..LONGEST]);
@@ -112,6 +122,8 @@ impl LineReader {
     pub(crate) fn take_due(&mut self, now: Instant) -> Option<String> {
         self.due().filter(|due| *due <= now)?;
         let rest = self.partial.split_off(whole_characters(&self.partial));
+        (self.was_shown, self.was_returned) = (true, self.partial.ends_with(b"\r"));
+        self.is_overwritten |= self.was_returned;
         let line = self.take_partial();
         self.partial = rest;
         self.due = self.is_overwritten.then_some(now + OVERWRITTEN);
@@ -214,6 +226,9 @@ mod tests {
         assert_eq!(reader.take_due(due), Some("name: ".into()));
         assert_eq!(reader.due(), None);
         assert_eq!(reader.take(b"done\r\n", due), ["done"]);
+        reader.take(b"prompt", due);
+        assert_eq!(reader.take_due(due + MOMENT), Some("prompt".into()));
+        assert_eq!(reader.take(b"\n\nafter an empty line\n", due), ["", "after an empty line"]);
     }
 
     #[test]
@@ -228,6 +243,16 @@ mod tests {
         }
         shown.extend(reader.take(b"\nnext\n", start + Duration::from_secs(11)));
         assert_eq!(shown, ["2%", "52%", "100%", "next"]);
+        // Others write the carriage return behind.
+        let mut reader = LineReader::default();
+        let mut shown = Vec::new();
+        for step in 0..=10 {
+            let now = start + Duration::from_millis(500 * step);
+            shown.extend(reader.take(format!("{step}%\r").as_bytes(), now));
+            shown.extend(reader.take_due(now + MOMENT));
+        }
+        shown.extend(reader.take(b"\nnext\n", start + Duration::from_secs(11)));
+        assert_eq!(shown, ["0%", "10%", "next"]);
         let (_, lines) = lines(&[b"50%\r", b"100%\r", b"\nold\rnew\r\n"]);
         assert_eq!(lines, ["100%", "new"]);
     }

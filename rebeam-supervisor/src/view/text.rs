@@ -20,22 +20,40 @@ pub(crate) fn printable(text: &str, has_colour: bool) -> Cow<'_, str> {
     }
     let mut shown = String::with_capacity(text.len() + 16);
     let mut rest = text;
+    let mut is_coloured = false;
     while let Some(at) = rest.find(is_control) {
         shown.push_str(&rest[..at]);
         rest = &rest[at..];
         let colour = colour_length(rest);
         let length = colour.unwrap_or_else(|| rest.chars().next().map_or(0, char::len_utf8));
         match &rest[..length] {
-            kept @ ("\n" | "\t") => shown.push_str(kept),
+            "\t" => shown.push('\t'),
+            // A colour ends with its line.
+            "\n" => shown.push_str(if std::mem::take(&mut is_coloured) { "\x1b[0m\n" } else { "\n" }),
             colour if colour.len() > 2 && colour.starts_with('\x1b') => {
-                shown.push_str(if has_colour { colour } else { "" });
+                if has_colour && !hides(colour) {
+                    is_coloured = true;
+                    shown.push_str(colour);
+                }
             }
             control => control.chars().for_each(|it| shown.push_str(&format!("\\u{:04x}", u32::from(it)))),
         }
         rest = &rest[length..];
     }
     shown.push_str(rest);
+    if is_coloured {
+        shown.push_str("\x1b[0m");
+    }
     Cow::Owned(shown)
+}
+
+/// Whether the sequence of a style makes text invisible.
+fn hides(style: &str) -> bool {
+    style
+        .trim_start_matches("\x1b[")
+        .trim_end_matches('m')
+        .split(';')
+        .any(|parameter| parameter.trim_start_matches('0') == "8")
 }
 
 /// The same of what is to stand in one line, as a name, a reason or a cell of a table.
@@ -127,9 +145,10 @@ mod tests {
 
     #[test]
     fn colours_are_kept_where_they_are_wanted_and_else_left_out() {
-        let red = "\x1b[1;38:5:9mred\x1b[0m";
-        assert_eq!(printable(red, true), red);
-        assert_eq!(printable(red, false), "red");
+        let red = "\x1b[1;38:5:9mred\nnot\x1b[31m red";
+        assert_eq!(printable(red, true), "\x1b[1;38:5:9mred\x1b[0m\nnot\x1b[31m red\x1b[0m");
+        assert_eq!(printable("\x1b[8;31mhidden\x1b[08mtext", true), "hiddentext");
+        assert_eq!(printable(red, false), "red\nnot red");
         assert_eq!(printable("\x1b[31", true), "\\u001b[31", "cut off");
         assert_eq!(printable("\x1b[3mx\x1b[5A", false), "x\\u001b[5A");
     }

@@ -219,6 +219,7 @@ impl Engine {
             Some(os_pid) => {
                 worker.no_stacks = None;
                 process::signal_main_thread(os_pid, process::dump_signal());
+                process::signal_main_thread(os_pid, process::tasks_signal());
             }
             None => {}
         }
