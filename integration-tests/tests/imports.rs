@@ -16,8 +16,8 @@ VERSION = 1
 
 class A(Actor):
     def versions(self):
-        import late, parts.lazy
-        return [VERSION, parts.loaded.VERSION, late.VERSION, parts.lazy.VERSION]
+        import late, parts.lazy, space.inner.late
+        return [VERSION, parts.loaded.VERSION, late.VERSION, parts.lazy.VERSION, space.inner.late.VERSION]
     def die(self):
         os._exit(1)
     def fail(self):
@@ -28,8 +28,10 @@ tree = Supervisor([child(A, name="fork"), child(A, name="fresh", env={"A": "1"})
 
 fn versions() -> Project {
     let project = Project::new(VERSIONS);
-    std::fs::create_dir(project.path().join("parts")).expect("a directory");
-    for file in ["parts/__init__.py", "parts/loaded.py", "parts/lazy.py", "late.py"] {
+    for directory in ["parts", "space/inner"] {
+        std::fs::create_dir_all(project.path().join(directory)).expect("a directory");
+    }
+    for file in ["parts/__init__.py", "parts/loaded.py", "parts/lazy.py", "late.py", "space/inner/late.py"] {
         project.write(file, "VERSION = 1\n");
     }
     project
@@ -38,7 +40,7 @@ fn versions() -> Project {
 fn assert_first_version(node: &Node<'_>) {
     for name in ["fork", "fresh"] {
         node.run(&["call", name, "die"]);
-        assert_eq!(node.call(name, "versions", &[]), json!([1, 1, 1, 1]), "{name}");
+        assert_eq!(node.call(name, "versions", &[]), json!([1, 1, 1, 1, 1]), "{name}");
     }
 }
 
@@ -46,7 +48,7 @@ fn assert_first_version(node: &Node<'_>) {
 fn a_node_runs_one_version_of_the_code_whatever_is_saved_meanwhile() {
     let project = versions();
     let mut node = project.up();
-    for file in ["app.py", "parts/loaded.py", "parts/lazy.py", "late.py"] {
+    for file in ["app.py", "parts/loaded.py", "parts/lazy.py", "late.py", "space/inner/late.py"] {
         let text = std::fs::read_to_string(project.path().join(file)).expect("a file");
         project.write(file, &text.replace("VERSION = 1", "VERSION = 2").replace("version 1", "version 2"));
     }
@@ -56,7 +58,7 @@ fn a_node_runs_one_version_of_the_code_whatever_is_saved_meanwhile() {
     assert_first_version(&node);
     // Half written, and gone.
     project.write("app.py", "this is not Python (\n");
-    for file in ["parts/__init__.py", "parts/loaded.py", "parts/lazy.py", "late.py"] {
+    for file in ["parts/__init__.py", "parts/loaded.py", "parts/lazy.py", "late.py", "space/inner/late.py"] {
         std::fs::remove_file(project.path().join(file)).expect("a file");
     }
     assert_first_version(&node);
@@ -79,7 +81,7 @@ fn a_new_node_runs_what_was_saved_last() {
         project.write("late.py", &format!("VERSION = {version}\n"));
         project.write("parts/loaded.py", &format!("VERSION = {version}\n"));
         let node = project.up();
-        assert_eq!(node.call("fresh", "versions", &[]), json!([1, version, version, 1]));
+        assert_eq!(node.call("fresh", "versions", &[]), json!([1, version, version, 1, 1]));
         node.down();
     }
 }
@@ -103,7 +105,8 @@ class Asks(random.Random):
         super().seed(a, version)
 
 unseeded = [random, random.Random(), Own(), Asks()]
-seeded = [random.Random(7), Own(8)]
+import copy, pickle
+seeded = [random.Random(7), Own(8), copy.copy(random.Random(9)), pickle.loads(pickle.dumps(random.Random(9)))]
 if np is not None:
     child_of_unseeded = np.random.default_rng().bit_generator.seed_seq.spawn(1)[0]
     unseeded += [np.random, np.random.default_rng(), np.random.RandomState(), np.random.default_rng(child_of_unseeded)]
@@ -217,6 +220,8 @@ class A(Actor):
         atexit.register(events.append, f"own hook of {name}")
         self.directory = tempfile.TemporaryDirectory(dir=HERE, prefix=f"own-{name}-")
         self.file = tempfile.NamedTemporaryFile(dir=HERE, prefix=f"own-{name}-")
+        self.text = gzip.open(f"{HERE}/text-{name}.gz", "wt")
+        self.text.write("not flushed")
         self.closed = gzip.open(f"{HERE}/closed-{name}.gz", "wb")
         self.closed.close()
         self.written = open(f"{HERE}/written-{name}", "w")
@@ -267,9 +272,9 @@ fn what_the_import_wants_done_at_exit_is_done_by_each_actor_and_what_it_has_made
         assert_eq!(read(&format!("written-{name}")), "not flushed");
     }
     // Its end was written once.
-    let unpack = format!("import gzip; print(gzip.open(r'{}').read())", project.path().join("packed.gz").display());
-    let unpacked = project.command_of(harness::python()).args(["-c", &unpack]).output().expect("it runs");
-    assert_eq!(String::from_utf8_lossy(&unpacked.stdout), "b'once'\n", "{unpacked:?}");
+    let unpack = "import gzip; print(gzip.open('packed.gz').read(), gzip.open('text-raises.gz').read())";
+    let unpacked = project.command_of(harness::python()).args(["-c", unpack]).output().expect("it runs");
+    assert_eq!(String::from_utf8_lossy(&unpacked.stdout), "b'once' b'not flushed'\n", "{unpacked:?}");
     let left: Vec<String> = std::fs::read_dir(project.path())
         .expect("a directory")
         .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
@@ -352,16 +357,17 @@ fn hooks_of_other_libraries_on_imports_work() {
 #[test]
 fn a_script_runs_as_python_runs_it_and_as_it_was() {
     let project = Project::new(
-        "import rebeam\nfrom rebeam import *\ntree = Supervisor([rebeam.script('job.py', name='job', restart='permanent')])\n",
+        "import rebeam\nfrom rebeam import *\ntree = Supervisor([rebeam.script('scripts/job.py', name='job', restart='permanent')])\n",
     );
+    std::fs::create_dir(project.path().join("scripts")).expect("a directory");
     project.write(
-        "job.py",
+        "scripts/job.py",
         "import dataclasses, sys\nimport rebeam\n\n@dataclasses.dataclass\nclass P:\n    x: int\n\n\
          print('first', P.__annotations__['x'] is int, __name__, sys.argv[0].endswith('job.py'))\nrebeam.receive()\n",
     );
     let mut node = project.up();
     node.wait_for("first True __main__ True");
-    project.write("job.py", "print('second')\n");
+    project.write("scripts/job.py", "print('second')\n");
     assert_eq!(node.run(&["restart", "job"]).code, Some(0));
     node.wait_for("first True __main__ True");
     node.down();

@@ -276,11 +276,26 @@ fn a_helper_of_a_living_actor_outlives_the_death_of_another() {
 const DAEMONS: &str = "None
 import subprocess, sys
 
+TWICE = '''
+import os
+if os.fork():
+    os._exit(0)
+os.setsid()
+if os.fork():
+    os._exit(0)
+with open('pid.new', 'w') as file:
+    file.write(str(os.getpid()))
+os.rename('pid.new', 'pid')
+os.execlp('sleep', 'sleep', '1000')
+'''
+
 class Parent(Actor):
     def init(self):
         self.daemons = []
         for number, command in enumerate([
             ['env', '-i', 'setsid', 'sh', '-c', 'echo $$ > pid; exec sleep 1000'],
+            # Twice, the second time as an orphan.
+            [sys.executable, '-S', '-c', TWICE],
             ['sh', '-c', 'env -i setsid sh -c \"echo \\\\$\\\\$ > pid; exec sleep 1000\" & exit 0'],
         ]):
             directory = f'{os.getpid()}-{number}'
@@ -306,7 +321,7 @@ tree = Supervisor([child(Parent, name='parent'), child(Recorder, name='recorder'
 fn daemons(node: &Node<'_>) -> Vec<i32> {
     node.eventually("its daemons run", |node| {
         let pids: Vec<i32> = serde_json::from_value(node.call("parent", "pids", &[])).ok()?;
-        (pids.len() == 2).then_some(pids)
+        (pids.len() == 3).then_some(pids)
     })
 }
 

@@ -174,6 +174,18 @@ def test_an_exception_arrives_as_it_was_raised(name: str) -> None:
         assert getattr(arrived, attribute, None) == getattr(error, attribute, None), attribute
 
 
+class UnaskableError(Exception):
+    def __getattr__(self, name: str) -> Any:
+        raise KeyError(name)
+
+
+def test_an_exception_that_cannot_be_asked_for_anything_is_told_all_the_same() -> None:
+    kind, message, traceback, _ = _failure.describe(raised(lambda: (_ for _ in ()).throw(UnaskableError("told"))))
+    assert kind.endswith("UnaskableError")
+    assert message == "told"
+    assert "UnaskableError: told" in traceback
+
+
 def test_a_group_brings_the_exceptions_in_it() -> None:
     arrived: Any = _errors.remote(*_failure.describe(CASES["group"]()))
     assert [str(it) for it in arrived.exceptions] == ["no user ann", "gone", "p: q"]

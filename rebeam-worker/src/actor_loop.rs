@@ -714,8 +714,7 @@ fn is_coroutine(py: Python<'_>, result: &Bound<'_, PyAny>) -> PyResult<bool> {
 
 /// An exception as an answer.
 fn raised(py: Python<'_>, error: &PyErr, codec: Codec) -> PyResult<(Outcome, Vec<u8>)> {
-    // Before Python 3.12 an error that is on its way keeps its traceback beside it.
-    error.value(py).setattr("__traceback__", error.traceback(py))?;
+    convert::set_traceback(py, error);
     let described = py.import("rebeam._failure")?.call_method1("describe", (error.value(py),))?;
     let (kind, message, traceback, pickled): (String, String, String, Option<Vec<u8>>) = described.extract()?;
     let content = pickled.filter(|_| codec == Codec::Pickle).unwrap_or_default();

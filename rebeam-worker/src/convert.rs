@@ -1,6 +1,7 @@
 //! The protocol's own types to Python and back: addresses, exit reasons, certificates, failures. Specs are in `spec`.
 
 use pyo3::exceptions::{PyException, PyTypeError, PyValueError};
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyInt, PyString};
 use rebeam_protocol::address::{Address, LONGEST_NAME};
@@ -70,6 +71,15 @@ pub(crate) fn child_address(object: &Bound<'_, PyAny>) -> PyResult<ChildAddress>
             return Err(PyTypeError::new_err("a key names no child: give its handle or its `Pid`"));
         }
     })
+}
+
+/// Has an exception know its traceback, which before Python 3.12 stands beside one that is on its way. Past the
+/// exception's own class, which may forbid to set anything.
+pub(crate) fn set_traceback(py: Python<'_>, error: &PyErr) {
+    if let Some(traceback) = error.traceback(py) {
+        // SAFETY: the interpreter is attached, and both are objects of the kinds that are asked for.
+        unsafe { ffi::PyException_SetTraceback(error.value(py).as_ptr(), traceback.as_ptr()) };
+    }
 }
 
 /// The fields of `rebeam.Pid`.

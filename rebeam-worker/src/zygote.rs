@@ -19,6 +19,7 @@ use rebeam_sys::fork::{Hooks, Side, fork_as_sibling, fork_twice};
 use rebeam_sys::frames::{self, FrameReader};
 use rebeam_sys::process;
 
+use crate::convert;
 use crate::spec;
 
 /// Descriptors of a fork request: channel, status page, lifeline, stdout, stderr.
@@ -144,8 +145,7 @@ fn load(app: &Bound<'_, PyModule>, target: &Target, code: RawFd) -> PyResult<(Fr
 }
 
 fn load_error(app: &Bound<'_, PyModule>, error: &PyErr) -> PyResult<LoadError> {
-    // Before Python 3.12 an error that is on its way keeps its traceback beside it.
-    error.value(app.py()).setattr("__traceback__", error.traceback(app.py()))?;
+    convert::set_traceback(app.py(), error);
     let fields = app.call_method1("describe_load_error", (error.value(app.py()),))?.cast_into::<PyDict>()?;
     let field = |name: &str| -> PyResult<Option<String>> { fields.get_item(name)?.map_or(Ok(None), |it| it.extract()) };
     let is_usage = field("kind")?.as_deref() == Some("usage");

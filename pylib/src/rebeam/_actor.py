@@ -109,7 +109,15 @@ def raises(*exceptions: type[BaseException]) -> Callable[[F], F]:
     """Declares exceptions of a method to be answers: the caller gets them and the actor lives on.
 
     Everything else that a method raises ends the actor, as in OTP.
+
+    Raises:
+        SpecError: something else than classes of exceptions.
     """
+    from rebeam._errors import SpecError
+
+    for one in exceptions:
+        if not (isinstance(one, type) and issubclass(one, BaseException)):
+            raise SpecError(f"raises({one!r}): name classes of exceptions, as in `@rebeam.raises(KeyError)`")
 
     def declare(method: F) -> F:
         method.__rebeam_raises__ = exceptions  # type: ignore[attr-defined]
@@ -148,7 +156,15 @@ def delivery(kind: str, *, max_deliveries: int = 2) -> Callable[[F], F]:
 
 
 def deadline(seconds: float) -> Callable[[F], F]:
-    """Declares how long a method may run, in seconds, before the actor counts as hung and killed."""
+    """Declares how long a method may run, in seconds, before the actor counts as hung and killed.
+
+    Raises:
+        SpecError: no number above 0.
+    """
+    from rebeam._errors import SpecError
+
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
+        raise SpecError(f"deadline({seconds!r}): it must be a number above 0")
 
     def declare(method: F) -> F:
         method.__rebeam_deadline__ = float(seconds)  # type: ignore[attr-defined]

@@ -84,8 +84,9 @@ def _finish_files(of_import: list[Any]) -> None:
             wrappers.append(found)
         elif issubclass(kind, tempfile):
             temporaries.append(found)
-    # What is built on others comes first.
-    for files, finish in ((wrappers, "close"), (texts, "flush"), (buffers, "flush"), (temporaries, "close")):
+    # What is built on others comes first; texts may be, and others on them.
+    finishes = (texts, "flush"), (wrappers, "close"), (texts, "flush"), (buffers, "flush"), (temporaries, "close")
+    for files, finish in finishes:
         for file in files:
             # Such objects are of anybody's making, and each is on its own.
             with contextlib.suppress(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import traceback
@@ -40,7 +41,11 @@ def valid(text: str) -> str:
 
 def format_traceback(error: BaseException) -> str:
     """The traceback with chain and notes, and without frames of Re:BEAM."""
-    summary = traceback.TracebackException.from_exception(error)
+    try:
+        summary = traceback.TracebackException.from_exception(error)
+    except Exception:
+        # A class whose attributes cannot be asked for: where it was raised, at least.
+        return valid("".join(traceback.format_tb(error.__traceback__)) + f"{kind_of(error)}: {message_of(error)}\n")
     _drop_own_frames(summary, set())
     return valid("".join(summary.format()))
 
@@ -67,7 +72,9 @@ def describe(error: BaseException) -> tuple[str, str, str, bytes]:
         pickled = _exceptions.dumps(error)
     except Exception:
         pickled = None
-    notes = [str(note) for note in getattr(error, "__notes__", ())]
+    notes: list[str] = []
+    with contextlib.suppress(Exception):
+        notes = [str(note) for note in getattr(error, "__notes__", ())]
     rest = pickle.dumps((pickled, notes, _chain(error)), 5)
     return kind_of(error), message_of(error), format_traceback(error), rest
 

@@ -85,6 +85,9 @@ def script(path: str, /, *argv: str, **options: Unpack[ChildOptions]) -> _spec.C
     Raises:
         SpecError: an argument that is no text; an option that makes no sense.
     """
+    from rebeam import _snapshot
+
+    _snapshot.include(path)
     name = os.path.splitext(os.path.basename(path))[0]
     return _named(_run_script, (path, *_texts(path, argv)), {}, name, path, options)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _own_seed = random.Random.seed
+_own_setstate = random.Random.setstate
 _unseeded: WeakSet[random.Random] = WeakSet()
 _drawn: set[int] = set()
 """What numpy took as a seed where it was given none."""
@@ -29,6 +30,13 @@ _numpy_to_seed: list[Any] = []
 def watch() -> None:
     """Takes note of every generator from now on that is made without a seed."""
     random.Random.seed = _seed  # type: ignore[method-assign]
+    random.Random.setstate = _setstate  # type: ignore[method-assign]
+
+
+def _setstate(self: random.Random, state: Any) -> None:
+    # As `copy` and `pickle` do: it goes on with another's numbers.
+    _unseeded.discard(self)
+    _own_setstate(self, state)
 
 
 def _seed(self: random.Random, a: Any = None, *args: Any, **kwargs: Any) -> None:
@@ -53,6 +61,7 @@ def watch_numpy(bit_generator: ModuleType) -> None:
 def settle() -> None:
     """Ends the watch: what was found is seeded in each fork from now on."""
     random.Random.seed = _own_seed  # type: ignore[method-assign]
+    random.Random.setstate = _own_setstate  # type: ignore[method-assign]
     _to_seed.extend(_unseeded)
     numpy: Any = sys.modules.get("numpy.random.bit_generator")
     if numpy is not None and _drawn:

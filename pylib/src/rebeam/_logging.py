@@ -28,6 +28,8 @@ class SupervisorHandler(logging.Handler):
             return
         try:
             exception = _formatter.formatException(record.exc_info) if record.exc_info else None
+            if record.stack_info:
+                exception = "\n".join(filter(None, (exception, record.stack_info)))
             exception = valid(exception) if exception is not None else None
             message, extra = valid(record.getMessage()), _extra(record)
             _rebeam.log(

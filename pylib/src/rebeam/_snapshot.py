@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import itertools
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from types import CodeType, ModuleType
 
 MOST_FILES = 5_000
-"""How many files that nobody has imported yet are written down."""
+MOST_DIRECTORIES = 300
+MOST_ENTRIES = 2_000
+"""How many files that nobody has imported yet are written down, of how many directories, each read so far."""
 
 _HEAD = 16
 """Bytes before everything else: where the index begins, and how long it is."""
@@ -57,7 +60,7 @@ def finish(fd: int) -> None:
     global _recorded
     if _recorded is None:
         return
-    for path in _beside(list(_recorded)):
+    for path in (*_included, *_beside(list(_recorded))):
         try:
             with open(path, "rb") as file:
                 _recorded[path] = file.read(), b""
@@ -68,6 +71,16 @@ def finish(fd: int) -> None:
     _map(fd)
     os.close(fd)
     _keep_lines()
+
+
+_included: list[str] = []
+"""Files that are run and not imported."""
+
+
+def include(path: str) -> None:
+    """Has a file written down, too, if a snapshot is being taken."""
+    if _recorded is not None:
+        _included.append(os.path.abspath(path))
 
 
 def spec(name: str, path: str) -> ModuleSpec | None:
@@ -143,14 +156,17 @@ def _map(fd: int) -> None:
 
 
 def _beside(paths: list[str]) -> Iterator[str]:
-    """Files beside those given, and in packages beside them: what may still be imported."""
+    """Files beside those given, beside what else the path leads to, and below those: what may still be imported."""
     known = set(paths)
-    directories = list(dict.fromkeys(os.path.dirname(path) for path in paths))
-    seen = set(directories)
+    directories = dict.fromkeys(os.path.dirname(path) for path in paths)
+    directories.update(dict.fromkeys(os.path.abspath(path) for path in sys.path if path and _is_of_project(path)))
     found = 0
-    for directory in directories:
+    # It grows as it is gone through.
+    queue = [directory for directory in directories if _is_of_project(os.path.join(directory, ""))]
+    for directory in queue:
         try:
-            entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+            with os.scandir(directory) as listed:
+                entries = sorted(itertools.islice(listed, MOST_ENTRIES), key=lambda entry: entry.name)
         except OSError:
             continue
         for entry in entries:
@@ -160,10 +176,19 @@ def _beside(paths: list[str]) -> Iterator[str]:
                 yield entry.path
                 if found == MOST_FILES:
                     return
-            elif entry.name.isidentifier() and entry.path not in seen:
-                seen.add(entry.path)
-                if os.path.isfile(os.path.join(entry.path, "__init__.py")):
-                    directories.append(entry.path)
+            elif _may_be_package(entry) and entry.path not in directories and len(queue) < MOST_DIRECTORIES:
+                directories[entry.path] = None
+                queue.append(entry.path)
+
+
+def _may_be_package(entry: os.DirEntry[str]) -> bool:
+    """Whether a directory could be imported from; other environments, and what caches there are, are not."""
+    try:
+        is_directory = entry.name.isidentifier() and entry.name != "__pycache__" and entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False
+    is_ours = is_directory and _is_of_project(os.path.join(entry.path, ""))
+    return is_ours and not os.path.exists(os.path.join(entry.path, "pyvenv.cfg"))
 
 
 _not_ours = tuple(os.path.join(os.path.dirname(os.path.abspath(file)), "") for file in (os.__file__, __file__))

@@ -394,6 +394,9 @@ def _check_arguments(actor: type[Actor], args: tuple[Any, ...], kwargs: dict[str
         except TypeError:
             hint = f"an actor is set up by `init`, in its own process; call it `{actor.__qualname__}.init`"
             raise SpecError(f"`{actor.__qualname__}.__init__` takes arguments: {hint}") from None
+    if actor.init is Actor.init and (args or kwargs):
+        given = ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())])
+        raise SpecError(f"`{actor.__qualname__}` has no `init` that takes {given}")
     try:
         inspect.signature(actor.init).bind(None, *args, **kwargs)
     except TypeError as error:

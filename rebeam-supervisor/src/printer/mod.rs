@@ -41,6 +41,9 @@ pub(crate) struct Speaker<'a> {
     pub(crate) pid: Option<Pid>,
 }
 
+/// The reason not to fork that somebody has given.
+const NEVER: &str = "`fork` is `never`";
+
 const REBEAM: Speaker<'_> = Speaker { label: "rebeam", pid: None };
 
 /// Which stream a line came from.
@@ -222,6 +225,9 @@ impl Printer {
 
     /// The application must not be forked.
     pub(crate) fn unforkable(&self, reason: &str) {
+        if reason == NEVER {
+            return self.say("each actor gets a fresh interpreter: `fork` is `never`");
+        }
         self.warn(&format!("the application cannot be forked: {reason}; each actor gets a fresh interpreter"));
         self.say(
             "hint: what is opened or started in `init` rather than on import lets actors start in a millisecond; \

@@ -63,6 +63,11 @@ pub(crate) fn reap(os_pid: i32) -> Reaped {
     Reaped { status, cpu_ms: reaped.cpu_ms, peak_kib: reaped.peak_kib }
 }
 
+/// Reaps a child, and leaves its group alone.
+pub(crate) fn reap_alone(os_pid: i32) {
+    process::reap(os_pid);
+}
+
 /// Sends a signal to a child's whole group. Safe only while the child is not reaped.
 pub(crate) fn signal_group(os_pid: i32, signal: Signal) {
     let _ = killpg(Pid::from_raw(os_pid), signal);

@@ -352,8 +352,12 @@ impl Engine {
     }
 
     fn reap_one(&mut self, os_pid: i32, dead: &mut Dead) {
-        let reaped = reaper::reap(os_pid);
         dead.any = true;
+        if !self.is_known(os_pid) {
+            // Left to us by an actor, whose daemon may be in its group.
+            return reaper::reap_alone(os_pid);
+        }
+        let reaped = reaper::reap(os_pid);
         if let Some(process) = self.by_os_pid.remove(&os_pid) {
             let is_ours = self.workers.get(&process).is_none_or(|worker| worker.is_killed);
             dead.unexplained += usize::from(reaped.status == Status::Signalled(libc::SIGKILL) && !is_ours);
