@@ -184,9 +184,9 @@ SECTIONS: dict[str, dict[str, str]] = {
         "MAP-08": "Nothing outlives a killed supervisor.",
         "MAP-09": "A start has a time limit by default.",
         "MAP-10": "Requests to a supervisor wait; `rebeam ps` and `tree` do not.",
-        "MAP-11": "Other than OTP, and than the first plan: no pause before the first restart, and growing ones from the "
-        "second on, so that an outage of a second is survived with the default limit; `backoff=None` is OTP's rule. Pauses "
-        "with which a child could crash forever are refused.",
+        "MAP-11": "Other than OTP, and than the first plan: no pause before the first restart, and growing ones from "
+        "the second on, so that an outage of a second is survived with the default limit; `backoff=None` is OTP's "
+        "rule. Pauses with which a child could crash forever are refused.",
         "MAP-12": "The restart window is exact to the millisecond.",
         "MAP-13": "Mailboxes are bounded; late answers are dropped.",
         "MAP-14": "Hibernation is a hint.",
