@@ -400,3 +400,20 @@ tree = Supervisor([
     assert_eq!(node.call("pools", "run", &[]), serde_json::json!(5));
     node.down();
 }
+
+#[test]
+fn a_function_of_a_script_may_end_itself_or_its_node_in_good_order() {
+    let project = Project::new("");
+    project.write(
+        "script.py",
+        "import rebeam\n\ndef stops():\n    raise rebeam.Stop()\n\ndef shuts_down():\n    rebeam.shutdown()\n    rebeam.receive(timeout=20)\n\n\
+         if __name__ == '__main__':\n    print([rebeam.run(stops), rebeam.run(shuts_down)])\n",
+    );
+    let mut command = project.command_of(harness::python());
+    command.arg("script.py").env("PYTHONPATH", harness::root().join("pylib/src"));
+    let bin = harness::rebeam();
+    command.env("PATH", format!("{}:/usr/bin:/bin", bin.parent().expect("a directory").display()));
+    let ran = command.output().expect("it runs");
+    assert_eq!(String::from_utf8_lossy(&ran.stdout).trim(), "[None, None]", "{}", String::from_utf8_lossy(&ran.stderr));
+    project.assert_nothing_left();
+}

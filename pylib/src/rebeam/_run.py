@@ -100,6 +100,9 @@ def _run_function(function: Callable[..., Any], args: tuple[Any, ...], kwargs: d
     if interrupt or later:
         raise interrupt or later or KeyboardInterrupt
     if not os.path.exists(outcome):
+        if code == 0 and died is None:
+            # It ended itself, or the node, in good order.
+            return None
         died = died or f"did not run (exit code {code})"
         raise RuntimeError(f"the process of `{name}` {died}")
     with open(outcome, "rb") as file:
