@@ -293,7 +293,7 @@ class Parent(Actor):
     def init(self):
         self.daemons = []
         for number, command in enumerate([
-            ['env', '-i', 'setsid', 'sh', '-c', 'echo $$ > pid; exec sleep 1000'],
+            ['env', '-i', 'setsid', 'sh', '-c', 'echo $$ > pid.new; mv pid.new pid; exec sleep 1000'],
             # Twice, the second time as an orphan.
             [sys.executable, '-S', '-c', TWICE],
             ['sh', '-c', 'env -i setsid sh -c \"echo \\\\$\\\\$ > pid; exec sleep 1000\" & exit 0'],
