@@ -296,7 +296,7 @@ class Parent(Actor):
             ['env', '-i', 'setsid', 'sh', '-c', 'echo $$ > pid.new; mv pid.new pid; exec sleep 1000'],
             # Twice, the second time as an orphan.
             [sys.executable, '-S', '-c', TWICE],
-            ['sh', '-c', 'env -i setsid sh -c \"echo \\\\$\\\\$ > pid; exec sleep 1000\" & exit 0'],
+            ['sh', '-c', 'env -i setsid sh -c \"echo \\\\$\\\\$ > pid.new; mv pid.new pid; exec sleep 1000\" & exit 0'],
         ]):
             directory = f'{os.getpid()}-{number}'
             os.mkdir(directory)
