@@ -365,10 +365,11 @@ fn a_script_runs_as_python_runs_it_and_as_it_was() {
         "import dataclasses, sys\nimport rebeam\n\n@dataclasses.dataclass\nclass P:\n    x: int\n\n\
          print('first', P.__annotations__['x'] is int, __name__, sys.argv[0].endswith('job.py'))\nrebeam.receive()\n",
     );
-    let mut node = project.up();
+    let mut node = project.start(&["up", "app.py"]);
     node.wait_for("first True __main__ True");
     project.write("scripts/job.py", "print('second')\n");
-    assert_eq!(node.run(&["restart", "job"]).code, Some(0));
+    // It may still be on its way up.
+    node.eventually("it is restarted", |node| (node.run(&["restart", "job"]).code == Some(0)).then_some(()));
     node.wait_for("first True __main__ True");
     node.down();
 }
