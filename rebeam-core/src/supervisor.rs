@@ -204,7 +204,7 @@ struct Child {
     traits: Traits,
     state: ChildState,
     /// When it was last up.
-    since: Duration,
+    since: Option<Duration>,
     /// What it was last stopped for.
     purpose: Purpose,
     /// Restarts since it was last healthy.
@@ -296,7 +296,7 @@ impl Machine {
         if self.state(child) == Some(&ChildState::Starting) {
             self.set(child, ChildState::Running);
             if let Some(child) = self.children.get_mut(&child) {
-                child.since = now;
+                child.since = Some(now);
             }
             self.answer_all(child, &Ok(Done::Child(child)));
             self.advance(now);
@@ -914,7 +914,7 @@ impl Child {
         Child {
             traits,
             state: ChildState::Stopped,
-            since: Duration::ZERO,
+            since: None,
             purpose: Purpose::Final,
             attempt: 0,
             pause: 0,
@@ -933,8 +933,7 @@ impl Child {
             Pauses::Backoff(backoff) => Duration::from_millis(backoff.healthy_ms()),
         };
         // A start that fails is no life, and begins nothing anew.
-        let since = std::mem::take(&mut self.since);
-        if now.saturating_sub(since) >= healthy && since > Duration::ZERO {
+        if self.since.take().is_some_and(|since| now.saturating_sub(since) >= healthy) {
             self.attempt = 0;
         }
         let attempt = self.attempt;

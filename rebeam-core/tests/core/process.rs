@@ -429,6 +429,9 @@ fn map_11_a_backoff_grows_to_its_cap_and_begins_anew_after_a_healthy_time() {
 fn map_11_by_default_the_first_restart_is_immediate_and_an_outage_of_a_second_is_survived() {
     let child = ChildSpec { pauses: Pauses::ByLimit, ..actor("a") };
     let mut world = World::up(supervisor(Strategy::OneForOne, vec![child.clone()]));
+    // At the very beginning, too.
+    world.crashes("a");
+    assert!(world.is_running("a"));
     world.pass(ms(60_000));
     world.crashes("a");
     assert!(world.is_running("a"));
