@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from types import CodeType, ModuleType
 
 MOST_FILES = 5_000
-MOST_DIRECTORIES = 300
-MOST_ENTRIES = 2_000
-"""How many files that nobody has imported yet are written down, of how many directories, each read so far."""
+MOST_ENTRIES = 20_000
+MOST_OF_ONE = 2_000
+"""How many files that nobody has imported yet are written down, how many entries of directories are read to find them, and
+how many of one directory: the application may stand where much else is."""
 
 _HEAD = 16
 """Bytes before everything else: where the index begins, and how long it is."""
@@ -160,15 +161,18 @@ def _beside(paths: list[str]) -> Iterator[str]:
     known = set(paths)
     directories = dict.fromkeys(os.path.dirname(path) for path in paths)
     directories.update(dict.fromkeys(os.path.abspath(path) for path in sys.path if path and _is_of_project(path)))
-    found = 0
+    found = read = 0
     # It grows as it is gone through.
     queue = [directory for directory in directories if _is_of_project(os.path.join(directory, ""))]
     for directory in queue:
         try:
             with os.scandir(directory) as listed:
-                entries = sorted(itertools.islice(listed, MOST_ENTRIES), key=lambda entry: entry.name)
+                entries = sorted(itertools.islice(listed, MOST_OF_ONE), key=lambda entry: entry.name)
         except OSError:
             continue
+        read += len(entries)
+        if read > MOST_ENTRIES:
+            return
         for entry in entries:
             if entry.name.endswith(".py") and entry.path not in known and os.path.isfile(entry.path):
                 known.add(entry.path)
@@ -176,7 +180,7 @@ def _beside(paths: list[str]) -> Iterator[str]:
                 yield entry.path
                 if found == MOST_FILES:
                     return
-            elif _may_be_package(entry) and entry.path not in directories and len(queue) < MOST_DIRECTORIES:
+            elif _may_be_package(entry) and entry.path not in directories:
                 directories[entry.path] = None
                 queue.append(entry.path)
 
