@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MOST_FILES = 5_000
 MOST_ENTRIES = 20_000
 MOST_OF_ONE = 2_000
-"""How many files that nobody has imported yet are written down, how many entries of directories are read to find them, and
+"""How many files that nobody has imported yet are written down, how many entries of directories are read for that, and
 how many of one directory: the application may stand where much else is."""
 
 _HEAD = 16
