@@ -106,8 +106,7 @@ fn map_06_of_an_actor_that_started_children_of_its_own() {
         };
         project.processes().into_iter().filter(is_one).collect()
     };
-    let before = sleeping();
-    assert_eq!(before.len(), 3);
+    let before = node.eventually("three sleep", |_| Some(sleeping()).filter(|now| now.len() == 3));
     kill(node.os_pid_of("family"), Signal::SIGKILL);
     node.eventually("it is back", |node| {
         let family = node.ps("family");

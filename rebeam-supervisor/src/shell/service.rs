@@ -53,9 +53,12 @@ impl Process {
     }
 
     /// Waits until it has ended. What it has forked must have let go of its lifeline.
-    pub(crate) async fn ended(&self) {
-        if let Ok(lifeline) = self.lifeline.try_clone().and_then(watch) {
-            let _ = lifeline.readable().await;
+    pub(crate) fn ended(&self) -> impl Future<Output = ()> + use<> {
+        let lifeline = self.lifeline.try_clone().and_then(watch);
+        async {
+            if let Ok(lifeline) = lifeline {
+                let _ = lifeline.readable().await;
+            }
         }
     }
 
@@ -234,14 +237,6 @@ impl Service {
     pub(crate) fn retire(&mut self) {
         self.kill();
         self.life = Life::Down;
-    }
-
-    /// Gives its process away: its end is not reported.
-    pub(crate) fn take(&mut self) -> Option<Process> {
-        match std::mem::replace(&mut self.life, Life::Down) {
-            Life::Starting(process) | Life::Ready { process, .. } => Some(process),
-            Life::Down => None,
-        }
     }
 
     /// Its process was reaped: what is to follow.

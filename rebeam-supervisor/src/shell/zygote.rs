@@ -39,10 +39,18 @@ pub(crate) fn start(python: &Python, directory: &Path, inherited: Inherited<'_>)
 
 /// Has it do what the application's import wants done at exit, and end.
 pub(crate) async fn dismiss(process: &Process) {
-    if process.send(&ToZygote::End, &[]).is_ok() {
-        let _ = tokio::time::timeout(EXIT_TIME, process.ended()).await;
-    }
+    order_end(process).await;
     reaper::kill_group(process.os_pid);
+}
+
+/// Orders a zygote to end, and returns what waits until it has, or has had [`EXIT_TIME`] for it.
+pub(crate) fn order_end(process: &Process) -> impl Future<Output = ()> + use<> {
+    let ended = process.send(&ToZygote::End, &[]).is_ok().then(|| process.ended());
+    async {
+        if let Some(ended) = ended {
+            let _ = tokio::time::timeout(EXIT_TIME, ended).await;
+        }
+    }
 }
 
 /// Prints what it writes; into `silent` instead, as long as that says so.

@@ -299,11 +299,12 @@ impl Node {
         }
     }
 
-    /// Ends the zygote with the node.
+    /// Ends the zygote with the node. It stays the node's until it has ended: strays are still looked for, and are killed.
     pub(crate) async fn end_zygote(&self) {
-        let zygote = self.0.borrow_mut().services.zygote.take();
-        if let Some(zygote) = zygote {
-            zygote::dismiss(&zygote).await;
+        let ended = self.0.borrow().services.zygote.process().map(zygote::order_end);
+        if let Some(ended) = ended {
+            ended.await;
+            self.0.borrow_mut().services.zygote.retire();
         }
     }
 
