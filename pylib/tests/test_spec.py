@@ -1,10 +1,10 @@
 """How a tree is declared, and what is refused where it is written down."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import rebeam
-from rebeam import Actor, SpecError, Supervisor, child
+from rebeam import Actor, ActorRef, SpecError, Supervisor, child
 
 if TYPE_CHECKING:
     from rebeam._options import Shutdown
@@ -65,6 +65,12 @@ def test_a_bare_class_is_a_child() -> None:
         ({"max_messages_waiting": 0}, "max_messages_waiting=0"),
         ({"nmae": "x"}, "did you mean `name`"),
         ({"kwargs": {"stat": 1}}, "unexpected keyword argument 'stat'"),
+        ({"kwargs": [1]}, "kwargs=[1]: it must be a dict"),
+        ({"kwargs": {1: 1}}, "kwargs={1: 1}: it must be a dict"),
+        ({"env": ["A=1"]}, "env=['A=1']: it must be a dict"),
+        ({"cpus": 1}, "cpus=1: it must be a list"),
+        ({"cpus": "01"}, "cpus='01': it must be a list"),
+        ({"cpus": [0.5]}, "cpus=0.5"),
     ],
 )
 def test_sup_002_sup_005_each_fault_is_named(options: dict[str, object], text: str) -> None:
@@ -89,6 +95,12 @@ def test_sup_003_flags_are_checked_one_by_one(options: dict[str, object], text: 
     with pytest.raises(SpecError) as raised:
         Supervisor([], **options)  # type: ignore[arg-type]
     assert text in str(raised.value)
+
+
+@pytest.mark.parametrize("timeout", ["3", True, float("nan"), [1]])
+def test_a_timeout_is_a_number(timeout: Any) -> None:
+    with pytest.raises(SpecError, match="timeout="):
+        ActorRef("somebody").options(timeout=timeout)
 
 
 def test_sup_004_every_shutdown_of_otp_is_accepted() -> None:

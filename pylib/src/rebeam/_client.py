@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 from rebeam import _rebeam
 from rebeam._exit import Certificate, certificate
+from rebeam._options import checked_timeout
 from rebeam._ref import ActorRef, Pid, Target
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ class OutsideRef(ActorRef[A]):
         """The same actor, used differently; all mail from outside has normal priority."""
         if priority != "normal":
             raise ValueError("mail from outside has normal priority")
-        return OutsideRef(self._via, str(self._address), Target(timeout))
+        return OutsideRef(self._via, str(self._address), Target(checked_timeout(timeout)))
 
     @property
     def request(self) -> NoReturn:

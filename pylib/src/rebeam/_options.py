@@ -112,6 +112,18 @@ def one_of(what: str, value: object, words: Any) -> Any:
     raise SpecError(f"{what}={value!r} is not known{hint}")
 
 
+def checked_timeout(value: Any) -> Any:
+    """A number of seconds, None or the default.
+
+    Raises:
+        SpecError: it is none of them.
+    """
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+    if not (is_number or value is None or value is ...):
+        raise SpecError(f"timeout={value!r}: it must be a number of seconds, or None")
+    return value
+
+
 def refuse_unknown(what: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Refuses options that there are not, with the nearest that there is.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar, overload
 
 from rebeam import _rebeam
-from rebeam._options import Priority, one_of
+from rebeam._options import Priority, checked_timeout, one_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -302,7 +302,7 @@ class ActorRef(Generic[A]):
             priority: `normal`, or `high` to overtake normal mail.
         """
         one_of("priority", priority, Priority)
-        return ActorRef(self._address, Target(timeout, priority == "high"))
+        return ActorRef(self._address, Target(checked_timeout(timeout), priority == "high"))
 
     async def _acall(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         from rebeam._pending import acall

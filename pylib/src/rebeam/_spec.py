@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Never, TypeVar, Unpack, cast
 
@@ -29,7 +30,7 @@ from rebeam._options import (
 from rebeam._ref import Via
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from rebeam._options import SupervisorOptions
 
@@ -209,6 +210,8 @@ def child(actor: type[A], /, *args: Any, **options: Unpack[ChildOptions]) -> Chi
         raise SpecError(f"{actor!r} is {what}")
     option = {**actor.__rebeam_options__, **given}.get
     kwargs = option("kwargs") or {}
+    if not (isinstance(kwargs, dict) and all(isinstance(key, str) for key in kwargs)):
+        raise SpecError(f"kwargs={kwargs!r}: it must be a dict of arguments of `{actor.__qualname__}.init` by name")
     called, id = option("name"), option("id")
     via = called if isinstance(called, Via) else None
     name: str | None = None if isinstance(called, Via) else called
@@ -363,7 +366,10 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 
 
 def _process(option: Callable[[str], Any]) -> Process:
-    env = dict(option("env") or {})
+    given = option("env") or {}
+    if not isinstance(given, Mapping):
+        raise SpecError(f"env={given!r}: it must be a dict of names and values")
+    env = dict(given)
     for key, value in env.items():
         if not (isinstance(key, str) and isinstance(value, str)) or not key or "=" in key or "\0" in key + value:
             raise SpecError(f"env={{{key!r}: {value!r}}}: names and values of variables are text")
@@ -373,12 +379,14 @@ def _process(option: Callable[[str], Any]) -> Process:
     directory = option("directory")
     if directory is not None and not isinstance(directory, str):
         raise SpecError(f"directory={directory!r}: it must be a path as text")
-    cpus = [_count("cpus", cpu, 0) or 0 for cpu in option("cpus") or ()]
+    cpus = option("cpus")
+    if cpus is not None and (isinstance(cpus, (str, bytes)) or not isinstance(cpus, Iterable)):
+        raise SpecError(f"cpus={cpus!r}: it must be a list of CPU numbers")
     nice = option("nice")
     if nice is not None and (not isinstance(nice, int) or not -20 <= nice <= 19):
         raise SpecError(f"nice={nice!r}: it must be a whole number from -20 to 19")
     return Process(
-        cpus=cpus,
+        cpus=[_count("cpus", cpu, 0) or 0 for cpu in cpus or ()],
         nice=nice,
         env=sorted(env.items()),
         directory=directory,
