@@ -249,12 +249,16 @@ with rebeam.connect() as node:
     async def both():
         return await asyncio.gather(*(a.acall(Child.taken) for _ in range(20)))
     assert len(asyncio.run(both())) == 20
+    for timeout in (float("inf"), 1e300, 1e15):
+        assert len(a.options(timeout=timeout).call(Child.taken)) == 2
     for wrong, kind in [
         (lambda: a.call(Child.take, object()), TypeError),
         (lambda: node.ref(Child, "b").call(Child.taken), rebeam.NoProc),
         (lambda: a.call.no_such(), rebeam.BadCall),
         (lambda: a.call(Child.exit, 3), rebeam.ActorDied),
         (lambda: a.options(timeout=0.1).call(Child.sleep, 0.5), rebeam.CallTimeout),
+        (lambda: a.options(timeout=-1).call(Child.taken), ValueError),
+        (lambda: a.options(timeout="3"), rebeam.SpecError),
         (lambda: a.request(Child.taken), TypeError),
     ]:
         try:

@@ -89,6 +89,15 @@ def test_calls_are_real_and_messages_are_copies() -> None:
     assert threading.active_count() == 1
 
 
+def test_a_timeout_may_be_longer_than_any_clock_counts() -> None:
+    with running(counters("a")):
+        a = rebeam.ref(Counter, "a")
+        for timeout in (float("inf"), 1e300, 1e15):
+            assert a.options(timeout=timeout).call(Counter.incr, 0) == 0
+        with pytest.raises(ValueError, match="timeout=-1: it must be 0 seconds or more"):
+            a.options(timeout=-1).call(Counter.incr)
+
+
 def test_a_tree_takes_less_than_a_tenth_of_a_second_each() -> None:
     # Not a limit on one: a machine may be busy. A hundred of them would take ten seconds.
     for number in range(100):

@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 
 use crate::codec;
 use crate::convert;
+use crate::outgoing::limited;
 use crate::session::too_large;
 
 /// The largest request, as the node takes it.
@@ -77,9 +78,9 @@ impl Client {
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let payload = plain(py, &method, args, kwargs)?;
-        let timeout_ms = timeout.map_or(u64::MAX, |seconds| (seconds.max(0.0) * 1000.0) as u64);
-        let patience = timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-        let patience = patience.and_then(|patience| patience.checked_add(PATIENCE));
+        let timeout = limited(timeout)?;
+        let timeout_ms = timeout.map_or(u64::MAX, |timeout| timeout.as_millis().try_into().unwrap_or(u64::MAX));
+        let patience = timeout.and_then(|timeout| timeout.checked_add(PATIENCE));
         let (answer, content) = self.ask(py, Request::Call { name, method, timeout_ms }, &payload, patience)?;
         match answer {
             Answer::Outcome(Outcome::Returned(_)) => codec::load_value(py, &content),

@@ -220,12 +220,20 @@ pub(crate) fn alarm_payload<'py>(
 
 /// When a wait of this many seconds ends; `None`: never.
 pub(crate) fn until(timeout: Option<f64>) -> PyResult<Option<Instant>> {
+    Ok(limited(timeout)?.and_then(|timeout| clock::now().checked_add(timeout)))
+}
+
+/// How long somebody waits who gave this many seconds; `None`: forever, which so many seconds are that no clock counts
+/// them, infinity too.
+///
+/// # Errors
+/// It is below 0, or NaN.
+pub(crate) fn limited(timeout: Option<f64>) -> PyResult<Option<Duration>> {
     match timeout {
-        None => Ok(None),
-        Some(seconds) => match Duration::try_from_secs_f64(seconds) {
-            Ok(timeout) => Ok(clock::now().checked_add(timeout)),
-            Err(_) => Err(PyValueError::new_err(format!("a timeout of {seconds} seconds"))),
-        },
+        Some(seconds) if seconds.is_nan() || seconds < 0.0 => {
+            Err(PyValueError::new_err(format!("timeout={seconds}: it must be 0 seconds or more, or None")))
+        }
+        seconds => Ok(seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())),
     }
 }
 

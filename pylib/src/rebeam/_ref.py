@@ -300,6 +300,9 @@ class ActorRef(Generic[A]):
             timeout: seconds a call waits for its answer, and a cast for room; None: forever. Default: as long as the
                 call in hand still has, and 5 s if none is in hand.
             priority: `normal`, or `high` to overtake normal mail.
+
+        Raises:
+            SpecError: a value of the wrong type, or an unknown word.
         """
         one_of("priority", priority, Priority)
         return ActorRef(self._address, Target(checked_timeout(timeout), priority == "high"))
