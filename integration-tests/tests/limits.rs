@@ -258,9 +258,14 @@ fn a_process_is_as_its_child_says() {
 #[test]
 fn who_is_told_to_use_what_is_not_there_says_so() {
     let project = one("directory='nowhere'");
-    project.run(&["up", "app.py"]).assert_error(3, &["`a` did not start", "not_started"]);
+    let there = format!("directory='{}/nowhere': No such file or directory", project.path().display());
+    project.run(&["up", "app.py"]).assert_error(3, &["`a` did not start", &there]);
+    let project = one("directory='app.py'");
+    project.run(&["up", "app.py"]).assert_error(3, &["`a` did not start", "app.py': Not a directory"]);
     let project = one("cpus=[4000]");
-    project.run(&["up", "app.py"]).assert_error(3, &["`a` did not start", "Invalid argument"]);
+    project
+        .run(&["up", "app.py"])
+        .assert_error(3, &["`a` did not start", "cpus=[4000]: Invalid argument; this process may"]);
 }
 
 /// A memory cgroup (version 1) of the test's own, gone with it.

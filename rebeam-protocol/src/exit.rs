@@ -128,9 +128,10 @@ impl fmt::Display for ExitReason {
             ExitReason::NameTaken(name) => write!(f, "name_taken({name})"),
             ExitReason::LimitExceeded(text) => write!(f, "limit_exceeded({text})"),
             ExitReason::BadReturn(value) => write!(f, "bad_return({value})"),
-            ExitReason::MemoryLimit(used, limit) => {
-                write!(f, "memory_limit({} of {} MiB)", used / 1024, limit / 1024)
+            ExitReason::MemoryLimit(used, limit) if *limit < 10 * 1024 => {
+                write!(f, "memory_limit({used} of {limit} KiB)")
             }
+            ExitReason::MemoryLimit(used, limit) => write!(f, "memory_limit({} of {} MiB)", used / 1024, limit / 1024),
             plain => f.write_str(plain.kind()),
         }
     }

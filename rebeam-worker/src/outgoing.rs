@@ -223,8 +223,8 @@ pub(crate) fn until(timeout: Option<f64>) -> PyResult<Option<Instant>> {
     Ok(limited(timeout)?.and_then(|timeout| clock::now().checked_add(timeout)))
 }
 
-/// How long somebody waits who gave this many seconds; `None`: forever, which so many seconds are that no clock counts
-/// them, infinity too.
+/// How long somebody waits who gave this many seconds; `None`: forever, as for seconds that no clock counts and for
+/// infinity.
 ///
 /// # Errors
 /// It is below 0, or NaN.

@@ -301,9 +301,17 @@ def _settle_in(start: Start) -> None:
         return
     options = start["process"]
     if options["cpus"]:
-        os.sched_setaffinity(0, options["cpus"])
+        try:
+            os.sched_setaffinity(0, options["cpus"])
+        except OSError as error:
+            there = sorted(os.sched_getaffinity(0))
+            raise OSError(f"cpus={options['cpus']}: {error.strerror}; this process may use {there}") from None
     if options["nice"] is not None:
-        os.nice(options["nice"])
+        try:
+            os.nice(options["nice"])
+        except OSError as error:
+            hint = "only root may ask for more than others have"
+            raise OSError(f"nice={options['nice']}: {error.strerror}; {hint}") from None
     if start["stacks"] is not None:
         from rebeam import _stacks
 

@@ -92,7 +92,11 @@ impl TheirEnds {
         command.env("REBEAM_PROJECT", directory);
         command.envs(options.env.iter().map(|(name, value)| (name, value)));
         if let Some(own) = &options.directory {
-            command.current_dir(directory.join(own));
+            let own = directory.join(own);
+            // What the system says of a start does not tell what was not found.
+            std::fs::metadata(own.join("."))
+                .map_err(|error| blame(&format!("directory='{}'", own.display()), &error))?;
+            command.current_dir(own);
         }
         if let Some(gid) = options.gid {
             command.gid(gid);
@@ -100,8 +104,18 @@ impl TheirEnds {
         if let Some(uid) = options.uid {
             command.uid(uid);
         }
-        spawn(command, &fds, Group::Group)
+        spawn(command, &fds, Group::Group).map_err(|error| match options.uid.or(options.gid) {
+            Some(_) if error.raw_os_error() == Some(libc::EPERM) => {
+                blame("`uid` and `gid` are for a supervisor that runs as root", &error)
+            }
+            _ => error,
+        })
     }
+}
+
+/// An error with the option that it comes from.
+fn blame(option: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{option}: {error}"))
 }
 
 /// CPUs' worth of time by the quota at our start, if nobody has said how many to count on.
