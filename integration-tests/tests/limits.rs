@@ -259,7 +259,7 @@ fn a_process_is_as_its_child_says() {
 fn who_is_told_to_use_what_is_not_there_says_so() {
     let project = one("directory='nowhere'");
     let there = format!("directory='{}/nowhere': No such file or directory", project.path().display());
-    project.run(&["up", "app.py"]).assert_error(3, &["`a` did not start", &there]);
+    project.run(&["up", "app.py"]).assert_error(3, &["`a` did not start", &there, "without a process"]);
     let project = one("directory='app.py'");
     project.run(&["up", "app.py"]).assert_error(3, &["`a` did not start", "app.py': Not a directory"]);
     let project = one("cpus=[4000]");

@@ -839,6 +839,8 @@ fn killer(machine: &incarnation::Machine, death: &Death) -> Killer {
     match (death.status, machine.killed_because(death.status)) {
         (_, Some(why)) => Killer::Rebeam(why.to_owned()),
         (Status::Exited(_), _) => Killer::Nobody,
+        // There never was a process.
+        (Status::Signalled(_), _) if death.os_pid == 0 => Killer::Nobody,
         (Status::Signalled(_), _) if death.out_of_memory => Killer::OutOfMemory,
         (Status::Signalled(_), _) => Killer::Unknown,
     }

@@ -44,13 +44,11 @@ pub(crate) fn crash_block(certificate: &Certificate, next: Next, paint: impl Fn(
     }
     let lived = duration(Duration::from_millis(certificate.age_ms));
     let cpu = duration(Duration::from_millis(certificate.cpu_ms));
-    let facts = format!(
-        "{}, process {}, lived {lived}, cpu {cpu}, peak {}, restarts before {}",
-        certificate.pid,
-        certificate.os_pid,
-        kib(certificate.peak_kib),
-        certificate.restarts
-    );
+    let life = match certificate.os_pid {
+        0 => "without a process".into(),
+        os_pid => format!("process {os_pid}, lived {lived}, cpu {cpu}, peak {}", kib(certificate.peak_kib)),
+    };
+    let facts = format!("{}, {life}, restarts before {}", certificate.pid, certificate.restarts);
     lines.push(format!("{bar} {}", paint(dim, &facts)));
     let next = match next {
         Next::Parked => format!("{} until `rebeam restart {}`", words_of(next), in_line(&certificate.actor)),
