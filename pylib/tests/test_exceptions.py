@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import dataclasses
 import json
 import os
@@ -119,6 +120,45 @@ class ReadOnlyPropertyError(Exception):
         return self._kind
 
 
+def _class_in_c(base: type[Exception]) -> Any:
+    """A class as an extension module makes it: an object has room for more, and only its own `__new__` makes one."""
+    api, tp_new = ctypes.pythonapi, 65
+    new_type = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object, ctypes.py_object, ctypes.c_void_p)
+    get_slot = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_int)(("PyType_GetSlot", api))
+    make = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object)(("PyType_FromSpecWithBases", api))
+    new_of_base = new_type(get_slot(base, tp_new))
+    new = new_type(lambda cls, args, kwargs: new_of_base(cls, args, kwargs))
+
+    class Slot(ctypes.Structure):
+        _fields_ = [("slot", ctypes.c_int), ("value", ctypes.c_void_p)]
+
+    class Spec(ctypes.Structure):
+        _fields_ = [
+            ("name", ctypes.c_char_p),
+            ("basicsize", ctypes.c_int),
+            ("itemsize", ctypes.c_int),
+            ("flags", ctypes.c_uint),
+            ("slots", ctypes.POINTER(Slot)),
+        ]
+
+    slots = (Slot * 2)(Slot(tp_new, ctypes.cast(new, ctypes.c_void_p)), Slot(0, None))
+    may_be_built_on = 1 << 10
+    spec = Spec(b"test_exceptions.InC", base.__basicsize__ + 8, 0, may_be_built_on, slots)
+    # All that C would keep for good.
+    _class_in_c.kept = (new_of_base, new, slots, spec)  # type: ignore[attr-defined]
+    return make(ctypes.addressof(spec), (base,))
+
+
+class InCError(_class_in_c(SyntaxError)):  # type: ignore[misc]
+    pass
+
+
+def with_attributes(error: Any, **attributes: Any) -> Any:
+    for name, value in attributes.items():
+        setattr(error, name, value)
+    return error
+
+
 def raised(do: Any) -> BaseException:
     with pytest.raises(Exception) as caught:
         do()
@@ -158,6 +198,10 @@ CASES: dict[str, Any] = {
     "syntax": lambda: raised(lambda: compile("x =", "f.py", "exec")),
     "asyncio": lambda: asyncio.IncompleteReadError(b"ab", 4),
     "no text": lambda: ValueError(),
+    "of a class in C": lambda: InCError("tag mismatch"),
+    "of a class in C, set later": lambda: with_attributes(InCError("tag mismatch"), lineno=3, filename="a.xml"),
+    "line set later": lambda: with_attributes(SyntaxError("odd"), lineno=1000, filename="b.py"),
+    "errno set later": lambda: with_attributes(OSError(2, "gone"), errno=1000, filename="c"),
 }
 
 

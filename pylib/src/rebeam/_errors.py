@@ -91,7 +91,8 @@ class DeadlockError(RebeamError):
     Nothing was sent. The others of the cycle go on waiting for this actor, and get their answers when it goes on.
 
     Attributes:
-        cycle: who waits for whom, this call first: `a.call(B.x)`, `b.call(C.y)`, …
+        cycle: who waits for whom, this call first: `a.call(B.x)`, `b.call(C.y)`, …; and `start of b` where one waits
+            for an actor that is not up.
     """
 
     def __init__(self, text: str, cycle: list[str] | None = None) -> None:
@@ -312,6 +313,8 @@ def deadlock(cycle: list[str]) -> DeadlockError:
     text = f"it would wait forever: {' -> '.join(cycle)}"
     if len(cycle) == 1:
         text += "; an actor calls its own methods directly"
+    elif any(step.startswith("start of ") for step in cycle):
+        text += "; `init` can wait for nothing that is started after it"
     return DeadlockError(text, cycle)
 
 

@@ -12,6 +12,7 @@ import copyreg
 import io
 import pickle
 import re
+from types import MemberDescriptorType
 from typing import Any
 
 from rebeam import _main
@@ -59,6 +60,19 @@ def base_of(cls: type) -> Any:
     return next(base for base in cls.__mro__ if base.__module__ == "builtins")
 
 
+def _set_later(error: BaseException, args: tuple[Any, ...]) -> dict[str, Any]:
+    """What a class of Python's own keeps beside `args`, where it is not what they say: a `lineno`, an `errno`."""
+    own = [cls for cls in base_of(type(error)).__mro__ if cls not in (Exception, BaseException, object)]
+    names = [name for cls in own for name, value in vars(cls).items() if isinstance(value, MemberDescriptorType)]
+    # An object without the attribute that was asked for may be anything, and `pickle` leaves it behind, too.
+    names = [name for name in names if name != "obj"]
+    if not names:
+        return {}
+    made = _make(type(error), args)
+    pairs = [(name, getattr(error, name), getattr(made, name)) for name in names]
+    return {name: kept for name, kept, said in pairs if kept is not said and kept != said}
+
+
 class _Pickler(_main.Pickler):
     """Takes exceptions apart, unless their class says how they are pickled, and is right.
 
@@ -82,6 +96,7 @@ class _Pickler(_main.Pickler):
         state = dict(rest[0]) if rest and rest[0] else {}
         slots: list[str] = copyreg._slotnames(cls)  # type: ignore[attr-defined]
         state.update((name, getattr(error, name)) for name in slots if hasattr(error, name))
+        state.update(_set_later(error, args))
         state = {name: self._value(value) for name, value in state.items()}
         # The state comes last, since it may refer to the exception itself.
         return _make, (cls, self._value(args)), state, None, None, _set_state
@@ -128,7 +143,11 @@ _SAYS_ITSELF = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "
 
 def _make(cls: Any, args: tuple[Any, ...]) -> Any:
     base = base_of(cls)
-    error = base.__new__(cls, *args)
+    try:
+        error = base.__new__(cls, *args)
+    except TypeError:
+        # A class written in C keeps things of its own in it, and only it can make them.
+        error = cls.__new__(cls, *args)
     base.__init__(error, *args)
     return error
 

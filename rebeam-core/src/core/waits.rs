@@ -43,8 +43,11 @@ impl Core {
         let mut words: Vec<String> = Vec::new();
         for wait in cycle {
             let said = self.words(wait, (wait == first).then_some(method));
-            if !words.contains(&said) {
-                words.push(said);
+            let start = self.start_before(wait).map(|label| format!("start of {label}"));
+            for said in [said].into_iter().chain(start) {
+                if !words.contains(&said) {
+                    words.push(said);
+                }
             }
         }
         Some(words)
@@ -138,6 +141,21 @@ impl Core {
             },
             _ => Vec::new(),
         }
+    }
+
+    /// Whose start comes before a wait can end.
+    fn start_before(&self, wait: ReplyTo) -> Option<&str> {
+        let callee = match &self.router.get(wait)?.on {
+            On::Supervisor(supervisor) => {
+                let mut children = self.members.supervisor(*supervisor)?.machine.children();
+                let (starting, ..) = children.find(|(_, _, state)| **state == ChildState::Starting)?;
+                return self.members.actor(starting).map(|actor| &*actor.label);
+            }
+            On::Answer(callee) | On::Room(callee, _) => *callee,
+            On::Up(to) => self.member(to)?,
+        };
+        let actor = self.members.actor(callee)?;
+        matches!(actor.life, Life::Waiting).then_some(&*actor.label)
     }
 
     /// A wait as it reads: `a.call(B.x)`.

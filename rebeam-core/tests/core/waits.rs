@@ -134,7 +134,7 @@ fn an_init_that_calls_a_sibling_which_is_started_after_it() {
     world.is_shot("a");
     // Both go down; a comes up first, and its init asks b.
     world.sends("a", name("b"), waiting_call(1, None), "hello");
-    assert_eq!(cycle(&world).expect("a deadlock"), ["a.call(A.hello)"]);
+    assert_eq!(cycle(&world).expect("a deadlock"), ["a.call(A.hello)", "start of b"]);
 }
 
 #[test]
