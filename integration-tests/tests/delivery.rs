@@ -295,13 +295,28 @@ sys.excepthook = lambda *error: (node_process.kill(), sys.__excepthook__(*error)
 with rebeam.connect() as node:
     a = node.ref(A, "a")
     values = [datetime.datetime(2026, 1, 2, 3, 4, 5, 6, datetime.timezone.utc), datetime.date(2026, 1, 2), datetime.time(3, 4),
-              datetime.timedelta(days=-1, microseconds=3), decimal.Decimal("0.10"), uuid.UUID(int=7)]
+              datetime.timedelta(days=-1, microseconds=3), decimal.Decimal("0.10"), uuid.UUID(int=7), 2**63, -10**50]
+    assert a.call.echo([bytearray(b"x"), memoryview(b"y")]) == [b"x", b"y"]
     assert a.call.echo(values) == values and [type(it) for it in a.call.echo(values)] == [type(it) for it in values]
     try:
         import numpy
         assert a.call.echo([numpy.int64(3), numpy.float32(0.5), numpy.arange(4).reshape(2, 2)]) == [3, 0.5, [[0, 1], [2, 3]]]
     except ImportError:
         pass
+    else:
+        time = numpy.datetime64
+        given = [time("2026-01-02"), time("2026-01-02T03:04:05.000006000"), time("NaT"), numpy.array(["2026", "2027"], "M8[Y]"),
+                 numpy.timedelta64(3, "h"), numpy.array([1, 2], "m8[ns]").astype("m8[us]") + numpy.timedelta64(5, "us")]
+        day, micro = datetime.date, datetime.timedelta(microseconds=5)
+        assert a.call.echo(given) == [day(2026, 1, 2), datetime.datetime(2026, 1, 2, 3, 4, 5, 6), None,
+                                      [day(2026, 1, 1), day(2027, 1, 1)], datetime.timedelta(hours=3), [micro, micro]]
+        for lossy in [time("2026-01-02T03:04:05.000000006"), time("20000-01-01"), numpy.timedelta64(3, "M"), numpy.timedelta64(3)]:
+            try:
+                a.call.echo(lossy)
+            except TypeError as error:
+                assert "is not plain data" in str(error), error
+            else:
+                raise AssertionError(lossy)
     names = node.names()
     assert list(names) == ["a"] and str(names["a"]).startswith("<0."), names
     assert node.why("a") == []

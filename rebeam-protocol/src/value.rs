@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A plain value. Integers beyond 128 bits are not plain.
+/// A plain value. Integers beyond 128 bits are `Text`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Value {
     /// `None`, JSON's `null`.

@@ -205,8 +205,8 @@ fn plain(object: &Bound<'_, PyAny>, depth: usize) -> PyResult<Value> {
     if let Ok(value) = object.cast::<PyBool>() {
         return Ok(Value::Bool(value.is_true()));
     }
-    if object.is_instance_of::<PyInt>() {
-        return Ok(Value::Int(object.extract()?));
+    if let (true, Ok(value)) = (object.is_instance_of::<PyInt>(), object.extract()) {
+        return Ok(Value::Int(value));
     }
     if object.is_instance_of::<PyFloat>() {
         return Ok(Value::Float(object.extract()?));
@@ -234,8 +234,7 @@ fn plain(object: &Bound<'_, PyAny>, depth: usize) -> PyResult<Value> {
     if let Some((kind, text)) = others.call_method1("kind_and_text", (object,))?.extract()? {
         return Ok(Value::Text { kind, text });
     }
-    let simpler = others.call_method1("simpler", (object,))?;
-    if !simpler.is_none() {
+    if let Some((simpler,)) = others.call_method1("simpler", (object,))?.extract::<Option<(Bound<'_, PyAny>,)>>()? {
         return plain(&simpler, depth + 1);
     }
     let class = object.get_type().fully_qualified_name()?;

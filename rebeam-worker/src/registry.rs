@@ -334,9 +334,8 @@ fn encoded(key: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
     }
     let refuse = || {
         let class = key.get_type().fully_qualified_name()?;
-        let text = format!(
-            "a key is text, a number of up to 128 bits, bytes, None, a date or the like, or a tuple of those: no `{class}`"
-        );
+        let text =
+            format!("a key is text, a number, bytes, None, a date or the like, or a tuple of those: no `{class}`");
         Err(PyTypeError::new_err(text))
     };
     match codec::to_value(key) {

@@ -63,8 +63,8 @@ class Node:
         """A handle on the actor with this name or path: `call`, `acall` and `cast` work as within a tree.
 
         Arguments and results are plain data: None, bool, int, float, str, bytes, list, tuple, dict, set, dates and
-        times, `Decimal` and `UUID`; numbers and arrays of numpy go as Python's numbers and lists. An exception comes as
-        `RemoteError`.
+        times, `Decimal` and `UUID`. Numbers, times and arrays of numpy, and `Timestamp` and `Timedelta` of pandas, go
+        as Python's own, unless that would lose a part of a microsecond. An exception comes as `RemoteError`.
         """
         return OutsideRef(self, name)
 

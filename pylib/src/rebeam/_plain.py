@@ -1,6 +1,6 @@
 """Plain data beyond what JSON has: what goes to a node from outside, and comes back, without a pickle.
 
-`_rebeam` asks here for what it does not know itself. Numbers and arrays of numpy go as Python's own numbers and lists.
+`_rebeam` asks here for what it does not know itself. Numbers, times and arrays of numpy go as Python's own.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ _KINDS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], object]]] = 
     ),
     "decimal": (decimal.Decimal, str, decimal.Decimal),
     "uuid": (uuid.UUID, str, uuid.UUID),
+    # Of more than 128 bits.
+    "int": (int, str, int),
 }
 """What has a text by which it is made again."""
 
@@ -49,12 +51,31 @@ def made(kind: str, text: str) -> object:
     return _KINDS[kind][2](text)
 
 
-def simpler(value: Any) -> Any:
-    """What is sent in the place of a value of numpy's; None if it is none."""
+def simpler(value: Any) -> tuple[Any] | None:
+    """What is sent in the place of a buffer, or of a value of numpy's or pandas'; None if it is none, or would lose."""
+    if isinstance(value, (bytearray, memoryview)):
+        return (bytes(value),)
     numpy: Any = sys.modules.get("numpy")
-    if numpy is None:
-        return None
-    # Times of numpy's become bare numbers there, and objects are what they are.
-    if isinstance(value, (numpy.ndarray, numpy.generic)) and value.dtype.kind in "biufcSU":
-        return value.tolist()
+    if numpy is not None and isinstance(value, (numpy.ndarray, numpy.generic)):
+        # Objects are what they are.
+        return (value.tolist(),) if value.dtype.kind in "biufcSU" else _times(numpy, value)
+    pandas: Any = sys.modules.get("pandas")
+    if pandas is not None and isinstance(value, pandas.Timestamp) and not value.nanosecond:
+        return (value.to_pydatetime(),)
+    if pandas is not None and isinstance(value, pandas.Timedelta) and not value.nanoseconds:
+        return (value.to_pytimedelta(),)
     return None
+
+
+def _times(numpy: Any, value: Any) -> tuple[Any] | None:
+    """Times of numpy's as Python has them; None if it has not: parts of a microsecond, the year 10,000, months."""
+    if value.dtype.kind not in "mM":
+        return None
+    whole = value.astype(f"{value.dtype.kind}8[us]") if numpy.datetime_data(value.dtype)[0] in _FINER else value
+    times = numpy.asarray(whole).reshape(-1).tolist()
+    if not numpy.array_equal(whole, value, equal_nan=True) or any(type(time) is int for time in times):
+        return None
+    return (whole.tolist(),)
+
+
+_FINER = ("ns", "ps", "fs", "as")
