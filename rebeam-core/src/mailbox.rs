@@ -48,8 +48,8 @@ pub(crate) struct Message {
     /// When nobody waits any more.
     pub(crate) deadline: Option<Duration>,
     pub(crate) payload: Bytes,
-    /// The timer that sends it again and again, if one does.
-    pub(crate) tick_of: Option<AlarmId>,
+    /// The timer that sends it again and again, if one does. Most messages have none, and are moved about.
+    pub(crate) tick_of: Option<Box<AlarmId>>,
     pub(crate) buffers: Option<Ticket>,
     pub(crate) traced: Option<Box<Traced>>,
     /// The deaths with it in hand that count.
@@ -200,7 +200,7 @@ impl Mailbox {
 
     /// Whether a tick that came at this time waits still. (Of what was handed over, the first is in hand.)
     pub(crate) fn waits(&self, alarm: AlarmId, came: Duration) -> bool {
-        let is_ahead = self.handed.iter().skip(1).any(|(_, message)| message.tick_of == Some(alarm));
+        let is_ahead = self.handed.iter().skip(1).any(|(_, message)| message.tick_of.as_deref() == Some(&alarm));
         // Normal mail is in the order in which it came.
         is_ahead || self.normal.front().is_some_and(|oldest| oldest.at <= came)
     }

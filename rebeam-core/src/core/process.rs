@@ -327,7 +327,7 @@ impl Core {
                 return self.overflown(id, message);
             }
         }
-        actor.mailbox.push(Message { for_pid, tick_of: is_repeated.then_some(alarm_id), ..message });
+        actor.mailbox.push(Message { for_pid, tick_of: is_repeated.then(|| Box::new(alarm_id)), ..message });
         self.drop_surplus(id);
         self.pump(id);
     }
