@@ -162,8 +162,9 @@ def deadline(seconds: float) -> Callable[[F], F]:
         SpecError: no number above 0.
     """
     from rebeam._errors import SpecError
+    from rebeam._options import is_number
 
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
+    if not is_number(seconds) or seconds <= 0:
         raise SpecError(f"deadline({seconds!r}): it must be a number above 0")
 
     def declare(method: F) -> F:

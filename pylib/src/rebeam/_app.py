@@ -100,7 +100,7 @@ def _import_app(kind: str, source: str, project: str) -> Any:
     if not os.path.isfile(source) and _snapshot.source(source) is None:
         raise TargetError(f"there is no file `{source}`", _near(file, _files(directory)))
     # What of a name is no text, a module is not called.
-    name = os.path.splitext(file)[0].encode("utf-8", "backslashreplace").decode()
+    name = _failure.valid(os.path.splitext(file)[0])
     if name == "__main__":
         return _main.import_script(source)
     if name in sys.stdlib_module_names:

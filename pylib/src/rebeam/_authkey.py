@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from rebeam import _snapshot
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
@@ -57,13 +59,7 @@ class _Finder:
     ) -> ModuleSpec | None:
         if name != _MODULE:
             return None
-        import importlib.util
-
-        sys.meta_path.remove(self)
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            sys.meta_path.insert(0, self)
+        spec = _snapshot.find_behind(self, name, path, target)
         if spec is not None and spec.loader is not None:
             load = spec.loader.exec_module
 

@@ -112,14 +112,18 @@ def one_of(what: str, value: object, words: Any) -> Any:
     raise SpecError(f"{what}={value!r} is not known{hint}")
 
 
+def is_number(value: object) -> bool:
+    """Whether a value is a number that can be compared: no bool, no NaN."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+
+
 def checked_timeout(value: Any) -> Any:
     """A number of seconds, None or the default.
 
     Raises:
         SpecError: it is none of them.
     """
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
-    if not (is_number or value is None or value is ...):
+    if not (is_number(value) or value is None or value is ...):
         raise SpecError(f"timeout={value!r}: it must be a number of seconds, or None")
     return value
 

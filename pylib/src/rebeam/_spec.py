@@ -24,6 +24,7 @@ from rebeam._options import (
     Shutdown,
     Strategy,
     WhileRestarting,
+    is_number,
     one_of,
     refuse_unknown,
 )
@@ -67,8 +68,7 @@ LONGEST_NAME = 1000
 
 
 def _number(what: str, value: object, least: float, *, strict: bool = False) -> float:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or value != value or value < least or (strict and value == least):  # type: ignore[operator]
+    if not is_number(value) or value < least or (strict and value == least):  # type: ignore[operator]
         bound = f"above {least:g}" if strict else f"of {least:g} or more"
         raise SpecError(f"{what}={value!r}: it must be a number {bound}")
     return float(value)  # type: ignore[arg-type]

@@ -129,13 +129,8 @@ impl Core {
     /// What the child waits for that a supervisor is starting, and before which it does nothing else; of interest to a
     /// child that is to be started after it, or to whoever asked the supervisor.
     fn start_under_way(&self, supervisor: ActorId, later: Option<ActorId>) -> Vec<ReplyTo> {
-        let Some(node) = self.members.supervisor(supervisor) else { return Vec::new() };
-        if node.spec.kind == SupervisorKind::Spawned {
-            return Vec::new();
-        }
-        let starting = node.machine.children().find(|(_, _, state)| **state == ChildState::Starting);
-        match starting {
-            Some((child, ..)) if Some(child) != later => match self.members.actor(child) {
+        match self.starting_child(supervisor) {
+            Some(child) if Some(child) != later => match self.members.actor(child) {
                 Some(actor) => self.stand_still(actor),
                 None => self.start_under_way(child, None),
             },
@@ -143,13 +138,17 @@ impl Core {
         }
     }
 
+    /// The child that a supervisor is starting, and before which it does nothing else.
+    fn starting_child(&self, supervisor: ActorId) -> Option<ActorId> {
+        let node = self.members.supervisor(supervisor).filter(|node| node.spec.kind != SupervisorKind::Spawned)?;
+        node.machine.children().find(|(_, _, state)| **state == ChildState::Starting).map(|(child, ..)| child)
+    }
+
     /// Whose start comes before a wait can end.
     fn start_before(&self, wait: ReplyTo) -> Option<&str> {
         let callee = match &self.router.get(wait)?.on {
             On::Supervisor(supervisor) => {
-                let mut children = self.members.supervisor(*supervisor)?.machine.children();
-                let (starting, ..) = children.find(|(_, _, state)| **state == ChildState::Starting)?;
-                return self.members.actor(starting).map(|actor| &*actor.label);
+                return self.members.actor(self.starting_child(*supervisor)?).map(|actor| &*actor.label);
             }
             On::Answer(callee) | On::Room(callee, _) => *callee,
             On::Up(to) => self.member(to)?,
