@@ -57,18 +57,54 @@ pub fn tag_of(os_pid: i32) -> Option<Tag> {
     is_ours.then_some(Tag { node: (tag >> 24) as u32, os_pid: (tag & PROCESS) as i32 })
 }
 
+/// Whether a process belongs to the node with this mark: by its tag, or by `REBEAM_NODE` in the environment that it was
+/// started with.
+pub fn is_of(os_pid: i32, mark: &[u8]) -> bool {
+    let is_marked = || {
+        let environment = std::fs::read(format!("/proc/{os_pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|entry| entry.strip_prefix(b"REBEAM_NODE=") == Some(mark))
+    };
+    tag_of(os_pid).is_some_and(|tag| tag.node == node_of(mark)) || is_marked()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::process::{Child, Command};
+
     use super::*;
+
+    /// A process that was started with this variable alone, and waits.
+    fn sleeper(variable: &str, value: &str) -> Child {
+        Command::new("sleep")
+            .arg("60")
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env(variable, value)
+            .spawn()
+            .expect("sleep")
+    }
+
+    #[test]
+    fn a_process_belongs_to_a_node_by_its_environment_as_well() {
+        let mut children = [sleeper("REBEAM_NODE", "/run/one@7"), sleeper("REBEAM_NODES", "/run/one@7")];
+        let [marked, other] = children.each_ref().map(|child| child.id() as i32);
+        assert!(is_of(marked, b"/run/one@7") && !is_of(marked, b"/run/one@") && !is_of(marked, b"/run/one@70"));
+        assert!(!is_of(other, b"/run/one@7") && !is_of(-1, b"/run/one@7"));
+        for child in &mut children {
+            child.kill().expect("its end");
+            child.wait().expect("its end");
+        }
+    }
 
     #[test]
     fn what_a_process_starts_has_its_tag() {
         let node = node_of(b"a node");
         tag_own(node);
         let own = std::process::id() as i32;
-        let mut child = std::process::Command::new("sleep").arg("60").env_clear().env("PATH", "/usr/bin:/bin").spawn();
+        let mut child = Command::new("sleep").arg("60").env_clear().env("PATH", "/usr/bin:/bin").spawn();
         let child = child.as_mut().expect("a process");
         assert_eq!(tag_of(child.id() as i32), Some(Tag { node, os_pid: own }));
+        assert!(is_of(child.id() as i32, b"a node") && !is_of(child.id() as i32, b"another"));
         child.kill().expect("its end");
         while tag_of(child.id() as i32).is_some() {}
         child.wait().expect("its end");

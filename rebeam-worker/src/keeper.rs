@@ -19,7 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getppid};
-use rebeam_sys::tag::{node_of, tag_of, untag_own};
+use rebeam_sys::tag::{is_of, untag_own};
 
 /// The descriptor that is at its end when the supervisor is.
 const SUPERVISOR: i32 = 3;
@@ -122,12 +122,11 @@ fn wait_for<const N: usize>(fds: [BorrowedFd<'_>; N], timeout: PollTimeout) -> [
 
 /// Kills everything that belongs to a node.
 fn clear_up(mark: &std::ffi::OsStr) {
-    let wanted = [b"REBEAM_NODE=", mark.as_bytes(), b"\0"].concat();
     let (mut quiet, mut pause) = (0, SHORTEST);
     while quiet < QUIET_LOOKS {
         // Each was seen with our mark a moment ago. What has become another user's is not ours to kill.
         let is_ours = |os_pid: &i32| kill(Pid::from_raw(*os_pid), Signal::SIGKILL) != Err(Errno::EPERM);
-        let is_quiet = marked(node_of(mark.as_bytes()), &wanted).into_iter().filter(is_ours).count() == 0;
+        let is_quiet = marked(mark.as_bytes()).into_iter().filter(is_ours).count() == 0;
         quiet = if is_quiet { quiet + 1 } else { 0 };
         // One that waits in the kernel cannot be killed yet, perhaps not for hours.
         pause = if is_quiet { SHORTEST } else { (pause * 2).min(LONGEST) };
@@ -135,16 +134,9 @@ fn clear_up(mark: &std::ffi::OsStr) {
     }
 }
 
-fn marked(node: u32, wanted: &[u8]) -> Vec<i32> {
+fn marked(mark: &[u8]) -> Vec<i32> {
     let own = std::process::id() as i32;
-    let is_marked = |os_pid: &i32| {
-        let is_tagged = tag_of(*os_pid).is_some_and(|tag| tag.node == node);
-        is_tagged || {
-            let environment = fs::read(format!("/proc/{os_pid}/environ")).unwrap_or_default();
-            environment.windows(wanted.len()).any(|window| window == wanted)
-        }
-    };
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let os_pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    os_pids.filter(|os_pid| *os_pid != own).filter(is_marked).collect()
+    os_pids.filter(|os_pid| *os_pid != own).filter(|os_pid| is_of(*os_pid, mark)).collect()
 }

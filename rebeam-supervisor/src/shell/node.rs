@@ -115,7 +115,6 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, options: RunOptions, printe
             Ok(loaded) => loaded,
             Err(failure) => {
                 zygote::dismiss(&zygote).await;
-                reaper::reap(zygote.os_pid);
                 return Err(failure);
             }
         };
@@ -125,7 +124,6 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, options: RunOptions, printe
             Ok(core) => core,
             Err(error) => {
                 zygote::dismiss(&zygote).await;
-                reaper::reap(zygote.os_pid);
                 return Err(Failure::usage(error.to_string()).hint(error.hint()));
             }
         };
@@ -138,7 +136,6 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, options: RunOptions, printe
             Some(reason) => {
                 printer.unforkable(&reason);
                 zygote::dismiss(&zygote).await;
-                reaper::reap(zygote.os_pid);
             }
         }
         setup.python.app = Some(app_variable(&setup.target));

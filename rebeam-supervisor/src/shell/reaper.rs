@@ -12,7 +12,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use rebeam_core::event::Status;
 use rebeam_sys::process;
-use rebeam_sys::tag::{node_of, tag_of};
+use rebeam_sys::tag::{is_of, tag_of};
 
 use crate::shell::sampler;
 
@@ -105,15 +105,8 @@ impl Strangers {
             return true;
         }
         let session = nix::unistd::getsid(Some(Pid::from_raw(os_pid))).map_or(0, Pid::as_raw);
-        !self.there_before.is_empty() && self.sessions.contains(&session) && !is_marked(os_pid, mark)
+        !self.there_before.is_empty() && self.sessions.contains(&session) && !is_of(os_pid, mark.as_encoded_bytes())
     }
-}
-
-/// Whether a process has the mark of a run, in its tag or its environment.
-fn is_marked(os_pid: i32, mark: &OsStr) -> bool {
-    let mark = mark.as_encoded_bytes();
-    tag_of(os_pid).is_some_and(|tag| tag.node == node_of(mark))
-        || sampler::variable(os_pid, "REBEAM_NODE").is_some_and(|found| found == mark)
 }
 
 /// A child that nobody knew of when it was looked at.

@@ -79,14 +79,6 @@ pub(crate) fn children() -> Vec<i32> {
     lists.flat_map(|list| list.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<i32>>()).collect()
 }
 
-/// A variable of a process's environment, as it was at its start.
-pub(crate) fn variable(os_pid: i32, name: &str) -> Option<Vec<u8>> {
-    let environment = std::fs::read(format!("/proc/{os_pid}/environ")).ok()?;
-    let mut entries = environment.split(|byte| *byte == 0);
-    let value = entries.find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
-    Some(value.to_vec())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,13 +89,11 @@ mod tests {
         assert!(resident_kib(me as i32) > Some(0));
         assert!(proportional_kib(me as i32) > Some(0));
         assert!(cpu_seconds(me) >= 0.0 && !is_stopped(me as i32));
-        assert_eq!(variable(me as i32, "PATH"), std::env::var("PATH").ok().map(String::into_bytes));
-        assert_eq!(variable(me as i32, "PAT"), None);
     }
 
     #[test]
     fn of_nobody_nothing_is() {
-        assert_eq!((resident_kib(-1), proportional_kib(-1), variable(-1, "PATH")), (None, None, None));
+        assert_eq!((resident_kib(-1), proportional_kib(-1)), (None, None));
         assert_eq!((cpu_seconds(u32::MAX), is_stopped(-1)), (0.0, false));
     }
 }

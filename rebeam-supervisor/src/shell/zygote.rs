@@ -37,10 +37,11 @@ pub(crate) fn start(python: &Python, directory: &Path, inherited: Inherited<'_>)
     Process::start(launcher::interpreter(python, "zygote", directory)?, &inherited)
 }
 
-/// Has it do what the application's import wants done at exit, and end.
+/// Has it do what the application's import wants done at exit, and end; for one that is no [`Service`]'s yet.
 pub(crate) async fn dismiss(process: &Process) {
     order_end(process).await;
     reaper::kill_group(process.os_pid);
+    reaper::reap(process.os_pid);
 }
 
 /// Orders a zygote to end, and returns what waits until it has, or has had [`EXIT_TIME`] for it.
