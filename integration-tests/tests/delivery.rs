@@ -278,6 +278,147 @@ except ConnectionError as error:
     node.down();
 }
 
+/// What a client outside starts, and how it iterates.
+const STARTED: &str = r#"
+import asyncio, sys, rebeam
+from app import Bad, Rows
+
+def fails(what, kind, *words):
+    try:
+        what()
+    except kind as error:
+        assert all(word in str(error) for word in words), error
+        return error
+    raise AssertionError(kind)
+
+def paths(node):
+    return [actor.path for actor in node.actors() if "client" not in actor.path]
+
+def soon(holds):
+    while not holds():
+        pass
+
+with rebeam.connect() as node:
+    one = node.start(Rows, 10)
+    two = node.start("app:Rows", 20, name="two", supervisor="dyn", restart="transient")
+    assert one.call.start() == 10 and two.call(Rows.start) == 20
+    assert any(path.startswith("dyn/") for path in paths(node)), paths(node)
+    assert fails(lambda: node.start(Rows, 1, name="two"), rebeam.ChildError).kind == "already_started"
+    failed = fails(lambda: node.start(Bad), rebeam.ChildError)
+    assert failed.kind == "start_failed" and failed.reason.detail == "RuntimeError: no way", failed
+    fails(lambda: node.start("app:Nobody"), rebeam.SpecError, "no `Nobody` in the module `app`")
+    fails(lambda: node.start("nowhere:X"), rebeam.SpecError, "`nowhere:X` cannot be imported")
+    fails(lambda: node.start("Rows"), rebeam.SpecError, "`module:Class`")
+    fails(lambda: node.start(fails), rebeam.SpecError, "`fails` is defined in the program that runs here")
+    fails(lambda: node.start(Rows, 1, restart="never"), rebeam.SpecError, "'never'")
+    fails(lambda: node.start(Rows, 1, 2, 3, 4), rebeam.SpecError, "positional")
+    fails(lambda: node.start(Rows, 1, supervisor="no"), rebeam.NoProc, "`no`")
+    fails(lambda: node.start(Rows, object()), TypeError, "is not plain data")
+    fails(lambda: node.get_or_start(3, Rows), TypeError, "3 is no name")
+
+    assert list(two.stream.rows(5)) == list(range(20, 25))
+    assert list(two.stream(Rows.rows, 1000)) == list(range(20, 1020))
+    got = []
+    error = fails(lambda: got.extend(two.stream.rows(9, 4)), rebeam.RemoteError, "KeyError")
+    assert error.kind == "KeyError" and "in rows" in error.remote_traceback, error
+    assert got == [20, 21, 22, 23], got
+    for row in two.stream.rows(10**6):
+        if row == 25:
+            break
+    soon(lambda: two.call.closed() == 4)
+    fails(lambda: list(two.stream.start()), rebeam.BadCall, "no generator")
+    fails(lambda: list(two.stream.nope()), rebeam.BadCall, "`nope`")
+    fails(lambda: list(two.stream.odd()), rebeam.BadResult, "`object` is not plain data")
+    fails(lambda: list(node.ref(Rows, "nobody").stream.rows(1)), rebeam.NoProc, "`nobody`")
+    fails(lambda: list(one.stream.crashes()), rebeam.ActorDied, "exit_code(3)")
+
+    keyed = node.get_or_start("keyed", Rows, 7, restart="temporary")
+    assert keyed.call.start() == 7 == node.get_or_start("keyed", "app:Rows", 8).call.start()
+    for use in [lambda: keyed.call.start() == 7, lambda: list(keyed.stream.rows(1)) == [7], lambda: not keyed.cast.start()]:
+        fails(keyed.call.crash, rebeam.ActorDied)
+        assert use()
+
+    async def awaits():
+        three = await node.astart("app:Rows", 30)
+        four = await node.aget_or_start("four", Rows, 40)
+        rows = [row async for row in three.stream(Rows.later, 100)]
+        async for row in four.stream.rows(10**6):
+            rows.append(row)
+            if row == 42:
+                break
+        return rows
+    assert asyncio.run(awaits()) == [*range(30, 130), 40, 41, 42]
+    held = iter(two.stream.rows(10**6))
+    assert next(held) == 20
+# What was started stays; what a connection needed goes with it, and a stream with whoever iterates.
+with rebeam.connect() as other:
+    two = other.ref(Rows, "two")
+    assert two.call.start() == 20
+    open_before = two.call.opened() - two.call.closed()
+    held.close()
+    soon(lambda: open_before - (two.call.opened() - two.call.closed()) == 1)
+    soon(lambda: not any("client" in actor.path for actor in other.actors()))
+    held = iter(two.stream.rows(10**6))
+    next(held)
+    sys.stdout.flush()
+    import os
+    os._exit(0)
+"#;
+
+#[test]
+fn a_client_outside_starts_actors_and_iterates_over_streams() {
+    let project = Project::new(
+        r#"
+import asyncio, os
+import rebeam
+from rebeam import Actor, DynamicSupervisor, Supervisor, child
+
+class Rows(Actor):
+    def init(self, start):
+        self.n, self.o, self.c = start, 0, 0
+    def start(self):
+        return self.n
+    def opened(self):
+        return self.o
+    def closed(self):
+        return self.c
+    @rebeam.raises(KeyError)
+    def rows(self, count, fails_at=None):
+        self.o += 1
+        try:
+            for row in range(self.n, self.n + count):
+                if row - self.n == fails_at:
+                    raise KeyError("done")
+                yield row
+        finally:
+            self.c += 1
+    async def later(self, count):
+        for row in range(self.n, self.n + count):
+            await asyncio.sleep(0)
+            yield row
+    def odd(self):
+        yield object()
+    def crash(self):
+        os._exit(3)
+    def crashes(self):
+        yield 1
+        os._exit(3)
+
+class Bad(Actor):
+    def init(self):
+        raise RuntimeError("no way")
+
+tree = Supervisor([DynamicSupervisor(name="dyn")])
+"#,
+    );
+    let node = project.up();
+    outside(&project, STARTED);
+    // The client has ended amid a stream.
+    let rows = |method: &str| node.call("two", method, &[]).as_u64();
+    node.eventually("the generator is closed", |_| (rows("opened") == rows("closed")).then_some(()));
+    node.down();
+}
+
 /// What a client outside sees of a node that ends and is started again.
 const OUTSIDE: &str = r#"
 import datetime, decimal, subprocess, sys, uuid

@@ -61,6 +61,11 @@ pub enum Event {
         /// The content.
         payload: Bytes,
     },
+    /// A client of the control socket has something to do that only an actor can.
+    WantsGateway {
+        /// Its number.
+        client: u64,
+    },
     /// A client of the control socket is gone, and with it whoever waited for answers.
     OutsideGone {
         /// The client.

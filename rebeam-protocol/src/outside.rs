@@ -10,12 +10,12 @@ use crate::address::Registry;
 use crate::certificate::{Certificate, Next};
 use crate::handshake::MAGIC;
 use crate::id::Pid;
-use crate::message::{DeadLetter, Outcome};
+use crate::message::{DeadLetter, Outcome, STREAM_CLOSE};
 use crate::process::ChildError;
 use crate::state::MemberState;
 
 /// The version of what stands in this module. It changes on its own: a client may be older than the node.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The first frame each way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,8 +74,8 @@ pub struct Answered {
     pub answer: Answer,
 }
 
-/// A request. The payload behind [`Request::Call`] and [`Request::Cast`] is a plain [`crate::value::Value`]: a tuple of a
-/// list of positional and a dictionary of keyword arguments.
+/// A request. The payload behind [`Request::Call`], [`Request::Cast`] and [`Request::Gateway`] is a plain
+/// [`crate::value::Value`]: a tuple of a list of positional and a dictionary of keyword arguments.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// Who are you?
@@ -98,6 +98,22 @@ pub enum Request {
         /// The method.
         method: String,
     },
+    /// One step of a streamed answer. The payload is a plain value, as `rebeam._stream` has it.
+    Stream {
+        /// The actor's name.
+        name: String,
+        /// Which step.
+        step: StreamStep,
+        /// How long to wait, in milliseconds.
+        timeout_ms: u64,
+    },
+    /// Call a method of the client's own gateway, an actor that is started for it and ends with it.
+    Gateway {
+        /// The method.
+        method: String,
+        /// How long to wait, in milliseconds.
+        timeout_ms: u64,
+    },
     /// How the node is.
     Health,
     /// What actors do right now, by their Python stacks.
@@ -107,6 +123,28 @@ pub enum Request {
     },
     /// What the tree itself answers.
     Tree(TreeRequest),
+}
+
+/// A step of a streamed answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StreamStep {
+    /// Make the generator.
+    Open,
+    /// Some of its values.
+    Next,
+    /// No more.
+    Close,
+}
+
+impl StreamStep {
+    /// What an actor's process knows it as.
+    pub fn method(self) -> &'static str {
+        match self {
+            StreamStep::Open => "stream_open",
+            StreamStep::Next => "stream_next",
+            StreamStep::Close => STREAM_CLOSE,
+        }
+    }
 }
 
 /// A request to the tree.

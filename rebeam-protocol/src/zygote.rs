@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::SupervisorSpec;
+use crate::spec::{ChildSpec, SupervisorSpec};
 
 /// From the supervisor to the zygote.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,8 @@ pub enum FromZygote {
     Loaded {
         /// The tree; not looked at when it is only imported again after a zygote died.
         tree: Box<SupervisorSpec>,
+        /// How the gateway of a client of the control socket is started.
+        gateway: Box<ChildSpec>,
         /// Why it must not be forked, if it must not.
         unforkable: Option<String>,
     },

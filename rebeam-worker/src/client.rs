@@ -1,6 +1,7 @@
 //! A connection to a running node from outside the tree: plain data in and out, never a pickle.
 
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -8,14 +9,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::poll::PollFlags;
-use pyo3::exceptions::{PyConnectionError, PyTypeError};
+use pyo3::exceptions::{PyConnectionError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use rebeam_protocol::address::Registry;
 use rebeam_protocol::frame::{self, HEAD_ROOM, MAX_FRAME, PREFIX};
 use rebeam_protocol::hash::fnv1a;
 use rebeam_protocol::message::Outcome;
-use rebeam_protocol::outside::{Answer, Answered, Asked, Hello, MemberKind, Request, TreeRequest};
+use rebeam_protocol::outside::{Answer, Answered, Asked, Hello, MemberKind, Request, StreamStep, TreeRequest};
 use rebeam_protocol::value::{self, Value};
 use rebeam_sys::socket::{connect_node, is_ready};
 use serde::Serialize;
@@ -77,20 +78,40 @@ impl Client {
         kwargs: &Bound<'py, PyDict>,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let payload = plain(py, &method, args, kwargs)?;
-        let timeout = limited(timeout)?;
-        let timeout_ms = timeout.map_or(u64::MAX, |timeout| timeout.as_millis().try_into().unwrap_or(u64::MAX));
-        let patience = timeout.and_then(|timeout| timeout.checked_add(PATIENCE));
-        let (answer, content) = self.ask(py, Request::Call { name, method, timeout_ms }, &payload, patience)?;
-        match answer {
-            Answer::Outcome(Outcome::Returned(_)) => codec::load_value(py, &content),
-            Answer::Outcome(Outcome::Raised(raised)) => {
-                let errors = py.import("rebeam._errors")?;
-                let fields = (&raised.kind, &raised.message, &raised.traceback, pyo3::types::PyBytes::new(py, &[]));
-                Err(PyErr::from_value(errors.call_method1("remote", fields)?))
-            }
-            other => Err(refusal(py, other)?),
-        }
+        let payload = arguments(py, &method, args, kwargs)?;
+        self.called(py, timeout, &payload, |timeout_ms| Request::Call { name, method, timeout_ms })
+    }
+
+    /// Calls a method of this connection's own gateway (`rebeam._gateway`).
+    fn gateway<'py>(
+        &self,
+        py: Python<'py>,
+        method: String,
+        args: &Bound<'py, PyTuple>,
+        kwargs: &Bound<'py, PyDict>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let payload = arguments(py, &method, args, kwargs)?;
+        self.called(py, timeout, &payload, |timeout_ms| Request::Gateway { method, timeout_ms })
+    }
+
+    /// Takes a step of a streamed answer (`open`, `next` or `close`) of an actor by its name or path.
+    fn stream<'py>(
+        &self,
+        py: Python<'py>,
+        name: String,
+        step: &str,
+        content: &Bound<'py, PyAny>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let step = match step {
+            "open" => StreamStep::Open,
+            "next" => StreamStep::Next,
+            "close" => StreamStep::Close,
+            _ => return Err(PyValueError::new_err(format!("a stream has no step `{step}`"))),
+        };
+        let value = codec::to_value(content).map_err(|error| not_plain(py, "a stream", &error))?;
+        self.called(py, timeout, &value::encode(&value), |timeout_ms| Request::Stream { name, step, timeout_ms })
     }
 
     /// Casts to a method of an actor by its name or path.
@@ -102,7 +123,7 @@ impl Client {
         args: &Bound<'_, PyTuple>,
         kwargs: &Bound<'_, PyDict>,
     ) -> PyResult<()> {
-        let payload = plain(py, &method, args, kwargs)?;
+        let payload = arguments(py, &method, args, kwargs)?;
         match self.ask(py, Request::Cast { name, method }, &payload, Some(PATIENCE))?.0 {
             Answer::Ok => Ok(()),
             other => Err(refusal(py, other)?),
@@ -152,6 +173,12 @@ impl Client {
         }
     }
 
+    /// Ends the connection, whoever still holds it.
+    fn close(&self) {
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = connection.stream.shutdown(Shutdown::Both);
+    }
+
     /// Whether the node is still at the other end.
     fn is_connected(&self) -> bool {
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
@@ -161,6 +188,30 @@ impl Client {
 }
 
 impl Client {
+    /// Asks for what is answered as a call is.
+    fn called<'py>(
+        &self,
+        py: Python<'py>,
+        timeout: Option<f64>,
+        payload: &[u8],
+        request: impl FnOnce(u64) -> Request,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let timeout = limited(timeout)?;
+        let timeout_ms = timeout.map_or(u64::MAX, |timeout| timeout.as_millis().try_into().unwrap_or(u64::MAX));
+        let patience = timeout.and_then(|timeout| timeout.checked_add(PATIENCE));
+        let (answer, content) = self.ask(py, request(timeout_ms), payload, patience)?;
+        match answer {
+            Answer::Ok => Ok(py.None().into_bound(py)),
+            Answer::Outcome(Outcome::Returned(_)) => codec::load_value(py, &content),
+            Answer::Outcome(Outcome::Raised(raised)) => {
+                let errors = py.import("rebeam._errors")?;
+                let fields = (&raised.kind, &raised.message, &raised.traceback, pyo3::types::PyBytes::new(py, &[]));
+                Err(PyErr::from_value(errors.call_method1("remote", fields)?))
+            }
+            other => Err(refusal(py, other)?),
+        }
+    }
+
     fn ask(
         &self,
         py: Python<'_>,
@@ -231,15 +282,17 @@ fn read<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Result<(T, Vec<u8>)
 }
 
 /// The payload of a message from outside: arguments that are plain data.
-fn plain(py: Python<'_>, method: &str, args: &Bound<'_, PyTuple>, kwargs: &Bound<'_, PyDict>) -> PyResult<Vec<u8>> {
+fn arguments(py: Python<'_>, method: &str, args: &Bound<'_, PyTuple>, kwargs: &Bound<'_, PyDict>) -> PyResult<Vec<u8>> {
     let values = (|| {
         let args = args.iter().map(|arg| codec::to_value(&arg)).collect::<PyResult<Vec<Value>>>()?;
         Ok(Value::Tuple(vec![Value::List(args), codec::to_value(kwargs)?]))
     })();
-    let values = values.map_err(|error: PyErr| {
-        PyTypeError::new_err(format!("`{method}` cannot be sent from outside the tree: {}", error.value(py)))
-    })?;
+    let values = values.map_err(|error: PyErr| not_plain(py, &format!("`{method}`"), &error))?;
     Ok(value::encode(&values))
+}
+
+fn not_plain(py: Python<'_>, what: &str, error: &PyErr) -> PyErr {
+    PyTypeError::new_err(format!("{what} cannot be sent from outside the tree: {}", error.value(py)))
 }
 
 /// The error for an answer that means no.

@@ -139,9 +139,11 @@ fn load(app: &Bound<'_, PyModule>, target: &Target, code: RawFd) -> PyResult<(Fr
         Fork::Never => "never",
     };
     let loaded = app.call_method1("load", (kind, source, &target.attribute, &target.preload, fork, code))?;
-    let (tree, unforkable, must_fork_twice): (Bound<'_, PyAny>, Option<String>, bool) = loaded.extract()?;
+    let (tree, gateway, unforkable, must_fork_twice): (Bound<'_, PyAny>, Bound<'_, PyAny>, Option<String>, bool) =
+        loaded.extract()?;
     let tree = Box::new(spec::supervisor(&tree, "root".into())?);
-    Ok((FromZygote::Loaded { tree, unforkable }, must_fork_twice))
+    let gateway = Box::new(spec::child(&gateway)?);
+    Ok((FromZygote::Loaded { tree, gateway, unforkable }, must_fork_twice))
 }
 
 fn load_error(app: &Bound<'_, PyModule>, error: &PyErr) -> PyResult<LoadError> {

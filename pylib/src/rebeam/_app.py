@@ -12,9 +12,9 @@ import os
 import sys
 from typing import Any
 
-from rebeam import _at_fork, _failure, _generators, _import_watch, _main, _rebeam, _snapshot
+from rebeam import _at_fork, _failure, _gateway, _generators, _import_watch, _main, _rebeam, _snapshot
 from rebeam._errors import SpecError
-from rebeam._spec import Supervisor
+from rebeam._spec import ChildSpec, Supervisor
 
 _SURVIVES_FORKS = ("jemalloc_bg_thd",)
 """Threads that their library starts again in a fork, by the system's name of them."""
@@ -28,7 +28,7 @@ class TargetError(Exception):
         self.hint = hint
 
 
-_Loaded = tuple[Supervisor, "str | None", bool]
+_Loaded = tuple[Supervisor, ChildSpec[Any], "str | None", bool]
 
 
 def load(kind: str, source: str, attribute: str | None, preload: list[str], fork: str, code: int) -> _Loaded:
@@ -43,7 +43,8 @@ def load(kind: str, source: str, attribute: str | None, preload: list[str], fork
         code: the descriptor of the memory for the project's code.
 
     Returns:
-        Its tree, why it must not be forked if so, and whether forks must run the C library's fork handlers.
+        Its tree, how a client's gateway is started, why it must not be forked if so, and whether forks must run the C
+        library's fork handlers.
     """
     watch = _import_watch.Watch(os.path.basename(source), {"numpy.random.bit_generator": _generators.watch_numpy})
     _generators.watch()
@@ -64,7 +65,7 @@ def load(kind: str, source: str, attribute: str | None, preload: list[str], fork
     has_threads = _import_watch.thread_count() > 1
     if has_threads:
         _at_fork.has_threads()
-    return tree, unforkable, has_threads or _rebeam.has_fork_handlers()
+    return tree, _gateway.spec(), unforkable, has_threads or _rebeam.has_fork_handlers()
 
 
 _imported: Any = None

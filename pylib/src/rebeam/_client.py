@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import sys
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, Unpack, overload
 
 from rebeam import _rebeam
+from rebeam._errors import ActorDied, NoProc, SpecError, is_undelivered
 from rebeam._exit import Certificate, certificate
+from rebeam._functions import MOST_TRIES
+from rebeam._gateway import raised
 from rebeam._options import checked_timeout
 from rebeam._ref import ActorRef, Pid, Target
+from rebeam._stream import Batch, Stream, from_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rebeam._actor import Actor
-    from rebeam._options import Priority
+    from rebeam._options import ChildOptions, Priority
     from rebeam._ref import Timeout
 
 A = TypeVar("A", bound="Actor")
+R = TypeVar("R")
 
 _DEFAULT_TIMEOUT = 5.0
 
@@ -59,8 +66,93 @@ class Node:
         self._is_closed = False
         self._idle: list[_rebeam.Client] = [_connected(*self._place)]
 
+    @overload
+    def start(
+        self, what: type[A], /, *args: Any, supervisor: str | None = None, **options: Unpack[ChildOptions]
+    ) -> ActorRef[A]: ...
+    @overload
+    def start(
+        self, what: str, /, *args: Any, supervisor: str | None = None, **options: Unpack[ChildOptions]
+    ) -> ActorRef[Any]: ...
+    def start(
+        self, what: Any, /, *args: Any, supervisor: str | None = None, **options: Unpack[ChildOptions]
+    ) -> ActorRef[Any]:
+        """Starts an actor in the node, as `rebeam.start` does within it; returns when it runs.
+
+        Args:
+            what: its class, or `"module:Class"`, which the node imports; of a function `"module:function"`.
+            args: arguments of its `init`, plain data as all that is sent from outside.
+            supervisor: the name of the supervisor that it is to be a child of. Default: the node's own.
+            options: as for `child`, `name` among them; plain data.
+
+        Raises:
+            ChildError: as `rebeam.start`.
+            SpecError: an option that makes no sense, or something that the node cannot import or that is no actor.
+            TypeError: an argument that is not plain data.
+        """
+        return self._start(what, args, options, supervisor)
+
+    async def astart(
+        self, what: type[A] | str, /, *args: Any, supervisor: str | None = None, **options: Unpack[ChildOptions]
+    ) -> ActorRef[A]:
+        """`start`, to be awaited."""
+        return await asyncio.to_thread(self._start, what, args, options, supervisor)
+
+    def _start(self, what: Any, args: tuple[Any, ...], options: ChildOptions, supervisor: str | None) -> ActorRef[Any]:
+        address = self._by_gateway("start", (_named(what), list(args), options, supervisor))["address"]
+        return OutsideRef(self, address)
+
+    @overload
+    def get_or_start(
+        self, name: str, actor: type[A], /, *args: Any, supervisor: str | None = None, **options: Unpack[ChildOptions]
+    ) -> ActorRef[A]: ...
+    @overload
+    def get_or_start(
+        self, name: str, actor: str, /, *args: Any, supervisor: str | None = None, **options: Unpack[ChildOptions]
+    ) -> ActorRef[Any]: ...
+    def get_or_start(
+        self, name: str, actor: Any, /, *args: Any, supervisor: str | None = None, **options: Unpack[ChildOptions]
+    ) -> ActorRef[Any]:
+        """The actor with this name, which is started in the node if there is none, as `rebeam.get_or_start` does.
+
+        Of many callers at once, within the node and outside, one starts it, and all get it. The handle starts it again
+        if there is none when it is used.
+
+        Args:
+            name: its name.
+            actor: its class, or `"module:Class"`, which the node imports.
+            args, supervisor, options: as for `start`.
+
+        Raises:
+            ChildError: as `rebeam.get_or_start`.
+            SpecError, TypeError: as `start`.
+        """
+        return self._get_or_start(name, actor, args, options, supervisor)
+
+    async def aget_or_start(
+        self,
+        name: str,
+        actor: type[A] | str,
+        /,
+        *args: Any,
+        supervisor: str | None = None,
+        **options: Unpack[ChildOptions],
+    ) -> ActorRef[A]:
+        """`get_or_start`, to be awaited."""
+        return await asyncio.to_thread(self._get_or_start, name, actor, args, options, supervisor)
+
+    def _get_or_start(
+        self, name: str, actor: Any, args: tuple[Any, ...], options: ChildOptions, supervisor: str | None
+    ) -> ActorRef[Any]:
+        if not isinstance(name, str):
+            raise TypeError(f"{name!r} is no name; from outside, actors are found by names")
+        starter = _Starter(self, (name, _named(actor), list(args), options, supervisor))
+        starter.see_to()
+        return OutsideRef(starter, name)
+
     def ref(self, actor: type[A], name: str) -> ActorRef[A]:
-        """A handle on the actor with this name or path: `call`, `acall` and `cast` work as within a tree.
+        """A handle on the actor with this name or path: `call`, `cast`, `stream` and their awaitable forms work as
+        within a tree.
 
         Arguments and results are plain data: None, bool, int, float, str, bytes, list, tuple, dict, set, dates and
         times, `Decimal` and `UUID`. Numbers, times and arrays of numpy, and `Timestamp` and `Timedelta` of pandas, go
@@ -90,8 +182,10 @@ class Node:
     def close(self) -> None:
         """Closes it. What is under way comes to its end."""
         with self._lock:
-            self._idle.clear()
             self._is_closed = True
+            idle, self._idle = self._idle, []
+        for client in idle:
+            client.close()
 
     async def __aenter__(self) -> Node:
         return self
@@ -132,17 +226,88 @@ class Node:
         with self._lock:
             if not self._is_closed:
                 self._idle.append(client)
+                return
+        client.close()
 
     def call(self, to: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], target: Target) -> Any:
         """What a reference of this node does for `call`."""
-        seconds = _DEFAULT_TIMEOUT if target.timeout is ... else target.timeout
         with self._client() as client:
-            return client.call(to, method, args, kwargs, seconds)
+            return client.call(to, method, args, kwargs, _seconds(target))
 
     def cast(self, to: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], target: Target) -> None:
         """What a reference of this node does for `cast`."""
         with self._client() as client:
             client.cast(to, method, args, kwargs)
+
+    def connection(self) -> AbstractContextManager[_rebeam.Client]:
+        """What a stream of this node is iterated over by."""
+        return self._client()
+
+    def _by_gateway(self, method: str, args: tuple[Any, ...]) -> dict[str, Any]:
+        """Has this connection's gateway do something, for as long as that takes."""
+        with self._client() as client:
+            answer: dict[str, Any] = client.gateway(method, args, {}, None)
+        error = raised(answer)
+        if error is not None:
+            raise error
+        return answer
+
+
+class _Starter(NamedTuple):
+    """How a handle of `Node.get_or_start` sends, and what it starts."""
+
+    node: Node
+    start: tuple[Any, ...]
+
+    def see_to(self) -> None:
+        """Sees to it that the actor is there."""
+        self.node._by_gateway("get_or_start", self.start)
+
+    def call(self, to: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], target: Target) -> Any:
+        seconds = _seconds(target)
+        until = None if seconds is None else time.monotonic() + seconds
+        for tries_left in reversed(range(MOST_TRIES)):
+            left = None if until is None else max(0.0, until - time.monotonic())
+            try:
+                return self.node.call(to, method, args, kwargs, Target(left))
+            except (ActorDied, NoProc) as error:
+                if not is_undelivered(error) or left == 0.0 or not tries_left:
+                    raise
+            self.see_to()
+        return None
+
+    def cast(self, to: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], target: Target) -> None:
+        try:
+            self.node.cast(to, method, args, kwargs, target)
+        except NoProc:
+            self.see_to()
+            self.node.cast(to, method, args, kwargs, target)
+
+    def connection(self) -> AbstractContextManager[_rebeam.Client]:
+        self.see_to()
+        return self.node.connection()
+
+
+def _seconds(target: Target) -> float | None:
+    return _DEFAULT_TIMEOUT if target.timeout is ... else target.timeout
+
+
+def _named(what: object) -> str:
+    """A class or function as the node finds it.
+
+    Raises:
+        SpecError: it cannot be found by a name.
+    """
+    if isinstance(what, str):
+        return what
+    module, name = getattr(what, "__module__", None), getattr(what, "__qualname__", None)
+    if module is None or name is None or "<" in name:
+        raise SpecError(f"{what!r} has no name that the node could import it by")
+    if module == "__main__":
+        raise SpecError(
+            f"`{name}` is defined in the program that runs here, which the node cannot import: move it to a module"
+        )
+    return f"{module}:{name}"
 
 
 def _connected(directory: str, is_chosen: bool) -> _rebeam.Client:
@@ -157,9 +322,9 @@ class OutsideRef(ActorRef[A]):
 
     __slots__ = ("_via",)
 
-    def __init__(self, node: Node, name: str, target: Target = Target()) -> None:  # noqa: B008
+    def __init__(self, via: Node | _Starter, name: str, target: Target = Target()) -> None:  # noqa: B008
         super().__init__(name, target)
-        self._via = node
+        self._via = via
 
     def options(self, *, timeout: Timeout = ..., priority: Priority = "normal") -> ActorRef[A]:
         """The same actor, used differently; all mail from outside has normal priority."""
@@ -175,18 +340,13 @@ class OutsideRef(ActorRef[A]):
     def arequest(self) -> NoReturn:
         raise _none_outside("arequest")
 
-    @property
-    def stream(self) -> NoReturn:
-        raise _none_outside("stream")
+    def _stream(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Stream[Any]:
+        return _OutsideStream(self._via, self, method, args, kwargs)
 
     async def _acall(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        import asyncio
-
         return await asyncio.to_thread(self._via.call, str(self._address), method, args, kwargs, self._target)
 
     async def _acast(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        import asyncio
-
         await asyncio.to_thread(self._via.cast, str(self._address), method, args, kwargs, self._target)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -194,7 +354,46 @@ class OutsideRef(ActorRef[A]):
 
 
 def _none_outside(way: str) -> TypeError:
-    return TypeError(f"from outside there are `call`, `acall`, `cast` and `acast`, and no `{way}`")
+    return TypeError(f"from outside there are `call`, `cast`, `stream`, `acall` and `acast`, and no `{way}`")
+
+
+class _OutsideStream(Stream[R]):
+    """A stream of an actor of another process's node. It holds a connection of its own while it is iterated over."""
+
+    def __init__(
+        self, via: Node | _Starter, ref: OutsideRef[Any], method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        super().__init__(ref, method, args, kwargs)
+        self._via = via
+        self._step = str(ref._address), _seconds(ref._target)
+
+    def _open(self) -> tuple[ExitStack, _rebeam.Client, Any]:
+        name, timeout = self._step
+        method, args, kwargs = self._content
+        with ExitStack() as held:
+            client = held.enter_context(self._via.connection())
+            # When this process ends, so does the gateway, and with it the generator.
+            gateway = client.gateway("pid", (), {}, timeout)
+            _, key = client.stream(name, "open", (method, list(args), kwargs, gateway), timeout)
+            return held.pop_all(), client, key
+
+    def _more(self, stream: tuple[ExitStack, _rebeam.Client, Any], wanted: int) -> Batch:
+        name, timeout = self._step
+        _, client, key = stream
+        return from_plain(*client.stream(name, "next", (key, wanted), timeout))
+
+    async def _aopen(self) -> Any:
+        return await asyncio.to_thread(self._open)
+
+    async def _amore(self, stream: Any, wanted: int) -> Batch:
+        return await asyncio.to_thread(self._more, stream, wanted)
+
+    def _close(self, stream: tuple[ExitStack, _rebeam.Client, Any], is_over: bool) -> None:
+        name, timeout = self._step
+        held, client, key = stream
+        with held, suppress(NoProc):
+            if not is_over:
+                client.stream(name, "close", key, timeout)
 
 
 def program() -> str:

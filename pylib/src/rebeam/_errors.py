@@ -360,6 +360,12 @@ def is_undelivered(error: NoProc | ActorDied) -> bool:
     return isinstance(error, NoProc) or not error.begun
 
 
+def described(kind: str, message: str, traceback: str) -> RebeamError:
+    """An error from outside the tree, of which there are words only: one of ours if it is made of its text."""
+    own = next((cls for cls in (BadCall, NoProc, SpecError) if kind == f"rebeam.{cls.__name__}"), None)
+    return RemoteError(kind, message, traceback) if own is None else own(message)
+
+
 def remote(kind: str, message: str, traceback: str, pickled: bytes) -> BaseException:
     """The exception of another actor: of its own class if that can be had here, with its traceback as the cause."""
     error: BaseException | None = None

@@ -304,7 +304,7 @@ class _Tries:
             left = None if message is None else message.time_left
             seconds = 5.0 if left is None else left
         self._until = None if seconds is None else _rebeam.clock() + seconds
-        self._left = _MOST_TRIES
+        self._left = MOST_TRIES
 
     @property
     def target(self) -> Target:
@@ -320,7 +320,7 @@ class _Tries:
             raise error
 
 
-_MOST_TRIES = 10
+MOST_TRIES = 10
 """Lives of an actor that may end before they take a call."""
 
 

@@ -235,9 +235,7 @@ class _Stream(_Way[A, "Stream[Any]"]):
         return self._send(method_name(method), args, kwargs)
 
     def _send(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Stream[Any]:
-        from rebeam._stream import Stream
-
-        return Stream(self._ref, method, args, kwargs)
+        return self._ref._stream(method, args, kwargs)
 
 
 class ActorRef(Generic[A]):
@@ -311,6 +309,11 @@ class ActorRef(Generic[A]):
         from rebeam._pending import acall
 
         return await acall(self._address, method, (args, kwargs), self._target, is_method=True)
+
+    def _stream(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Stream[Any]:
+        from rebeam._stream import Stream
+
+        return Stream(self, method, args, kwargs)
 
     async def _arequest(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pending[Any]:
         from rebeam._pending import request, when_room

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import inspect
 import time
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from rebeam import _pending, _rebeam
-from rebeam._errors import ActorDied, BadCall, NoProc
+from rebeam._errors import ActorDied, BadCall, NoProc, described
+from rebeam._failure import format_traceback, kind_of, message_of
 from rebeam._ref import Pid
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 
     from rebeam._ref import ActorRef
 
 R = TypeVar("R")
+
+Key: TypeAlias = tuple[int, int]
+"""A stream of an actor, across its lives: which of them, and a number."""
 
 _MOST = 64
 """Values that are sent at once, at most."""
@@ -37,13 +41,12 @@ class Stream(Generic[R]):
         self._content = (method, args, kwargs)
 
     def __iter__(self) -> Iterator[R]:
-        timeout = self._ref._target.timeout
-        pid, number = _rebeam.call_message(self._ref._address, "stream_open", self._content, timeout)
+        stream = self._open()
         wanted, is_over = 1, False
         try:
             while not is_over:
                 try:
-                    batch = _rebeam.call_message(pid, "stream_next", (number, wanted), timeout)
+                    batch = self._more(stream, wanted)
                 except (ActorDied, NoProc):
                     is_over = True
                     raise
@@ -53,21 +56,15 @@ class Stream(Generic[R]):
                     raise batch.error
                 wanted = min(wanted * 2, _MOST)
         finally:
-            if not is_over:
-                _rebeam.send_message(pid, "stream_close", number, timeout, has_room=True)
+            self._close(stream, is_over)
 
     async def __aiter__(self) -> AsyncIterator[R]:
-        target = self._ref._target
-
-        def ask(to: Any, method: str, content: Any) -> Any:
-            return _pending.acall(to, method, content, target, is_method=False)
-
-        pid, number = await ask(self._ref._address, "stream_open", self._content)
+        stream = await self._aopen()
         wanted, is_over = 1, False
         try:
             while not is_over:
                 try:
-                    batch = await ask(pid, "stream_next", (number, wanted))
+                    batch = await self._amore(stream, wanted)
                 except (ActorDied, NoProc):
                     is_over = True
                     raise
@@ -78,8 +75,33 @@ class Stream(Generic[R]):
                     raise batch.error
                 wanted = min(wanted * 2, _MOST)
         finally:
-            if not is_over:
-                _rebeam.send_message(pid, "stream_close", number, target.timeout, has_room=True)
+            self._close(stream, is_over)
+
+    def _open(self) -> Any:
+        """Has the generator made; gives what the others need."""
+        return _rebeam.call_message(self._ref._address, "stream_open", self._content, self._ref._target.timeout)
+
+    def _more(self, stream: Any, wanted: int) -> Batch:
+        pid, key = stream
+        batch: Batch = _rebeam.call_message(pid, "stream_next", (key, wanted), self._ref._target.timeout)
+        return batch
+
+    async def _aopen(self) -> Any:
+        return await self._ask(self._ref._address, "stream_open", self._content)
+
+    async def _amore(self, stream: Any, wanted: int) -> Batch:
+        pid, key = stream
+        batch: Batch = await self._ask(pid, "stream_next", (key, wanted))
+        return batch
+
+    async def _ask(self, to: Any, method: str, content: Any) -> Any:
+        return await _pending.acall(to, method, content, self._ref._target, is_method=False)
+
+    def _close(self, stream: Any, is_over: bool) -> None:
+        """Has the generator closed, unless it is over; waits for nothing."""
+        pid, key = stream
+        if not is_over:
+            _rebeam.send_message(pid, "stream_close", key, self._ref._target.timeout, has_room=True)
 
 
 class Batch(NamedTuple):
@@ -94,36 +116,58 @@ class Batch(NamedTuple):
     error: BaseException | None = None
 
 
+def plain(batch: Batch) -> tuple[Any, ...]:
+    """A batch as plain data, for a client outside the tree."""
+    error = batch.error and (kind_of(batch.error), message_of(batch.error), format_traceback(batch.error))
+    return batch.values, batch.is_over, error
+
+
+def from_plain(values: list[Any], is_over: bool, error: tuple[str, str, str] | None) -> Batch:
+    """The batch that was made so."""
+    return Batch(values, is_over, error and described(*error))
+
+
 class Streams:
     """The generators of one actor that somebody iterates over."""
 
     def __init__(self, resolve: Callable[[str], Callable[..., Any]]) -> None:
         self._resolve = resolve
-        self._open: dict[int, tuple[Any, int, tuple[type[BaseException], ...]]] = {}
-        self._next = 0
+        self._open: dict[Key, tuple[Any, int, tuple[type[BaseException], ...]]] = {}
+        self._last_number = 0
 
     def handle(self, request: str, content: Any) -> Any:
         """Does what a `Stream` asks for; gives a coroutine where the generator is asynchronous."""
-        if request == "stream_open":
-            return self._start(*content)
-        if request == "stream_next":
-            return self._take(*content)
-        return self.close(content)
+        caller = _rebeam.caller()
+        is_plain = caller is not None and caller["is_plain"]
+        match request, content:
+            case "stream_open", (str() as method, list() | tuple() as args, dict() as kwargs, *client):
+                return self._start(method, args, kwargs, _client(client))
+            case "stream_next", ((int(life), int(number)), int(wanted)):
+                batch = self._take((life, number), wanted)
+                if not is_plain:
+                    return batch
+                return plain(batch) if isinstance(batch, Batch) else _plain_later(batch)
+            case "stream_close", (int(life), int(number)):
+                return self.close((life, number))
+        raise BadCall(f"`{request}` with something else than it takes")
 
-    def of(self, monitor: int) -> int | None:
+    def of(self, monitor: int) -> Key | None:
         """The stream of one who iterated, by the monitor."""
-        return next((number for number, (_, watched, _) in self._open.items() if watched == monitor), None)
+        return next((key for key, (_, watched, _) in self._open.items() if watched == monitor), None)
 
-    def close(self, number: int) -> Any:
+    def close(self, key: Key) -> Any:
         """Closes a generator; gives a coroutine where that is asynchronous."""
-        generator = self._forget(number)
+        generator = self._forget(key)
         if inspect.isasyncgen(generator):
             return _close_async(generator)
         if generator is not None:
             generator.close()
         return None
 
-    def _start(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Pid, int]:
+    def _start(
+        self, method: str, args: Any, kwargs: dict[str, Any], client: Pid | None
+    ) -> tuple[tuple[int, int, int], Key]:
+        """Makes a generator; it is closed when the caller ends, or the gateway of the client that calls."""
         from rebeam import _runtime
 
         function = self._resolve(method)
@@ -135,30 +179,33 @@ class Streams:
             raise BadCall(f"{method}(): {error}") from None
         generator = function(*args, **kwargs)
         caller = _rebeam.caller()
-        monitor = _rebeam.monitor(Pid(*caller["pid"])) if caller and caller["pid"] else 0
-        self._next += 1
-        self._open[self._next] = (generator, monitor, getattr(function, "__rebeam_raises__", ()))
-        return _runtime.me().pid, self._next
+        watched = client or (Pid(*caller["pid"]) if caller and caller["pid"] else None)
+        monitor = _rebeam.monitor(watched) if watched else 0
+        self._last_number += 1
+        pid = _runtime.me().pid
+        key = (pid.serial, self._last_number)
+        self._open[key] = (generator, monitor, getattr(function, "__rebeam_raises__", ()))
+        return pid, key
 
-    def _take(self, number: int, wanted: int) -> Any:
-        if number not in self._open:
+    def _take(self, key: Key, wanted: int) -> Any:
+        if key not in self._open:
             return Batch([], True, BadCall("the stream is over: its actor has gone on in a new process"))
-        generator, _, answers = self._open[number]
+        generator, _, answers = self._open[key]
         if inspect.isasyncgen(generator):
-            return self._take_async(number, generator, wanted, answers)
+            return self._take_async(key, generator, wanted, answers)
         values: list[Any] = []
         until = time.monotonic() + _PATIENCE
         try:
             while len(values) < wanted and (not values or time.monotonic() < until):
                 values.append(next(generator))
         except StopIteration:
-            return self._last(number, values)
+            return self._last(key, values)
         except answers as error:
-            return self._last(number, values, error)
+            return self._last(key, values, error)
         return Batch(values, False)
 
     async def _take_async(
-        self, number: int, generator: AsyncIterator[Any], wanted: int, answers: tuple[type[BaseException], ...]
+        self, key: Key, generator: AsyncIterator[Any], wanted: int, answers: tuple[type[BaseException], ...]
     ) -> Batch:
         values: list[Any] = []
         until = time.monotonic() + _PATIENCE
@@ -166,20 +213,34 @@ class Streams:
             while len(values) < wanted and (not values or time.monotonic() < until):
                 values.append(await anext(generator))
         except StopAsyncIteration:
-            return self._last(number, values)
+            return self._last(key, values)
         except answers as error:
-            return self._last(number, values, error)
+            return self._last(key, values, error)
         return Batch(values, False)
 
-    def _last(self, number: int, values: list[Any], error: BaseException | None = None) -> Batch:
-        self._forget(number)
+    def _last(self, key: Key, values: list[Any], error: BaseException | None = None) -> Batch:
+        self._forget(key)
         return Batch(values, True, error)
 
-    def _forget(self, number: int) -> Any:
-        generator, monitor, _ = self._open.pop(number, (None, 0, ()))
+    def _forget(self, key: Key) -> Any:
+        generator, monitor, _ = self._open.pop(key, (None, 0, ()))
         if monitor:
             _rebeam.demonitor(monitor, True)
         return generator
+
+
+def _client(given: list[Any]) -> Pid | None:
+    """The gateway of a client outside the tree, if it is one that asks."""
+    match given:
+        case []:
+            return None
+        case [(int(), int(), int()) as numbers]:
+            return Pid(*numbers)
+    raise BadCall("`stream_open` for a client that is none")
+
+
+async def _plain_later(batch: Awaitable[Batch]) -> tuple[Any, ...]:
+    return plain(await batch)
 
 
 async def _close_async(generator: AsyncGenerator[Any, Any]) -> None:

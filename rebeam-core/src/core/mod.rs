@@ -9,6 +9,7 @@
 
 mod bounds;
 mod figures;
+mod gateways;
 mod health;
 mod launching;
 mod listing;
@@ -31,6 +32,7 @@ use rebeam_protocol::id::{ActorId, CallId, NodeStart, ProcessId};
 use rebeam_protocol::spec::SupervisorSpec;
 
 use self::bounds::MOST_TIMERS_PER_TURN;
+use self::gateways::Gateways;
 use crate::alarms::Alarms;
 use crate::dead_letters::DeadLetters;
 use crate::deaths::Deaths;
@@ -68,6 +70,7 @@ pub struct Core {
     meters: Meters,
     tracer: Tracer,
     shutdown: NodeShutdown,
+    gateways: Gateways,
     actions: VecDeque<Action>,
     /// Incarnations that are over without ever having had a process, and why.
     unlaunched: VecDeque<(ProcessId, Option<ExitReason>)>,
@@ -95,6 +98,7 @@ impl Core {
             meters: Meters::default(),
             tracer: Tracer::default(),
             shutdown: NodeShutdown::default(),
+            gateways: Gateways::default(),
             actions: VecDeque::new(),
             unlaunched: VecDeque::new(),
             now: Duration::ZERO,
@@ -121,7 +125,11 @@ impl Core {
             Event::SentFromOutside { client, envelope, payload } => {
                 self.sent(Sender::Outside, Caller::Outside(client), envelope, payload, None);
             }
-            Event::OutsideGone { client } => self.forget_caller(Caller::Outside(client)),
+            Event::OutsideGone { client } => {
+                self.forget_caller(Caller::Outside(client));
+                self.close_gateway(client);
+            }
+            Event::WantsGateway { client } => self.open_gateway(client),
             Event::Replied { process, reply, payload, buffers } => self.replied(process, reply, payload, buffers),
             Event::Cancelled { caller, call } => self.cancelled(ReplyTo { caller, call }),
             Event::Awaited { process, call, waits } => {

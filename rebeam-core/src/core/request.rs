@@ -110,7 +110,7 @@ impl Core {
         self.ask_supervisor(parent, Requester::Outside(asker), What::ByName(name), verb(ChildRef::Key(id)));
     }
 
-    fn ask_supervisor(&mut self, supervisor: ActorId, from: Requester, what: What, verb: Verb) {
+    pub(super) fn ask_supervisor(&mut self, supervisor: ActorId, from: Requester, what: What, verb: Verb) {
         let request = self.requests.add(from, what);
         self.command(supervisor, |machine, now| machine.request(request, verb, now));
     }

@@ -190,7 +190,13 @@ impl Core {
     /// A member by its name or path, for people.
     pub(super) fn find(&self, name: &str) -> Option<ActorId> {
         let declared = self.members.named(name).or_else(|| self.registered(name));
-        declared.or_else(|| self.members.at_path(name))
+        declared.or_else(|| self.members.at_path(name)).or_else(|| self.numbered(name))
+    }
+
+    /// The actor that is shown by its number, as [`Address::Actor`] is.
+    fn numbered(&self, text: &str) -> Option<ActorId> {
+        let id = ActorId(text.strip_prefix("actor ")?.parse().ok()?);
+        self.members.actor(id).map(|actor| actor.id)
     }
 
     /// The actor that a person means by a name or a path, and whether it is down for good.

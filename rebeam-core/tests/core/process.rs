@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use crate::world::{World, actor, crash, inner, name, supervisor};
+use crate::world::{World, actor, actor_with, crash, inner, name, supervisor};
 use rebeam_core::Event;
 use rebeam_protocol::address::Address;
 use rebeam_protocol::exit::ExitReason;
+use rebeam_protocol::id::ActorId;
 use rebeam_protocol::message::{Kind, Waits};
 use rebeam_protocol::outside::TreeRequest;
 use rebeam_protocol::process::{ChildAddress, ChildError, ProcessAnswer, ProcessRequest, SupervisorRequest};
@@ -563,6 +564,32 @@ fn a_sleep_of_the_node_itself_is_nobodys_hang() {
     world.core.handle_timeout(world.now);
     world.tell(Event::OutsideGone { client: 1 });
     world.check(&[]);
+}
+
+#[test]
+fn a_client_has_one_gateway_which_ends_with_it_and_is_replaced_if_it_dies() {
+    let mut world = world(vec![]);
+    world.tell(Event::WantsGateway { client: 1 });
+    assert_eq!(world.core.gateway(1), None, "nobody has said how one is started");
+    let gateway = actor_with("client", |spec| spec.name = None);
+    world.core.set_gateway(ChildSpec { restart: Restart::Temporary, ..gateway });
+    for client in [1, 1, 2] {
+        world.tell(Event::WantsGateway { client });
+    }
+    let (first, second) = (world.core.gateway(1).unwrap(), world.core.gateway(2).unwrap());
+    let path = |id: ActorId| format!("spawned/client.{}", id.0);
+    world.check(&[&format!("start {}", path(first)), &format!("start {}", path(second))]);
+    assert_eq!(world.core.actor_named(&format!("actor {}", first.0)), Some((first, false)), "as errors call it");
+    world.crashes(&path(first));
+    assert_eq!(world.core.gateway(1), None);
+    world.tell(Event::WantsGateway { client: 1 });
+    let third = world.core.gateway(1).unwrap();
+    world.take_trace();
+    for client in [1, 2] {
+        world.tell(Event::OutsideGone { client });
+    }
+    world.check(&[&format!("stop {} in turn", path(third)), &format!("stop {} in turn", path(second))]);
+    assert_eq!(world.core.gateway(1).or(world.core.gateway(2)), None);
 }
 
 #[test]

@@ -12,8 +12,8 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use rebeam_protocol::address::Address;
 use rebeam_protocol::frame::{self, MAX_FRAME};
 use rebeam_protocol::id::{ActorId, CallId};
-use rebeam_protocol::message::{CallFailure, Codec, Head, Kind, Outcome, Waits};
-use rebeam_protocol::outside::{Answer, Answered, Asked, Hello, NodeInfo, Request};
+use rebeam_protocol::message::{CallFailure, Codec, Form, Head, Kind, Outcome, Waits};
+use rebeam_protocol::outside::{Answer, Answered, Asked, Hello, NodeInfo, Request, StreamStep};
 use rebeam_protocol::value;
 use rebeam_protocol::worker::Envelope;
 use serde::Serialize;
@@ -238,10 +238,21 @@ async fn answer(node: &Node, client: u64, request: Request, payload: Bytes) -> (
         Request::List => Answer::List(node.list().await),
         Request::Call { name, method, timeout_ms } => {
             let Some((actor, _)) = node.actor_named(&name) else { return (node.not_found(&name), Bytes::new()) };
-            match call(node, client, actor, method, timeout_ms, payload).await {
-                Some((outcome, content)) => return (Answer::Outcome(outcome), content),
-                None => stopping(),
+            return call(node, client, actor, plain(method), timeout_ms, payload).await;
+        }
+        Request::Stream { name, step, timeout_ms } => {
+            let Some((actor, _)) = node.actor_named(&name) else { return (node.not_found(&name), Bytes::new()) };
+            let head = Head { form: Form::Message, ..plain(step.method()) };
+            if step == StreamStep::Close {
+                // Nobody waits for that.
+                drop(node.send_from_outside(client, CallId(0), envelope(actor, Kind::Cast, head), payload));
+                return (Answer::Ok, Bytes::new());
             }
+            return call(node, client, actor, head, timeout_ms, payload).await;
+        }
+        Request::Gateway { method, timeout_ms } => {
+            let Some(actor) = node.gateway(client) else { return (stopping(), Bytes::new()) };
+            return call(node, client, actor, plain(method), timeout_ms, payload).await;
         }
         Request::Cast { name, method } => {
             // OTP's cast says nothing of an unknown name; a person at a terminal wants to know.
@@ -250,7 +261,7 @@ async fn answer(node: &Node, client: u64, request: Request, payload: Bytes) -> (
                 let failure = CallFailure::NoProc { target: name, similar: Vec::new(), is_down: true };
                 return (Answer::Outcome(Outcome::Failed(failure)), Bytes::new());
             }
-            drop(node.send_from_outside(client, CallId(0), envelope(actor, method, Kind::Cast, None), payload));
+            drop(node.send_from_outside(client, CallId(0), envelope(actor, Kind::Cast, plain(method)), payload));
             Answer::Ok
         }
         Request::Health => Answer::Health(node.health()),
@@ -267,25 +278,29 @@ fn stopping() -> Answer {
     Answer::Refused("the node is stopping".into())
 }
 
-/// Calls a method for a client; `None` if the node ends meanwhile.
+/// Calls for a client.
 async fn call(
     node: &Node,
     client: u64,
     actor: ActorId,
-    method: String,
+    head: Head,
     timeout_ms: u64,
     payload: Bytes,
-) -> Option<(Outcome, Bytes)> {
+) -> (Answer, Bytes) {
     let call = node.next_call();
     let kind = Kind::Call { call, waits: Waits::Nobody };
-    let envelope = envelope(actor, method, kind, Some(timeout_ms));
-    let mut reply = node.send_from_outside(client, call, envelope, payload);
-    match tokio::time::timeout(Duration::from_millis(timeout_ms), &mut reply).await {
+    let head = Head { deadline_ms: Some(timeout_ms), ..head };
+    let mut reply = node.send_from_outside(client, call, envelope(actor, kind, head), payload);
+    let replied = match tokio::time::timeout(Duration::from_millis(timeout_ms), &mut reply).await {
         Ok(reply) => reply.ok(),
         Err(_) => {
             node.abandon(client, call);
             tokio::time::timeout(LAST_WORD, reply).await.ok().and_then(Result::ok)
         }
+    };
+    match replied {
+        Some((outcome, content)) => (Answer::Outcome(outcome), content),
+        None => (stopping(), Bytes::new()),
     }
 }
 
@@ -293,11 +308,15 @@ async fn call(
 pub(crate) fn cast(node: &Node, actor: &str, method: &str) -> bool {
     let Some((actor, false)) = node.actor_named(actor) else { return false };
     let payload = value::encode(&value::Value::Tuple(vec![value::Value::List(vec![]), value::Value::Dict(vec![])]));
-    drop(node.send_from_outside(0, CallId(0), envelope(actor, method.to_owned(), Kind::Cast, None), payload.into()));
+    drop(node.send_from_outside(0, CallId(0), envelope(actor, Kind::Cast, plain(method)), payload.into()));
     true
 }
 
-fn envelope(to: ActorId, method: String, kind: Kind, deadline_ms: Option<u64>) -> Envelope {
-    let head = Head { codec: Codec::Data, deadline_ms, ..Head::new(method) };
+/// Of a message to a method, with plain data.
+fn plain(method: impl Into<String>) -> Head {
+    Head { codec: Codec::Data, ..Head::new(method) }
+}
+
+fn envelope(to: ActorId, kind: Kind, head: Head) -> Envelope {
     Envelope { to: Address::Actor(to), kind, head, buffers: None }
 }

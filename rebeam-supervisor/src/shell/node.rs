@@ -14,7 +14,7 @@ use rebeam_core::event::Status;
 use rebeam_protocol::certificate::Certificate;
 use rebeam_protocol::exit::{ExitReason, signal_name};
 use rebeam_protocol::id::NodeStart;
-use rebeam_protocol::spec::SupervisorSpec;
+use rebeam_protocol::spec::{ChildSpec, SupervisorSpec};
 use rebeam_protocol::zygote::{FromZygote, LoadError, LoadErrorKind, Target, ToZygote};
 use rebeam_sys::memory::create_empty;
 use tokio::net::UnixListener;
@@ -111,7 +111,7 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, options: RunOptions, printe
                 return Ok(());
             }
         };
-        let (tree, unforkable) = match loaded {
+        let Application { tree, gateway, unforkable } = match loaded {
             Ok(loaded) => loaded,
             Err(failure) => {
                 zygote::dismiss(&zygote).await;
@@ -120,13 +120,14 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, options: RunOptions, printe
         };
         warn_of_room(&tree, printer);
         let at = NodeStart { node: 0, started: unix_now() };
-        let core = match Core::new(tree, at) {
+        let mut core = match Core::new(tree, at) {
             Ok(core) => core,
             Err(error) => {
                 zygote::dismiss(&zygote).await;
                 return Err(Failure::usage(error.to_string()).hint(error.hint()));
             }
         };
+        core.set_gateway(gateway);
         let mut services = Services { zygote: zygote::service(), keeper };
         match unforkable {
             None => {
@@ -287,8 +288,17 @@ fn app_variable(target: &Target) -> OsString {
     [OsStr::new(kind), source].into_iter().collect()
 }
 
-/// Has the zygote import the application; gives the tree, and why it must not be forked if so.
-async fn load(zygote: &Process, setup: &Setup, printer: &Printer) -> Result<(SupervisorSpec, Option<String>), Failure> {
+/// What the zygote knows once it has imported the application.
+struct Application {
+    tree: SupervisorSpec,
+    /// How the gateway of a client is started.
+    gateway: ChildSpec,
+    /// Why it must not be forked, if it must not.
+    unforkable: Option<String>,
+}
+
+/// Has the zygote import the application.
+async fn load(zygote: &Process, setup: &Setup, printer: &Printer) -> Result<Application, Failure> {
     let broken = |error: std::io::Error| Failure::start("failed to talk to the interpreter").because(&error);
     let silent = Rc::new(Silent::default());
     let output = zygote::print_output(zygote, printer, Some(&silent));
@@ -309,7 +319,9 @@ async fn load(zygote: &Process, setup: &Setup, printer: &Printer) -> Result<(Sup
                 silent.is_up.set(true);
                 zygote.send(&ToZygote::Load(setup.target.clone()), &[]).map_err(broken)?;
             }
-            FromZygote::Loaded { tree, unforkable } => return Ok((*tree, unforkable)),
+            FromZygote::Loaded { tree, gateway, unforkable } => {
+                return Ok(Application { tree: *tree, gateway: *gateway, unforkable });
+            }
             FromZygote::LoadFailed(error) => return Err(load_failure(error)),
             FromZygote::Forked { .. } | FromZygote::ForkFailed { .. } | FromZygote::Unforkable { .. } => {}
         }

@@ -100,6 +100,14 @@ impl Node {
         receiver
     }
 
+    /// The gateway of a client, started if it has none; `None` if the node is ending.
+    pub(crate) fn gateway(&self, client: u64) -> Option<ActorId> {
+        self.with(|engine| {
+            engine.tell(Event::WantsGateway { client });
+            engine.core.gateway(client)
+        })
+    }
+
     pub(crate) fn next_call(&self) -> CallId {
         let clients = &mut self.0.borrow_mut().clients;
         clients.last_call += 1;
