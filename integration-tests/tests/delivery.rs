@@ -152,6 +152,21 @@ fn attack(node: &Node<'_>, bytes: &[u8]) -> Vec<u8> {
     answer
 }
 
+/// What comes back from a connection that says what it likes, and waits for that.
+fn answer(node: &Node<'_>, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = UnixStream::connect(node.project.socket()).expect("it is there");
+    stream.write_all(bytes).expect("it is taken");
+    let mut found = Vec::new();
+    // Two frames: a greeting, and the answer.
+    for _ in 0..2 {
+        let mut length = [0; 4];
+        stream.read_exact(&mut length).expect("a frame");
+        found.resize(u32::from_le_bytes(length) as usize, 0);
+        stream.read_exact(&mut found).expect("a whole frame");
+    }
+    found
+}
+
 #[test]
 fn nothing_from_outside_is_ever_unpickled() {
     use rebeam_protocol::address::Address;
@@ -160,6 +175,7 @@ fn nothing_from_outside_is_ever_unpickled() {
     use rebeam_protocol::message::Waits;
     use rebeam_protocol::outside::{Asked, Hello, Request};
     use rebeam_protocol::process::{ProcessRequest, SupervisorRequest};
+    use rebeam_protocol::value::{self, Value};
     use rebeam_protocol::worker::ToSupervisor;
 
     let project = project("child(Child, name='a')");
@@ -211,6 +227,15 @@ fn nothing_from_outside_is_ever_unpickled() {
     // Values that nest without end, in each way that a value can, and rubbish.
     for byte in 0..16 {
         attack(&node, &encoded(&requests[0], &[byte; 65536]));
+    }
+    // What opens no stream.
+    let open = Request::StreamOpen { name: "a".into(), timeout_ms: 2000 };
+    let odd =
+        [Value::Int(5), Value::Tuple(vec![]), Value::Tuple(vec![Value::Int(1), Value::None, Value::Str("x".into())])];
+    for value in odd {
+        let bytes = encoded(&open, &value::encode(&value));
+        let told = String::from_utf8_lossy(&answer(&node, &bytes)).into_owned();
+        assert!(told.contains("`stream_open` with something else than it takes"), "{told}");
     }
     // Bytes that are nothing at all: too long, too short, a length that lies.
     for bytes in [&[0xff; 64][..], &[3, 0, 0, 0, 1], &[1, 0, 0, 0, 0xff], &[]] {
@@ -334,9 +359,16 @@ with rebeam.connect() as node:
 
     keyed = node.get_or_start("keyed", Rows, 7, restart="temporary")
     assert keyed.call.start() == 7 == node.get_or_start("keyed", "app:Rows", 8).call.start()
-    for use in [lambda: keyed.call.start() == 7, lambda: list(keyed.stream.rows(1)) == [7], lambda: not keyed.cast.start()]:
+    for use in [lambda: keyed.call.start() == 7, lambda: list(keyed.stream.rows(1)) == [7]]:
         fails(keyed.call.crash, rebeam.ActorDied)
         assert use()
+    fails(keyed.call.crash, rebeam.ActorDied)
+    keyed.cast.close("cast")
+    soon(lambda: node.ref(Rows, "keyed").call.closed() == "cast")
+    node.start(Rows, 1, backoff=rebeam.Backoff(initial=0.5))
+    fails(lambda: node.start(Rows, 1, name=rebeam.via("reg", "x")), TypeError, "`name` is a key of a registry")
+    for module, words in [("broken", "AttributeError: not there"), ("exits", "SystemExit: 3"), (".app", "TypeError")]:
+        fails(lambda: node.start(f"{module}:Rows"), rebeam.SpecError, words)
 
     async def awaits():
         three = await node.astart("app:Rows", 30)
@@ -348,6 +380,28 @@ with rebeam.connect() as node:
                 break
         return rows
     assert asyncio.run(awaits()) == [*range(30, 130), 40, 41, 42]
+
+    async def leaves():
+        # A task that is cancelled while it waits for a value holds up no other.
+        async def reads():
+            async for _ in two.stream.slow():
+                pass
+        reading = asyncio.create_task(reads())
+        while await two.acall.opened() == two.call.closed():
+            await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        while await two.acall.opened() != two.call.closed():
+            await asyncio.sleep(0)
+    asyncio.run(leaves())
+
+    # What is no request of a stream does no harm.
+    client = node.take()
+    pid, key = client.stream_open("two", "rows", (1,), {}, 5.0)
+    assert client.stream_next(pid, (0, 0), 1, 5.0)[2][0] == "rebeam.BadCall"
+    for content in [(5,), ("rows", 5, {})]:
+        fails(lambda: client.stream_open("two", *content[:1], (), {}, 5.0), (rebeam.BadCall, TypeError))
+    client.close()
     held = iter(two.stream.rows(10**6))
     assert next(held) == 20
 # What was started stays; what a connection needed goes with it, and a stream with whoever iterates.
@@ -396,6 +450,16 @@ class Rows(Actor):
         for row in range(self.n, self.n + count):
             await asyncio.sleep(0)
             yield row
+    async def slow(self):
+        self.o += 1
+        try:
+            while True:
+                yield "row"
+                await asyncio.sleep(60)
+        finally:
+            self.c += 1
+    def close(self, c):
+        self.c = c
     def odd(self):
         yield object()
     def crash(self):
@@ -411,6 +475,8 @@ class Bad(Actor):
 tree = Supervisor([DynamicSupervisor(name="dyn")])
 "#,
     );
+    project.write("broken.py", "raise AttributeError('not there')");
+    project.write("exits.py", "raise SystemExit(3)");
     let node = project.up();
     outside(&project, STARTED);
     // The client has ended amid a stream.

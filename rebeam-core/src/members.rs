@@ -161,6 +161,11 @@ impl Members {
         self.actors.remove(&id);
     }
 
+    /// The start of the node.
+    pub(crate) fn at(&self) -> NodeStart {
+        self.at
+    }
+
     pub(crate) fn spawner(&self) -> Option<ActorId> {
         self.spawner
     }

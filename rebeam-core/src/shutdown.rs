@@ -27,6 +27,10 @@ impl NodeShutdown {
         !std::mem::replace(&mut self.is_stopping, true)
     }
 
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.is_stopping
+    }
+
     pub(crate) fn hurry(&mut self, limit: Duration) {
         self.limit = Some(limit);
     }

@@ -10,7 +10,7 @@ use crate::address::Registry;
 use crate::certificate::{Certificate, Next};
 use crate::handshake::MAGIC;
 use crate::id::Pid;
-use crate::message::{DeadLetter, Outcome, STREAM_CLOSE};
+use crate::message::{DeadLetter, Outcome};
 use crate::process::ChildError;
 use crate::state::MemberState;
 
@@ -98,12 +98,17 @@ pub enum Request {
         /// The method.
         method: String,
     },
-    /// One step of a streamed answer. The payload is a plain value, as `rebeam._stream` has it.
-    Stream {
+    /// Open a streamed answer; the payload is a plain value, as `rebeam._stream` has it. It is closed when the client goes.
+    StreamOpen {
         /// The actor's name.
         name: String,
-        /// Which step.
-        step: StreamStep,
+        /// How long to wait, in milliseconds.
+        timeout_ms: u64,
+    },
+    /// More of it.
+    StreamNext {
+        /// The incarnation that has opened it.
+        pid: Pid,
         /// How long to wait, in milliseconds.
         timeout_ms: u64,
     },
@@ -123,28 +128,6 @@ pub enum Request {
     },
     /// What the tree itself answers.
     Tree(TreeRequest),
-}
-
-/// A step of a streamed answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum StreamStep {
-    /// Make the generator.
-    Open,
-    /// Some of its values.
-    Next,
-    /// No more.
-    Close,
-}
-
-impl StreamStep {
-    /// What an actor's process knows it as.
-    pub fn method(self) -> &'static str {
-        match self {
-            StreamStep::Open => "stream_open",
-            StreamStep::Next => "stream_next",
-            StreamStep::Close => STREAM_CLOSE,
-        }
-    }
 }
 
 /// A request to the tree.

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll, ppoll};
 use nix::sys::socket::sockopt::PeerCredentials;
@@ -145,7 +146,7 @@ pub fn wait_writable(socket: BorrowedFd<'_>) -> io::Result<()> {
     let mut polled = [PollFd::new(socket, PollFlags::POLLOUT)];
     loop {
         match poll(&mut polled, PollTimeout::NONE) {
-            Err(nix::errno::Errno::EINTR) => {}
+            Err(Errno::EINTR) => {}
             result => return Ok(result.map(drop)?),
         }
     }
@@ -155,6 +156,20 @@ pub fn wait_writable(socket: BorrowedFd<'_>) -> io::Result<()> {
 pub fn is_ready(socket: BorrowedFd<'_>, events: PollFlags) -> bool {
     let mut polled = [PollFd::new(socket, events)];
     poll(&mut polled, PollTimeout::ZERO).is_ok() && polled[0].revents().is_some_and(|found| found.intersects(events))
+}
+
+/// Waits until a socket has something to read or is closed; false if that took longer than `most`, or a signal came.
+///
+/// # Errors
+/// Those of the system.
+pub fn waits_for_input(socket: BorrowedFd<'_>, most: Duration) -> io::Result<bool> {
+    let mut polled = [PollFd::new(socket, PollFlags::POLLIN)];
+    let most = PollTimeout::try_from(most).unwrap_or(PollTimeout::MAX);
+    match poll(&mut polled, most) {
+        Ok(count) => Ok(count > 0),
+        Err(Errno::EINTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// A connected pair of stream sockets; neither survives an exec by accident.

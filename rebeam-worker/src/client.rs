@@ -6,24 +6,25 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::PollFlags;
-use pyo3::exceptions::{PyConnectionError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyConnectionError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use rebeam_protocol::address::Registry;
 use rebeam_protocol::frame::{self, HEAD_ROOM, MAX_FRAME, PREFIX};
 use rebeam_protocol::hash::fnv1a;
+use rebeam_protocol::id::{NodeStart, Pid};
 use rebeam_protocol::message::Outcome;
-use rebeam_protocol::outside::{Answer, Answered, Asked, Hello, MemberKind, Request, StreamStep, TreeRequest};
+use rebeam_protocol::outside::{Answer, Answered, Asked, Hello, MemberKind, Request, TreeRequest};
 use rebeam_protocol::value::{self, Value};
-use rebeam_sys::socket::{connect_node, is_ready};
+use rebeam_sys::socket::{connect_node, is_ready, waits_for_input};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec;
-use crate::convert;
+use crate::convert::{self, PidNumbers};
 use crate::outgoing::limited;
 use crate::session::too_large;
 
@@ -44,10 +45,15 @@ pub(crate) struct ActorFields {
     waiting: u64,
 }
 
+/// How often a wait for an answer looks whether a signal has come.
+const SLICE: Duration = Duration::from_millis(100);
+
 /// One connection. Threads take turns.
 #[pyclass(frozen, module = "rebeam._rebeam")]
 pub(crate) struct Client {
     connection: Mutex<Connection>,
+    /// The same socket, to end it while somebody waits for it.
+    handle: UnixStream,
 }
 
 /// A connection whose handshake is done.
@@ -64,8 +70,9 @@ impl Client {
     fn new(node_dir: PathBuf, is_chosen: bool) -> PyResult<Self> {
         let stream =
             connect_node(&node_dir, is_chosen).map_err(|error| PyConnectionError::new_err(error.to_string()))?;
-        let connection = Connection::open(stream).map_err(|error| PyConnectionError::new_err(error.to_string()))?;
-        Ok(Client { connection: Mutex::new(connection) })
+        let opened = stream.try_clone().and_then(|handle| Ok((Connection::open(stream)?, handle)));
+        let (connection, handle) = opened.map_err(|error| PyConnectionError::new_err(error.to_string()))?;
+        Ok(Client { connection: Mutex::new(connection), handle })
     }
 
     /// Calls a method of an actor by its name or path.
@@ -95,23 +102,36 @@ impl Client {
         self.called(py, timeout, &payload, |timeout_ms| Request::Gateway { method, timeout_ms })
     }
 
-    /// Takes a step of a streamed answer (`open`, `next` or `close`) of an actor by its name or path.
-    fn stream<'py>(
+    /// Opens a streamed answer of an actor by its name or path; gives the incarnation that yields it, and its key.
+    fn stream_open<'py>(
         &self,
         py: Python<'py>,
         name: String,
-        step: &str,
-        content: &Bound<'py, PyAny>,
+        method: &str,
+        args: &Bound<'py, PyTuple>,
+        kwargs: &Bound<'py, PyDict>,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let step = match step {
-            "open" => StreamStep::Open,
-            "next" => StreamStep::Next,
-            "close" => StreamStep::Close,
-            _ => return Err(PyValueError::new_err(format!("a stream has no step `{step}`"))),
-        };
-        let value = codec::to_value(content).map_err(|error| not_plain(py, "a stream", &error))?;
-        self.called(py, timeout, &value::encode(&value), |timeout_ms| Request::Stream { name, step, timeout_ms })
+        let Value::Tuple(mut values) = plain_arguments(py, method, args, kwargs)? else { unreachable!("a tuple") };
+        values.insert(0, Value::Str(method.to_owned()));
+        let payload = value::encode(&Value::Tuple(values));
+        self.called(py, timeout, &payload, |timeout_ms| Request::StreamOpen { name, timeout_ms })
+    }
+
+    /// Asks for more of it.
+    fn stream_next<'py>(
+        &self,
+        py: Python<'py>,
+        pid: PidNumbers,
+        key: (u64, u64),
+        wanted: u64,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (node, started, serial) = pid;
+        let pid = Pid { at: NodeStart { node, started }, serial };
+        let [process, number, wanted] = [key.0, key.1, wanted].map(|it| Value::Int(it.into()));
+        let payload = value::encode(&Value::Tuple(vec![Value::Tuple(vec![process, number]), wanted]));
+        self.called(py, timeout, &payload, |timeout_ms| Request::StreamNext { pid, timeout_ms })
     }
 
     /// Casts to a method of an actor by its name or path.
@@ -152,7 +172,7 @@ impl Client {
     }
 
     /// Who has which name: names and pids.
-    fn names(&self, py: Python<'_>) -> PyResult<Vec<(String, convert::PidNumbers)>> {
+    fn names(&self, py: Python<'_>) -> PyResult<Vec<(String, PidNumbers)>> {
         let request = Request::Tree(TreeRequest::Entries(Registry::Names));
         match self.ask(py, request, &[], Some(PATIENCE))?.0 {
             Answer::Entries(entries) => {
@@ -173,10 +193,9 @@ impl Client {
         }
     }
 
-    /// Ends the connection, whoever still holds it.
+    /// Shuts the connection down. A thread that waits for an answer gets a `ConnectionError`.
     fn close(&self) {
-        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = connection.stream.shutdown(Shutdown::Both);
+        let _ = self.handle.shutdown(Shutdown::Both);
     }
 
     /// Whether the node is still at the other end.
@@ -201,7 +220,6 @@ impl Client {
         let patience = timeout.and_then(|timeout| timeout.checked_add(PATIENCE));
         let (answer, content) = self.ask(py, request(timeout_ms), payload, patience)?;
         match answer {
-            Answer::Ok => Ok(py.None().into_bound(py)),
             Answer::Outcome(Outcome::Returned(_)) => codec::load_value(py, &content),
             Answer::Outcome(Outcome::Raised(raised)) => {
                 let errors = py.import("rebeam._errors")?;
@@ -223,13 +241,24 @@ impl Client {
         if length > MAX_REQUEST {
             return Err(too_large(py, length, MAX_REQUEST));
         }
+        let mut interrupt = None;
         let exchanged = py.detach(|| {
             let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-            connection.exchange(request, payload, patience)
+            // Ctrl-C ends the wait.
+            connection.exchange(request, payload, patience, || {
+                interrupt = Python::attach(|py| py.check_signals()).err();
+                interrupt.is_none()
+            })
         });
-        exchanged.map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => PyConnectionError::new_err("the node does not answer"),
-            _ => PyConnectionError::new_err(format!("the connection to the node was lost: {error}")),
+        exchanged.map_err(|error| {
+            if let Some(interrupt) = interrupt {
+                self.close();
+                return interrupt;
+            }
+            match error.kind() {
+                io::ErrorKind::WouldBlock => PyConnectionError::new_err("the node does not answer"),
+                _ => PyConnectionError::new_err(format!("the connection to the node was lost: {error}")),
+            }
         })
     }
 }
@@ -244,18 +273,27 @@ impl Connection {
         Ok(Connection { stream, asked: 0 })
     }
 
-    /// Asks, and waits for the answer.
+    /// Asks, and waits for the answer as long as `goes_on`.
     fn exchange(
         &mut self,
         request: Request,
         payload: &[u8],
         patience: Option<Duration>,
+        mut goes_on: impl FnMut() -> bool,
     ) -> io::Result<(Answer, Vec<u8>)> {
         self.asked += 1;
         let number = self.asked;
-        self.stream.set_read_timeout(patience)?;
         write(&mut self.stream, &Asked { number, request }, payload)?;
+        let until = patience.and_then(|patience| Instant::now().checked_add(patience));
         loop {
+            while !waits_for_input(self.stream.as_fd(), SLICE)? {
+                if !goes_on() {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+                if until.is_some_and(|until| Instant::now() >= until) {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+            }
             // The answer to a request that nobody waited for any more may come first.
             let (answered, content) = read::<Answered>(&mut self.stream)?;
             if answered.number == number {
@@ -283,16 +321,22 @@ fn read<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Result<(T, Vec<u8>)
 
 /// The payload of a message from outside: arguments that are plain data.
 fn arguments(py: Python<'_>, method: &str, args: &Bound<'_, PyTuple>, kwargs: &Bound<'_, PyDict>) -> PyResult<Vec<u8>> {
+    Ok(value::encode(&plain_arguments(py, method, args, kwargs)?))
+}
+
+fn plain_arguments(
+    py: Python<'_>,
+    method: &str,
+    args: &Bound<'_, PyTuple>,
+    kwargs: &Bound<'_, PyDict>,
+) -> PyResult<Value> {
     let values = (|| {
         let args = args.iter().map(|arg| codec::to_value(&arg)).collect::<PyResult<Vec<Value>>>()?;
         Ok(Value::Tuple(vec![Value::List(args), codec::to_value(kwargs)?]))
     })();
-    let values = values.map_err(|error: PyErr| not_plain(py, &format!("`{method}`"), &error))?;
-    Ok(value::encode(&values))
-}
-
-fn not_plain(py: Python<'_>, what: &str, error: &PyErr) -> PyErr {
-    PyTypeError::new_err(format!("{what} cannot be sent from outside the tree: {}", error.value(py)))
+    values.map_err(|error: PyErr| {
+        PyTypeError::new_err(format!("`{method}` cannot be sent from outside the tree: {}", error.value(py)))
+    })
 }
 
 /// The error for an answer that means no.

@@ -8,7 +8,7 @@ import shutil
 import sys
 import threading
 import time
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, Unpack, overload
 
@@ -18,7 +18,7 @@ from rebeam._exit import Certificate, certificate
 from rebeam._functions import MOST_TRIES
 from rebeam._gateway import raised
 from rebeam._options import checked_timeout
-from rebeam._ref import ActorRef, Pid, Target
+from rebeam._ref import ActorRef, Pid, Target, Via
 from rebeam._stream import Batch, Stream, from_plain
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ A = TypeVar("A", bound="Actor")
 R = TypeVar("R")
 
 _DEFAULT_TIMEOUT = 5.0
+
+_MOST_IDLE = 2
+"""Connections that are kept for later requests."""
 
 
 class ActorInfo(NamedTuple):
@@ -205,6 +208,19 @@ class Node:
     @contextmanager
     def _client(self) -> Iterator[_rebeam.Client]:
         """A connection of one's own for the time of a request; one that has failed is not used again."""
+        client = self.take()
+        try:
+            yield client
+        except ConnectionError:
+            client.close()
+            raise
+        except BaseException:
+            self.put_back(client)
+            raise
+        self.put_back(client)
+
+    def take(self) -> _rebeam.Client:
+        """A connection that nobody else uses, until it is put back or closed."""
         with self._lock:
             if self._is_closed:
                 raise ConnectionError("this connection was closed")
@@ -212,19 +228,12 @@ class Node:
         if client is not None and not client.is_connected():
             # The node has ended. If it was started again, it is found; others that are idle lead to the one before.
             client = None
-        client = client or _connected(*self._place)
-        try:
-            yield client
-        except ConnectionError:
-            raise
-        except BaseException:
-            self._put_back(client)
-            raise
-        self._put_back(client)
+        return client or _connected(*self._place)
 
-    def _put_back(self, client: _rebeam.Client) -> None:
+    def put_back(self, client: _rebeam.Client) -> None:
+        """Keeps a connection for the next request."""
         with self._lock:
-            if not self._is_closed:
+            if not self._is_closed and len(self._idle) < _MOST_IDLE:
                 self._idle.append(client)
                 return
         client.close()
@@ -239,12 +248,12 @@ class Node:
         with self._client() as client:
             client.cast(to, method, args, kwargs)
 
-    def connection(self) -> AbstractContextManager[_rebeam.Client]:
-        """What a stream of this node is iterated over by."""
-        return self._client()
-
     def _by_gateway(self, method: str, args: tuple[Any, ...]) -> dict[str, Any]:
         """Has this connection's gateway do something, for as long as that takes."""
+        options: dict[str, Any] = args[-2]
+        for option, value in options.items():
+            if isinstance(value, Via):
+                raise TypeError(f"`{option}` is a key of a registry, which is made in the node and not outside")
         with self._client() as client:
             answer: dict[str, Any] = client.gateway(method, args, {}, None)
         error = raised(answer)
@@ -266,15 +275,16 @@ class _Starter(NamedTuple):
     def call(self, to: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], target: Target) -> Any:
         seconds = _seconds(target)
         until = None if seconds is None else time.monotonic() + seconds
-        for tries_left in reversed(range(MOST_TRIES)):
+        tries = 0
+        while True:
+            tries += 1
             left = None if until is None else max(0.0, until - time.monotonic())
             try:
                 return self.node.call(to, method, args, kwargs, Target(left))
             except (ActorDied, NoProc) as error:
-                if not is_undelivered(error) or left == 0.0 or not tries_left:
+                if not is_undelivered(error) or left == 0.0 or tries == MOST_TRIES:
                     raise
             self.see_to()
-        return None
 
     def cast(self, to: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], target: Target) -> None:
         try:
@@ -283,9 +293,12 @@ class _Starter(NamedTuple):
             self.see_to()
             self.node.cast(to, method, args, kwargs, target)
 
-    def connection(self) -> AbstractContextManager[_rebeam.Client]:
+    def take(self) -> _rebeam.Client:
         self.see_to()
-        return self.node.connection()
+        return self.node.take()
+
+    def put_back(self, client: _rebeam.Client) -> None:
+        self.node.put_back(client)
 
 
 def _seconds(target: Target) -> float | None:
@@ -358,42 +371,52 @@ def _none_outside(way: str) -> TypeError:
 
 
 class _OutsideStream(Stream[R]):
-    """A stream of an actor of another process's node. It holds a connection of its own while it is iterated over."""
+    """A stream of an actor of another process's node.
+
+    It has a connection of its own while it is iterated over. When that is closed, the node ends its gateway, and the
+    generator with it.
+    """
 
     def __init__(
         self, via: Node | _Starter, ref: OutsideRef[Any], method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         super().__init__(ref, method, args, kwargs)
-        self._via = via
-        self._step = str(ref._address), _seconds(ref._target)
+        self._via, self._timeout = via, _seconds(ref._target)
 
-    def _open(self) -> tuple[ExitStack, _rebeam.Client, Any]:
-        name, timeout = self._step
-        method, args, kwargs = self._content
-        with ExitStack() as held:
-            client = held.enter_context(self._via.connection())
-            # When this process ends, so does the gateway, and with it the generator.
-            gateway = client.gateway("pid", (), {}, timeout)
-            _, key = client.stream(name, "open", (method, list(args), kwargs, gateway), timeout)
-            return held.pop_all(), client, key
+    def _open(self) -> tuple[_rebeam.Client, Any, Any]:
+        client = self._via.take()
+        try:
+            return client, *client.stream_open(str(self._ref._address), *self._content, self._timeout)
+        except BaseException:
+            client.close()
+            raise
 
-    def _more(self, stream: tuple[ExitStack, _rebeam.Client, Any], wanted: int) -> Batch:
-        name, timeout = self._step
-        _, client, key = stream
-        return from_plain(*client.stream(name, "next", (key, wanted), timeout))
+    def _more(self, stream: tuple[_rebeam.Client, Any, Any], wanted: int) -> Batch:
+        client, pid, key = stream
+        return from_plain(*client.stream_next(pid, key, wanted, self._timeout))
 
-    async def _aopen(self) -> Any:
-        return await asyncio.to_thread(self._open)
+    async def _aopen(self) -> tuple[_rebeam.Client, Any, Any]:
+        opening = asyncio.ensure_future(asyncio.to_thread(self._open))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_what_was_opened)
+            raise
 
-    async def _amore(self, stream: Any, wanted: int) -> Batch:
+    async def _amore(self, stream: tuple[_rebeam.Client, Any, Any], wanted: int) -> Batch:
         return await asyncio.to_thread(self._more, stream, wanted)
 
-    def _close(self, stream: tuple[ExitStack, _rebeam.Client, Any], is_over: bool) -> None:
-        name, timeout = self._step
-        held, client, key = stream
-        with held, suppress(NoProc):
-            if not is_over:
-                client.stream(name, "close", key, timeout)
+    def _close(self, stream: tuple[_rebeam.Client, Any, Any], is_over: bool) -> None:
+        client, *_ = stream
+        if is_over:
+            self._via.put_back(client)
+        else:
+            client.close()
+
+
+def _close_what_was_opened(opening: asyncio.Future[tuple[_rebeam.Client, Any, Any]]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result()[0].close()
 
 
 def program() -> str:

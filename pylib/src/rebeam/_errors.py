@@ -363,7 +363,9 @@ def is_undelivered(error: NoProc | ActorDied) -> bool:
 def described(kind: str, message: str, traceback: str) -> RebeamError:
     """An error from outside the tree, of which there are words only: one of ours if it is made of its text."""
     own = next((cls for cls in (BadCall, NoProc, SpecError) if kind == f"rebeam.{cls.__name__}"), None)
-    return RemoteError(kind, message, traceback) if own is None else own(message)
+    error = RemoteError(kind, message, traceback) if own is None else own(message)
+    error.__cause__ = RemoteTraceback(traceback)
+    return error
 
 
 def remote(kind: str, message: str, traceback: str, pickled: bytes) -> BaseException:

@@ -15,6 +15,7 @@ from rebeam._actor import Actor
 from rebeam._errors import ChildError, RebeamError, SpecError, described
 from rebeam._exit import ExitReason
 from rebeam._failure import format_traceback, kind_of, message_of
+from rebeam._options import Backoff
 from rebeam._ref import Pid
 from rebeam._spec import ChildSpec, child
 
@@ -22,25 +23,21 @@ from rebeam._spec import ChildSpec, child
 class Gateway(Actor):
     """The actor of one connection."""
 
-    def pid(self) -> tuple[int, int, int]:
-        """Its pid. Who monitors it is told when the client has gone."""
-        pid = _runtime.me().pid
-        return pid.node, pid.started, pid.serial
-
     def start(self, what: str, args: list[Any], options: dict[str, Any], supervisor: str | None) -> dict[str, Any]:
         """As `rebeam.start`; gives the `address` of the actor, or what is wrong."""
         try:
-            ref = _functions.start(_named(what), *args, supervisor=supervisor, **options)
+            ref = _functions.start(_named(what), *args, supervisor=supervisor, **_options(options))
         except Exception as error:
             return _failure(error)
-        return {"address": ref._address if isinstance(ref._address, str) else f"actor {ref._address}"}
+        number, started = ref._address, _runtime.me().pid.started
+        return {"address": number if isinstance(number, str) else f"actor {number}@{started}"}
 
     def get_or_start(
         self, key: str, what: str, args: list[Any], options: dict[str, Any], supervisor: str | None
     ) -> dict[str, Any]:
         """As `rebeam.get_or_start`; gives the `address` of the actor, or what is wrong."""
         try:
-            _functions.get_or_start(key, _named(what), *args, supervisor=supervisor, **options)
+            _functions.get_or_start(key, _named(what), *args, supervisor=supervisor, **_options(options))
         except Exception as error:
             return _failure(error)
         return {"address": key}
@@ -57,11 +54,20 @@ def _named(what: str) -> Any:
     if not module or not name:
         raise SpecError(f"`{what}` names no class; write `module:Class`")
     try:
-        return attrgetter(name)(importlib.import_module(module))
-    except ModuleNotFoundError as error:
-        raise SpecError(f"`{what}` cannot be imported by the node: {error}") from None
+        imported = importlib.import_module(module)
+    except (Exception, SystemExit) as error:
+        raise SpecError(f"`{what}` cannot be imported by the node: {kind_of(error)}: {message_of(error)}") from error
+    try:
+        return attrgetter(name)(imported)
     except AttributeError:
         raise SpecError(f"there is no `{name}` in the module `{module}`") from None
+
+
+def _options(options: dict[str, Any]) -> dict[str, Any]:
+    """Options as they were before they became plain data."""
+    if isinstance(options.get("backoff"), tuple):
+        options["backoff"] = Backoff(*options["backoff"])
+    return options
 
 
 def _failure(error: Exception) -> dict[str, Any]:

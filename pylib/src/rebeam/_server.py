@@ -239,10 +239,11 @@ def receiver(actor: Actor, resolve: Callable[[str], Callable[..., Any]]) -> Call
                     return streams.close(stream)
             return _settled(actor, callback, actor.handle_info(message))
         if callback.startswith("stream_"):
-            if streams is None:
-                from rebeam._stream import Streams
+            from rebeam._stream import Streams, is_request
 
-                streams = Streams(resolve)
+            if not is_request(callback, message):
+                raise BadCall(f"`{callback}` with something else than it takes")
+            streams = streams or Streams(resolve)
             return streams.handle(callback, message)
         if server is None:
             raise BadCall(f"`{type(actor).__qualname__}` is no GenServer: call its methods")

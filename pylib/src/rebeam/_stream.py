@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import time
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 Key: TypeAlias = tuple[int, int]
-"""A stream of an actor, across its lives: which of them, and a number."""
+"""A stream of an actor, across its processes: which of them, and a number."""
 
 _MOST = 64
 """Values that are sent at once, at most."""
@@ -127,6 +128,20 @@ def from_plain(values: list[Any], is_over: bool, error: tuple[str, str, str] | N
     return Batch(values, is_over, error and described(*error))
 
 
+def is_request(request: str, content: Any) -> bool:
+    """Whether this is what a `Stream` asks for: what comes from outside the tree need not be."""
+    match request, content:
+        case "stream_open", (str(), list() | tuple(), dict()):
+            return True
+        case "stream_open", ((str(), list() | tuple(), dict()), (int(), int(), int())):
+            return True
+        case "stream_next", ((int(), int()), int()):
+            return True
+        case "stream_close", (int(), int()):
+            return True
+    return False
+
+
 class Streams:
     """The generators of one actor that somebody iterates over."""
 
@@ -136,20 +151,23 @@ class Streams:
         self._last_number = 0
 
     def handle(self, request: str, content: Any) -> Any:
-        """Does what a `Stream` asks for; gives a coroutine where the generator is asynchronous."""
+        """Does what a `Stream` asks for, if `is_request` says that it is that; gives a coroutine where the generator is
+        asynchronous."""
         caller = _rebeam.caller()
         is_plain = caller is not None and caller["is_plain"]
-        match request, content:
-            case "stream_open", (str() as method, list() | tuple() as args, dict() as kwargs, *client):
-                return self._start(method, args, kwargs, _client(client))
-            case "stream_next", ((int(life), int(number)), int(wanted)):
-                batch = self._take((life, number), wanted)
-                if not is_plain:
-                    return batch
-                return plain(batch) if isinstance(batch, Batch) else _plain_later(batch)
-            case "stream_close", (int(life), int(number)):
-                return self.close((life, number))
-        raise BadCall(f"`{request}` with something else than it takes")
+        if request == "stream_open":
+            if len(content) == 2:
+                (method, args, kwargs), client = content
+            else:
+                method, args, kwargs = content
+                client = caller["pid"] if caller is not None else None
+            return self._start(method, args, kwargs, client)
+        if request == "stream_close":
+            return self.close(content)
+        batch = self._take(*content)
+        if not is_plain:
+            return batch
+        return plain(batch) if isinstance(batch, Batch) else _plain_later(batch)
 
     def of(self, monitor: int) -> Key | None:
         """The stream of one who iterated, by the monitor."""
@@ -165,9 +183,9 @@ class Streams:
         return None
 
     def _start(
-        self, method: str, args: Any, kwargs: dict[str, Any], client: Pid | None
+        self, method: str, args: Any, kwargs: dict[str, Any], client: tuple[int, int, int] | None
     ) -> tuple[tuple[int, int, int], Key]:
-        """Makes a generator; it is closed when the caller ends, or the gateway of the client that calls."""
+        """Makes a generator; it is closed when its client ends."""
         from rebeam import _runtime
 
         function = self._resolve(method)
@@ -178,18 +196,15 @@ class Streams:
         except TypeError as error:
             raise BadCall(f"{method}(): {error}") from None
         generator = function(*args, **kwargs)
-        caller = _rebeam.caller()
-        watched = client or (Pid(*caller["pid"]) if caller and caller["pid"] else None)
-        monitor = _rebeam.monitor(watched) if watched else 0
+        monitor = _rebeam.monitor(Pid(*client)) if client else 0
         self._last_number += 1
-        pid = _runtime.me().pid
-        key = (pid.serial, self._last_number)
+        key = (os.getpid(), self._last_number)
         self._open[key] = (generator, monitor, getattr(function, "__rebeam_raises__", ()))
-        return pid, key
+        return _runtime.me().pid, key
 
     def _take(self, key: Key, wanted: int) -> Any:
         if key not in self._open:
-            return Batch([], True, BadCall("the stream is over: its actor has gone on in a new process"))
+            return Batch([], True, BadCall("the stream was closed, or its actor has gone on in a new process"))
         generator, _, answers = self._open[key]
         if inspect.isasyncgen(generator):
             return self._take_async(key, generator, wanted, answers)
@@ -227,16 +242,6 @@ class Streams:
         if monitor:
             _rebeam.demonitor(monitor, True)
         return generator
-
-
-def _client(given: list[Any]) -> Pid | None:
-    """The gateway of a client outside the tree, if it is one that asks."""
-    match given:
-        case []:
-            return None
-        case [(int(), int(), int()) as numbers]:
-            return Pid(*numbers)
-    raise BadCall("`stream_open` for a client that is none")
 
 
 async def _plain_later(batch: Awaitable[Batch]) -> tuple[Any, ...]:

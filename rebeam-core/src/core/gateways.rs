@@ -4,11 +4,10 @@
 
 use std::collections::HashMap;
 
-use rebeam_protocol::id::ActorId;
+use rebeam_protocol::id::{ActorId, Pid};
 use rebeam_protocol::spec::ChildSpec;
 
 use super::Core;
-use crate::actor::Life;
 use crate::members::traits;
 use crate::requests::{Requester, What};
 use crate::supervisor::{ChildRef, Verb};
@@ -26,18 +25,16 @@ impl Core {
         self.gateways.spec = Some(spec);
     }
 
-    /// The gateway of a client, if it has one. Until it runs, its mail waits.
-    pub fn gateway(&self, client: u64) -> Option<ActorId> {
+    /// The gateway of a client, if it has one, and its incarnation. Until it runs, its mail waits.
+    pub fn gateway(&self, client: u64) -> Option<(ActorId, Pid)> {
         let id = *self.gateways.by_client.get(&client)?;
-        let actor = self.members.actor(id)?;
-        (!matches!(actor.life, Life::Gone)).then_some(id)
+        Some((id, self.members.actor(id)?.pid()?))
     }
 
     /// Starts a client's gateway, unless it has one or the node is ending.
     pub(super) fn open_gateway(&mut self, client: u64) {
-        let spawner = self.spawner();
-        let is_up = self.members.supervisor(spawner).is_some_and(|spawner| spawner.pid.is_some());
-        let Some(spec) = self.gateways.spec.clone().filter(|_| is_up && self.gateway(client).is_none()) else { return };
+        let Some(spec) = self.gateways.spec.clone().filter(|_| self.gateway(client).is_none()) else { return };
+        let Some(spawner) = self.spawner() else { return };
         let traits = traits(&spec);
         let id = self.add_child(spec, spawner);
         self.gateways.by_client.insert(client, id);
@@ -48,7 +45,7 @@ impl Core {
     pub(super) fn close_gateway(&mut self, client: u64) {
         let gateway = self.gateway(client);
         self.gateways.by_client.remove(&client);
-        if let (Some(id), Some(spawner)) = (gateway, self.members.spawner()) {
+        if let (Some((id, _)), Some(spawner)) = (gateway, self.members.spawner()) {
             self.ask_supervisor(spawner, Requester::Nobody, What::Done, Verb::Terminate(ChildRef::Key(id)));
         }
     }

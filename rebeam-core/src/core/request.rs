@@ -189,10 +189,7 @@ impl Core {
         is_linked: bool,
         waits: Waits,
     ) -> Option<ProcessAnswer> {
-        let spawner = self.spawner();
-        if self.members.supervisor(spawner).is_none_or(|spawner| spawner.pid.is_none()) {
-            return Some(ProcessAnswer::Child(ChildError::Ending));
-        }
+        let Some(spawner) = self.spawner() else { return Some(ProcessAnswer::Child(ChildError::Ending)) };
         if let Err(error) = self.check_new(spawner, &child) {
             let is_owned = owner.is_some();
             let is_postponed =

@@ -62,10 +62,14 @@ impl Core {
         id
     }
 
-    /// The node's own dynamic supervisor, made when it is first asked for something.
-    pub(super) fn spawner(&mut self) -> ActorId {
+    /// The node's own dynamic supervisor, made when it is first asked for something; `None` if it is not running, or the
+    /// node is ending.
+    pub(super) fn spawner(&mut self) -> Option<ActorId> {
         if let Some(id) = self.members.spawner() {
-            return id;
+            return self.members.supervisor(id).is_some_and(|spawner| spawner.pid.is_some()).then_some(id);
+        }
+        if self.shutdown.is_stopping() {
+            return None;
         }
         let id = self.members.new_id();
         let spec = SupervisorSpec { kind: SupervisorKind::Spawned, ..SupervisorSpec::new(SPAWNER, Vec::new()) };
@@ -73,7 +77,7 @@ impl Core {
         self.members.set_spawner(id);
         self.start_supervisor(id);
         self.run(id);
-        id
+        Some(id)
     }
 
     fn add_supervisor(
@@ -193,10 +197,13 @@ impl Core {
         declared.or_else(|| self.members.at_path(name)).or_else(|| self.numbered(name))
     }
 
-    /// The actor that is shown by its number, as [`Address::Actor`] is.
+    /// The actor that is named by its number and the start of its node, as `actor 7@1795827568`: numbers begin anew with
+    /// each node.
     fn numbered(&self, text: &str) -> Option<ActorId> {
-        let id = ActorId(text.strip_prefix("actor ")?.parse().ok()?);
-        self.members.actor(id).map(|actor| actor.id)
+        let (number, started) = text.strip_prefix("actor ")?.split_once('@')?;
+        let is_ours = started.parse() == Ok(self.members.at().started);
+        let id = ActorId(number.parse().ok()?);
+        self.members.actor(id).map(|actor| actor.id).filter(|_| is_ours)
     }
 
     /// The actor that a person means by a name or a path, and whether it is down for good.

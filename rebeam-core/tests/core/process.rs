@@ -6,7 +6,7 @@ use crate::world::{World, actor, actor_with, crash, inner, name, supervisor};
 use rebeam_core::Event;
 use rebeam_protocol::address::Address;
 use rebeam_protocol::exit::ExitReason;
-use rebeam_protocol::id::ActorId;
+use rebeam_protocol::id::{ActorId, NodeStart};
 use rebeam_protocol::message::{Kind, Waits};
 use rebeam_protocol::outside::TreeRequest;
 use rebeam_protocol::process::{ChildAddress, ChildError, ProcessAnswer, ProcessRequest, SupervisorRequest};
@@ -576,20 +576,41 @@ fn a_client_has_one_gateway_which_ends_with_it_and_is_replaced_if_it_dies() {
     for client in [1, 1, 2] {
         world.tell(Event::WantsGateway { client });
     }
-    let (first, second) = (world.core.gateway(1).unwrap(), world.core.gateway(2).unwrap());
+    let gateway = |world: &World, client| world.core.gateway(client).map(|(id, _)| id);
+    let (first, second) = (gateway(&world, 1).unwrap(), gateway(&world, 2).unwrap());
     let path = |id: ActorId| format!("spawned/client.{}", id.0);
     world.check(&[&format!("start {}", path(first)), &format!("start {}", path(second))]);
-    assert_eq!(world.core.actor_named(&format!("actor {}", first.0)), Some((first, false)), "as errors call it");
+    let started = NodeStart::default().started;
+    assert_eq!(world.core.actor_named(&format!("actor {}@{started}", first.0)), Some((first, false)));
+    for other in [format!("actor {}@{}", first.0, started + 1), format!("actor {}", first.0), "actor @".into()] {
+        assert_eq!(world.core.actor_named(&other), None, "{other}");
+    }
     world.crashes(&path(first));
     assert_eq!(world.core.gateway(1), None);
     world.tell(Event::WantsGateway { client: 1 });
-    let third = world.core.gateway(1).unwrap();
+    let third = gateway(&world, 1).unwrap();
     world.take_trace();
     for client in [1, 2] {
         world.tell(Event::OutsideGone { client });
     }
     world.check(&[&format!("stop {} in turn", path(third)), &format!("stop {} in turn", path(second))]);
     assert_eq!(world.core.gateway(1).or(world.core.gateway(2)), None);
+    world.tell(Event::StopNode);
+    world.tell(Event::WantsGateway { client: 3 });
+    assert_eq!(world.core.gateway(3), None, "nothing is started in a node that ends");
+}
+
+#[test]
+fn nothing_is_started_in_a_node_that_ends_though_nothing_was_before() {
+    let mut world = world(vec![actor("a")]);
+    world.core.set_gateway(temporary("client"));
+    world.lazy = true;
+    world.tell(Event::StopNode);
+    world.tell(Event::WantsGateway { client: 1 });
+    assert_eq!(world.core.gateway(1), None);
+    let child = Box::new(temporary("b"));
+    let request = ProcessRequest::Spawn { child, is_owned: false, is_linked: false, waits: Waits::Nobody };
+    assert_eq!(world.asks("a", request), Some(ProcessAnswer::Child(ChildError::Ending)));
 }
 
 #[test]

@@ -11,10 +11,10 @@ use futures_util::future::select_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use rebeam_protocol::address::Address;
 use rebeam_protocol::frame::{self, MAX_FRAME};
-use rebeam_protocol::id::{ActorId, CallId};
+use rebeam_protocol::id::{ActorId, CallId, Pid};
 use rebeam_protocol::message::{CallFailure, Codec, Form, Head, Kind, Outcome, Waits};
-use rebeam_protocol::outside::{Answer, Answered, Asked, Hello, NodeInfo, Request, StreamStep};
-use rebeam_protocol::value;
+use rebeam_protocol::outside::{Answer, Answered, Asked, Hello, NodeInfo, Request};
+use rebeam_protocol::value::{self, Value};
 use rebeam_protocol::worker::Envelope;
 use serde::Serialize;
 use tokio::io::AsyncWriteExt;
@@ -238,21 +238,23 @@ async fn answer(node: &Node, client: u64, request: Request, payload: Bytes) -> (
         Request::List => Answer::List(node.list().await),
         Request::Call { name, method, timeout_ms } => {
             let Some((actor, _)) = node.actor_named(&name) else { return (node.not_found(&name), Bytes::new()) };
-            return call(node, client, actor, plain(method), timeout_ms, payload).await;
+            return call(node, client, Address::Actor(actor), plain(method), timeout_ms, payload).await;
         }
-        Request::Stream { name, step, timeout_ms } => {
+        Request::StreamOpen { name, timeout_ms } => {
             let Some((actor, _)) = node.actor_named(&name) else { return (node.not_found(&name), Bytes::new()) };
-            let head = Head { form: Form::Message, ..plain(step.method()) };
-            if step == StreamStep::Close {
-                // Nobody waits for that.
-                drop(node.send_from_outside(client, CallId(0), envelope(actor, Kind::Cast, head), payload));
-                return (Answer::Ok, Bytes::new());
-            }
-            return call(node, client, actor, head, timeout_ms, payload).await;
+            let Some((_, gateway)) = node.gateway(client) else { return (stopping(), Bytes::new()) };
+            let payload = match with_client(&payload, gateway) {
+                Ok(payload) => payload,
+                Err(text) => return (Answer::Refused(text), Bytes::new()),
+            };
+            return call(node, client, Address::Actor(actor), message("stream_open"), timeout_ms, payload).await;
+        }
+        Request::StreamNext { pid, timeout_ms } => {
+            return call(node, client, Address::Pid(pid), message("stream_next"), timeout_ms, payload).await;
         }
         Request::Gateway { method, timeout_ms } => {
-            let Some(actor) = node.gateway(client) else { return (stopping(), Bytes::new()) };
-            return call(node, client, actor, plain(method), timeout_ms, payload).await;
+            let Some((actor, _)) = node.gateway(client) else { return (stopping(), Bytes::new()) };
+            return call(node, client, Address::Actor(actor), plain(method), timeout_ms, payload).await;
         }
         Request::Cast { name, method } => {
             // OTP's cast says nothing of an unknown name; a person at a terminal wants to know.
@@ -261,7 +263,7 @@ async fn answer(node: &Node, client: u64, request: Request, payload: Bytes) -> (
                 let failure = CallFailure::NoProc { target: name, similar: Vec::new(), is_down: true };
                 return (Answer::Outcome(Outcome::Failed(failure)), Bytes::new());
             }
-            drop(node.send_from_outside(client, CallId(0), envelope(actor, Kind::Cast, plain(method)), payload));
+            drop(node.send_from_outside(client, CallId(0), cast_to(actor, method), payload));
             Answer::Ok
         }
         Request::Health => Answer::Health(node.health()),
@@ -279,18 +281,11 @@ fn stopping() -> Answer {
 }
 
 /// Calls for a client.
-async fn call(
-    node: &Node,
-    client: u64,
-    actor: ActorId,
-    head: Head,
-    timeout_ms: u64,
-    payload: Bytes,
-) -> (Answer, Bytes) {
+async fn call(node: &Node, client: u64, to: Address, head: Head, timeout_ms: u64, payload: Bytes) -> (Answer, Bytes) {
     let call = node.next_call();
     let kind = Kind::Call { call, waits: Waits::Nobody };
     let head = Head { deadline_ms: Some(timeout_ms), ..head };
-    let mut reply = node.send_from_outside(client, call, envelope(actor, kind, head), payload);
+    let mut reply = node.send_from_outside(client, call, Envelope { to, kind, head, buffers: None }, payload);
     let replied = match tokio::time::timeout(Duration::from_millis(timeout_ms), &mut reply).await {
         Ok(reply) => reply.ok(),
         Err(_) => {
@@ -307,8 +302,8 @@ async fn call(
 /// Casts to a method without arguments; false if nobody is there.
 pub(crate) fn cast(node: &Node, actor: &str, method: &str) -> bool {
     let Some((actor, false)) = node.actor_named(actor) else { return false };
-    let payload = value::encode(&value::Value::Tuple(vec![value::Value::List(vec![]), value::Value::Dict(vec![])]));
-    drop(node.send_from_outside(0, CallId(0), envelope(actor, Kind::Cast, plain(method)), payload.into()));
+    let payload = value::encode(&Value::Tuple(vec![Value::List(vec![]), Value::Dict(vec![])]));
+    drop(node.send_from_outside(0, CallId(0), cast_to(actor, method), payload.into()));
     true
 }
 
@@ -317,6 +312,19 @@ fn plain(method: impl Into<String>) -> Head {
     Head { codec: Codec::Data, ..Head::new(method) }
 }
 
-fn envelope(to: ActorId, kind: Kind, head: Head) -> Envelope {
-    Envelope { to: Address::Actor(to), kind, head, buffers: None }
+/// Of a message to what handles streams, with plain data.
+fn message(step: &str) -> Head {
+    Head { form: Form::Message, ..plain(step) }
+}
+
+fn cast_to(actor: ActorId, method: impl Into<String>) -> Envelope {
+    Envelope { to: Address::Actor(actor), kind: Kind::Cast, head: plain(method), buffers: None }
+}
+
+/// What opens a stream, and for whom: it is closed when that gateway ends.
+fn with_client(payload: &[u8], gateway: Pid) -> Result<Bytes, String> {
+    let Pid { at, serial } = gateway;
+    let numbers = [i128::from(at.node), i128::from(at.started), i128::from(serial)];
+    let gateway = Value::Tuple(numbers.map(Value::Int).into());
+    Ok(value::encode(&Value::Tuple(vec![value::decode(payload)?, gateway])).into())
 }

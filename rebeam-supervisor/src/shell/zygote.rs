@@ -37,7 +37,7 @@ pub(crate) fn start(python: &Python, directory: &Path, inherited: Inherited<'_>)
     Process::start(launcher::interpreter(python, "zygote", directory)?, &inherited)
 }
 
-/// Has it do what the application's import wants done at exit, and end; for one that is no [`Service`]'s yet.
+/// Has it do what the application's import wants done at exit, and end; only for a zygote that no [`Service`] has taken over.
 pub(crate) async fn dismiss(process: &Process) {
     order_end(process).await;
     reaper::kill_group(process.os_pid);

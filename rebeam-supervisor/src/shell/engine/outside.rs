@@ -9,7 +9,7 @@ use rebeam_core::Event;
 use rebeam_core::meters::Figures;
 use rebeam_core::shell::{Frame, Shell as _};
 use rebeam_protocol::address::Caller;
-use rebeam_protocol::id::{ActorId, CallId, ProcessId};
+use rebeam_protocol::id::{ActorId, CallId, Pid, ProcessId};
 use rebeam_protocol::message::Outcome;
 use rebeam_protocol::outside::{Answer, ChildInfo, Health, NodeState, TreeRequest};
 use rebeam_protocol::worker::{Envelope, ToWorker};
@@ -101,7 +101,7 @@ impl Node {
     }
 
     /// The gateway of a client, started if it has none; `None` if the node is ending.
-    pub(crate) fn gateway(&self, client: u64) -> Option<ActorId> {
+    pub(crate) fn gateway(&self, client: u64) -> Option<(ActorId, Pid)> {
         self.with(|engine| {
             engine.tell(Event::WantsGateway { client });
             engine.core.gateway(client)
