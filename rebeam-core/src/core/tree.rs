@@ -197,7 +197,7 @@ impl Core {
         declared.or_else(|| self.members.at_path(name)).or_else(|| self.numbered(name))
     }
 
-    /// The actor that is named by its number and the start of its node, as `actor 7@1795827568`: numbers begin anew with
+    /// The actor that is named by its number and the start of its node, as `actor 7@1795827568`: numbers start over with
     /// each node.
     fn numbered(&self, text: &str) -> Option<ActorId> {
         let (number, started) = text.strip_prefix("actor ")?.split_once('@')?;
