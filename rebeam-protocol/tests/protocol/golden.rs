@@ -17,11 +17,11 @@ fn check(message: &impl Serialize, payload: &[u8], expected: &str) {
 
 #[test]
 fn on_the_control_socket() {
-    check(&Hello { magic: MAGIC, version: 1 }, &[], "06000000cd8a89920501");
+    check(&Hello { magic: MAGIC, version: 2 }, &[], "06000000cd8a89920502");
     let request = Request::Call { name: "a".into(), method: "get".into(), timeout_ms: 5000 };
     check(&Asked { number: 3, request }, b"xy", "0c000000030201610367657488277879");
     let request = Request::Tree(TreeRequest::Restart { name: "a".into() });
-    check(&Asked { number: 4, request }, &[], "050000000406010161");
+    check(&Asked { number: 4, request }, &[], "050000000409010161");
     check(&Answered { number: 4, is_last: true, answer: Answer::Ok }, &[], "03000000040100");
     // Arguments and results.
     check(
