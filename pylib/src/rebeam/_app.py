@@ -7,6 +7,7 @@ import fcntl
 import gc
 import importlib
 import importlib.util
+import json
 import operator
 import os
 import sys
@@ -86,6 +87,10 @@ def import_app(kind: str, source: str, project: str) -> Any:
     """Imports the application's module, by name or from a file."""
     global _imported, _source
     _source = source
+    arguments = os.environ.get("REBEAM_BATCH_ARGUMENTS")
+    if arguments is not None:
+        # Of the script that runs the pipeline it is made from.
+        sys.argv[:] = json.loads(arguments)
     _imported = _import_app(kind, source, project)
     return _imported
 

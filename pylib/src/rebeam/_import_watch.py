@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rebeam import _snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
@@ -117,9 +118,20 @@ def _threads() -> dict[int, str]:
     return found
 
 
+_ours: set[str] = set()
+
+
+@contextmanager
+def shares_on_purpose() -> Iterator[None]:
+    """What is opened here is to be shared by all processes, and is not told of."""
+    before = _descriptors()
+    yield
+    _ours.update(str(number) for number, _ in _descriptors().items() - before.items())
+
+
 def _descriptors() -> dict[int, str]:
     found = {}
-    for fd in os.listdir(_DESCRIPTORS):
+    for fd in set(os.listdir(_DESCRIPTORS)) - _ours:
         try:
             found[int(fd)] = os.readlink(f"{_DESCRIPTORS}/{fd}")
         except OSError:

@@ -123,6 +123,9 @@ pub(crate) struct Batch {
     /// Go on though the code, the parameters or the input have changed
     #[arg(long)]
     pub(crate) accept_changes: bool,
+    /// Go on with a journal that somebody else has made or may have changed: code that is in it runs as you
+    #[arg(long)]
+    pub(crate) trust_journal: bool,
     /// Where the journal is kept, in a folder by the pipeline's name [default: `.rebeam/batch` of the project]
     #[arg(long, value_name = "DIR", env = "REBEAM_BATCH_JOURNAL")]
     pub(crate) journal: Option<PathBuf>,

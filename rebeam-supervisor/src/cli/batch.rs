@@ -55,6 +55,7 @@ pub(super) fn run(
         "only": batch.only,
         "max_failures": batch.max_failures,
         "accept_changes": batch.accept_changes,
+        "trust_journal": batch.trust_journal,
         "token": token(),
         "marks": format!("/proc/{}/fd/{}", std::process::id(), marks.as_raw_fd()),
         "stdin": format!("/proc/{}/fd/0", std::process::id()),
@@ -83,6 +84,7 @@ pub(super) fn run(
     match report["code"].as_u64() {
         Some(0) => Ok(()),
         // The report has said it.
+        Some(3) => Err(Failure { is_told: true, ..Failure::new(ExitCode::StartFailed, state) }),
         Some(4) => Err(Failure { is_told: true, ..Failure::new(ExitCode::DeadItems, state) }),
         _ => Err(Failure { is_told: true, ..Failure::new(ExitCode::Unfinished, state) }),
     }

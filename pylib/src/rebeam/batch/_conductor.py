@@ -1,8 +1,9 @@
-"""Runs a pipeline: reads the source, hands items to the workers of each stage, keeps the journal, and never waits for
-one of them alone.
+"""Runs a pipeline: has the source read, hands items to the workers of each stage, keeps the journal, and never waits
+for one of them alone.
 
 Demand runs from the end to the beginning: a stage takes up no more than there is room for behind it, and the source is
-read no further than the first stage has room. An item is held here as bytes; only workers, and sinks, look into it.
+read no further than the first stage has room. An item is held here as bytes, and nothing here looks into it: no
+function and no value of the user's can end the run.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import pickle
+import random
 import sqlite3
 import time
-from collections import Counter
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +22,20 @@ import rebeam
 from rebeam import _process
 from rebeam._actor import Actor
 from rebeam._errors import ActorDied, NoProc, RebeamError, Stop
-from rebeam.batch import _journal, _worker
-from rebeam.batch._journal import Changes, Dead, Journal, Waiting
+from rebeam.batch import _ids, _journal, _marks, _worker
+from rebeam.batch._journal import SOURCE, Changes, DeadItem, Journal, Waiting
 from rebeam.batch._pipeline import Batch, PipelineError, Stage
-from rebeam.batch._pools import MOST_BYTES, Gatherer, Pool, Signal, Work, halves, listed, unpickled
-from rebeam.batch._reader import Reader, SourceError
-from rebeam.batch._worker import MARK, Chunk, Worker
+from rebeam.batch._pools import Gatherer, Pool, Signal, Work, gathered, halves
+from rebeam.batch._reader import Reader
+from rebeam.batch._worker import Chunk, Done, Failure, Worker
 
 if TYPE_CHECKING:
+    from rebeam._exit import Certificate
+    from rebeam.batch._ids import Id
+    from rebeam.batch._marks import Entry
     from rebeam.batch._pipeline import Pipeline
+    from rebeam.batch._reader import Block, Record
     from rebeam.batch._run import Current
-    from rebeam.batch._sources import Id
 
 log = logging.getLogger("rebeam.batch")
 # The report goes this way, whatever level the application has chosen for the others.
@@ -43,8 +47,24 @@ UNWRITTEN = 20_000
 STRANGERS = 5
 """How often an item may be in hand when somebody else kills its worker, before that counts as its fault."""
 
-DONE, DEAD_ITEMS, UNFINISHED = 0, 4, 5
-"""Exit codes of a batch: all is done; some items are dead; it goes on when it is run again."""
+STRIKES = 3
+"""Runs that end without a word while an item is in hand alone, before that counts as its fault."""
+
+MOST_BROKEN = 5
+"""How often in a row workers of a stage may fail to be prepared."""
+
+LONGEST_PAUSE = 60.0
+"""Seconds that a stage pauses at most, of which many items in a row have failed."""
+
+OWN_SECONDS = 60.0
+"""How long a function of a source, such as `id`, may take for one record."""
+
+GRACE = 2.0
+"""Seconds for which an `async def` may go on after it was cancelled for its time."""
+
+DONE, START_FAILED, DEAD_ITEMS, UNFINISHED = 0, 3, 4, 5
+"""Exit codes of a batch: all is done; a stage cannot be prepared; some items are dead; it goes on when it is run
+again."""
 
 
 class Conductor(Actor):
@@ -74,6 +94,7 @@ class Flow:
         self._pipeline: Pipeline = current.pipeline
         self._options = current.options
         in_memory = bool(self._options.get("no_journal"))
+        self._lock = None if in_memory else current.lock()
         self._journal = Journal(current.directory, self._pipeline.name, in_memory=in_memory)
         assert self._pipeline.origin is not None and self._pipeline.target is not None
         self._source, self._sink = self._pipeline.origin, self._pipeline.target
@@ -82,33 +103,40 @@ class Flow:
             # Another sink begins at its beginning.
             mark = None
         try:
-            self._sink.open(mark, may_replace=bool(self._options.get("fresh")))
+            self._sink.open(mark, self._journal, may_replace=bool(self._options.get("fresh")))
         except (PipelineError, OSError, sqlite3.Error, ValueError) as error:
             raise PipelineError(f"the sink `{self._sink.describe()}`: {error}") from None
-        self._journal.set_meta(sink=self._sink.describe(), mark=mark if mark is not None else "0")
+        self._journal.set_meta(sink=self._sink.describe(), mark=mark if mark is not None else "0", open=True, alone="")
         self._before = self._journal.counts()
         self._pools: dict[int, Pool] = {}
         self._gatherers: dict[int, Gatherer] = {}
         slot = 0
         for step, stage in enumerate(self._pipeline.steps):
             if isinstance(stage, Stage):
-                self._pools[step] = Pool(step, stage, slot)
+                self._pools[step] = Pool(step, stage, current.marks[slot : slot + stage.concurrency])
                 slot += stage.concurrency
         for step, batch in enumerate(self._pipeline.steps):
             if isinstance(batch, Batch):
                 self._gatherers[step] = Gatherer(step, batch, self._pools[step + 1])
+        # The process that reads also makes keys, and what the sink writes, of items that come from no worker.
+        self._sorter = Pool(SOURCE, Stage(None, "source", "sort"), [current.marks[slot]])  # type: ignore[arg-type]
+        self._sorter.names = ["source"]
+        self._sorting: Counter[int] = Counter()
+        self._fed_later: set[int] = set()
         self._changes = Changes()
         self._written, self._to_write = Signal(), Signal()
+        self._is_writing = False
         self._stopped: str | None = None
         self._fault: str | None = None
+        self._code: int | None = None
         self._is_over = False
-        self._in_flight: set[Id] = set()
         self._chunks = itertools.count(1)
+        self._hands: set[asyncio.Task[None]] = set()
         self._total = self._source.count() if not self._options.get("only") else len(self._options["only"])
         self._read = 0
         self._finished = 0
         self._failures: Counter[tuple[str, str]] = Counter()
-        self._examples: dict[tuple[str, str], list[str]] = {}
+        self._examples: dict[tuple[str, str], list[Id]] = {}
         self._dead = 0
         self._timeline: list[tuple[float, list[int]]] = []
         self._began = time.monotonic()
@@ -116,59 +144,63 @@ class Flow:
         self._freed = Signal()
         self._met: set[str] = set()
         """Which items were found of those that alone are wanted."""
+        self._suspects = self._journal.suspects()
+        self._aside: list[tuple[Pool, Work]] = []
+        """Items that were in hand when a run ended without a word: they come last, one by one."""
+        self._trial: Work | None = None
+        self._is_read = False
         self._journal_thread = ThreadPoolExecutor(1)
-        self._has_read = Signal()
 
     # ---- the whole ---------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         self._loop = asyncio.get_running_loop()
-        drivers = [
-            self._drive(pool, slot)
-            for pool in self._pools.values()
-            for slot in range(pool.stage.concurrency)
-            # The next chunk is there before the last one is done; where order or a resource matters, it is not.
-            for _ in range(1 if pool.stage.key or pool.stage.uses else 2)
-        ]
+        self._crash: asyncio.Future[None] = self._loop.create_future()
+        self._ordered = asyncio.Event()
+        pools = [self._sorter, *self._pools.values()]
+        drivers = [self._drive(pool, slot) for pool in pools for slot in range(pool.stage.concurrency)]
         tasks = [asyncio.ensure_future(it) for it in (self._feed(), *drivers)]
         beside = [asyncio.ensure_future(it) for it in (self._watch(), self._tell())]
         writer = asyncio.ensure_future(self._write_changes())
-        done, _ = await asyncio.wait([*tasks], return_when=asyncio.FIRST_EXCEPTION)
-        failed = next((it.exception() for it in done if it.exception() is not None), None)
+        whole = asyncio.ensure_future(_all(tasks))
+        ends: list[asyncio.Future[None]] = [whole, self._crash]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        failed = next((it.exception() for it in ends if it.done() and it.exception() is not None), None)
         if failed is not None:
+            log.error("the run cannot go on", exc_info=failed)
             # A fault of ours, or of the journal: nothing that was not written is done.
             self.stop(f"{type(failed).__name__}: {failed}")
             # It may have left a change half noted: what was not written is done again.
             self._changes = Changes()
-            for task in tasks:
+            for task in (whole, *tasks, *self._hands):
                 task.cancel()
         self._is_over = True
         self._to_write.set()
         await writer
         for task in beside:
             task.cancel()
-        self._end(failed)
+        self._end()
 
     def stop(self, why: str) -> None:
         """Takes up nothing new."""
         if self._stopped is None:
             self._stopped = why
             log.warning("stopping: %s; what is in hand is finished", why)
-        for pool in self._pools.values():
+        for pool in (self._sorter, *self._pools.values()):
             pool.work.set()
             pool.room.set()
         self._freed.set()
         self._written.set()
-        self._has_read.set()
+        self._ordered.set()
 
-    def _end(self, failed: BaseException | None) -> None:
+    def _end(self) -> None:
         try:
             self._sink.close()
         except (OSError, sqlite3.Error) as error:
             log.error("the sink was not closed: %s", error)
         counts = self._journal.counts()
         if self._stopped is not None or self._fault is not None:
-            code = UNFINISHED
+            code = self._code or UNFINISHED
         elif counts["waiting"] and not self._options.get("only"):
             self._fault, code = f"{counts['waiting']} results wait for steps that there are no more", UNFINISHED
         else:
@@ -180,7 +212,7 @@ class Flow:
         self._say(is_last=True)
         log.info("%s", _report.text(report), extra={"batch_report": report})
         try:
-            self._journal.set_meta(last=report["state"])
+            self._journal.set_meta(last=report["state"], open=False)
             self._journal.close()
         except sqlite3.Error as error:
             log.error("the journal was not closed: %s", error)
@@ -199,12 +231,14 @@ class Flow:
             self._journal.set_meta(revived=token)
         await self._feed_waiting()
         only = set(self._options["only"]) if self._options.get("only") else None
-        if self._stopped is None and (only is None or only):
+        if self._stopped is None:
             await self._feed_source(only)
         if only and self._stopped is None and (unknown := only - self._met):
             self._fault = f"there is no item {', '.join(f'`{id}`' for id in sorted(unknown))}"
             log.error("%s", self._fault)
+        self._is_read = True
         self._fed(0)
+        self._look_aside()
 
     async def _feed_waiting(self) -> None:
         only = self._options.get("only")
@@ -213,13 +247,14 @@ class Flow:
             while page := await self._in_thread(lambda step=step, after=after: self._journal.waiting(step, after)):
                 after = page[-1][0]
                 for _, it in page:
-                    if only and it.id not in only:
+                    if only and str(it.id) not in only:
                         continue
                     if only:
-                        self._met.add(it.id)
-                    if step == len(self._pipeline.steps):
+                        self._met.add(str(it.id))
+                    written = _journal.unpacked(it.value)
+                    if step == len(self._pipeline.steps) and written is not None:
                         # The sink refused it, and is to be asked again.
-                        self._changes.results.append((it.id, it.value))
+                        self._changes.results.append((it.id, written))
                         self._changes.remove([(it.id, step)])
                         self._finished += 1
                         self._to_write.set()
@@ -232,50 +267,114 @@ class Flow:
     async def _feed_source(self, only: set[str] | None) -> None:
         source = self._source
         looks = not source.has_numbers or self._before["taken"] > 0
-        skipped = self._journal.taken_up_to() if source.has_numbers and source.is_replayable else 0
-        reader = Reader(self._loop, lambda: itertools.islice(source.items(), skipped, None), self._has_read.set)
-        self._read = skipped
+        self._read = skipped = self._journal.taken_up_to() if source.has_numbers and source.is_replayable else 0
         if only is not None:
             # What is passed over unread is there all the same.
             self._met.update(id for id in only if id.isdecimal() and int(id) < skipped and f"{int(id)}" == id)
-        try:
-            while self._stopped is None and (block := reader.take()) is not None:
-                if not block:
-                    await self._has_read.wait()
+        blamed: dict[int, str] = {}
+        strangers = 0
+        block: Block | None = None
+        while self._stopped is None and (block is None or not block.is_over):
+            try:
+                block = await self._next_block(blamed)
+            except ActorDied as error:
+                if any(it.chunk != _marks.READING for it in self._sorter.marks[0].in_hand()):
+                    # What it had in hand beside that is to blame.
                     continue
-                self._read += len(block)
-                ids = [id for id, _ in block]
-                known = await self._in_thread(lambda ids=ids: self._journal.taken_of(ids)) if looks else {}
-                for id, value in block:
-                    if id in self._in_flight or (known.get(id) == self._journal.run and not source.has_numbers):
-                        raise SourceError from ValueError(f"the id `{id}` comes twice")
-                    if only is not None:
-                        if str(id) not in only:
-                            continue
-                        self._met.add(str(id))
-                    if id in known:
+                strangers += 1
+                why = self._reader_died(error.certificate, blamed, strangers)
+                if why is not None:
+                    return self._source_failed(why, "")
+                continue
+            except (NoProc, RebeamError) as error:
+                return self._source_failed(f"{type(error).__name__}: {error}", "")
+            if block is None:
+                return None
+            for record, is_known in await self._looked_up(block.records, looks=looks):
+                self._read += 1
+                if only is not None:
+                    if str(record.id) not in only:
                         continue
-                    await self._take_up(id, value)
-                    if self._stopped is not None:
-                        return
-        except SourceError as failure:
-            error = failure.__cause__ or failure
-            # What was read is finished; what comes behind is not known to anybody.
-            what = f"the source failed after {self._read} items: {type(error).__name__}: {error}"
-            log.error("%s", what, exc_info=error)
-            self._fault = what
+                    self._met.add(str(record.id))
+                if is_known:
+                    continue
+                await self._take_up(record)
+                if self._stopped is not None:
+                    return None
+        if block is not None and block.error is not None:
+            self._source_failed(block.error.cause, block.error.detail)
+        return None
 
-    async def _take_up(self, id: Id, value: Any) -> None:
-        payload = pickle.dumps(value, 5)
-        work = Work(str(id), payload, [id], [])
+    async def _next_block(self, blamed: dict[int, str]) -> Block | None:
+        """What the source gives next; None if the run is to stop meanwhile."""
+        reader = rebeam.ref(Reader, "source").options(timeout=None)
+        asked = asyncio.ensure_future(reader.acall(Reader.read, self._read, blamed))
+        stop = asyncio.ensure_future(self._ordered.wait())
+        try:
+            await asyncio.wait([asked, stop], return_when=asyncio.FIRST_COMPLETED)
+            return await asked if asked.done() else None
+        finally:
+            asked.cancel()
+            stop.cancel()
+
+    def _reader_died(self, certificate: Certificate, blamed: dict[int, str], times: int) -> str | None:
+        """The process that reads has died: says why the source has failed by that, if it has."""
+        cause = f"the process that read it died: {certificate.reason}"
+        entry = next(iter(self._sorter.marks[0].in_hand()), None)
+        has_timed_out = self._sorter.timed_out.pop(0, None) is not None
+        if not self._source.is_replayable:
+            return f"{cause}; what it had read ahead is lost"
+        if _is_strangers(certificate) and not has_timed_out and times <= STRANGERS:
+            return None
+        if entry is None or entry.phase == _marks.ITERATE:
+            return None if times < 2 else cause
+        what = {_marks.ID: "its id"}.get(entry.phase, "its key")
+        why = f"it took longer than {self._own_limit(entry):g} s" if has_timed_out else cause
+        blamed[entry.place] = _worker.valid(f"{what}: {why}")
+        return None
+
+    def _source_failed(self, cause: str, detail: str) -> None:
+        # What was read is finished; what comes behind is not known to anybody.
+        what = f"the source failed after {self._read} items: {cause}"
+        log.error("%s%s", what, f"\n{detail}" if detail else "")
+        self._fault = what
+
+    async def _looked_up(self, records: list[Record], *, looks: bool) -> list[tuple[Record, bool]]:
+        """Records under ids of their own, and whether each is known, and no other than it was."""
+        if not records:
+            return []
+        if not self._source.has_numbers:
+            times = await self._in_thread(lambda: self._journal.times_seen([it.id for it in records]))
+            records = [it if count == 1 else _twice(it, count) for it, count in zip(records, times, strict=True)]
+        if not looks:
+            return [(it, False) for it in records]
+        known = await self._in_thread(lambda: self._journal.taken_of([it.id for it in records]))
+        looked_up: list[tuple[Record, bool]] = []
+        for it in records:
+            is_known = it.id in known
+            if is_known and it.stamp is not None and known[it.id] not in (None, it.stamp):
+                log.info("`%s` has changed since it was done, and is done again", it.id)
+                self._changes.forgotten.append(it.id)
+                is_known = False
+            looked_up.append((it, is_known))
+        return looked_up
+
+    async def _take_up(self, record: Record) -> None:
+        root = record.id, record.stamp
+        if record.failure is not None:
+            self._changes.taken.append(root)
+            step = 0 if record.payload else SOURCE
+            failure = record.failure
+            self._died_for_good(DeadItem(record.id, step, "source", 1, failure.cause, failure.detail, record.payload))
+            self._to_write.set()
+            return
+        work = Work(record.id, record.payload, [root], [], key=record.key)
         if not self._source.is_replayable:
             # It does not come again: it waits in the journal, and not in the source.
-            self._changes.taken.append(id)
-            self._changes.add_waiting(Waiting(str(id), 0, 0, payload))
-            work.roots, work.rows = [], [(str(id), 0)]
+            self._changes.taken.append(root)
+            self._changes.add_waiting(Waiting(record.id, 0, 0, record.payload))
+            work.roots, work.rows = [], [(record.id, 0)]
             self._to_write.set()
-        else:
-            self._in_flight.add(id)
         self._push(0, work)
         await self._room_before(0)
 
@@ -283,6 +382,8 @@ class Flow:
         pool = self._pool_from(step)
         while pool is not None and pool.is_full and self._stopped is None:
             await pool.room.wait()
+        while self._sorter.is_full and self._stopped is None:
+            await self._sorter.room.wait()
         while len(self._changes) > UNWRITTEN and self._stopped is None:
             await self._written.wait()
 
@@ -292,14 +393,21 @@ class Flow:
 
     def _fed(self, step: int) -> None:
         """Nothing comes to a step any more."""
+        if self._sorting[step]:
+            self._fed_later.add(step)
+            return None
         if step in self._gatherers:
             gatherer = self._gatherers[step]
             if self._stopped is None:
                 gatherer.release_all(lambda work: self._push(step + 1, work))
-            step += 1
+            return self._fed(step + 1)
         if step in self._pools:
             self._pools[step].is_fed = True
             self._look_for_end(self._pools[step])
+        else:
+            self._sorter.is_over = True
+            self._sorter.work.set()
+        return None
 
     def _look_for_end(self, pool: Pool) -> None:
         if pool.is_fed and pool.alive == 0 and not pool.is_over:
@@ -309,75 +417,206 @@ class Flow:
 
     # ---- stages ------------------------------------------------------------------------------------------------------
 
-    def _push(self, step: int, work: Work, *, first: bool = False) -> None:
+    def _push(self, step: int, work: Work) -> None:
         """An item comes to a step."""
-        if step in self._gatherers:
+        target = self._pipeline.steps[step] if step < len(self._pipeline.steps) else None
+        if target is None or (target.key is not None and work.key is None):
+            # Nobody knows yet what belongs to it.
+            work.target = step
+            self._sorting[step] += 1
+            self._sorter.alive += 1
+            self._queue(self._sorter, work)
+        elif step in self._gatherers:
             self._gatherers[step].add(work, lambda batch: self._push(step + 1, batch))
-            return
-        pool = self._pools[step]
-        pool.alive += 1
-        if pool.stage.key is not None:
-            try:
-                work.key = repr(pool.stage.key(unpickled(work.payload)))
-            except Exception as error:
-                self._failed(
-                    pool, work, _worker.valid(f"its key: {type(error).__qualname__}: {error}"), "", may_retry=False
-                )
-                self._look_for_end(pool)
+        else:
+            pool = self._pools[step]
+            pool.alive += 1
+            if self._suspects and not self._is_above_suspicion(pool, work):
                 return
-        self._queue(pool, work, first=first)
+            self._queue(pool, work)
 
     def _queue(self, pool: Pool, work: Work, *, first: bool = False) -> None:
-        number = 0
-        if pool.stage.key is not None:
-            number = hash(work.key) % pool.stage.concurrency
-        queue = pool.queues[number]
+        queue = pool.queues[pool.slot_of(work.key) if pool.stage.key is not None else 0]
         queue.appendleft(work) if first else queue.append(work)
         pool.bytes += work.size
         pool.work.set()
 
+    def _sorted(self, work: Work, result: _worker.Result) -> None:
+        """It is known now what belongs to an item for the step that it goes to."""
+        _, extra, failure = result
+        step, target = work.target, self._pipeline.steps[work.target : work.target + 1]
+        if failure is not None:
+            where = target[0].name if target else "sink"
+            payload = work.payload if isinstance(work.payload, bytes) else _worker.joined(work.payload)
+            self._died_for_good(
+                DeadItem(work.id, step, where, work.attempts + 1, failure.cause, failure.detail, payload)
+            )
+            self._changes.taken.extend(work.roots)
+            self._changes.remove(work.rows)
+        elif target:
+            work.key = extra
+            self._push(step, work)
+        else:
+            self._changes.results.append((work.id, extra))
+            self._changes.remove(work.rows)
+            self._finished += 1
+        self._sorting[step] -= 1
+        if not self._sorting[step] and step in self._fed_later:
+            self._fed_later.discard(step)
+            self._fed(step)
+
+    # ---- items that have perhaps ended a whole run -------------------------------------------------------------------
+
+    def _is_above_suspicion(self, pool: Pool, work: Work) -> bool:
+        """Whether an item was not in hand when a run ended without a word; else it is set aside, or dead."""
+        alone = self._suspects.get(_ids.digest(work.id))
+        if alone is None or work is self._trial:
+            return True
+        if len(work.members) > 1:
+            # Somebody among them.
+            for member in work.members:
+                half = gathered([member])
+                self._suspects.setdefault(_ids.digest(half.id), 0)
+                pool.alive += 1
+                self._aside.append((pool, half))
+            pool.alive -= 1
+        elif alone >= STRIKES:
+            why = f"it was in hand, alone, in {alone} runs that ended without a word"
+            self._failed(pool, work, Failure(why, may_retry=False))
+            self._acquit(work)
+            self._look_for_end(pool)
+        else:
+            self._aside.append((pool, work))
+        return False
+
+    def _look_aside(self) -> None:
+        """If nothing else is left to do, one of those that were set aside is tried, with nobody beside it."""
+        alive = sum(pool.alive for pool in self._pools.values()) + self._sorter.alive
+        if not self._is_read or self._stopped is not None or self._trial is not None:
+            return
+        if self._aside and alive == len(self._aside):
+            pool, work = self._aside.pop(0)
+            self._trial = work
+            self._hand(self._try_alone(pool, work))
+
+    async def _try_alone(self, pool: Pool, work: Work) -> None:
+        digest = _ids.digest(work.id)
+        # What the others have done is to be written down by then.
+        while len(self._changes) or self._is_writing:
+            await self._written.wait()
+        log.warning("`%s` was in hand when a run ended without a word: it is tried with nobody beside it", work.id)
+        await self._in_thread(lambda: self._journal.set_meta(alone=str(digest)))
+        work.is_alone = True
+        self._queue(pool, work)
+
+    def _acquit(self, work: Work) -> None:
+        """An item that was under suspicion is through, one way or the other."""
+        if work is self._trial:
+            self._trial = None
+        if self._suspects and self._suspects.pop(digest := _ids.digest(work.id), None) is not None:
+            self._hand(self._in_thread(lambda: self._journal.acquit(digest)))
+
+    # ---- workers -----------------------------------------------------------------------------------------------------
+
+    def _hand(self, work: Any) -> None:
+        """Has something done beside the others."""
+        task = asyncio.ensure_future(work)
+        self._hands.add(task)
+        task.add_done_callback(self._let_go)
+
+    def _let_go(self, task: asyncio.Task[None]) -> None:
+        self._hands.discard(task)
+        if not task.cancelled() and task.exception() is not None and not self._crash.done():
+            self._crash.set_exception(task.exception())  # type: ignore[arg-type]
+
     async def _drive(self, pool: Pool, slot: int) -> None:
         """Hands chunks to one worker, as long as there are some."""
-        worker = rebeam.ref(Worker, pool.names[slot]).options(timeout=None)
         while (works := await self._next_chunk(pool, slot)) is not None:
             number = next(self._chunks)
             pool.in_hand[number] = slot, works
-            chunk = Chunk(number, [(it.id, it.attempts + 1, it.payload) for it in works])
-            for resource, amount in pool.stage.uses:
-                while self._resources[resource] < amount:
-                    await self._freed.wait()
-                self._resources[resource] -= amount
-            try:
-                done = await worker.acall(Worker.run, chunk)
-            except ActorDied as error:
-                self._died(pool, slot, number, works, error)
-            except NoProc:
+            pool.chunks_of[slot] += 1
+            pool.items_of[slot] += len(works)
+            self._hand(self._hand_over(pool, slot, number, works))
+        while pool.in_hand:
+            await pool.work.wait()
+
+    async def _hand_over(self, pool: Pool, slot: int, number: int, works: list[Work]) -> None:
+        """Has a worker do a chunk."""
+        for resource, amount in pool.stage.uses:
+            while self._resources[resource] < amount:
+                await self._freed.wait()
+            self._resources[resource] -= amount
+        try:
+            done = await self._done(pool, slot, number, works)
+        except ActorDied as error:
+            await self._died(pool, slot, number, works, error)
+        except NoProc:
+            self._put_back(pool, works)
+            self.stop(f"the workers of `{pool.stage.name}` died too often: their supervisor has given up")
+        except RebeamError as error:
+            # Too large to be sent, there or back.
+            self._not_sent(pool, works, error)
+        else:
+            if done.broken is not None:
                 self._put_back(pool, works)
-                self.stop(f"the workers of `{pool.stage.name}` died too often: their supervisor has given up")
-            except RebeamError as error:
-                # Too large to be sent, there or back.
-                self._not_sent(pool, works, error)
+                await self._is_broken(pool, done.broken)
             else:
-                if pool.cpu.get(slot, 0.0) > done.cpu:
-                    self._new_process(pool, slot)
-                pool.cpu[slot] = done.cpu
-                pool.peak_kib = max(pool.peak_kib, done.peak_kib)
-                # With keys, what comes behind a failure was not begun.
-                self._put_back(pool, works[len(done.outcomes) :])
-                for work, (tag, result, seconds) in zip(works, done.outcomes, strict=False):
-                    pool.note(work, seconds)
-                    self._concluded(pool, work, tag, result)
-            finally:
-                pool.in_hand.pop(number, None)
-                for resource, amount in pool.stage.uses:
-                    self._resources[resource] += amount
-                self._freed.set()
-            self._to_write.set()
-            self._look_for_end(pool)
+                self._heard(pool, slot, works, done)
+        finally:
+            pool.in_hand.pop(number, None)
+            pool.chunks_of[slot] -= 1
+            pool.items_of[slot] -= len(works)
+            for resource, amount in pool.stage.uses:
+                self._resources[resource] += amount
+            self._freed.set()
+            pool.work.set()
+        self._to_write.set()
+        self._look_for_end(pool)
+        self._look_aside()
+
+    async def _done(self, pool: Pool, slot: int, number: int, works: list[Work]) -> Done:
+        if pool is self._sorter:
+            chunk = Chunk(number, [(it.id, it.target, it.payload) for it in works])
+            return await rebeam.ref(Reader, "source").options(timeout=None).acall(Reader.sort, chunk)
+        chunk = Chunk(number, [(it.id, it.attempts + 1, it.payload) for it in works])
+        # The two sorts of workers are called alike.
+        return await rebeam.ref(Worker, pool.names[slot]).options(timeout=None).acall(Worker.run, chunk)
+
+    def _heard(self, pool: Pool, slot: int, works: list[Work], done: Done) -> None:
+        """A worker has told what came of a chunk."""
+        pool.is_prepared, pool.broken = True, 0
+        if pool.cpu.get(slot, 0.0) > done.cpu:
+            self._new_process(pool, slot)
+        pool.cpu[slot] = done.cpu
+        pool.peak_kib = max(pool.peak_kib, done.peak_kib)
+        # With keys, what comes behind a failure was not begun.
+        self._put_back(pool, works[len(done.outcomes) :])
+        for work, (tag, result, seconds) in zip(works, done.outcomes, strict=False):
+            pool.note(work, seconds)
+            if pool is self._sorter:
+                pool.alive -= 1
+                self._sorted(work, result)
+            else:
+                self._concluded(pool, work, tag, result)
+
+    async def _is_broken(self, pool: Pool, failure: Failure) -> None:
+        """A worker could not be prepared, by `init` of its stage: what is not is tried again, a few times."""
+        pool.broken += 1
+        if self._stopped is not None:
+            return
+        if pool.is_prepared and pool.broken < MOST_BROKEN:
+            log.warning("`init` of `%s` failed: %s", pool.stage.name, failure.cause)
+            await asyncio.sleep(min(10.0, 0.2 * 2**pool.broken))
+            return
+        times = "" if pool.broken == 1 else f" {pool.broken} times"
+        self._fault = f"`init` of `{pool.stage.name}` failed{times}: {failure.cause}"
+        log.error("%s%s", self._fault, f"\n{failure.detail}" if failure.detail else "")
+        self._code = UNFINISHED if pool.is_prepared else START_FAILED
+        self.stop("a stage cannot be prepared")
 
     async def _next_chunk(self, pool: Pool, slot: int) -> list[Work] | None:
         queue = pool.queues[slot if pool.stage.key else 0]
-        behind = self._pool_from(pool.step + 1)
+        behind = self._pool_from(pool.step + 1) if pool is not self._sorter else None
         while True:
             if pool.is_over or self._stopped is not None:
                 return None
@@ -385,59 +624,55 @@ class Flow:
                 await behind.room.wait()
             elif len(self._changes) > UNWRITTEN:
                 await self._written.wait()
-            elif not queue:
+            elif not queue or not pool.has_room(slot):
                 await pool.work.wait()
             elif (pause := self._pause(pool)) > 0:
                 await pool.work.wait(pause)
-            else:
-                break
-        share = max(1, len(queue) // pool.stage.concurrency)
-        most = min(pool.chunk_size, share)
-        if pool.stage.rate is not None:
-            most = max(1, min(most, int(pool.tokens)))
-        works: list[Work] = []
-        size = 0
-        while queue and len(works) < most and size < MOST_BYTES:
-            if works and queue[0].is_alone:
-                break
-            work = queue.popleft()
-            works.append(work)
-            size += work.size
-            if work.is_alone:
-                break
-        pool.tokens -= len(works)
-        pool.bytes -= size
-        if not pool.is_full:
-            pool.room.set()
-        return works
+            elif works := pool.take(slot):
+                if not pool.is_full:
+                    pool.room.set()
+                return works
+            elif queue:
+                # The first is to be alone, and is not yet.
+                await pool.work.wait()
 
     def _pause(self, pool: Pool) -> float:
-        """How long until the rate of a stage allows another item, in seconds."""
-        rate = pool.stage.rate
+        """How long until a stage may take another item, in seconds: by its rate, or after many failures."""
+        rate, now = pool.stage.rate, time.monotonic()
+        if now < pool.paused_until:
+            return pool.paused_until - now
         if rate is None:
             return 0.0
-        now = time.monotonic()
         pool.tokens = min(max(1.0, rate / 10), pool.tokens + (now - pool.filled) * rate)
         pool.filled = now
         return 0.0 if pool.tokens >= 1 else (1 - pool.tokens) / rate
 
     def _concluded(self, pool: Pool, work: Work, tag: int, result: Any) -> None:
         """A worker has told what came of an item."""
+        if tag == _worker.FAILED:
+            if self._failed(pool, work, result):
+                self._try_again(pool, work, result.after)
+            elif work.key is not None and pool.stage.is_async:
+                pool.release(work.key)
+            return
+        self._acquit(work)
+        pool.failed_in_row = 0
+        if pool.pauses:
+            pool.pauses = 0
+            log.info("`%s` works again", pool.stage.name)
         match tag:
-            case _worker.FAILED:
-                cause, detail, may_retry = result
-                if self._failed(pool, work, cause, detail, may_retry=may_retry):
-                    self._try_again(pool, work)
-                return
             case _worker.ONE:
                 self._passed_on(pool, work, [(work.id, result)])
             case _worker.MANY:
                 self._passed_on(pool, work, [(f"{work.id}/{number}", it) for number, it in enumerate(result)])
             case _worker.SAME:
-                self._passed_on(pool, work, [(work.id, work.payload)])
+                payload = work.payload if isinstance(work.payload, bytes) else _worker.joined(work.payload)
+                self._passed_on(pool, work, [(work.id, (payload, *result[1:]))])
             case _:
                 self._passed_on(pool, work, [])
         pool.done += 1
+        if work.key is not None and pool.stage.is_async:
+            pool.release(work.key)
         self._over(pool, work)
 
     def _put_back(self, pool: Pool, works: list[Work]) -> None:
@@ -450,66 +685,98 @@ class Flow:
             for work in works:
                 work.is_alone = True
             self._put_back(pool, works)
-        else:
-            self._failed(pool, works[0], f"{type(error).__name__}: {error}", "", may_retry=False)
-
-    def _passed_on(self, pool: Pool, work: Work, results: list[tuple[str, Any]]) -> None:
-        step = pool.step + 1
-        # A batch that a filter has let through is a value from here on.
-        results = [(id, it if isinstance(it, bytes) else listed(it)) for id, it in results]
-        if step == len(self._pipeline.steps):
-            self._finished += 1
-            if self._sink.takes_values:
-                self._changes.results.extend(results)
             return
-        for id, payload in results:
-            self._changes.add_waiting(Waiting(id, step, 0, payload))
-            self._push(step, Work(id, payload, [], [(id, step)]))
+        failure = Failure(f"{type(error).__name__}: {error}", may_retry=False)
+        if pool is self._sorter:
+            pool.alive -= 1
+            self._sorted(works[0], (None, None, failure))
+        else:
+            self._failed(pool, works[0], failure, is_crash=True)
+
+    def _passed_on(self, pool: Pool, work: Work, results: list[tuple[Id, _worker.Result]]) -> None:
+        step = pool.step + 1
+        is_end = step == len(self._pipeline.steps)
+        self._finished += is_end
+        for id, (payload, extra, failure) in results:
+            if failure is not None:
+                where = "sink" if is_end else self._pipeline.steps[step].name
+                self._died_for_good(DeadItem(id, step, where, 1, failure.cause, failure.detail, payload or b""))
+            elif is_end:
+                if self._sink.takes_values:
+                    self._changes.results.append((id, extra))
+            else:
+                assert payload is not None
+                self._changes.add_waiting(Waiting(id, step, 0, payload))
+                self._push(step, Work(id, payload, [], [(id, step)], key=extra))
 
     def _over(self, pool: Pool, work: Work) -> None:
         """This step is done with an item, one way or the other."""
         self._changes.taken.extend(work.roots)
         self._changes.remove(work.rows)
         pool.alive -= 1
+        self._acquit(work)
         if not pool.is_full:
             pool.room.set()
 
-    def _failed(self, pool: Pool, work: Work, cause: str, detail: str, *, may_retry: bool = True) -> bool:
+    def _failed(self, pool: Pool, work: Work, failure: Failure, *, is_crash: bool = False) -> bool:
         """An attempt at an item has failed: says whether there is to be another."""
-        if isinstance(work.payload, list) and len(work.payload) > 1:
+        is_batch = isinstance(work.payload, list) and len(work.payload) > 1
+        if not (is_batch and is_crash):
+            work.attempts += 1
+            if failure.may_retry and work.attempts <= pool.stage.retries:
+                pool.retries += 1
+                work.is_alone = work.is_alone or is_crash
+                if not is_crash:
+                    self._note_failed_attempt(pool, failure)
+                return True
+        if is_batch:
             # Somebody among them: each half is tried by itself.
-            for half in halves(work):
+            for half in halves(work, alone=is_crash):
                 pool.alive += 1
                 self._queue(pool, half, first=True)
             pool.alive -= 1
             return False
-        work.attempts += 1
-        if may_retry and work.attempts <= pool.stage.retries:
-            pool.retries += 1
-            work.is_alone = True
-            return True
         pool.failed += 1
         step, payload = pool.step, work.payload
         if isinstance(payload, list):
             # Tried again, it is gathered again.
             step, payload = pool.step - 1, payload[0]
-        self._died_for_good(Dead(work.id, step, pool.stage.name, work.attempts, cause, detail, payload))
+        cause, detail = failure.cause, failure.detail
+        self._died_for_good(DeadItem(work.id, step, pool.stage.name, work.attempts, cause, detail, payload))
         self._over(pool, work)
         return False
 
-    def _try_again(self, pool: Pool, work: Work) -> None:
-        if pool.stage.key is not None:
-            # The others of its key wait for it.
-            self._queue(pool, work, first=True)
-        else:
-            pause = min(30.0, pool.stage.backoff * 2 ** max(0, work.attempts - 1))
-            self._loop.call_later(pause, self._queue, pool, work)
+    def _note_failed_attempt(self, pool: Pool, failure: Failure) -> None:
+        """After many in a row that are to be tried again, a stage pauses: what it needs is gone, most likely."""
+        pool.failed_in_row += 1
+        now = time.monotonic()
+        if not pool.is_half_open or now < pool.paused_until:
+            return
+        pause = min(LONGEST_PAUSE, 2.0**pool.pauses)
+        pool.pauses += 1
+        pool.paused_until = now + pause
+        log.warning(
+            "`%s` pauses for %g s: %d attempts in a row have failed, the last by %s",
+            pool.stage.name, pause, pool.failed_in_row, failure.cause,
+        )  # fmt: skip
 
-    def _died_for_good(self, dead: Dead) -> None:
+    def _try_again(self, pool: Pool, work: Work, after: float = 0.0) -> None:
+        stage = pool.stage
+        pause = min(30.0, stage.backoff * 2 ** max(0, work.attempts - 1)) * (1 - stage.jitter * random.random())
+        pause = max(pause, after)
+        if work.key is None:
+            self._loop.call_later(pause, self._queue, pool, work)
+            return
+        # The others of its key wait for it.
+        pool.held.setdefault(work.key, deque()).appendleft(work)
+        pool.bytes += work.size
+        self._loop.call_later(pause, pool.release, work.key)
+
+    def _died_for_good(self, dead: DeadItem) -> None:
         self._changes.dead.append(dead)
         self._note_dead(dead)
 
-    def _note_dead(self, dead: Dead) -> None:
+    def _note_dead(self, dead: DeadItem) -> None:
         self._dead += 1
         group = dead.stage, dead.cause[:200]
         if len(self._failures) < 1000 or group in self._failures:
@@ -531,66 +798,106 @@ class Flow:
         done = self._finished + self._dead
         return done >= 20 and self._dead * 100 > float(most[:-1]) * done
 
-    def _died(self, pool: Pool, slot: int, number: int, works: list[Work], error: ActorDied) -> None:
+    async def _died(self, pool: Pool, slot: int, number: int, works: list[Work], error: ActorDied) -> None:
         """A worker died with a chunk in hand: one of its items is to blame, the others are none the worse."""
         pool.deaths += 1
         self._new_process(pool, slot)
-        culprit = self._culprit(pool, slot, number, works)
+        certificate = error.certificate
+        entries = [it for it in pool.marks[slot].in_hand() if it.chunk == number]
+        if entries and entries[0].phase == _marks.PREPARE:
+            self._put_back(pool, works)
+            lines = [certificate.stacks, *certificate.last_output[-20:]]
+            detail = _worker.valid("\n".join(line for line in lines if line))
+            if not _is_strangers(certificate):
+                await self._is_broken(pool, Failure(f"its worker died: {certificate.reason}", detail))
+            return
+        culprit = self._culprit(pool, slot, number, works, entries)
         comes_again = False
         if culprit is not None:
-            comes_again = self._blamed(pool, culprit, number, error)
+            comes_again = self._blamed(pool, culprit, number, certificate)
+        is_known = culprit is not None or not entries or _is_strangers(certificate)
         for work in reversed(works):
-            if work is not culprit:
-                work.is_alone = work.is_alone or culprit is None
-            elif not comes_again:
+            if work is culprit:
+                if comes_again:
+                    self._try_again(pool, work)
                 continue
-            elif pool.stage.key is None:
-                self._try_again(pool, work)
-                continue
-            self._queue(pool, work, first=True)
+            work.is_alone = work.is_alone or not is_known
+            if work.key is not None and pool.stage.is_async:
+                pool.release(work.key)
+            if work.key is not None and work.key in pool.held:
+                # It was done before the culprit, and is to be again.
+                pool.held[work.key].appendleft(work)
+            else:
+                self._queue(pool, work, first=True)
 
-    def _blamed(self, pool: Pool, culprit: Work, number: int, error: ActorDied) -> bool:
+    def _culprit(self, pool: Pool, slot: int, number: int, works: list[Work], entries: list[Entry]) -> Work | None:
+        """The item that a worker had in hand by the marks that it has left; None if nobody knows."""
+        if number in pool.timed_out:
+            return pool.timed_out[number]
+        running = pool.marks[slot].running() if pool.stage.is_async else next(iter(entries), None)
+        if running is not None and running.chunk == number and running.place < len(works):
+            return works[running.place]
+        # It may be that the item could not even be received.
+        return works[0] if len(works) == 1 and not pool.stage.is_async else None
+
+    def _blamed(self, pool: Pool, culprit: Work, number: int, certificate: Certificate) -> bool:
         """An item has cost its worker's life; says whether it is tried again."""
-        certificate = error.certificate
         reason = certificate.reason
         has_timed_out = pool.timed_out.pop(number, None) is culprit
-        is_stranger = reason.kind == "signal" and "SIGKILL" in reason.detail and certificate.killer == "unknown"
-        # Also whoever was killed by name where the item before it took too long.
-        is_stranger |= reason.kind == "killed" and not has_timed_out
-        if is_stranger and culprit.strangers < STRANGERS:
+        if not has_timed_out and _is_strangers(certificate) and culprit.strangers < STRANGERS:
             culprit.strangers += 1
             return True
-        cause = f"it took longer than {pool.stage.timeout:g} s" if has_timed_out else f"the worker died: {reason}"
+        cause = (
+            f"it took longer than {self._limit(pool, culprit):g} s" if has_timed_out else f"the worker died: {reason}"
+        )
         lines = [f"killer: {certificate.killer}"] if certificate.killer else []
         lines += [reason.traceback or "", certificate.stacks, *certificate.last_output[-20:]]
-        return self._failed(
-            pool, culprit, _worker.valid(cause), _worker.valid("\n".join(line for line in lines if line))
-        )
-
-    def _culprit(self, pool: Pool, slot: int, number: int, works: list[Work]) -> Work | None:
-        """The item that a worker had in hand by the mark that it has left; None if nobody knows."""
-        if len(works) == 1:
-            return works[0]
-        chunk, place, _ = MARK.unpack_from(self._current.marks, (pool.first_slot + slot) * MARK.size)
-        return works[place] if chunk == number and place < len(works) else None
+        detail = _worker.valid("\n".join(line for line in lines if line))
+        failure = Failure(_worker.valid(cause), detail)
+        if pool is self._sorter:
+            pool.alive -= 1
+            self._sorted(culprit, (None, None, failure))
+            return False
+        return self._failed(pool, culprit, failure, is_crash=True)
 
     def _new_process(self, pool: Pool, slot: int) -> None:
         pool.cpu_before += pool.cpu.pop(slot, 0.0)
 
+    def _limit(self, pool: Pool, work: Work) -> float:
+        """How long an item may take."""
+        if pool is not self._sorter:
+            return pool.stage.timeout or 0.0
+        target = self._pools.get(work.target)
+        return (target.stage.timeout if target is not None else None) or OWN_SECONDS
+
+    def _own_limit(self, entry: Entry) -> float:
+        """How long a record of the source may take that is made an item."""
+        first = self._pools.get(0)
+        timeout = first.stage.timeout if first is not None and entry.phase == _marks.KEY else None
+        return timeout or OWN_SECONDS
+
     async def _watch(self) -> None:
         """Has workers killed whose item takes too long."""
         pools = [pool for pool in self._pools.values() if pool.stage.timeout is not None]
-        marks = self._current.marks
-        while pools:
+        while True:
             await asyncio.sleep(0.1)
             now = time.monotonic()
-            for pool in pools:
-                assert pool.stage.timeout is not None
+            for pool in (*pools, self._sorter):
                 for number, (slot, works) in list(pool.in_hand.items()):
-                    chunk, place, since = MARK.unpack_from(marks, (pool.first_slot + slot) * MARK.size)
-                    if chunk == number and now - since > pool.stage.timeout and number not in pool.timed_out:
-                        pool.timed_out[number] = works[place] if place < len(works) else None
-                        _process.kill_hung(rebeam.ref(Worker, pool.names[slot]))
+                    for entry in pool.marks[slot].in_hand():
+                        if entry.chunk != number or entry.place >= len(works) or entry.phase == _marks.PREPARE:
+                            continue
+                        work = works[entry.place]
+                        # One that waits beside others is told so by its own worker, if that can be told anything.
+                        limit = self._limit(pool, work) + (GRACE if pool.stage.is_async else 0.0)
+                        if now - entry.since > limit and number not in pool.timed_out:
+                            pool.timed_out[number] = work
+                            _process.kill_hung(rebeam.ref(Worker, pool.names[slot]))
+            for entry in self._sorter.marks[0].in_hand():
+                is_own = entry.chunk == _marks.READING and entry.phase in (_marks.ID, _marks.KEY)
+                if is_own and now - entry.since > self._own_limit(entry) and 0 not in self._sorter.timed_out:
+                    self._sorter.timed_out[0] = None
+                    _process.kill_hung(rebeam.ref(Reader, "source"))
 
     # ---- the journal -------------------------------------------------------------------------------------------------
 
@@ -604,6 +911,7 @@ class Flow:
                 await asyncio.sleep(0 if self._is_over else 0.01)
                 continue
             changes, self._changes = self._changes, Changes()
+            self._is_writing = True
             try:
                 refused = await self._in_thread(lambda changes=changes: self._commit(changes))
             except Exception as error:
@@ -617,26 +925,21 @@ class Flow:
                 log.error("%s", what)
                 self.stop("what is done cannot be written down")
                 return
-            self._in_flight.difference_update(changes.taken)
+            finally:
+                self._is_writing = False
             for dead in refused:
                 self._note_dead(dead)
             self._written.set()
 
-    def _commit(self, changes: Changes) -> list[Dead]:
+    def _commit(self, changes: Changes) -> list[DeadItem]:
         """Writes results and journal; gives those that the sink does not take, which are dead by the same commit."""
         refused, mark = [], None
         if changes.results:
-            payloads = dict(changes.results)
-            values, reasons = [], []
-            for id, payload in changes.results:
-                try:
-                    values.append((id, pickle.loads(payload)))
-                except Exception as error:
-                    reasons.append((id, f"its result cannot be unpickled: {type(error).__qualname__}: {error}"))
-            reasons += self._sink.write(values)
+            written = dict(changes.results)
+            reasons = self._sink.write(changes.results)
             mark = self._sink.flush()
             step = len(self._pipeline.steps)
-            refused = [Dead(id, step, "sink", 1, why, "", payloads[id]) for id, why in reasons]
+            refused = [DeadItem(id, step, "sink", 1, why, "", _journal.packed(written[id])) for id, why in reasons]
             changes.dead += refused
         self._journal.commit(changes, mark)
         return refused
@@ -651,6 +954,8 @@ class Flow:
         while True:
             await asyncio.sleep(0.5)
             self._say()
+            # What is in hand is known after a loss of power, too, if it has been for a moment.
+            await self._in_thread(self._current.memory.flush)
 
     def _say(self, *, is_last: bool = False) -> None:
         from rebeam.batch import _report
@@ -666,7 +971,8 @@ class Flow:
         stages: list[dict[str, Any]] = []
         for pool in self._pools.values():
             in_hand = sum(len(works) for _, works in pool.in_hand.values())
-            busy = pool.seconds / (seconds * pool.stage.concurrency) if seconds else 0.0
+            at_once = pool.stage.concurrency * pool.stage.in_flight
+            busy = pool.seconds / (seconds * at_once) if seconds else 0.0
             stages.append({
                 "name": pool.stage.name, "done": pool.done, "failed": pool.failed, "retries": pool.retries,
                 "in_hand": in_hand, "waiting": pool.waiting, "rate": pool.done / seconds if seconds else 0.0,
@@ -688,8 +994,8 @@ class Flow:
             return ""
         command: str | None = self._options["command"]
         if command is None:
-            return "run()" if code == UNFINISHED else "run(retry_failed=True)"
-        return command if code == UNFINISHED else f"{command} --retry-failed"
+            return "run(retry_failed=True)" if code == DEAD_ITEMS else "run()"
+        return f"{command} --retry-failed" if code == DEAD_ITEMS else command
 
     def _report(self, code: int, counts: dict[str, int]) -> dict[str, Any]:
         progress = self._progress()
@@ -704,10 +1010,28 @@ class Flow:
             {"stage": stage, "cause": cause, "count": count, "ids": self._examples[stage, cause]}
             for (stage, cause), count in self._failures.most_common()
         ]
-        state = {DONE: "done", DEAD_ITEMS: "done, with dead items", UNFINISHED: "unfinished"}[code]
+        state = {DONE: "done", DEAD_ITEMS: "done, with dead items"}.get(code, "unfinished")
         return {
             **progress, "code": code, "state": state, "run": self._journal.run, "why": self._fault or self._stopped,
             "counts": {**counts, "done": self._finished, "before": self._before}, "failures": failures,
             "timeline": self._timeline, "command": self._command(code),
             "directory": str(self._current.directory),
         }  # fmt: skip
+
+
+def _is_strangers(certificate: Certificate) -> bool:
+    """Whether somebody else has killed a worker, which says nothing of what it had in hand."""
+    reason = certificate.reason
+    is_unknown = reason.kind == "signal" and "SIGKILL" in reason.detail and certificate.killer == "unknown"
+    # Also whoever was killed by name where the item before it took too long.
+    return is_unknown or reason.kind == "killed"
+
+
+def _twice(record: Record, times: int) -> Record:
+    """A record whose id another has had before."""
+    failure = Failure(f"its id `{record.id}` is that of an earlier item as well", may_retry=False)
+    return record._replace(id=f"{record.id}#{times}", key=None, failure=record.failure or failure)
+
+
+async def _all(tasks: list[asyncio.Task[None]]) -> None:
+    await asyncio.gather(*tasks)

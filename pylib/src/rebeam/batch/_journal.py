@@ -10,18 +10,23 @@ each call, and no safety.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sqlite3
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rebeam import _import_watch
 from rebeam.batch._pipeline import PipelineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-FORMAT = 1
+    from rebeam.batch._ids import Id
+
+FORMAT = 2
 """The version of the tables."""
 
 BESIDE = 256 * 1024
@@ -29,15 +34,22 @@ BESIDE = 256 * 1024
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS taken (id PRIMARY KEY, run INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS taken (id PRIMARY KEY, stamp TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS waiting (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT, step INTEGER, attempts INTEGER, value BLOB, file TEXT, UNIQUE (id, step)
+    id, step INTEGER, attempts INTEGER, value BLOB, file TEXT, UNIQUE (id, step)
 );
 CREATE TABLE IF NOT EXISTS dead (
-    id TEXT PRIMARY KEY, step INTEGER, stage TEXT, attempts INTEGER, cause TEXT, detail TEXT, value BLOB, file TEXT
+    id PRIMARY KEY, step INTEGER, stage TEXT, attempts INTEGER, cause TEXT, detail TEXT, value BLOB, file TEXT
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS outputs (name BLOB PRIMARY KEY, id, is_done INTEGER) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS unfinished ON outputs (name) WHERE is_done = 0;
+CREATE TABLE IF NOT EXISTS suspects (digest INTEGER PRIMARY KEY, alone INTEGER);
 """
+# An id is a number or text, which SQLite keeps apart where a column has no type.
+
+SOURCE = -1
+"""As the step of a dead item: the source could not give it, and is asked again."""
 
 
 PAGE, PAGE_BYTES = 1000, 32 * 1024 * 1024
@@ -47,16 +59,16 @@ PAGE, PAGE_BYTES = 1000, 32 * 1024 * 1024
 class Waiting(NamedTuple):
     """A result that waits for a later stage."""
 
-    id: str
+    id: Id
     step: int
     attempts: int
     value: bytes
 
 
-class Dead(NamedTuple):
+class DeadItem(NamedTuple):
     """An item that failed for good."""
 
-    id: str
+    id: Id
     step: int
     stage: str
     attempts: int
@@ -69,19 +81,24 @@ class Changes:
     """What is to be written at once, noted as it happens: what comes and goes before it is written is not written."""
 
     def __init__(self) -> None:
-        self.taken: list[int | str] = []
-        self.gone: list[tuple[str, int]] = []
-        self.waiting: dict[tuple[str, int], Waiting] = {}
-        self.dead: list[Dead] = []
-        self.results: list[tuple[str, bytes]] = []
+        self.taken: list[tuple[Id, str | None]] = []
+        """Items of the source, and what changes when they do."""
+        self.gone: list[tuple[Id, int]] = []
+        self.waiting: dict[tuple[Id, int], Waiting] = {}
+        self.dead: list[DeadItem] = []
+        self.results: list[tuple[Id, Any]] = []
+        """What the sink is to write."""
+        self.forgotten: list[Id] = []
+        """Items that have changed since they were done, and are begun anew: what came of them goes."""
 
     def __len__(self) -> int:
-        return len(self.taken) + len(self.gone) + len(self.waiting) + len(self.dead) + len(self.results)
+        of_steps = len(self.taken) + len(self.gone) + len(self.waiting)
+        return of_steps + len(self.dead) + len(self.results) + len(self.forgotten)
 
     def add_waiting(self, it: Waiting) -> None:
         self.waiting[it.id, it.step] = it
 
-    def remove(self, rows: list[tuple[str, int]]) -> None:
+    def remove(self, rows: list[tuple[Id, int]]) -> None:
         for row in rows:
             if self.waiting.pop(row, None) is None:
                 self.gone.append(row)
@@ -90,21 +107,20 @@ class Changes:
 class Journal:
     """The journal of one pipeline, open for writing."""
 
-    def __init__(
-        self, directory: Path, name: str, *, fresh: bool = False, looks: bool = False, in_memory: bool = False
-    ) -> None:
+    def __init__(self, directory: Path, name: str, *, looks: bool = False, in_memory: bool = False) -> None:
         """Opens it, or makes it; `looks`: for who does not run it; `in_memory`: it is gone with the run.
 
         Raises:
-            PipelineError: it cannot be written, is broken, is of a newer version, or belongs to another pipeline.
+            PipelineError: it cannot be written, is broken, is of another version, or belongs to another pipeline.
         """
         self._directory = directory
+        self._counts_ids = False
         self._path = directory / "journal.db"
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            if fresh:
-                for path in [*directory.glob("journal.db*"), *directory.glob("values/*")]:
-                    path.unlink()
+            if not in_memory:
+                # SQLite would not go by the umask.
+                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
             self._db = sqlite3.connect(
                 ":memory:" if in_memory else self._path, isolation_level=None, check_same_thread=False
             )
@@ -118,8 +134,10 @@ class Journal:
 
     def _take(self, name: str, *, begins: bool) -> None:
         version = int(self.meta("format") or FORMAT)
-        if version > FORMAT:
-            raise PipelineError(f"the journal `{self._path}` is of a newer version ({version}, this knows {FORMAT})")
+        if version != FORMAT:
+            age = "a newer" if version > FORMAT else "an older"
+            what = f"the journal `{self._path}` is of {age} version ({version}, this knows {FORMAT})"
+            raise PipelineError(f"{what}; `--fresh` starts over")
         other = self.meta("name")
         if other is not None and other != name:
             raise PipelineError(f"the journal `{self._path}` is that of the pipeline `{other}`, not of `{name}`")
@@ -149,14 +167,70 @@ class Journal:
         first_gap += "(SELECT 1 FROM taken WHERE id = one.id + 1) ORDER BY id LIMIT 1"
         return self._one(first_gap)
 
-    def taken_of(self, ids: list[int | str]) -> dict[int | str, int]:
-        """Which of these were taken, and in which run."""
-        found: dict[int | str, int] = {}
+    def taken_of(self, ids: list[Id]) -> dict[Id, str | None]:
+        """Which of these were taken, and what they were like then."""
+        found: dict[Id, str | None] = {}
         for begin in range(0, len(ids), 500):
             part = ids[begin : begin + 500]
             marks = ",".join("?" * len(part))
-            found.update(self._db.execute(f"SELECT id, run FROM taken WHERE id IN ({marks})", part))
+            found.update(self._db.execute(f"SELECT id, stamp FROM taken WHERE id IN ({marks})", part))
         return found
+
+    def times_seen(self, ids: list[Id]) -> list[int]:
+        """How often each of these was seen in this reading of the source, this time included."""
+        if not self._counts_ids:
+            self._counts_ids = True
+            # Not in memory: there may be many.
+            self._db.execute("PRAGMA temp_store=FILE")
+            self._db.execute("CREATE TEMP TABLE seen (id PRIMARY KEY, times INTEGER) WITHOUT ROWID")
+        insert = "INSERT INTO seen VALUES (?, 1) ON CONFLICT (id) DO UPDATE SET times = times + 1 RETURNING times"
+        self._db.execute("BEGIN")
+        times = [self._db.execute(insert, (id,)).fetchone()[0] for id in ids]
+        self._db.execute("COMMIT")
+        return times
+
+    def suspects(self) -> dict[int, int]:
+        """Items that were in hand when a run ended without a word, by their digests; and how often alone."""
+        # As whole numbers of 64 bits with a sign, which is what SQLite has.
+        return {digest & (2**64 - 1): alone for digest, alone in self._db.execute("SELECT * FROM suspects")}
+
+    def suspect(self, digests: Iterable[int], alone: int | None) -> None:
+        """Notes who was in hand at the end of a run; `alone`: who was so, with nobody else."""
+        insert = "INSERT INTO suspects VALUES (?, ?) ON CONFLICT (digest) DO UPDATE SET alone = alone + excluded.alone"
+        self._db.executemany(insert, [(_signed(digest), int(digest == alone)) for digest in digests])
+
+    def acquit(self, digest: int) -> None:
+        """An item that was under suspicion is done, or dead."""
+        self.set_meta(alone="")
+        self._db.execute("DELETE FROM suspects WHERE digest = ?", (_signed(digest),))
+
+    def claim(self, names: list[tuple[bytes, Id]]) -> dict[bytes, Id]:
+        """Notes whose results are to have these names, those that are free; gives whose each of them is now.
+
+        By the next commit they are done.
+        """
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.executemany("INSERT OR IGNORE INTO outputs VALUES (?, ?, 0)", names)
+        self._db.execute("COMMIT")
+        owners = ((name, self.owner(name)) for name, _ in names)
+        return {name: owner for name, owner in owners if owner is not None}
+
+    def owner(self, name: bytes) -> Id | None:
+        """Whose result has this name."""
+        row = self._db.execute("SELECT id FROM outputs WHERE name = ?", (name,)).fetchone()
+        return row[0] if row else None
+
+    def disown(self, name: bytes) -> None:
+        """A name is free again."""
+        self._db.execute("DELETE FROM outputs WHERE name = ?", (name,))
+
+    def outputs(self) -> list[bytes]:
+        """All names that are somebody's."""
+        return [name for (name,) in self._db.execute("SELECT name FROM outputs")]
+
+    def unfinished_outputs(self) -> list[bytes]:
+        """Those that were claimed, and not done by a commit."""
+        return [name for (name,) in self._db.execute("SELECT name FROM outputs WHERE is_done = 0")]
 
     def waiting(self, step: int, after: int) -> list[tuple[int, Waiting]]:
         """What waits for a step, in the order in which it came, behind a number: some of it, not more than fits."""
@@ -172,11 +246,11 @@ class Journal:
                 break
         return found
 
-    def dead(self) -> Iterator[Dead]:
+    def dead(self) -> Iterator[DeadItem]:
         """The dead, in order of ids."""
         for *fields, value, file in self._db.execute("SELECT * FROM dead ORDER BY id"):
             id, step, stage, attempts, cause, detail = fields
-            yield Dead(id, step, stage, attempts, cause, detail, self._value(value, file))
+            yield DeadItem(id, step, stage, attempts, cause, detail, self._value(value, file))
 
     def commit(self, changes: Changes, mark: str | None) -> None:
         """Writes all of it, or nothing."""
@@ -185,14 +259,16 @@ class Journal:
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         try:
-            run = self.run
-            db.executemany("INSERT OR REPLACE INTO taken VALUES (?, ?)", [(id, run) for id in changes.taken])
+            for id in changes.forgotten:
+                self._forget(id)
+            db.executemany("INSERT OR REPLACE INTO taken VALUES (?, ?)", changes.taken)
             files = self._files_of(changes.gone)
             db.executemany("DELETE FROM waiting WHERE id = ? AND step = ?", changes.gone)
             insert = "INSERT OR REPLACE INTO waiting (id, step, attempts, value, file) VALUES (?, ?, ?, ?, ?)"
             db.executemany(insert, waiting)
             db.executemany("INSERT OR REPLACE INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?)", dead)
             if mark is not None:
+                db.execute("UPDATE outputs SET is_done = 1 WHERE is_done = 0")
                 db.execute("INSERT OR REPLACE INTO meta VALUES ('mark', ?)", (mark,))
             db.execute("COMMIT")
         except BaseException:
@@ -206,16 +282,27 @@ class Journal:
 
     def revive(self, only: Iterable[str] | None = None) -> int:
         """Has the dead wait again, with all their attempts; says how many."""
-        where, ids = "", []
+        where, ids = "1", []
         if only is not None:
             ids = list(only)
-            where = f" WHERE id IN ({','.join('?' * len(ids))})"
+            where = f"CAST(id AS TEXT) IN ({','.join('?' * len(ids))})"
         self._db.execute("BEGIN IMMEDIATE")
         insert = "INSERT OR REPLACE INTO waiting (id, step, attempts, value, file)"
-        self._db.execute(f"{insert} SELECT id, step, 0, value, file FROM dead{where}", ids)
-        count = self._db.execute(f"DELETE FROM dead{where}", ids).rowcount
+        read = f"step <> {SOURCE} AND {where}"
+        self._db.execute(f"{insert} SELECT id, step, 0, value, file FROM dead WHERE {read}", ids)
+        # The source gives them again.
+        unread = f"SELECT id FROM dead WHERE step = {SOURCE} AND {where}"
+        self._db.execute(f"DELETE FROM taken WHERE id IN ({unread})", ids)
+        count = self._db.execute(f"DELETE FROM dead WHERE {where}", ids).rowcount
         self._db.execute("COMMIT")
         return count
+
+    def _forget(self, id: Id) -> None:
+        """Takes out what has come of an item so far, and of what it was made into."""
+        # What `id/0` begins with is `id/`, and what comes behind all of those is `id0`.
+        below = f"{id}/", f"{id}0"
+        for table in ("waiting", "dead"):
+            self._db.execute(f"DELETE FROM {table} WHERE id = ? OR (id >= ? AND id < ?)", (id, *below))
 
     def close(self) -> None:
         self._db.close()
@@ -223,13 +310,13 @@ class Journal:
     def _one(self, query: str) -> int:
         return int(self._db.execute(query).fetchone()[0])
 
-    def _stored(self, place: str, id: str, value: bytes) -> tuple[bytes | None, str | None]:
+    def _stored(self, place: str, id: Id, value: bytes) -> tuple[bytes | None, str | None]:
         """A value as its row holds it: itself, or the file that does."""
         if len(value) < BESIDE:
             return value, None
         import hashlib
 
-        name = f"{hashlib.sha256(id.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}-{place}"
+        name = f"{hashlib.sha256(repr(id).encode()).hexdigest()[:32]}-{place}"
         folder = self._directory / "values"
         folder.mkdir(exist_ok=True)
         with open(folder / f"{name}.part", "wb") as file:
@@ -247,12 +334,134 @@ class Journal:
         tables = ("waiting", "dead")
         return any(self._db.execute(f"SELECT 1 FROM {it} WHERE file = ?", (file,)).fetchone() for it in tables)
 
-    def _files_of(self, gone: list[tuple[str, int]]) -> list[str]:
+    def _files_of(self, gone: list[tuple[Id, int]]) -> list[str]:
         if not (self._directory / "values").is_dir():
             return []
         query = "SELECT file FROM waiting WHERE id = ? AND step = ? AND file IS NOT NULL"
         rows = (self._db.execute(query, key).fetchone() for key in gone)
         return [row[0] for row in rows if row]
+
+
+def clear(directory: Path) -> None:
+    """Removes a journal."""
+    try:
+        for path in [*directory.glob("journal.db*"), *directory.glob("values/*"), *directory.glob("marks")]:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise unusable(directory / "journal.db", error) from None
+
+
+def check_owner(directory: Path) -> None:
+    """Refuses a journal that somebody else has made, or that everybody may write: its values are unpickled.
+
+    Raises:
+        PipelineError: it is not ours.
+    """
+    for path in (directory, *directory.glob("journal.db*"), *directory.glob("values")):
+        try:
+            found = os.stat(path)
+        except FileNotFoundError:
+            continue
+        hint = "what it says would be run as you: `--trust-journal` goes on, `--journal DIR` takes another place"
+        if found.st_uid != os.geteuid():
+            raise PipelineError(f"`{path}` belongs to user {found.st_uid}, and not to you; {hint}")
+        if found.st_mode & 0o002 and not found.st_mode & 0o1000:
+            raise PipelineError(f"everybody may write to `{path}`; {hint}")
+
+
+def packed(written: Any) -> bytes:
+    """What a sink was to write, as a value of the journal: bytes, text, or a pair of a file's name and bytes."""
+    if isinstance(written, bytes):
+        return _WRITTEN + b"b" + written
+    if isinstance(written, str):
+        return _WRITTEN + b"t" + written.encode()
+    name, data = os.fsencode(written[0]), bytes(written[1])
+    return _WRITTEN + b"f" + len(name).to_bytes(4, "little") + name + data
+
+
+def unpacked(value: bytes) -> Any:
+    """What was packed so; None: it is a value, of which nothing was made yet."""
+    if not value.startswith(_WRITTEN):
+        return None
+    kind, data = value[1:2], value[2:]
+    if kind == b"b":
+        return data
+    if kind == b"t":
+        return data.decode()
+    end = 4 + int.from_bytes(data[:4], "little")
+    return os.fsdecode(data[4:end]), data[end:]
+
+
+_WRITTEN = b"W"
+"""What begins such a value. (A pickle begins with 0x80.)"""
+
+
+class Lock:
+    """Holds a journal for one run at a time, across environments, users and projects, by a file in its directory."""
+
+    def __init__(self, directory: Path, token: str, command: str) -> None:
+        """Takes it, or shares it with others of the same run.
+
+        Raises:
+            PipelineError: another run has it, or the file cannot be had.
+        """
+        self.is_first = False
+        """Whether nobody of this run has had it before."""
+        path = directory / "lock"
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with _import_watch.shares_on_purpose():
+                self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise unusable(directory / "journal.db", error) from None
+        try:
+            self._take(path, token, command)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def _take(self, path: Path, token: str, command: str) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = self._holder()
+            if holder.get("token") != token:
+                raise PipelineError(_held_by(path.parent, holder)) from None
+        else:
+            self.is_first = self._holder().get("token") != token
+            who = {"token": token, "pid": int(token.split(".")[0]), "user": _user(), "host": os.uname().nodename}
+            who |= {"since": time.strftime("%Y-%m-%d %H:%M:%S"), "command": command}
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, json.dumps(who).encode(), 0)
+        # Each process of the run that needs it has it, so that it lasts as long as the last of them.
+        fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+    def _holder(self) -> dict[str, Any]:
+        try:
+            found = json.loads(os.pread(self._descriptor, 65536, 0))
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def _held_by(directory: Path, holder: dict[str, Any]) -> str:
+    if not holder:
+        return f"another run has the journal `{directory}` just now"
+    who = f"process {holder.get('pid')} of {holder.get('user')} on {holder.get('host')}"
+    return f"another run has the journal `{directory}`: {who}, since {holder.get('since')} (`{holder.get('command')}`)"
+
+
+def _user() -> str:
+    try:
+        import pwd
+
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except (ImportError, KeyError):
+        return str(os.geteuid())
+
+
+def _signed(digest: int) -> int:
+    return digest - 2**64 if digest >= 2**63 else digest
 
 
 def sync_directory(path: Any) -> None:

@@ -5,28 +5,59 @@ from __future__ import annotations
 import hashlib
 import inspect
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from typing import TypeAlias
+
+    from rebeam.batch._ids import Id
+
+    _Exceptions: TypeAlias = type[BaseException] | tuple[type[BaseException], ...]
 
     from rebeam.batch._sinks import Sink
     from rebeam.batch._sources import Source
+
+
+IN_FLIGHT = 50
+"""Items of an `async def` that a worker has in flight, if nothing else is said."""
 
 
 class PipelineError(ValueError):
     """A pipeline that makes no sense, or a journal that does not fit it."""
 
 
+class Dead(Exception):  # noqa: N818
+    """Raised by a stage: this item is dead for good, and is not tried again. The text is its cause."""
+
+
+class Skip(Exception):  # noqa: N818
+    """Raised by a stage: this item is done, and gives no result."""
+
+
+class Retry(Exception):  # noqa: N818
+    """Raised by a stage: this item is to be tried again, if it has retries left.
+
+    Args:
+        why: the cause, if it has none left.
+        after: seconds to wait at least. Default: the stage's own backoff.
+    """
+
+    def __init__(self, why: str = "", *, after: float | None = None) -> None:
+        super().__init__(why)
+        self.retry_after = after
+
+
 class Item(NamedTuple):
-    """What a stage may know about its item, if it has a parameter called `item`.
+    """What a stage may know about its item, if it has a parameter `item` besides those for value and `init`.
 
     Attributes:
-        id: the same in every run; of what a stage made several of, `id/0`, `id/1`, …
+        id: the same in every run: a number or text; of what a stage made several of, `id/0`, `id/1`, …
         attempt: which attempt this is, from 1.
     """
 
-    id: str
+    id: Id
     attempt: int
 
 
@@ -43,10 +74,20 @@ class Stage:
     timeout: float | None = None
     retries: int = 0
     backoff: float = 0.1
+    jitter: float = 0.1
+    retry_on: tuple[type[BaseException], ...] | None = None
+    never_retry: tuple[type[BaseException], ...] = ()
+    pause_after: int | None = 20
+    in_flight: int = 1
     init: Callable[[], Any] | None = None
     key: Callable[[Any], Any] | None = None
     rate: float | None = None
     uses: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def is_async(self) -> bool:
+        """Whether its items wait beside each other on an event loop."""
+        return is_async(self.function)
 
 
 @dataclass(frozen=True)
@@ -87,6 +128,11 @@ class Pipeline:
         timeout: float | None = None,
         retries: int = 0,
         backoff: float = 0.1,
+        jitter: float = 0.1,
+        retry_on: _Exceptions | None = None,
+        never_retry: _Exceptions = (),
+        pause_after: int | None = 20,
+        in_flight: int | None = None,
         init: Callable[[], Any] | None = None,
         key: Callable[[Any], Any] | None = None,
         rate: float | None = None,
@@ -97,21 +143,31 @@ class Pipeline:
         Args:
             function: a function, an `async def`, a generator function (one item becomes many), or a class, of which
                 each worker makes one and calls it. It gets the value; what `init` returned, if that is not None; and,
-                if it has a parameter `item`, an `Item`.
+                if it has a further parameter `item`, an `Item`. It may raise `Dead`, `Skip` or `Retry`.
             name: as reports call it. Default: the function's.
             concurrency: how many workers. Default: 1.
             memory: of each worker, as for `rebeam.child`. Default: no limit.
-            timeout: seconds that an item may take; then its worker is killed. Default: no limit.
-            retries: how often an item is tried again that failed. Default: not at all.
-            backoff: seconds before the first of them; twice as long before each further one, up to 30. Default: 0.1.
-            init: called once in each worker.
+            timeout: seconds that an item may take; then its worker is killed, or, of an `async def`, it is cancelled.
+                Default: no limit.
+            retries: how often an item, or a whole batch, is tried again that failed. Default: not at all.
+            backoff: seconds before the first of them; twice as long before each further one, up to 30; longer if the
+                exception says so (an attribute `retry_after`, or the header `Retry-After` of its `response`).
+                Default: 0.1.
+            jitter: the share of a pause, from 0 to 1, that chance may take away. Default: 0.1.
+            retry_on: exceptions that are worth another attempt. Default: all; a crash and a timeout always are.
+            never_retry: exceptions that are not.
+            pause_after: after so many attempts in a row that have failed and are to be made again, the stage pauses,
+                a second at first, up to a minute, then tries one item. None: never. Default: 20.
+            in_flight: how many items of an `async def` each worker has in flight. Default: 50.
+            init: called once in each worker; for an `async def`, it may be one, too.
             key: items with equal keys go to the same worker, one after the other, in order. Default: any worker.
             rate: items per second, of all workers together. Default: no limit.
             uses: how much of the pipeline's `resources` each worker needs while it works.
         """
         return self._with(
             "map", function, name, concurrency=concurrency, memory=memory, timeout=timeout, retries=retries,
-            backoff=backoff, init=init, key=key, rate=rate, uses=tuple(sorted((uses or {}).items())),
+            backoff=backoff, jitter=jitter, retry_on=retry_on, never_retry=never_retry, pause_after=pause_after,
+            in_flight=in_flight, init=init, key=key, rate=rate, uses=uses,
         )  # fmt: skip
 
     def filter(self, function: Callable[..., Any], *, name: str | None = None, **options: Any) -> Pipeline:
@@ -156,10 +212,16 @@ class Pipeline:
         unknown = set(options) - set(Stage.__dataclass_fields__)
         if unknown:
             raise PipelineError(f"a stage has no option `{min(unknown)}`")
-        if isinstance(options.get("uses"), dict):
-            options["uses"] = tuple(sorted(options["uses"].items()))
         called = name if name is not None else str(getattr(function, "__name__", type(function).__name__))
         called = "".join(it if it.isalnum() or it in "-_." else "" for it in called) or kind
+        options["uses"] = tuple(sorted(dict(options.get("uses") or {}).items()))
+        if options.get("in_flight") is None:
+            options["in_flight"] = IN_FLIGHT if is_async(function) else 1
+        elif not is_async(function):
+            raise PipelineError(f"`{called}` has in_flight={options['in_flight']!r}, and is no `async def`")
+        for option in ("retry_on", "never_retry"):
+            if option in options:
+                options[option] = _exceptions(called, option, options[option])
         _check_options(called, options)
         stage = Stage(function, called, kind, **options)
         for resource, amount in stage.uses:
@@ -210,10 +272,15 @@ def _check_options(stage: str, options: dict[str, Any]) -> None:
             not isinstance(value, (int, float)) or value < 0 or (option != "backoff" and value == 0)
         ):
             raise PipelineError(f"`{stage}` has a {option} of {value!r}")
-    for option in ("concurrency", "retries"):
+    for option, least in (("concurrency", 1), ("retries", 0), ("in_flight", 1), ("pause_after", 1)):
         value = options.get(option, 1)
-        if not isinstance(value, int) or value < int(option == "concurrency"):
+        if option == "pause_after" and value is None:
+            continue
+        if not isinstance(value, int) or value < least:
             raise PipelineError(f"`{stage}` has {option}={value!r}")
+    jitter = options.get("jitter", 0)
+    if not isinstance(jitter, (int, float)) or not 0 <= jitter <= 1:
+        raise PipelineError(f"`{stage}` has jitter={jitter!r}; it is a share, from 0 to 1")
     for option in ("init", "key"):
         value = options.get(option)
         if value is not None and not callable(value):
@@ -232,14 +299,45 @@ def pipeline(name: str, *, resources: Mapping[str, int] | None = None) -> Pipeli
     return Pipeline(name, dict(resources or {}))
 
 
+def is_async(function: Any) -> bool:
+    """Whether a stage's function is an `async def`, however it is wrapped."""
+    if inspect.isclass(function):
+        function = getattr(function, "__call__", None)  # noqa: B004
+    elif not inspect.isroutine(function) and not isinstance(function, partial):
+        function = getattr(type(function), "__call__", function)  # noqa: B004
+    seen = inspect.unwrap(function) if callable(function) else function
+    return any(inspect.iscoroutinefunction(it) or inspect.isasyncgenfunction(it) for it in (function, seen))
+
+
+def _exceptions(stage: str, option: str, given: Any) -> tuple[type[BaseException], ...] | None:
+    if given is None:
+        return None
+    classes = given if isinstance(given, tuple) else (given,)
+    if not all(isinstance(one, type) and issubclass(one, BaseException) for one in classes):
+        raise PipelineError(f"`{option}` of `{stage}` is {given!r}; it is an exception's class, or a tuple of them")
+    return classes
+
+
 def _code_of(function: Any) -> str:
     if function is None:
         return ""
+    if isinstance(function, partial):
+        return f"{_code_of(function.func)} {_shown(function.args)} {_shown(function.keywords)}"
     try:
         return inspect.getsource(function)
     except (OSError, TypeError):
         # Of a library without sources, or an object that is called.
         return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+
+
+def _shown(value: Any) -> str:
+    """A value as text that is the same in every run: of what has no such text, its type."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_shown(one)}" for name, one in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_shown, value))
+    is_plain = isinstance(value, (str, bytes, int, float, complex, type(None)))
+    return repr(value) if is_plain else type(value).__qualname__
 
 
 def _digest(text: str) -> str:

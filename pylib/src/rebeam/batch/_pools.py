@@ -1,22 +1,23 @@
 """What waits before a stage and what its workers have in hand: items, pools of workers, and batches being gathered.
 
-When anything happens is the conductor's business.
+When anything happens is the conductor's business. What an item is, nobody here looks at: a value is bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-import pickle
 import time
+import zlib
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rebeam.batch._ids import Id
+    from rebeam.batch._marks import Marks
     from rebeam.batch._pipeline import Batch, Stage
-    from rebeam.batch._sources import Id
 
 CHUNK_SECONDS = 0.02
 """How long a chunk is to take: long beside what handing it over costs, short beside what a death costs."""
@@ -31,18 +32,29 @@ ROOM_BYTES = 64 * 1024 * 1024
 class Work:
     """An item on its way through a step, or several that were gathered."""
 
-    __slots__ = ("attempts", "id", "is_alone", "key", "members", "payload", "roots", "rows", "strangers")
+    __slots__ = ("attempts", "id", "is_alone", "key", "members", "payload", "roots", "rows", "strangers", "target")
 
-    def __init__(self, id: str, payload: Any, roots: list[Id], rows: list[tuple[str, int]], attempts: int = 0) -> None:
+    def __init__(
+        self,
+        id: Id,
+        payload: Any,
+        roots: list[tuple[Id, str | None]],
+        rows: list[tuple[Id, int]],
+        attempts: int = 0,
+        key: str | None = None,
+    ) -> None:
         self.id = id
         self.payload: bytes | list[bytes] = payload
         self.roots = roots
-        """Items of the source that are taken once this is done."""
+        """Items of the source that are taken once this is done, with their stamps."""
         self.rows = rows
         """What of the journal is gone once this is done."""
         self.attempts = attempts
         self.strangers = 0
-        self.key = ""
+        self.key = key
+        """Its key for the step that it comes to; None: it is not known yet, or there are none."""
+        self.target = 0
+        """While its key is being made: the step that it goes to then."""
         self.members: list[Work] = []
         """What was gathered."""
         self.is_alone = False
@@ -73,10 +85,12 @@ class Signal:
 class Pool:
     """One stage: what waits for it, what its workers have in hand, and what it has done so far."""
 
-    def __init__(self, step: int, stage: Stage, first_slot: int) -> None:
-        self.step, self.stage, self.first_slot = step, stage, first_slot
+    def __init__(self, step: int, stage: Stage, marks: list[Marks]) -> None:
+        self.step, self.stage, self.marks = step, stage, marks
         self.names = [f"{stage.name}.{number}" for number in range(stage.concurrency)]
         self.queues: list[deque[Work]] = [deque() for _ in range(stage.concurrency if stage.key else 1)]
+        self.held: dict[str, deque[Work]] = {}
+        """Of keys of which an item is tried again later, or is in flight: what comes behind it."""
         self.bytes = 0
         self.alive = 0
         """Items that are here: waiting, in hand, or about to be tried again."""
@@ -85,8 +99,16 @@ class Pool:
         self.is_over = False
         self.work, self.room = Signal(), Signal()
         self.in_hand: dict[int, tuple[int, list[Work]]] = {}
+        self.chunks_of = [0] * stage.concurrency
+        self.items_of = [0] * stage.concurrency
+        """How many chunks and items each worker has in hand."""
         self.timed_out: dict[int, Work | None] = {}
         """Chunks whose worker was killed for the time that an item took, and the item."""
+        self.failed_in_row = self.pauses = 0
+        self.paused_until = 0.0
+        self.is_prepared = False
+        self.broken = 0
+        """How often its workers could not be prepared, one after the other."""
         self.tokens, self.filled = 1.0, time.monotonic()
         self.average = 0.0
         self.seconds = 0.0
@@ -100,6 +122,62 @@ class Pool:
     @property
     def waiting(self) -> int:
         return sum(map(len, self.queues))
+
+    @property
+    def is_half_open(self) -> bool:
+        """Whether so many have failed that one at a time is tried."""
+        return self.stage.pause_after is not None and self.failed_in_row >= self.stage.pause_after
+
+    def has_room(self, slot: int) -> bool:
+        """Whether a worker may be handed another chunk."""
+        if self.is_half_open and self.in_hand:
+            return False
+        if self.stage.is_async:
+            return self.items_of[slot] < self.stage.in_flight
+        # The next chunk is there before the last one is done; where order or a resource matters, it is not.
+        return self.chunks_of[slot] < (1 if self.stage.key or self.stage.uses else 2)
+
+    def take(self, slot: int) -> list[Work]:
+        """The next chunk for a worker; none, if nothing can be taken now."""
+        stage = self.stage
+        queue = self.queues[slot if stage.key else 0]
+        most = min(self.chunk_size, max(1, len(queue) // stage.concurrency))
+        if stage.is_async:
+            most = min(most, stage.in_flight - self.items_of[slot])
+        if stage.rate is not None:
+            most = max(1, min(most, int(self.tokens)))
+        if self.is_half_open:
+            most = 1
+        works: list[Work] = []
+        size = 0
+        while queue and len(works) < most and size < MOST_BYTES:
+            work = queue[0]
+            if work.key is not None and (behind := self.held.get(work.key)) is not None:
+                behind.append(queue.popleft())
+                continue
+            if work.is_alone and (works or (stage.is_async and self.items_of[slot])):
+                # It waits until it can be alone, and others behind it.
+                break
+            works.append(queue.popleft())
+            size += work.size
+            if stage.is_async and work.key is not None:
+                self.held[work.key] = deque()
+            if work.is_alone:
+                break
+        self.tokens -= len(works)
+        self.bytes -= size
+        return works
+
+    def release(self, key: str) -> None:
+        """What waited behind an item of this key may go on, in its order."""
+        behind = self.held.pop(key, None)
+        if behind:
+            self.queues[self.slot_of(key)].extendleft(reversed(behind))
+        self.work.set()
+
+    def slot_of(self, key: str | None) -> int:
+        """Which worker has a key."""
+        return 0 if key is None else zlib.crc32(key.encode("utf-8", "surrogatepass")) % self.stage.concurrency
 
     @property
     def chunk_size(self) -> int:
@@ -118,10 +196,10 @@ class Pool:
         self.seconds += seconds
         self.average = seconds if self.average == 0 else 0.95 * self.average + 0.05 * seconds
         if len(self.slowest) < 10 or seconds > self.slowest[0][0]:
-            (heapq.heappush if len(self.slowest) < 10 else heapq.heapreplace)(self.slowest, (seconds, work.id))
+            (heapq.heappush if len(self.slowest) < 10 else heapq.heapreplace)(self.slowest, (seconds, str(work.id)))
         size = work.size
         if len(self.largest) < 10 or size > self.largest[0][0]:
-            (heapq.heappush if len(self.largest) < 10 else heapq.heapreplace)(self.largest, (size, work.id))
+            (heapq.heappush if len(self.largest) < 10 else heapq.heapreplace)(self.largest, (size, str(work.id)))
 
 
 class Gatherer:
@@ -133,7 +211,7 @@ class Gatherer:
         self.timers: dict[Any, asyncio.TimerHandle] = {}
 
     def add(self, work: Work, emit: Any) -> None:
-        key = None if self.batch.key is None else self.batch.key(unpickled(work.payload))
+        key, work.key = work.key, None
         group = self.groups.setdefault(key, [])
         group.append(work)
         if len(group) >= self.batch.size:
@@ -166,22 +244,12 @@ def gathered(group: list[Work]) -> Work:
     return work
 
 
-def halves(work: Work) -> Iterator[Work]:
-    """A batch as two."""
+def halves(work: Work, *, alone: bool) -> Iterator[Work]:
+    """A batch as two; `alone`: each is tried without others in its chunk."""
     middle = len(work.members) // 2
     for part in (work.members[:middle], work.members[middle:]):
         half = gathered(part)
         half.attempts = work.attempts
-        half.is_alone = True
+        half.is_alone = alone
         half.key = work.key
         yield half
-
-
-def unpickled(payload: bytes | list[bytes]) -> Any:
-    """A value, or the list of values of a batch."""
-    return pickle.loads(payload) if isinstance(payload, bytes) else [pickle.loads(it) for it in payload]
-
-
-def listed(payloads: list[bytes]) -> bytes:
-    """The values of a batch as one."""
-    return pickle.dumps([pickle.loads(it) for it in payloads], 5)

@@ -1,71 +1,224 @@
-"""Reads a source in a thread of its own, a little ahead of need: a source may block."""
+"""Reads the source, in a process of its own: what it does there is nobody else's end, and it may block.
+
+A thread reads a little ahead of need; an item comes from there as bytes. Beside that, this process makes the keys, and
+what the sink writes, of items that come from no worker: out of the journal, or gathered.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import itertools
 import threading
+import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rebeam._actor import Actor
+from rebeam._errors import ActorExit
+from rebeam.batch import _ids, _marks, _worker
+from rebeam.batch._sources import ROW, Broken
+from rebeam.batch._worker import ONE, After, Chunk, Done, Failure
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-AHEAD = 1000
-"""Items that are read ahead of need."""
+    from rebeam.batch._ids import Id
 
-
-class SourceError(Exception):
-    """The source has failed: its cause is what it raised."""
+AHEAD, AHEAD_BYTES = 1000, 16 * 1024 * 1024
+"""What is read ahead of need: items, and their bytes."""
 
 
-class Reader:
-    """The thread, and what it has read."""
+class Record(NamedTuple):
+    """An item of the source.
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, make: Callable[[], Iterator[Any]], wake: Callable[[], None]
-    ) -> None:
-        self._loop, self._make, self._wake = loop, make, wake
+    Attributes:
+        id: in its canonical form.
+        payload: its value, pickled.
+        stamp: what changes when the item does; None: nothing is known of that.
+        key: for the first step, if that has keys.
+        failure: why it is dead from the beginning.
+    """
+
+    id: Id
+    payload: bytes
+    stamp: str | None
+    key: str | None
+    failure: Failure | None
+
+
+class Block(NamedTuple):
+    """Some records.
+
+    Attributes:
+        records: those that are there.
+        is_over: there are no more.
+        error: why, if that is a fault of the source.
+    """
+
+    records: list[Record]
+    is_over: bool
+    error: Failure | None
+
+
+class Reader(Actor):
+    """The one process that reads."""
+
+    def init(self, slot: int) -> None:
+        from rebeam.batch import _run
+
+        current = _run.current()
+        assert current.pipeline.origin is not None
+        self._pipeline, self._source, self._marks = current.pipeline, current.pipeline.origin, current.marks[slot]
+        self._marks.wipe()
+        self._after = After(current.pipeline, -1)
+        self._ahead: _Ahead | None = None
+        self._position = 0
+        """How many records were handed over, or passed by."""
+        _worker.settle()
+
+    async def read(self, start: int, blamed: dict[int, str]) -> Block:
+        """What was read behind the first `start` records: waits until there is some.
+
+        `blamed` are records, by their numbers, that have cost this process its life, and are not to do so again.
+        """
+        if self._ahead is not None and self._source.is_replayable and start != self._position:
+            # Whoever asks has forgotten what was read.
+            self._ahead.stop()
+            self._ahead = None
+        if self._ahead is None:
+            self._position = start
+            self._ahead = _Ahead(self._records(start, blamed), asyncio.get_running_loop())
+        block = await self._ahead.take()
+        self._position += len(block.records)
+        return block
+
+    async def sort(self, chunk: Chunk) -> Done:
+        """What steps need of items, each for the step that stands in the place of its attempt."""
+        outcomes: list[_worker.Outcome] = []
+        for place, (id, step, payload) in enumerate(chunk.items):
+            began, since = time.perf_counter(), time.monotonic()
+
+            def enter(phase: int, place: int = place, since: float = since, id: Id = id) -> None:
+                self._marks.begin(1, chunk.number, place, phase, since, _ids.digest(id))
+
+            enter(_marks.KEY)
+            try:
+                value = _worker.value_of(payload)
+                result = After(self._pipeline, step - 1).of(id, value, enter, lambda: None)
+            except ActorExit:
+                raise
+            except BaseException as error:
+                result = None, None, _worker.failure(error)._replace(may_retry=False)
+            outcomes.append((ONE, result, time.perf_counter() - began))
+        self._marks.clear(1)
+        return _worker.done(outcomes)
+
+    def _records(self, start: int, blamed: dict[int, str]) -> Iterator[Record]:
+        items = enumerate(itertools.islice(self._source.items(), start, None), start)
+        while True:
+            number, since = start, time.monotonic()
+            self._marks.begin(0, _marks.READING, number, _marks.ITERATE, since, 0)
+            found = next(items, None)
+            if found is None:
+                break
+            start += 1
+            number, (id, value, stamp) = found
+            cause = blamed.get(number)
+            if cause is not None:
+                yield Record(_numbered(id, number), b"", None, None, Failure(cause, may_retry=False))
+                continue
+            yield self._record(number, id, value, stamp)
+        self._marks.clear(0)
+
+    def _record(self, number: int, id: Any, value: Any, stamp: str | None) -> Record:
+        payload, key, what, made = b"", None, "its id", _numbered(id, number)
+        if isinstance(value, Broken):
+            return Record(_numbered(id, number, value.where), b"", None, None, value.failure())
+        try:
+            if callable(id):
+                self._marks.begin(0, _marks.READING, number, _marks.ID, time.monotonic(), 0)
+                id = id(value)
+            made = _ids.canonical(id)
+            what = ""
+            payload = _worker.pickled(value, "it")
+            if stamp is ROW:
+                stamp = hashlib.blake2b(payload, digest_size=8).hexdigest()
+            if self._after.key is not None:
+                what = self._after.what
+                self._marks.begin(0, _marks.READING, number, _marks.KEY, time.monotonic(), 0)
+                key = _ids.key(self._after.key(value))
+        except ActorExit:
+            raise
+        except _worker.Unpicklable as error:
+            return Record(made, b"", None, None, Failure(_worker.valid(str(error)), may_retry=False))
+        except BaseException as error:
+            return Record(made, payload, None, None, _worker.named(what, error))
+        return Record(made, payload, stamp, key, None)
+
+
+def _numbered(id: Any, number: int, where: str = "") -> Id:
+    """The id of a record, whose own may not be had: then it is its place."""
+    if isinstance(id, (int, str)):
+        return _ids.canonical(id)
+    return where or f"record {number}"
+
+
+class _Ahead:
+    """The thread that reads, and what it has read."""
+
+    def __init__(self, records: Iterator[Record], loop: asyncio.AbstractEventLoop) -> None:
+        self._records, self._loop = records, loop
         self._changed = threading.Condition()
-        self._read: deque[Any] = deque()
-        self._is_wanted = False
-        self._has_ended = False
-        self._error: BaseException | None = None
+        self._read: deque[Record] = deque()
+        self._bytes = 0
+        self._is_wanted, self._has_ended = True, False
+        self._error: Failure | None = None
+        self._some = asyncio.Event()
         threading.Thread(target=self._run, name="source", daemon=True).start()
 
-    def take(self) -> list[Any] | None:
-        """What was read: some, none for now, or None at the end. Whoever gets none is woken when there is some.
-
-        Raises:
-            SourceError: what came before it was given; this is behind it.
-        """
+    def stop(self) -> None:
+        """Nobody wants any more of it."""
         with self._changed:
-            found = list(self._read)
-            self._read.clear()
+            self._is_wanted = False
             self._changed.notify()
-            if found:
-                return found
-            if self._error is not None:
-                raise SourceError from self._error
-            if self._has_ended:
-                return None
-            self._is_wanted = True
-            return []
+
+    async def take(self) -> Block:
+        """All that is there, once there is some."""
+        while True:
+            with self._changed:
+                found = list(self._read)
+                self._read.clear()
+                self._bytes = 0
+                self._changed.notify()
+                if found or self._has_ended:
+                    is_over = self._has_ended
+                    return Block(found, is_over, self._error if is_over else None)
+                self._some.clear()
+            await self._some.wait()
 
     def _run(self) -> None:
         try:
-            for item in self._make():
+            for record in self._records:
                 with self._changed:
-                    while len(self._read) >= AHEAD:
+                    while self._is_wanted and (len(self._read) >= AHEAD or self._bytes >= AHEAD_BYTES):
                         self._changed.wait()
-                    self._read.append(item)
-                    self._tell()
+                    if not self._is_wanted:
+                        return
+                    self._read.append(record)
+                    self._bytes += len(record.payload)
+                    if len(self._read) > 1:
+                        continue
+                self._tell()
         except BaseException as error:
-            self._error = error
+            self._error = _worker.failure(error)
         with self._changed:
             self._has_ended = True
-            self._tell()
+        self._tell()
 
     def _tell(self) -> None:
-        if self._is_wanted:
-            self._is_wanted = False
-            self._loop.call_soon_threadsafe(self._wake)
+        try:
+            self._loop.call_soon_threadsafe(self._some.set)
+        except RuntimeError:
+            # The process ends.
+            return

@@ -64,7 +64,7 @@ def text(report: dict[str, Any]) -> str:
     if report["why"]:
         lines.append(f"  it ended early: {report['why']}")
     if report["command"]:
-        what = "it goes on with" if report["code"] == 5 else "they are tried again with"
+        what = "they are tried again with" if report["code"] == 4 else "it goes on with"
         lines.append(f"  {what}: {report['command']}")
     return "\n".join(lines)
 

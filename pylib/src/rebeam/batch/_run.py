@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import mmap
 import os
@@ -11,13 +12,16 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rebeam import _client, _main
+from rebeam import _client, _import_watch, _main
 from rebeam._spec import Supervisor, child
+from rebeam.batch import _journal, _marks
 from rebeam.batch._pipeline import Pipeline, PipelineError, Stage
-from rebeam.batch._worker import MARK
 
 VARIABLE = "REBEAM_BATCH"
 """By this `rebeam batch` says how the pipeline is to be run, as JSON."""
+
+ARGUMENTS = "REBEAM_BATCH_ARGUMENTS"
+"""By this `run()` hands on the arguments of its script, as JSON."""
 
 
 class Current(NamedTuple):
@@ -27,16 +31,25 @@ class Current(NamedTuple):
         pipeline: what is run.
         options: of the command.
         directory: of the journal.
-        marks: memory that all workers share with the conductor.
+        memory: what all processes of the run share.
+        marks: of the workers of all stages, and last of the process that reads the source.
     """
 
     pipeline: Pipeline
     options: dict[str, Any]
     directory: Path
-    marks: mmap.mmap
+    memory: mmap.mmap
+    marks: list[_marks.Marks]
+
+    def lock(self) -> _journal.Lock:
+        """Takes the journal, or shares it with the others of this run."""
+        command = self.options.get("command") or "run()"
+        return _journal.Lock(self.directory, str(self.options.get("token")), command)
 
 
 _current: Current | None = None
+_lock: _journal.Lock | None = None
+"""The journal, held by whoever makes the tree, and by all that are forked from it."""
 
 
 def current() -> Current:
@@ -56,55 +69,123 @@ def tree(pipeline: Pipeline) -> Supervisor:
         PipelineError: something is missing, or its journal does not fit it.
     """
     from rebeam.batch._conductor import Conductor
-    from rebeam.batch._journal import Journal
-    from rebeam.batch._worker import Worker
+    from rebeam.batch._reader import Reader
+    from rebeam.batch._worker import AsyncWorker, Worker
 
     pipeline.check()
-    stages = [(step, stage) for step, stage in enumerate(pipeline.steps) if isinstance(stage, Stage)]
-    run = _become(pipeline)
-    # A zygote that takes another's place makes the tree once more, in the middle of the run.
-    is_first = not (run.directory / "run").exists() or (run.directory / "run").read_text() != run.options.get("token")
-    in_memory = bool(run.options.get("no_journal"))
-    journal = Journal(
-        run.directory, pipeline.name, in_memory=in_memory, looks=True, fresh=is_first and bool(run.options.get("fresh"))
-    )
-    try:
-        if is_first:
-            _check_changes(pipeline, journal, accepts=bool(run.options.get("accept_changes")))
-            (run.directory / "run").write_text(str(run.options.get("token")))
-    finally:
-        journal.close()
+    if not _options().get("no_journal"):
+        _begin(pipeline)
+    _become(pipeline)
     pools, slot = [], 0
-    for step, stage in stages:
+    for step, stage in enumerate(pipeline.steps):
+        if not isinstance(stage, Stage):
+            continue
         children = []
         for number in range(stage.concurrency):
             name = f"{stage.name}.{number}"
-            children.append(child(Worker, step, slot, name=name, id=str(number), memory=stage.memory))
+            options: dict[str, Any] = {"name": name, "id": str(number), "memory": stage.memory}
+            if stage.is_async:
+                options["concurrency"] = stage.in_flight + 1
+            children.append(child(AsyncWorker if stage.is_async else Worker, step, slot, **options))
             slot += 1
         # A worker that dies is the item's business: what is too much is said by `--max-failures`.
         pools.append(Supervisor(children, id=stage.name, max_restarts=1000, max_seconds=10))
+    reader = child(Reader, slot, name="source", shutdown="brutal_kill")
+    pools.append(Supervisor([reader], id="source", max_restarts=1000, max_seconds=10))
     conductor = child(Conductor, name="conductor", restart="transient", significant=True, shutdown="infinity")
     return Supervisor([*pools, conductor], auto_shutdown="any_significant")
 
 
+def _options() -> dict[str, Any]:
+    options: dict[str, Any] = json.loads(os.environ.get(VARIABLE) or "{}")
+    return options
+
+
+def _directory(pipeline: Pipeline) -> Path:
+    journal = os.fsdecode(bytes(_options().get("journal") or b".rebeam/batch"))
+    return (Path(journal) / pipeline.name).absolute()
+
+
+def _counts(pipeline: Pipeline) -> list[int]:
+    """How many items each worker has in hand at most; the process that reads has a record and an item."""
+    stages = [stage for stage in pipeline.steps if isinstance(stage, Stage)]
+    return [stage.in_flight for stage in stages for _ in range(stage.concurrency)] + [2]
+
+
+def _begin(pipeline: Pipeline) -> None:
+    """Takes the journal, and readies it for a run.
+
+    Raises:
+        PipelineError: another run has it, it is somebody else's, or it does not fit the pipeline.
+    """
+    global _lock
+    options, directory = _options(), _directory(pipeline)
+    if not options.get("trust_journal") and not options.get("fresh"):
+        _journal.check_owner(directory)
+    _lock = _journal.Lock(directory, str(options.get("token")), options.get("command") or "run()")
+    if not _lock.is_first:
+        # A zygote that takes another's place makes the tree once more, in the middle of the run.
+        return
+    if options.get("fresh"):
+        _start_over(pipeline, directory)
+    journal = _journal.Journal(directory, pipeline.name, looks=True)
+    try:
+        _check_changes(pipeline, journal, accepts=bool(options.get("accept_changes")))
+        _look_for_suspects(journal, directory / "marks", _counts(pipeline))
+    finally:
+        journal.close()
+
+
+def _start_over(pipeline: Pipeline, directory: Path) -> None:
+    """Forgets a journal, and removes what the sink has written by it."""
+    if (directory / "journal.db").exists() and pipeline.target is not None:
+        try:
+            _journal.check_owner(directory)
+            journal = _journal.Journal(directory, pipeline.name, looks=True)
+        except PipelineError:
+            # It is another's, or broken: what it says of files is not to be gone by.
+            pass
+        else:
+            if journal.meta("sink") == pipeline.target.describe():
+                pipeline.target.forget(journal)
+            journal.close()
+    _journal.clear(directory)
+
+
+def _look_for_suspects(journal: _journal.Journal, path: Path, counts: list[int]) -> None:
+    """If the last run ended without a word, notes what was in hand; and makes room for the marks of this one."""
+    if journal.meta("open") == "true" and json.loads(journal.meta("counts") or "null") == counts and path.exists():
+        with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+            if len(memory) >= _marks.size(counts):
+                entries = [it for marks in _marks.split(memory, counts) for it in marks.in_hand()]
+                digests = {
+                    it.digest for it in entries if it.phase not in (_marks.PREPARE, _marks.ITERATE) and it.digest
+                }
+                alone = journal.meta("alone")
+                journal.suspect(digests, int(alone) if alone else None)
+    journal.set_meta(counts=counts)
+    with open(path, "wb") as made:
+        made.truncate(_marks.size(counts))
+
+
 def _become(pipeline: Pipeline) -> Current:
     global _current
-    options = json.loads(os.environ.get(VARIABLE) or "{}")
-    journal = os.fsdecode(bytes(options.get("journal") or b".rebeam/batch"))
-    directory = Path(journal) / pipeline.name
-    workers = sum(stage.concurrency for stage in pipeline.steps if isinstance(stage, Stage))
-    _current = Current(pipeline, options, directory.absolute(), _marks(options.get("marks"), workers))
+    options, directory, counts = _options(), _directory(pipeline), _counts(pipeline)
+    path = options.get("marks") if options.get("no_journal") else directory / "marks"
+    memory = _memory(path, _marks.size(counts))
+    _current = Current(pipeline, options, directory, memory, _marks.split(memory, counts))
     return _current
 
 
-def _marks(path: str | None, workers: int) -> mmap.mmap:
+def _memory(path: str | Path | None, size: int) -> mmap.mmap:
     """Memory that all of a run share, however their processes were made."""
     if path is None:
-        return mmap.mmap(-1, workers * MARK.size)
+        return mmap.mmap(-1, size)
     with open(path, "r+b") as file:
-        if os.fstat(file.fileno()).st_size < workers * MARK.size:
-            file.truncate(workers * MARK.size)
-        return mmap.mmap(file.fileno(), workers * MARK.size)
+        if os.fstat(file.fileno()).st_size < size:
+            file.truncate(size)
+        with _import_watch.shares_on_purpose():
+            return mmap.mmap(file.fileno(), size)
 
 
 def _check_changes(pipeline: Pipeline, journal: Any, *, accepts: bool) -> None:
@@ -147,6 +228,8 @@ def run(pipeline: Pipeline, options: dict[str, Any]) -> dict[str, Any]:
         command = [program, "batch", _target(pipeline, folder), "--report", report, *flags]
         # By our Python, if nothing else is said; and it goes with us, whatever becomes of us.
         environment = {"REBEAM_PYTHON": sys.executable, **os.environ, "REBEAM_PARENT": str(os.getpid())}
+        # The file is imported again, and may make its pipeline by its arguments.
+        environment[ARGUMENTS] = json.dumps(sys.argv)
         told = ""
         if "ipykernel" in sys.modules:
             code, told = _show([*command, "--json"], environment)
@@ -162,15 +245,18 @@ def run(pipeline: Pipeline, options: dict[str, Any]) -> dict[str, Any]:
 def _target(pipeline: Pipeline, folder: str) -> str:
     """Where the program finds a pipeline: in the file of the script, or, of a notebook, in one made for it."""
     main: Any = sys.modules["__main__"]
-    names = [name for name, value in vars(main).items() if value is pipeline]
     path = getattr(main, "__file__", None)
-    if path is not None and names:
-        return f"{path}:{names[0]}"
+    if path is not None:
+        names = [name for name, value in vars(main).items() if value is pipeline]
+        found = next((name for name in names if name in _made_on_import(path)), None)
+        if found is not None:
+            return f"{path}:{found}"
     try:
         import cloudpickle  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError:
         raise PipelineError(
-            "a pipeline that stands in no file under a name of its own needs the package `cloudpickle` to be run"
+            "a pipeline that is not made where its file is imported (in a function, under `if __name__ == ...`, in a "
+            "notebook) needs the package `cloudpickle` to be run"
         ) from None
     stem = os.path.join(folder, "notebook")
     with open(f"{stem}.pickle", "wb") as file:
@@ -178,6 +264,29 @@ def _target(pipeline: Pipeline, folder: str) -> str:
     with open(f"{stem}.py", "w", encoding="utf-8") as file:
         file.write(f"import cloudpickle\n\npipe = cloudpickle.load(open({stem + '.pickle'!r}, 'rb'))\n")
     return f"{stem}.py:pipe"
+
+
+def _made_on_import(path: str) -> set[str]:
+    """The names that a script gives whenever it is imported, and not only when it is run."""
+    try:
+        with open(path, "rb") as file:
+            rest: list[ast.AST] = list(ast.parse(file.read()).body)
+    except (OSError, SyntaxError, ValueError):
+        return set()
+    names: set[str] = set()
+    while rest:
+        node = rest.pop()
+        if isinstance(node, ast.If) and "__name__" in ast.dump(node.test):
+            rest += node.orelse
+        elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.NamedExpr)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {it.id for target in targets for it in ast.walk(target) if isinstance(it, ast.Name)}
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.NamedExpr):
+            rest.append(node.value)
+        elif isinstance(node, (ast.If, ast.For, ast.While, ast.With, ast.Try)):
+            rest += [*node.body, *getattr(node, "orelse", []), *getattr(node, "finalbody", [])]
+            rest += [it for handler in getattr(node, "handlers", []) for it in handler.body]
+    return names
 
 
 def _show(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
