@@ -26,7 +26,7 @@ from rebeam.batch import _ids, _journal, _marks, _worker
 from rebeam.batch._journal import SOURCE, Changes, DeadItem, Journal, Waiting
 from rebeam.batch._pipeline import Batch, PipelineError, Stage
 from rebeam.batch._pools import Gatherer, Pool, Signal, Work, gathered, halves
-from rebeam.batch._reader import Reader
+from rebeam.batch._reader import Reader, Record
 from rebeam.batch._worker import Chunk, Done, Failure, Worker
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rebeam.batch._ids import Id
     from rebeam.batch._marks import Entry
     from rebeam.batch._pipeline import Pipeline
-    from rebeam.batch._reader import Block, Record
+    from rebeam.batch._reader import Block
     from rebeam.batch._run import Current
 
 log = logging.getLogger("rebeam.batch")
@@ -290,7 +290,7 @@ class Flow:
                 return self._source_failed(f"{type(error).__name__}: {error}", "")
             if block is None:
                 return None
-            for record, is_known in await self._looked_up(block.records, looks=looks):
+            for record, is_known in await self._looked_up([Record._make(it) for it in block.records], looks=looks):
                 self._read += 1
                 if only is not None:
                     if str(record.id) not in only:
@@ -382,7 +382,7 @@ class Flow:
         pool = self._pool_from(step)
         while pool is not None and pool.is_full and self._stopped is None:
             await pool.room.wait()
-        while self._sorter.is_full and self._stopped is None:
+        while self._sorter.alive and self._sorter.is_full and self._stopped is None:
             await self._sorter.room.wait()
         while len(self._changes) > UNWRITTEN and self._stopped is None:
             await self._written.wait()
@@ -570,6 +570,8 @@ class Flow:
                 self._resources[resource] += amount
             self._freed.set()
             pool.work.set()
+        if not pool.is_full:
+            pool.room.set()
         self._to_write.set()
         self._look_for_end(pool)
         self._look_aside()
@@ -655,7 +657,8 @@ class Flow:
             elif work.key is not None and pool.stage.is_async:
                 pool.release(work.key)
             return
-        self._acquit(work)
+        if self._suspects or self._trial is not None:
+            self._acquit(work)
         pool.failed_in_row = 0
         if pool.pauses:
             pool.pauses = 0
@@ -714,9 +717,8 @@ class Flow:
         self._changes.taken.extend(work.roots)
         self._changes.remove(work.rows)
         pool.alive -= 1
-        self._acquit(work)
-        if not pool.is_full:
-            pool.room.set()
+        if self._suspects or self._trial is not None:
+            self._acquit(work)
 
     def _failed(self, pool: Pool, work: Work, failure: Failure, *, is_crash: bool = False) -> bool:
         """An attempt at an item has failed: says whether there is to be another."""

@@ -21,6 +21,7 @@ READING = 2**64 - 1
 """Instead of a chunk: a record of the source."""
 
 _ENTRY = struct.Struct("=QIIdQ")
+_PHASE, _PHASE_AT = struct.Struct("=I"), struct.calcsize("=QI")
 _RUNNING = struct.Struct("=Q")
 
 
@@ -48,15 +49,18 @@ class Marks:
     def __init__(self, memory: mmap.mmap, offset: int, count: int) -> None:
         self._memory, self._offset, self._count = memory, offset, count
         self._first = offset + _RUNNING.size
-        self.pack = _ENTRY.pack_into
+
+    def enter(self, entry: int, phase: int) -> None:
+        """Something else is done with the item in hand."""
+        _PHASE.pack_into(self._memory, self._first + entry * _ENTRY.size + _PHASE_AT, phase)
 
     def begin(self, entry: int, chunk: int, place: int, phase: int, since: float, digest: int) -> None:
         """An item is taken in hand."""
-        self.pack(self._memory, self._first + entry * _ENTRY.size, chunk, place, phase, since, digest)
+        _ENTRY.pack_into(self._memory, self._first + entry * _ENTRY.size, chunk, place, phase, since, digest)
 
     def clear(self, entry: int) -> None:
         """It is out of hand."""
-        self.pack(self._memory, self._first + entry * _ENTRY.size, 0, 0, 0, 0.0, 0)
+        self.begin(entry, 0, 0, 0, 0.0, 0)
 
     def run(self, entry: int | None) -> None:
         """Of several that wait beside each other, this one's code runs now."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Stage:
     rate: float | None = None
     uses: tuple[tuple[str, int], ...] = ()
 
-    @property
+    @cached_property
     def is_async(self) -> bool:
         """Whether its items wait beside each other on an event loop."""
         return is_async(self.function)

@@ -32,7 +32,9 @@ ROOM_BYTES = 64 * 1024 * 1024
 class Work:
     """An item on its way through a step, or several that were gathered."""
 
-    __slots__ = ("attempts", "id", "is_alone", "key", "members", "payload", "roots", "rows", "strangers", "target")
+    __slots__ = (
+        "attempts", "id", "is_alone", "key", "members", "payload", "roots", "rows", "size", "strangers", "target",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -45,6 +47,7 @@ class Work:
     ) -> None:
         self.id = id
         self.payload: bytes | list[bytes] = payload
+        self.size = len(payload) if isinstance(payload, bytes) else sum(map(len, payload))
         self.roots = roots
         """Items of the source that are taken once this is done, with their stamps."""
         self.rows = rows
@@ -59,10 +62,6 @@ class Work:
         """What was gathered."""
         self.is_alone = False
         """It is tried without others in its chunk."""
-
-    @property
-    def size(self) -> int:
-        return len(self.payload) if isinstance(self.payload, bytes) else sum(map(len, self.payload))
 
 
 class Signal:

@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from functools import partial
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from rebeam._actor import Actor
@@ -114,35 +115,27 @@ class Worker(Actor):
                 return done(outcomes, failure(error))
             finally:
                 self._marks.clear(0)
-        marks, number, digest, apply, clock = self._marks, chunk.number, _ids.digest, self._apply, time.perf_counter
+        marks, number, digest, apply, clock = self._marks, chunk.number, _ids.digest, self._apply, time.monotonic
+        stage, after, enter, home = self._stage, self._after, partial(marks.enter, 0), _home
         for place, (id, attempt, payload) in enumerate(chunk.items):
-            mark = number, place, time.monotonic(), digest(id)
-            marks.begin(0, number, place, _marks.APPLY, mark[2], mark[3])
             began = clock()
+            marks.begin(0, number, place, _marks.APPLY, began, digest(id))
             try:
-                os.fchdir(_home)
+                os.fchdir(home)
                 result = apply(value_of(payload), Item(id, attempt))
-                if inspect.isawaitable(result):
+                if hasattr(type(result), "__await__"):
                     # Nobody could tell by looking at it.
                     result = asyncio.run(_awaited(result))
-                outcome = self._told(id, result, mark)
+                outcome = told(stage, id, result, after, enter)
             except ActorExit:
                 raise
             except BaseException as error:
-                outcome = concluded(self._stage, error)
+                outcome = concluded(stage, error)
             outcomes.append((*outcome, clock() - began))
             if outcome[0] == FAILED and self._stops:
                 break
         marks.clear(0)
         return done(outcomes)
-
-    def _told(self, id: Id, result: Any, mark: tuple[int, int, float, int]) -> tuple[int, Any]:
-        number, place, since, digest = mark
-
-        def enter(phase: int) -> None:
-            self._marks.begin(0, number, place, phase, since, digest)
-
-        return told(self._stage, id, result, self._after, enter)
 
 
 class AsyncWorker(Actor):
@@ -191,21 +184,17 @@ class AsyncWorker(Actor):
 
     async def _one(self, apply: Any, number: int, place: int, it: tuple[Id, int, Any]) -> Outcome:
         id, attempt, payload = it
-        began, since = time.perf_counter(), time.monotonic()
+        began, marks = time.monotonic(), self._marks
         # There are as many as the conductor hands out.
         entry = self._free.pop() if self._free else 0
-        marks, mark = self._marks, (since, _ids.digest(id))
-
-        def enter(phase: int) -> None:
-            marks.begin(entry, number, place, phase, *mark)
-
-        enter(_marks.APPLY)
+        marks.begin(entry, number, place, _marks.APPLY, began, _ids.digest(id))
+        enter = partial(marks.enter, entry)
         try:
             outcome = await _Stepped(self._applied(apply, id, attempt, payload, enter), marks, entry)
         finally:
             marks.clear(entry)
             self._free.append(entry)
-        return (*outcome, time.perf_counter() - began)
+        return (*outcome, time.monotonic() - began)
 
     async def _applied(self, apply: Any, id: Id, attempt: int, payload: Any, enter: Any) -> tuple[int, Any]:
         limit = self._stage.timeout
@@ -215,7 +204,7 @@ class AsyncWorker(Actor):
                 result = apply(value_of(payload), Item(id, attempt))
                 if inspect.isasyncgen(result):
                     result = _Many([one async for one in result])
-                elif inspect.isawaitable(result):
+                elif hasattr(type(result), "__await__"):
                     result = await result
             return told(self._stage, id, result, self._after, enter)
         except ActorExit:
@@ -321,7 +310,7 @@ def told(stage: Stage, id: Id, result: Any, after: After, enter: Callable[[int],
     if stage.kind == "filter":
         is_kept, value = result
         return (SAME, after.of(id, value, enter, lambda: None)) if is_kept else (NONE, None)
-    if inspect.isgenerator(result) or isinstance(result, _Many):
+    if isinstance(result, (GeneratorType, _Many)):
         values = list(result)
         return MANY, [after.of(f"{id}/{n}", one, enter, partial(pickled, one)) for n, one in enumerate(values)]
     return ONE, after.of(id, result, enter, partial(pickled, result))
