@@ -11,26 +11,26 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 /// A project with pipelines.
-fn pipelines(source: &str) -> Project {
+pub(crate) fn pipelines(source: &str) -> Project {
     Project::new(&format!(
         "import ctypes, os, time\nimport rebeam\nfrom rebeam.batch import Item, pipeline, sink, source\n\n{source}\n"
     ))
 }
 
-fn lines(project: &Project, name: &str) -> Vec<Value> {
+pub(crate) fn lines(project: &Project, name: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(project.path().join(name)).unwrap_or_default();
     assert!(text.is_empty() || text.ends_with('\n'), "the last line is not whole");
     text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
-fn sorted(mut values: Vec<Value>) -> Vec<i64> {
+pub(crate) fn sorted(mut values: Vec<Value>) -> Vec<i64> {
     let mut numbers: Vec<i64> = values.drain(..).map(|value| value.as_i64().expect("a number")).collect();
     numbers.sort_unstable();
     numbers
 }
 
 /// Runs a pipeline to its end; gives its report as well.
-fn run(project: &Project, args: &[&str]) -> (Ran, Value) {
+pub(crate) fn run(project: &Project, args: &[&str]) -> (Ran, Value) {
     let report = project.path().join("report.json");
     let _ = std::fs::remove_file(&report);
     let path = report.display().to_string();
@@ -40,7 +40,7 @@ fn run(project: &Project, args: &[&str]) -> (Ran, Value) {
     (ran, report.unwrap_or_default())
 }
 
-fn dead(project: &Project, name: &str) -> BTreeMap<String, Value> {
+pub(crate) fn dead(project: &Project, name: &str) -> BTreeMap<String, Value> {
     let ran = project.run(&["batch", "dead", name, "--json"]);
     let list = ran.json().as_array().cloned().unwrap_or_default();
     let id = |it: &Value| it["id"].as_str().map_or_else(|| it["id"].to_string(), str::to_owned);
@@ -553,7 +553,7 @@ fn options_that_make_no_sense_are_refused_where_they_stand() {
 }
 
 /// Python itself, as a script of a user's is run.
-fn script_of(project: &Project, args: &[&str]) -> Command {
+pub(crate) fn script_of(project: &Project, args: &[&str]) -> Command {
     let mut command = project.command_of(harness::python());
     let path = harness::rebeam().parent().expect("a folder").display().to_string();
     command.env("PATH", format!("{path}:/usr/bin:/bin")).args(args);

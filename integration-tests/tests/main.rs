@@ -2,6 +2,8 @@
 
 mod aio;
 mod batch;
+mod batch_data;
+mod batch_stages;
 mod bounds;
 mod chaos;
 mod cli;

@@ -17,6 +17,6 @@ come again, with the same `item.id`, by which it can tell.
 
 from rebeam.batch import _sinks as sink
 from rebeam.batch import _sources as source
-from rebeam.batch._pipeline import Item, Pipeline, PipelineError, pipeline
+from rebeam.batch._pipeline import Dead, Item, Pipeline, PipelineError, Retry, Skip, pipeline
 
-__all__ = ["Item", "Pipeline", "PipelineError", "pipeline", "sink", "source"]
+__all__ = ["Dead", "Item", "Pipeline", "PipelineError", "Retry", "Skip", "pipeline", "sink", "source"]

@@ -121,6 +121,8 @@ class Flow:
         # The process that reads also makes keys, and what the sink writes, of items that come from no worker.
         self._sorter = Pool(SOURCE, Stage(None, "source", "sort"), [current.marks[slot]])  # type: ignore[arg-type]
         self._sorter.names = ["source"]
+        self._has_killed_reader = False
+        """Whether it was killed for the time that a record took."""
         self._sorting: Counter[int] = Counter()
         self._fed_later: set[int] = set()
         self._changes = Changes()
@@ -321,14 +323,15 @@ class Flow:
         """The process that reads has died: says why the source has failed by that, if it has."""
         cause = f"the process that read it died: {certificate.reason}"
         entry = next(iter(self._sorter.marks[0].in_hand()), None)
-        has_timed_out = self._sorter.timed_out.pop(0, None) is not None
+        has_timed_out = self._has_killed_reader
+        self._has_killed_reader = False
         if not self._source.is_replayable:
             return f"{cause}; what it had read ahead is lost"
         if _is_strangers(certificate) and not has_timed_out and times <= STRANGERS:
             return None
         if entry is None or entry.phase == _marks.ITERATE:
             return None if times < 2 else cause
-        what = {_marks.ID: "its id"}.get(entry.phase, "its key")
+        what = {_marks.ID: "its id", _marks.KEY: "its key"}.get(entry.phase, "it cannot be pickled")
         why = f"it took longer than {self._own_limit(entry):g} s" if has_timed_out else cause
         blamed[entry.place] = _worker.valid(f"{what}: {why}")
         return None
@@ -878,6 +881,15 @@ class Flow:
         timeout = first.stage.timeout if first is not None and entry.phase == _marks.KEY else None
         return timeout or OWN_SECONDS
 
+    def _may_be_late(self, pool: Pool, slot: int) -> list[Entry]:
+        """Those in hand whose worker cannot see to their time itself."""
+        marks = pool.marks[slot]
+        if not pool.stage.is_async:
+            return marks.in_hand()
+        # Whoever waits is cancelled by its worker; not if another, whose code runs, lets nobody else run.
+        running = marks.running()
+        return [] if running is None else [running]
+
     async def _watch(self) -> None:
         """Has workers killed whose item takes too long."""
         pools = [pool for pool in self._pools.values() if pool.stage.timeout is not None]
@@ -886,19 +898,18 @@ class Flow:
             now = time.monotonic()
             for pool in (*pools, self._sorter):
                 for number, (slot, works) in list(pool.in_hand.items()):
-                    for entry in pool.marks[slot].in_hand():
+                    for entry in self._may_be_late(pool, slot):
                         if entry.chunk != number or entry.place >= len(works) or entry.phase == _marks.PREPARE:
                             continue
                         work = works[entry.place]
-                        # One that waits beside others is told so by its own worker, if that can be told anything.
                         limit = self._limit(pool, work) + (GRACE if pool.stage.is_async else 0.0)
                         if now - entry.since > limit and number not in pool.timed_out:
                             pool.timed_out[number] = work
                             _process.kill_hung(rebeam.ref(Worker, pool.names[slot]))
             for entry in self._sorter.marks[0].in_hand():
-                is_own = entry.chunk == _marks.READING and entry.phase in (_marks.ID, _marks.KEY)
-                if is_own and now - entry.since > self._own_limit(entry) and 0 not in self._sorter.timed_out:
-                    self._sorter.timed_out[0] = None
+                is_own = entry.chunk == _marks.READING and entry.phase != _marks.ITERATE
+                if is_own and now - entry.since > self._own_limit(entry) and not self._has_killed_reader:
+                    self._has_killed_reader = True
                     _process.kill_hung(rebeam.ref(Reader, "source"))
 
     # ---- the journal -------------------------------------------------------------------------------------------------

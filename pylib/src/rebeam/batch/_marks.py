@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import mmap
     from collections.abc import Sequence
 
-APPLY, KEY, SINK, PREPARE, ID, ITERATE = range(6)
+APPLY, KEY, SINK, PREPARE, ID, VALUE, ITERATE = range(7)
 """What is done with an item: the stage's own function; the key for the next step; what the sink makes of it; `init` of
-the stage, whatever the item; the source's `id`; the source itself."""
+the stage, whatever the item; the source's `id`; its value is pickled; the source goes on to the next."""
 
 READING = 2**64 - 1
 """Instead of a chunk: a record of the source."""

@@ -139,6 +139,7 @@ class Reader(Actor):
                 id = id(value)
             made = _ids.canonical(id)
             what = ""
+            self._marks.begin(0, _marks.READING, number, _marks.VALUE, time.monotonic(), 0)
             payload = _worker.pickled(value, "it")
             if stamp is ROW:
                 stamp = hashlib.blake2b(payload, digest_size=8).hexdigest()
