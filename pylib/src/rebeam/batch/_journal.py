@@ -411,7 +411,11 @@ class Lock:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             with _import_watch.shares_on_purpose():
-                self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                try:
+                    self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                except PermissionError:
+                    # Whoever may not write here is told who does.
+                    self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise unusable(directory / "journal.db", error) from None
         try:
@@ -431,8 +435,11 @@ class Lock:
             self.is_first = self._holder().get("token") != token
             who = {"token": token, "pid": int(token.split(".")[0]), "user": _user(), "host": os.uname().nodename}
             who |= {"since": time.strftime("%Y-%m-%d %H:%M:%S"), "command": command}
-            os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, json.dumps(who).encode(), 0)
+            try:
+                os.ftruncate(self._descriptor, 0)
+                os.pwrite(self._descriptor, json.dumps(who).encode(), 0)
+            except OSError as error:
+                raise unusable(path.parent / "journal.db", error) from None
         # Each process of the run that needs it has it, so that it lasts as long as the last of them.
         fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
 

@@ -120,12 +120,12 @@ def _begin(pipeline: Pipeline) -> None:
     """
     global _lock
     options, directory = _options(), _directory(pipeline)
-    if not options.get("trust_journal") and not options.get("fresh"):
-        _journal.check_owner(directory)
     _lock = _journal.Lock(directory, str(options.get("token")), options.get("command") or "run()")
     if not _lock.is_first:
         # A zygote that takes another's place makes the tree once more, in the middle of the run.
         return
+    if not options.get("trust_journal") and not options.get("fresh"):
+        _journal.check_owner(directory)
     if options.get("fresh"):
         _start_over(pipeline, directory)
     journal = _journal.Journal(directory, pipeline.name, looks=True)
