@@ -132,7 +132,8 @@ class Reader(Actor):
     def _record(self, number: int, id: Any, value: Any, stamp: str | None) -> Record:
         payload, key, what, made = b"", None, "its id", _numbered(id, number)
         if isinstance(value, Broken):
-            return Record(_numbered(id, number, value.where), b"", None, None, value.failure())
+            made = _numbered(id, number, value.where)
+            return Record(made, b"", None, None, value.failure(names_place=made != value.where))
         try:
             if callable(id):
                 self._marks.begin(0, _marks.READING, number, _marks.ID, time.monotonic(), 0)

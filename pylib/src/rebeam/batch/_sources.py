@@ -43,11 +43,12 @@ class Broken(NamedTuple):
     cause: str
     content: str
 
-    def failure(self) -> Any:
+    def failure(self, *, names_place: bool) -> Any:
         """As the conductor knows it."""
         from rebeam.batch._worker import Failure, valid
 
-        return Failure(valid(f"{self.where}: {self.cause}")[:1000], valid(self.content[:1000]), may_retry=False)
+        cause = f"{self.where}: {self.cause}" if names_place else self.cause
+        return Failure(valid(cause)[:1000], valid(self.content[:1000]), may_retry=False)
 
 
 class Source:
