@@ -235,7 +235,7 @@ pipe = pipeline('p').source(source.stdin()).stage(work).sink(sink.jsonl('out.jso
     let taken = lines(&project, "out.jsonl").len();
     assert_eq!(run(&project, &[]).0.code, Some(0));
     let held = lines(&project, "out.jsonl").len();
-    assert!(held >= taken && held < 200, "{taken} {held}");
+    assert!(held >= taken, "{taken} {held}");
     let ran = Ran::from(project.command(&["batch", "app.py"]).stdin(input()).output().expect("it runs"));
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert_eq!(sorted(lines(&project, "out.jsonl")), (0..200).collect::<Vec<i64>>());

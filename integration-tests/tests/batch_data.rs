@@ -392,7 +392,7 @@ pipe = pipeline('p').source(range(5)).stage(abs).stage(slow).sink(sink.jsonl('ou
 class P:
     def __reduce__(self): return (open, ('owned', 'w'))
 db = sqlite3.connect('.rebeam/batch/p/journal.db')
-db.execute('INSERT INTO waiting (id, step, attempts, value) VALUES (99, 1, 0, ?)', (pickle.dumps(P(), 5),))
+db.execute('INSERT INTO waiting (id, step, attempts, value, root) VALUES (99, 1, 0, ?, 99)', (pickle.dumps(P(), 5),))
 db.commit()";
     assert!(script_of(&project, &["-c", evil]).status().expect("it runs").success());
     std::fs::set_permissions(&journal, std::fs::Permissions::from_mode(0o777)).expect("it is ours");

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from rebeam.batch._journal import Journal
+from rebeam.batch._journal import Journal, Lock
 from rebeam.batch._pipeline import PipelineError
 
 
@@ -49,6 +50,8 @@ def _tell(verb: str, journal: Journal, directory: Path, *, as_json: bool) -> int
             print(f"{it.id}: {it.cause} (in `{it.stage}`, {it.attempts} attempts)")
             print("".join(f"    {line}\n" for line in it.detail.splitlines()), end="")
     elif verb == "replay":
+        # Not in the middle of a run.
+        _lock = Lock(directory, f"{os.getpid()}.replay", f"rebeam batch replay {directory.name}")
         _show({"waiting again": journal.revive()}, as_json)
     else:
         page, data = directory / "report.html", directory / "report.json"

@@ -14,7 +14,7 @@ import logging
 import random
 import sqlite3
 import time
-from collections import Counter, deque
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from rebeam.batch import _ids, _journal, _marks, _worker
 from rebeam.batch._journal import SOURCE, Changes, DeadItem, Journal, Waiting
 from rebeam.batch._pipeline import Batch, PipelineError, Stage
 from rebeam.batch._pools import Gatherer, Pool, Signal, Work, gathered, halves
-from rebeam.batch._reader import Reader, Record
+from rebeam.batch._reader import Reader, Record, Sorter
 from rebeam.batch._worker import Chunk, Done, Failure, Worker
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ log.setLevel(logging.INFO)
 
 UNWRITTEN = 20_000
 """Changes that may wait to be written before stages pause."""
+
+UNWRITTEN_BYTES = 64 * 1024 * 1024
+"""The same in bytes."""
 
 STRANGERS = 5
 """How often an item may be in hand when somebody else kills its worker, before that counts as its fault."""
@@ -67,6 +70,10 @@ DONE, START_FAILED, DEAD_ITEMS, UNFINISHED = 0, 3, 4, 5
 again."""
 
 
+class SinkError(Exception):
+    """The sink cannot write."""
+
+
 class Conductor(Actor):
     """The one actor that knows the whole of a run."""
 
@@ -83,7 +90,7 @@ class Conductor(Actor):
 
     async def drain(self) -> None:
         """Takes up nothing new: what is in hand is finished, and the run ends, to go on another time."""
-        self._flow.stop("it was asked to stop")
+        self._flow.stop_for_good()
 
 
 class Flow:
@@ -118,9 +125,10 @@ class Flow:
         for step, batch in enumerate(self._pipeline.steps):
             if isinstance(batch, Batch):
                 self._gatherers[step] = Gatherer(step, batch, self._pools[step + 1])
-        # The process that reads also makes keys, and what the sink writes, of items that come from no worker.
-        self._sorter = Pool(SOURCE, Stage(None, "source", "sort"), [current.marks[slot]])  # type: ignore[arg-type]
-        self._sorter.names = ["source"]
+        self._reading = current.marks[slot]
+        # Makes keys, and what the sink writes, of items that come from no worker.
+        self._sorter = Pool(SOURCE, Stage(None, "sorter", "sort"), [current.marks[slot + 1]])  # type: ignore[arg-type]
+        self._sorter.names = ["sorter"]
         self._has_killed_reader = False
         """Whether it was killed for the time that a record took."""
         self._sorting: Counter[int] = Counter()
@@ -132,9 +140,10 @@ class Flow:
         self._fault: str | None = None
         self._code: int | None = None
         self._is_over = False
-        self._chunks = itertools.count(1)
+        # A worker may still be at a chunk of the conductor before this one.
+        self._chunks = itertools.count(time.monotonic_ns())
         self._hands: set[asyncio.Task[None]] = set()
-        self._total = self._source.count() if not self._options.get("only") else len(self._options["only"])
+        self._total = self._count()
         self._read = 0
         self._finished = 0
         self._failures: Counter[tuple[str, str]] = Counter()
@@ -145,20 +154,23 @@ class Flow:
         self._resources = dict(self._pipeline.resources)
         self._freed = Signal()
         self._met: set[str] = set()
-        """Which items were found of those that alone are wanted."""
+        """Which of the ids of `--only` were found."""
         self._suspects = self._journal.suspects()
         self._aside: list[tuple[Pool, Work]] = []
         """Items that were in hand when a run ended without a word: they come last, one by one."""
         self._trial: Work | None = None
         self._is_read = False
         self._journal_thread = ThreadPoolExecutor(1)
+        self._ordered = asyncio.Event()
+        if self._journal.meta("stopping") == str(self._options.get("token")):
+            # The conductor before this one was told so.
+            self.stop("it was asked to stop")
 
     # ---- the whole ---------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._crash: asyncio.Future[None] = self._loop.create_future()
-        self._ordered = asyncio.Event()
         pools = [self._sorter, *self._pools.values()]
         drivers = [self._drive(pool, slot) for pool in pools for slot in range(pool.stage.concurrency)]
         tasks = [asyncio.ensure_future(it) for it in (self._feed(), *drivers)]
@@ -183,6 +195,21 @@ class Flow:
             task.cancel()
         self._end()
 
+    def _count(self) -> int | None:
+        """How many items there are, if that is known."""
+        if self._options.get("only"):
+            return len(self._options["only"])
+        try:
+            return self._source.count()
+        except Exception:
+            # Whoever reads it will say it.
+            return None
+
+    @property
+    def _is_behind(self) -> bool:
+        """Whether more waits to be written than may."""
+        return len(self._changes) > UNWRITTEN or self._changes.bytes > UNWRITTEN_BYTES
+
     def stop(self, why: str) -> None:
         """Takes up nothing new."""
         if self._stopped is None:
@@ -194,6 +221,12 @@ class Flow:
         self._freed.set()
         self._written.set()
         self._ordered.set()
+
+    def stop_for_good(self) -> None:
+        """As `stop`; a conductor that takes this one's place stops, too."""
+        self.stop("it was asked to stop")
+        token = str(self._options.get("token"))
+        self._journal_thread.submit(lambda: self._journal.set_meta(stopping=token))
 
     def _end(self) -> None:
         try:
@@ -256,12 +289,12 @@ class Flow:
                     written = _journal.unpacked(it.value)
                     if step == len(self._pipeline.steps) and written is not None:
                         # The sink refused it, and is to be asked again.
-                        self._changes.results.append((it.id, written))
-                        self._changes.remove([(it.id, step)])
+                        self._changes.add_result(it.id, written, it.root)
+                        self._changes.remove([(it.id, step, it.root)])
                         self._finished += 1
                         self._to_write.set()
                         continue
-                    self._push(step, Work(it.id, it.value, [], [(it.id, step)], it.attempts))
+                    self._push(step, Work(it.id, it.value, [], [(it.id, step, it.root)], it.attempts, root=it.root))
                     await self._room_before(step)
                     if self._stopped is not None:
                         return
@@ -273,18 +306,17 @@ class Flow:
         if only is not None:
             # What is passed over unread is there all the same.
             self._met.update(id for id in only if id.isdecimal() and int(id) < skipped and f"{int(id)}" == id)
-        blamed: dict[int, str] = {}
-        strangers = 0
+        blamed = self._blamed_records()
+        self._position = skipped if source.is_replayable else self._known_position()
+        times = 0
         block: Block | None = None
         while self._stopped is None and (block is None or not block.is_over):
             try:
                 block = await self._next_block(blamed)
+                times = 0
             except ActorDied as error:
-                if any(it.chunk != _marks.READING for it in self._sorter.marks[0].in_hand()):
-                    # What it had in hand beside that is to blame.
-                    continue
-                strangers += 1
-                why = self._reader_died(error.certificate, blamed, strangers)
+                times += 1
+                why = self._reader_died(error.certificate, blamed, times)
                 if why is not None:
                     return self._source_failed(why, "")
                 continue
@@ -292,25 +324,54 @@ class Flow:
                 return self._source_failed(f"{type(error).__name__}: {error}", "")
             if block is None:
                 return None
-            for record, is_known in await self._looked_up([Record._make(it) for it in block.records], looks=looks):
-                self._read += 1
+            records = await self._looked_up([Record._make(it) for it in block.records], looks=looks)
+            wanted = []
+            for record, is_known in records:
                 if only is not None:
                     if str(record.id) not in only:
                         continue
                     self._met.add(str(record.id))
-                if is_known:
-                    continue
+                if not is_known:
+                    wanted.append(record)
+            if not source.is_replayable:
+                await self._write_down(wanted, block.position)
+            self._position = block.position
+            for record in wanted:
                 await self._take_up(record)
                 if self._stopped is not None:
                     return None
+            self._read += len(records)
         if block is not None and block.error is not None:
             self._source_failed(block.error.cause, block.error.detail)
         return None
 
+    def _known_position(self) -> int:
+        """How far a source that cannot be read again has been written down in this run."""
+        token, _, position = (self._journal.meta("position") or "").partition(" ")
+        return int(position) if token == str(self._options.get("token")) else 0
+
+    async def _write_down(self, records: list[Record], position: int) -> None:
+        """Has records written that do not come again, before any of them is gone on with."""
+        for record in records:
+            if record.failure is None:
+                self._changes.taken.append((record.id, record.stamp))
+                self._changes.add_waiting(Waiting(record.id, 0, 0, record.payload, record.id))
+        self._to_write.set()
+        while self._stopped is None and (len(self._changes) or self._is_writing):
+            await self._written.wait()
+        token = str(self._options.get("token"))
+        await self._in_thread(lambda: self._journal.set_meta(position=f"{token} {position}"))
+
+    def _blamed_records(self) -> dict[int, str]:
+        """Records that were in hand whenever a run ended without a word."""
+        first = _ids.record_digest(0)
+        why = f"it was being read in {STRIKES} runs that ended without a word"
+        return {it - first: why for it, times in self._suspects.items() if it >= first and times >= STRIKES}
+
     async def _next_block(self, blamed: dict[int, str]) -> Block | None:
         """What the source gives next; None if the run is to stop meanwhile."""
         reader = rebeam.ref(Reader, "source").options(timeout=None)
-        asked = asyncio.ensure_future(reader.acall(Reader.read, self._read, blamed))
+        asked = asyncio.ensure_future(reader.acall(Reader.read, self._position, blamed))
         stop = asyncio.ensure_future(self._ordered.wait())
         try:
             await asyncio.wait([asked, stop], return_when=asyncio.FIRST_COMPLETED)
@@ -322,11 +383,11 @@ class Flow:
     def _reader_died(self, certificate: Certificate, blamed: dict[int, str], times: int) -> str | None:
         """The process that reads has died: says why the source has failed by that, if it has."""
         cause = f"the process that read it died: {certificate.reason}"
-        entry = next(iter(self._sorter.marks[0].in_hand()), None)
+        entry = next(iter(_left_in_hand(self._reading, _marks.READING)), None)
         has_timed_out = self._has_killed_reader
         self._has_killed_reader = False
         if not self._source.is_replayable:
-            return f"{cause}; what it had read ahead is lost"
+            return f"{cause}, and what it had read is lost"
         if _is_strangers(certificate) and not has_timed_out and times <= STRANGERS:
             return None
         if entry is None or entry.phase == _marks.ITERATE:
@@ -347,8 +408,7 @@ class Flow:
         if not records:
             return []
         if not self._source.has_numbers:
-            times = await self._in_thread(lambda: self._journal.times_seen([it.id for it in records]))
-            records = [it if count == 1 else _twice(it, count) for it, count in zip(records, times, strict=True)]
+            records = await self._in_thread(lambda: _told_apart(self._journal, records))
         if not looks:
             return [(it, False) for it in records]
         known = await self._in_thread(lambda: self._journal.taken_of([it.id for it in records]))
@@ -368,16 +428,15 @@ class Flow:
             self._changes.taken.append(root)
             step = 0 if record.payload else SOURCE
             failure = record.failure
-            self._died_for_good(DeadItem(record.id, step, "source", 1, failure.cause, failure.detail, record.payload))
+            self._died_for_good(
+                DeadItem(record.id, step, "source", 1, failure.cause, failure.detail, record.payload, record.id)
+            )
             self._to_write.set()
             return
         work = Work(record.id, record.payload, [root], [], key=record.key)
         if not self._source.is_replayable:
-            # It does not come again: it waits in the journal, and not in the source.
-            self._changes.taken.append(root)
-            self._changes.add_waiting(Waiting(record.id, 0, 0, record.payload))
-            work.roots, work.rows = [], [(record.id, 0)]
-            self._to_write.set()
+            # It waits in the journal, and not in the source.
+            work.roots, work.rows = [], [(record.id, 0, record.id)]
         self._push(0, work)
         await self._room_before(0)
 
@@ -387,7 +446,7 @@ class Flow:
             await pool.room.wait()
         while self._sorter.alive and self._sorter.is_full and self._stopped is None:
             await self._sorter.room.wait()
-        while len(self._changes) > UNWRITTEN and self._stopped is None:
+        while self._is_behind and self._stopped is None:
             await self._written.wait()
 
     def _pool_from(self, step: int) -> Pool | None:
@@ -452,7 +511,7 @@ class Flow:
             where = target[0].name if target else "sink"
             payload = work.payload if isinstance(work.payload, bytes) else _worker.joined(work.payload)
             self._died_for_good(
-                DeadItem(work.id, step, where, work.attempts + 1, failure.cause, failure.detail, payload)
+                DeadItem(work.id, step, where, work.attempts + 1, failure.cause, failure.detail, payload, work.root)
             )
             self._changes.taken.extend(work.roots)
             self._changes.remove(work.rows)
@@ -460,7 +519,7 @@ class Flow:
             work.key = extra
             self._push(step, work)
         else:
-            self._changes.results.append((work.id, extra))
+            self._changes.add_result(work.id, extra, work.root)
             self._changes.remove(work.rows)
             self._finished += 1
         self._sorting[step] -= 1
@@ -481,7 +540,7 @@ class Flow:
                 half = gathered([member])
                 self._suspects.setdefault(_ids.digest(half.id), 0)
                 pool.alive += 1
-                self._aside.append((pool, half))
+                self._set_aside(pool, half)
             pool.alive -= 1
         elif alone >= STRIKES:
             why = f"it was in hand, alone, in {alone} runs that ended without a word"
@@ -489,8 +548,12 @@ class Flow:
             self._acquit(work)
             self._look_for_end(pool)
         else:
-            self._aside.append((pool, work))
+            self._set_aside(pool, work)
         return False
+
+    def _set_aside(self, pool: Pool, work: Work) -> None:
+        self._aside.append((pool, work))
+        pool.aside += 1
 
     def _look_aside(self) -> None:
         """If nothing else is left to do, one of those that were set aside is tried, with nobody beside it."""
@@ -499,6 +562,7 @@ class Flow:
             return
         if self._aside and alive == len(self._aside):
             pool, work = self._aside.pop(0)
+            pool.aside -= 1
             self._trial = work
             self._hand(self._try_alone(pool, work))
 
@@ -535,6 +599,8 @@ class Flow:
     async def _drive(self, pool: Pool, slot: int) -> None:
         """Hands chunks to one worker, as long as there are some."""
         while (works := await self._next_chunk(pool, slot)) is not None:
+            if not pool.chunks_of[slot]:
+                await self._take_resources(pool)
             number = next(self._chunks)
             pool.in_hand[number] = slot, works
             pool.chunks_of[slot] += 1
@@ -545,33 +611,39 @@ class Flow:
 
     async def _hand_over(self, pool: Pool, slot: int, number: int, works: list[Work]) -> None:
         """Has a worker do a chunk."""
-        for resource, amount in pool.stage.uses:
-            while self._resources[resource] < amount:
-                await self._freed.wait()
-            self._resources[resource] -= amount
         try:
             done = await self._done(pool, slot, number, works)
         except ActorDied as error:
-            await self._died(pool, slot, number, works, error)
+            self._died(pool, slot, number, works, error)
         except NoProc:
             self._put_back(pool, works)
             self.stop(f"the workers of `{pool.stage.name}` died too often: their supervisor has given up")
         except RebeamError as error:
             # Too large to be sent, there or back.
             self._not_sent(pool, works, error)
+        except Exception as error:
+            # What the worker said cannot be understood.
+            self._not_sent(pool, works, error)
         else:
             if done.broken is not None:
                 self._put_back(pool, works)
-                await self._is_broken(pool, done.broken)
+                self._is_broken(pool, done.broken)
             else:
                 self._heard(pool, slot, works, done)
         finally:
             pool.in_hand.pop(number, None)
+            pool.timed_out.pop(number, None)
             pool.chunks_of[slot] -= 1
             pool.items_of[slot] -= len(works)
-            for resource, amount in pool.stage.uses:
-                self._resources[resource] += amount
-            self._freed.set()
+            pool.is_alone_in[slot] = False
+            if not pool.chunks_of[slot]:
+                for resource, amount in pool.stage.uses:
+                    self._resources[resource] += amount
+                self._freed.set()
+            if pool.stage.is_async:
+                for work in works:
+                    if work.key is not None and not work.is_later:
+                        pool.release(work.key)
             pool.work.set()
         if not pool.is_full:
             pool.room.set()
@@ -579,17 +651,25 @@ class Flow:
         self._look_for_end(pool)
         self._look_aside()
 
+    async def _take_resources(self, pool: Pool) -> None:
+        """What a worker needs while it works."""
+        for resource, amount in pool.stage.uses:
+            while self._resources[resource] < amount:
+                await self._freed.wait()
+            self._resources[resource] -= amount
+
     async def _done(self, pool: Pool, slot: int, number: int, works: list[Work]) -> Done:
         if pool is self._sorter:
             chunk = Chunk(number, [(it.id, it.target, it.payload) for it in works])
-            return await rebeam.ref(Reader, "source").options(timeout=None).acall(Reader.sort, chunk)
+            return await rebeam.ref(Sorter, "sorter").options(timeout=None).acall(Sorter.sort, chunk)
         chunk = Chunk(number, [(it.id, it.attempts + 1, it.payload) for it in works])
         # The two sorts of workers are called alike.
         return await rebeam.ref(Worker, pool.names[slot]).options(timeout=None).acall(Worker.run, chunk)
 
     def _heard(self, pool: Pool, slot: int, works: list[Work], done: Done) -> None:
         """A worker has told what came of a chunk."""
-        pool.is_prepared, pool.broken = True, 0
+        pool.is_prepared, pool.broken, pool.strangers = True, 0, 0
+        pool.is_ready[slot] = True
         if pool.cpu.get(slot, 0.0) > done.cpu:
             self._new_process(pool, slot)
         pool.cpu[slot] = done.cpu
@@ -604,14 +684,16 @@ class Flow:
             else:
                 self._concluded(pool, work, tag, result)
 
-    async def _is_broken(self, pool: Pool, failure: Failure) -> None:
+    def _is_broken(self, pool: Pool, failure: Failure) -> None:
         """A worker could not be prepared, by `init` of its stage: what is not is tried again, a few times."""
-        pool.broken += 1
-        if self._stopped is not None:
+        now = time.monotonic()
+        if self._stopped is not None or now < pool.paused_until:
+            # Others have told of the same.
             return
+        pool.broken += 1
         if pool.is_prepared and pool.broken < MOST_BROKEN:
             log.warning("`init` of `%s` failed: %s", pool.stage.name, failure.cause)
-            await asyncio.sleep(min(10.0, 0.2 * 2**pool.broken))
+            pool.paused_until = now + min(10.0, 0.2 * 2**pool.broken)
             return
         times = "" if pool.broken == 1 else f" {pool.broken} times"
         self._fault = f"`init` of `{pool.stage.name}` failed{times}: {failure.cause}"
@@ -627,7 +709,7 @@ class Flow:
                 return None
             if behind is not None and behind.is_full:
                 await behind.room.wait()
-            elif len(self._changes) > UNWRITTEN:
+            elif self._is_behind:
                 await self._written.wait()
             elif not queue or not pool.has_room(slot):
                 await pool.work.wait()
@@ -657,8 +739,6 @@ class Flow:
         if tag == _worker.FAILED:
             if self._failed(pool, work, result):
                 self._try_again(pool, work, result.after)
-            elif work.key is not None and pool.stage.is_async:
-                pool.release(work.key)
             return
         if self._suspects or self._trial is not None:
             self._acquit(work)
@@ -677,22 +757,20 @@ class Flow:
             case _:
                 self._passed_on(pool, work, [])
         pool.done += 1
-        if work.key is not None and pool.stage.is_async:
-            pool.release(work.key)
         self._over(pool, work)
 
     def _put_back(self, pool: Pool, works: list[Work]) -> None:
         for work in reversed(works):
-            self._queue(pool, work, first=True)
+            pool.put_back(work)
 
-    def _not_sent(self, pool: Pool, works: list[Work], error: RebeamError) -> None:
+    def _not_sent(self, pool: Pool, works: list[Work], error: Exception) -> None:
         """A chunk, or what came of it, could not be sent: each item is tried alone, and one alone is at fault."""
         if len(works) > 1:
             for work in works:
                 work.is_alone = True
             self._put_back(pool, works)
             return
-        failure = Failure(f"{type(error).__name__}: {error}", may_retry=False)
+        failure = Failure(_worker.valid(_worker.words(error)), may_retry=False)
         if pool is self._sorter:
             pool.alive -= 1
             self._sorted(works[0], (None, None, failure))
@@ -706,14 +784,15 @@ class Flow:
         for id, (payload, extra, failure) in results:
             if failure is not None:
                 where = "sink" if is_end else self._pipeline.steps[step].name
-                self._died_for_good(DeadItem(id, step, where, 1, failure.cause, failure.detail, payload or b""))
+                detail = failure.detail
+                self._died_for_good(DeadItem(id, step, where, 1, failure.cause, detail, payload or b"", work.root))
             elif is_end:
                 if self._sink.takes_values:
-                    self._changes.results.append((id, extra))
+                    self._changes.add_result(id, extra, work.root)
             else:
                 assert payload is not None
-                self._changes.add_waiting(Waiting(id, step, 0, payload))
-                self._push(step, Work(id, payload, [], [(id, step)], key=extra))
+                self._changes.add_waiting(Waiting(id, step, 0, payload, work.root))
+                self._push(step, Work(id, payload, [], [(id, step, work.root)], key=extra, root=work.root))
 
     def _over(self, pool: Pool, work: Work) -> None:
         """This step is done with an item, one way or the other."""
@@ -738,7 +817,7 @@ class Flow:
             # Somebody among them: each half is tried by itself.
             for half in halves(work, alone=is_crash):
                 pool.alive += 1
-                self._queue(pool, half, first=True)
+                pool.put_back(half)
             pool.alive -= 1
             return False
         pool.failed += 1
@@ -747,7 +826,8 @@ class Flow:
             # Tried again, it is gathered again.
             step, payload = pool.step - 1, payload[0]
         cause, detail = failure.cause, failure.detail
-        self._died_for_good(DeadItem(work.id, step, pool.stage.name, work.attempts, cause, detail, payload))
+        name, attempts = pool.stage.name, work.attempts
+        self._died_for_good(DeadItem(work.id, step, name, attempts, cause, detail, payload, work.root))
         self._over(pool, work)
         return False
 
@@ -767,15 +847,19 @@ class Flow:
 
     def _try_again(self, pool: Pool, work: Work, after: float = 0.0) -> None:
         stage = pool.stage
-        pause = min(30.0, stage.backoff * 2 ** max(0, work.attempts - 1)) * (1 - stage.jitter * random.random())
-        pause = max(pause, after)
-        if work.key is None:
-            self._loop.call_later(pause, self._queue, pool, work)
-            return
-        # The others of its key wait for it.
-        pool.held.setdefault(work.key, deque()).appendleft(work)
-        pool.bytes += work.size
-        self._loop.call_later(pause, pool.release, work.key)
+        grown = stage.backoff * 2.0 ** min(max(0, work.attempts - 1), 64)
+        pause = max(min(30.0, grown) * (1 - stage.jitter * random.random()), after)
+        work.is_later = True
+        if work.key is not None:
+            pool.hold(work)
+        self._loop.call_later(pause, self._comes_again, pool, work)
+
+    def _comes_again(self, pool: Pool, work: Work) -> None:
+        work.is_later = False
+        if work.key is not None:
+            pool.release(work.key)
+        else:
+            self._queue(pool, work)
 
     def _died_for_good(self, dead: DeadItem) -> None:
         self._changes.dead.append(dead)
@@ -803,47 +887,61 @@ class Flow:
         done = self._finished + self._dead
         return done >= 20 and self._dead * 100 > float(most[:-1]) * done
 
-    async def _died(self, pool: Pool, slot: int, number: int, works: list[Work], error: ActorDied) -> None:
+    def _died(self, pool: Pool, slot: int, number: int, works: list[Work], error: ActorDied) -> None:
         """A worker died with a chunk in hand: one of its items is to blame, the others are none the worse."""
-        pool.deaths += 1
-        self._new_process(pool, slot)
         certificate = error.certificate
-        entries = [it for it in pool.marks[slot].in_hand() if it.chunk == number]
+        if certificate.pid != pool.last_dead:
+            # It had other chunks in hand as well.
+            pool.last_dead = certificate.pid
+            pool.deaths += 1
+            pool.is_ready[slot] = False
+            pool.last_running = _left_running(pool.marks[slot], set(pool.in_hand)) if pool.stage.is_async else None
+            pool.last_items = pool.items_of[slot]
+            self._new_process(pool, slot)
+        entries = _left_in_hand(pool.marks[slot], number)
         if entries and entries[0].phase == _marks.PREPARE:
             self._put_back(pool, works)
-            lines = [certificate.stacks, *certificate.last_output[-20:]]
-            detail = _worker.valid("\n".join(line for line in lines if line))
-            if not _is_strangers(certificate):
-                await self._is_broken(pool, Failure(f"its worker died: {certificate.reason}", detail))
+            self._died_preparing(pool, certificate)
             return
-        culprit = self._culprit(pool, slot, number, works, entries)
+        culprit = self._culprit(pool, number, works, entries)
+        if culprit is None and not entries and not error.begun:
+            # It had not come to these.
+            self._put_back(pool, works)
+            return
         comes_again = False
         if culprit is not None:
             comes_again = self._blamed(pool, culprit, number, certificate)
-        is_known = culprit is not None or not entries or _is_strangers(certificate)
+        is_known = culprit is not None or pool.last_running is not None or _is_strangers(certificate)
         for work in reversed(works):
-            if work is culprit:
-                if comes_again:
-                    self._try_again(pool, work)
-                continue
-            work.is_alone = work.is_alone or not is_known
-            if work.key is not None and pool.stage.is_async:
-                pool.release(work.key)
-            if work.key is not None and work.key in pool.held:
-                # It was done before the culprit, and is to be again.
-                pool.held[work.key].appendleft(work)
-            else:
-                self._queue(pool, work, first=True)
+            if work is not culprit:
+                work.is_alone = work.is_alone or not is_known
+                pool.put_back(work)
+            elif comes_again:
+                self._try_again(pool, work)
 
-    def _culprit(self, pool: Pool, slot: int, number: int, works: list[Work], entries: list[Entry]) -> Work | None:
+    def _died_preparing(self, pool: Pool, certificate: Certificate) -> None:
+        if _is_strangers(certificate) and pool.strangers < STRANGERS:
+            pool.strangers += 1
+            return
+        lines = [certificate.stacks, *certificate.last_output[-20:]]
+        detail = _worker.valid("\n".join(line for line in lines if line))
+        self._is_broken(pool, Failure(f"its worker died: {certificate.reason}", detail))
+
+    def _culprit(self, pool: Pool, number: int, works: list[Work], entries: list[Entry]) -> Work | None:
         """The item that a worker had in hand by the marks that it has left; None if nobody knows."""
         if number in pool.timed_out:
             return pool.timed_out[number]
-        running = pool.marks[slot].running() if pool.stage.is_async else next(iter(entries), None)
-        if running is not None and running.chunk == number and running.place < len(works):
-            return works[running.place]
+        if not pool.stage.is_async:
+            at_it = next(iter(entries), None)
+        elif (running := pool.last_running) is not None:
+            at_it = running if running.chunk == number else None
+        else:
+            # Whatever it was that ran, it was of the one that was there.
+            at_it = entries[0] if len(entries) == 1 and pool.last_items == 1 else None
+        if at_it is not None:
+            return works[at_it.place] if at_it.place < len(works) else None
         # It may be that the item could not even be received.
-        return works[0] if len(works) == 1 and not pool.stage.is_async else None
+        return works[0] if len(works) == 1 and not pool.stage.is_async and not entries else None
 
     def _blamed(self, pool: Pool, culprit: Work, number: int, certificate: Certificate) -> bool:
         """An item has cost its worker's life; says whether it is tried again."""
@@ -884,11 +982,10 @@ class Flow:
     def _may_be_late(self, pool: Pool, slot: int) -> list[Entry]:
         """Those in hand whose worker cannot see to their time itself."""
         marks = pool.marks[slot]
-        if not pool.stage.is_async:
-            return marks.in_hand()
-        # Whoever waits is cancelled by its worker; not if another, whose code runs, lets nobody else run.
-        running = marks.running()
-        return [] if running is None else [running]
+        # Of those that wait beside others, the one whose code runs lets nobody else run. If none does, the worker has
+        # cancelled those that are late, and they do not mind.
+        running = marks.running() if pool.stage.is_async else None
+        return marks.in_hand() if running is None else [running]
 
     async def _watch(self) -> None:
         """Has workers killed whose item takes too long."""
@@ -906,7 +1003,7 @@ class Flow:
                         if now - entry.since > limit and number not in pool.timed_out:
                             pool.timed_out[number] = work
                             _process.kill_hung(rebeam.ref(Worker, pool.names[slot]))
-            for entry in self._sorter.marks[0].in_hand():
+            for entry in self._reading.in_hand():
                 is_own = entry.chunk == _marks.READING and entry.phase != _marks.ITERATE
                 if is_own and now - entry.since > self._own_limit(entry) and not self._has_killed_reader:
                     self._has_killed_reader = True
@@ -929,11 +1026,7 @@ class Flow:
                 refused = await self._in_thread(lambda changes=changes: self._commit(changes))
             except Exception as error:
                 path = self._current.directory / "journal.db"
-                what = (
-                    _journal.unusable(path, error)
-                    if isinstance(error, sqlite3.Error)
-                    else f"the sink failed: {type(error).__name__}: {error}"
-                )
+                what = error if isinstance(error, SinkError) else _journal.unusable(path, error)
                 self._fault = str(what)
                 log.error("%s", what)
                 self.stop("what is done cannot be written down")
@@ -946,13 +1039,19 @@ class Flow:
 
     def _commit(self, changes: Changes) -> list[DeadItem]:
         """Writes results and journal; gives those that the sink does not take, which are dead by the same commit."""
-        refused, mark = [], None
+        refused: list[DeadItem] = []
+        mark = None
         if changes.results:
             written = dict(changes.results)
-            reasons = self._sink.write(changes.results)
-            mark = self._sink.flush()
+            try:
+                reasons = self._sink.write(changes.results)
+                mark = self._sink.flush()
+            except Exception as error:
+                raise SinkError(f"the sink failed: {type(error).__name__}: {error}") from error
             step = len(self._pipeline.steps)
-            refused = [DeadItem(id, step, "sink", 1, why, "", _journal.packed(written[id])) for id, why in reasons]
+            for id, why in reasons:
+                value, root = _journal.packed(written[id]), changes.roots.get(id, id)
+                refused.append(DeadItem(id, step, "sink", 1, why, "", value, root))
             changes.dead += refused
         self._journal.commit(changes, mark)
         return refused
@@ -1036,14 +1135,40 @@ def _is_strangers(certificate: Certificate) -> bool:
     """Whether somebody else has killed a worker, which says nothing of what it had in hand."""
     reason = certificate.reason
     is_unknown = reason.kind == "signal" and "SIGKILL" in reason.detail and certificate.killer == "unknown"
-    # Also whoever was killed by name where the item before it took too long.
+    # Also a worker that was killed by name just after the late item had ended.
     return is_unknown or reason.kind == "killed"
 
 
-def _twice(record: Record, times: int) -> Record:
-    """A record whose id another has had before."""
-    failure = Failure(f"its id `{record.id}` is that of an earlier item as well", may_retry=False)
-    return record._replace(id=f"{record.id}#{times}", key=None, failure=record.failure or failure)
+def _left_in_hand(marks: _marks.Marks, chunk: int) -> list[Entry]:
+    """What a process that has died had in hand of a chunk: its successor may have begun."""
+    assert marks.left is not None
+    now = [it for it in marks.in_hand() if it.chunk == chunk]
+    return now or [it for it in marks.left.in_hand() if it.chunk == chunk]
+
+
+def _left_running(marks: _marks.Marks, chunks: set[int]) -> Entry | None:
+    """Whose code ran when a process died that had these chunks in hand."""
+    assert marks.left is not None
+    for running in (marks.left.running(), marks.running()):
+        if running is not None and running.chunk in chunks:
+            return running
+    return None
+
+
+def _told_apart(journal: Journal, records: list[Record]) -> list[Record]:
+    """Records under ids of their own: of several with one id, all but the first are dead."""
+    apart = []
+    for record, times in zip(records, journal.times_seen([it.id for it in records]), strict=True):
+        if times == 1:
+            apart.append(record)
+            continue
+        id = f"{record.id}#{times}"
+        while journal.times_seen([id]) != [1]:
+            times += 1
+            id = f"{record.id}#{times}"
+        failure = Failure(f"its id `{record.id}` is that of an earlier item as well", may_retry=False)
+        apart.append(record._replace(id=id, key=None, failure=record.failure or failure))
+    return apart
 
 
 async def _all(tasks: list[asyncio.Task[None]]) -> None:

@@ -113,6 +113,11 @@ def text(value: str) -> str:
 def digest(id: Id) -> int:
     """64 bits by which an item is known again; seldom another has the same."""
     if isinstance(id, int):
-        return id & 0x7FFF_FFFF_FFFF_FFFF
+        return 1 << 62 | id & 0x3FFF_FFFF_FFFF_FFFF
     written = id.encode()
-    return 1 << 63 | (len(written) & 0x7FFF_FFFF) << 32 | zlib.crc32(written)
+    return 1 << 63 | (len(written) & 0x3FFF_FFFF) << 32 | zlib.crc32(written)
+
+
+def record_digest(number: int) -> int:
+    """The same for a record of the source that has no id yet."""
+    return 3 << 62 | number & 0x3FFF_FFFF_FFFF_FFFF

@@ -15,13 +15,13 @@ import json
 import os
 import sqlite3
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from rebeam import _import_watch
 from rebeam.batch._pipeline import PipelineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from rebeam.batch._ids import Id
@@ -37,16 +37,21 @@ CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID
 CREATE TABLE IF NOT EXISTS taken (id PRIMARY KEY, stamp TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS waiting (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
-    id, step INTEGER, attempts INTEGER, value BLOB, file TEXT, UNIQUE (id, step)
+    id, step INTEGER, attempts INTEGER, value BLOB, file TEXT, root, UNIQUE (id, step, root)
 );
 CREATE TABLE IF NOT EXISTS dead (
-    id PRIMARY KEY, step INTEGER, stage TEXT, attempts INTEGER, cause TEXT, detail TEXT, value BLOB, file TEXT
+    id, step INTEGER, stage TEXT, attempts INTEGER, cause TEXT, detail TEXT, value BLOB, file TEXT, root,
+    PRIMARY KEY (id, root)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS outputs (name BLOB PRIMARY KEY, id, is_done INTEGER) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS unfinished ON outputs (name) WHERE is_done = 0;
 CREATE TABLE IF NOT EXISTS suspects (digest INTEGER PRIMARY KEY, alone INTEGER);
 """
-# An id is a number or text, which SQLite keeps apart where a column has no type.
+# An id is a number or text, which SQLite keeps apart where a column has no type. The root of an item is the item of the
+# source that it was made of.
+
+Row: TypeAlias = "tuple[Id, int, Id]"
+"""What waits: an id, a step, and a root."""
 
 SOURCE = -1
 """As the step of a dead item: the source could not give it, and is asked again."""
@@ -63,6 +68,7 @@ class Waiting(NamedTuple):
     step: int
     attempts: int
     value: bytes
+    root: Id
 
 
 class DeadItem(NamedTuple):
@@ -75,6 +81,7 @@ class DeadItem(NamedTuple):
     cause: str
     detail: str
     value: bytes
+    root: Id
 
 
 class Changes:
@@ -83,11 +90,14 @@ class Changes:
     def __init__(self) -> None:
         self.taken: list[tuple[Id, str | None]] = []
         """Items of the source, and what changes when they do."""
-        self.gone: list[tuple[Id, int]] = []
-        self.waiting: dict[tuple[Id, int], Waiting] = {}
+        self.gone: list[Row] = []
+        self.waiting: dict[Row, Waiting] = {}
         self.dead: list[DeadItem] = []
         self.results: list[tuple[Id, Any]] = []
         """What the sink is to write."""
+        self.roots: dict[Id, Id] = {}
+        """The roots of these, where they are others."""
+        self.bytes = 0
         self.forgotten: list[Id] = []
         """Items that have changed since they were done, and are begun anew: what came of them goes."""
 
@@ -96,12 +106,22 @@ class Changes:
         return of_steps + len(self.dead) + len(self.results) + len(self.forgotten)
 
     def add_waiting(self, it: Waiting) -> None:
-        self.waiting[it.id, it.step] = it
+        self.waiting[it.id, it.step, it.root] = it
+        self.bytes += len(it.value)
 
-    def remove(self, rows: list[tuple[Id, int]]) -> None:
+    def remove(self, rows: list[Row]) -> None:
         for row in rows:
-            if self.waiting.pop(row, None) is None:
+            was = self.waiting.pop(row, None)
+            if was is None:
                 self.gone.append(row)
+            else:
+                self.bytes -= len(was.value)
+
+    def add_result(self, id: Id, written: Any, root: Id) -> None:
+        self.results.append((id, written))
+        if root != id:
+            self.roots[id] = root
+        self.bytes += len(written) if isinstance(written, (bytes, str)) else len(written[1])
 
 
 class Journal:
@@ -190,14 +210,14 @@ class Journal:
         return times
 
     def suspects(self) -> dict[int, int]:
-        """Items that were in hand when a run ended without a word, by their digests; and how often alone."""
+        """Items that were in hand when a run ended without a word, by digest, with how often each was alone in hand."""
         # As whole numbers of 64 bits with a sign, which is what SQLite has.
         return {digest & (2**64 - 1): alone for digest, alone in self._db.execute("SELECT * FROM suspects")}
 
-    def suspect(self, digests: Iterable[int], alone: int | None) -> None:
-        """Notes who was in hand at the end of a run; `alone`: who was so, with nobody else."""
+    def suspect(self, digests: Iterable[int], alone: set[int]) -> None:
+        """Notes what was in hand at the end of a run; `alone`: what had nothing else beside it."""
         insert = "INSERT INTO suspects VALUES (?, ?) ON CONFLICT (digest) DO UPDATE SET alone = alone + excluded.alone"
-        self._db.executemany(insert, [(_signed(digest), int(digest == alone)) for digest in digests])
+        self._db.executemany(insert, [(_signed(digest), int(digest in alone)) for digest in digests])
 
     def acquit(self, digest: int) -> None:
         """An item that was under suspicion is done, or dead."""
@@ -234,12 +254,12 @@ class Journal:
 
     def waiting(self, step: int, after: int) -> list[tuple[int, Waiting]]:
         """What waits for a step, in the order in which it came, behind a number: some of it, not more than fits."""
-        query = "SELECT number, id, attempts, value, file FROM waiting "
+        query = "SELECT number, id, attempts, value, file, root FROM waiting "
         query += "WHERE number > ? AND step = ? ORDER BY number LIMIT ?"
         found: list[tuple[int, Waiting]] = []
         size = 0
-        for number, id, attempts, value, file in self._db.execute(query, (after, step, PAGE)):
-            one = Waiting(id, step, attempts, self._value(value, file))
+        for number, id, attempts, value, file, root in self._db.execute(query, (after, step, PAGE)):
+            one = Waiting(id, step, attempts, self._value(value, file), root)
             found.append((number, one))
             size += len(one.value)
             if size > PAGE_BYTES:
@@ -248,14 +268,14 @@ class Journal:
 
     def dead(self) -> Iterator[DeadItem]:
         """The dead, in order of ids."""
-        for *fields, value, file in self._db.execute("SELECT * FROM dead ORDER BY id"):
+        for *fields, value, file, root in self._db.execute("SELECT * FROM dead ORDER BY id"):
             id, step, stage, attempts, cause, detail = fields
-            yield DeadItem(id, step, stage, attempts, cause, detail, self._value(value, file))
+            yield DeadItem(id, step, stage, attempts, cause, detail, self._value(value, file), root)
 
     def commit(self, changes: Changes, mark: str | None) -> None:
         """Writes all of it, or nothing."""
-        waiting = [(*it[:3], *self._stored(f"{it.step}", it.id, it.value)) for it in changes.waiting.values()]
-        dead = [(*it[:6], *self._stored(f"{it.step}-dead", it.id, it.value)) for it in changes.dead]
+        waiting = [(*it[:3], *self._stored(f"{it.step}", it, it.value), it.root) for it in changes.waiting.values()]
+        dead = [(*it[:6], *self._stored(f"{it.step}-dead", it, it.value), it.root) for it in changes.dead]
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         try:
@@ -263,10 +283,10 @@ class Journal:
                 self._forget(id)
             db.executemany("INSERT OR REPLACE INTO taken VALUES (?, ?)", changes.taken)
             files = self._files_of(changes.gone)
-            db.executemany("DELETE FROM waiting WHERE id = ? AND step = ?", changes.gone)
-            insert = "INSERT OR REPLACE INTO waiting (id, step, attempts, value, file) VALUES (?, ?, ?, ?, ?)"
+            db.executemany("DELETE FROM waiting WHERE id = ? AND step = ? AND root = ?", changes.gone)
+            insert = "INSERT OR REPLACE INTO waiting (id, step, attempts, value, file, root) VALUES (?, ?, ?, ?, ?, ?)"
             db.executemany(insert, waiting)
-            db.executemany("INSERT OR REPLACE INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?)", dead)
+            db.executemany("INSERT OR REPLACE INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", dead)
             if mark is not None:
                 db.execute("UPDATE outputs SET is_done = 1 WHERE is_done = 0")
                 db.execute("INSERT OR REPLACE INTO meta VALUES ('mark', ?)", (mark,))
@@ -287,9 +307,9 @@ class Journal:
             ids = list(only)
             where = f"CAST(id AS TEXT) IN ({','.join('?' * len(ids))})"
         self._db.execute("BEGIN IMMEDIATE")
-        insert = "INSERT OR REPLACE INTO waiting (id, step, attempts, value, file)"
+        insert = "INSERT OR REPLACE INTO waiting (id, step, attempts, value, file, root)"
         read = f"step <> {SOURCE} AND {where}"
-        self._db.execute(f"{insert} SELECT id, step, 0, value, file FROM dead WHERE {read}", ids)
+        self._db.execute(f"{insert} SELECT id, step, 0, value, file, root FROM dead WHERE {read}", ids)
         # The source gives them again.
         unread = f"SELECT id FROM dead WHERE step = {SOURCE} AND {where}"
         self._db.execute(f"DELETE FROM taken WHERE id IN ({unread})", ids)
@@ -299,10 +319,8 @@ class Journal:
 
     def _forget(self, id: Id) -> None:
         """Takes out what has come of an item so far, and of what it was made into."""
-        # What `id/0` begins with is `id/`, and what comes behind all of those is `id0`.
-        below = f"{id}/", f"{id}0"
         for table in ("waiting", "dead"):
-            self._db.execute(f"DELETE FROM {table} WHERE id = ? OR (id >= ? AND id < ?)", (id, *below))
+            self._db.execute(f"DELETE FROM {table} WHERE root = ?", (id,))
 
     def close(self) -> None:
         self._db.close()
@@ -310,13 +328,13 @@ class Journal:
     def _one(self, query: str) -> int:
         return int(self._db.execute(query).fetchone()[0])
 
-    def _stored(self, place: str, id: Id, value: bytes) -> tuple[bytes | None, str | None]:
+    def _stored(self, place: str, of: Waiting | DeadItem, value: bytes) -> tuple[bytes | None, str | None]:
         """A value as its row holds it: itself, or the file that does."""
         if len(value) < BESIDE:
             return value, None
         import hashlib
 
-        name = f"{hashlib.sha256(repr(id).encode()).hexdigest()[:32]}-{place}"
+        name = f"{hashlib.sha256(repr((of.id, of.root)).encode()).hexdigest()[:32]}-{place}"
         folder = self._directory / "values"
         folder.mkdir(exist_ok=True)
         with open(folder / f"{name}.part", "wb") as file:
@@ -334,10 +352,10 @@ class Journal:
         tables = ("waiting", "dead")
         return any(self._db.execute(f"SELECT 1 FROM {it} WHERE file = ?", (file,)).fetchone() for it in tables)
 
-    def _files_of(self, gone: list[tuple[Id, int]]) -> list[str]:
+    def _files_of(self, gone: list[Row]) -> list[str]:
         if not (self._directory / "values").is_dir():
             return []
-        query = "SELECT file FROM waiting WHERE id = ? AND step = ? AND file IS NOT NULL"
+        query = "SELECT file FROM waiting WHERE id = ? AND step = ? AND root = ? AND file IS NOT NULL"
         rows = (self._db.execute(query, key).fetchone() for key in gone)
         return [row[0] for row in rows if row]
 
@@ -399,8 +417,8 @@ _WRITTEN = b"W"
 class Lock:
     """Holds a journal for one run at a time, across environments, users and projects, by a file in its directory."""
 
-    def __init__(self, directory: Path, token: str, command: str) -> None:
-        """Takes it, or shares it with others of the same run.
+    def __init__(self, directory: Path, token: str, command: str, check: Callable[[], None] | None = None) -> None:
+        """Takes it, or shares it with others of the same run. `check` is made before anything is written.
 
         Raises:
             PipelineError: another run has it, or the file cannot be had.
@@ -412,19 +430,20 @@ class Lock:
             directory.mkdir(parents=True, exist_ok=True)
             with _import_watch.shares_on_purpose():
                 try:
-                    self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                    flags = os.O_NOFOLLOW | os.O_CLOEXEC
+                    self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
                 except PermissionError:
-                    # Whoever may not write here is told who does.
-                    self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                    # Who may not write here is told who does.
+                    self._descriptor = os.open(path, os.O_RDONLY | flags)
         except OSError as error:
             raise unusable(directory / "journal.db", error) from None
         try:
-            self._take(path, token, command)
+            self._take(path, token, command, check)
         except BaseException:
             os.close(self._descriptor)
             raise
 
-    def _take(self, path: Path, token: str, command: str) -> None:
+    def _take(self, path: Path, token: str, command: str, check: Callable[[], None] | None) -> None:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -433,6 +452,8 @@ class Lock:
                 raise PipelineError(_held_by(path.parent, holder)) from None
         else:
             self.is_first = self._holder().get("token") != token
+            if self.is_first and check is not None:
+                check()
             who = {"token": token, "pid": int(token.split(".")[0]), "user": _user(), "host": os.uname().nodename}
             who |= {"since": time.strftime("%Y-%m-%d %H:%M:%S"), "command": command}
             try:

@@ -46,9 +46,11 @@ class Entry(NamedTuple):
 class Marks:
     """The marks of one worker."""
 
-    def __init__(self, memory: mmap.mmap, offset: int, count: int) -> None:
+    def __init__(self, memory: mmap.mmap, offset: int, count: int, left: Marks | None = None) -> None:
         self._memory, self._offset, self._count = memory, offset, count
         self._first = offset + _RUNNING.size
+        self.left = left
+        """What the process before this one had in hand when it died."""
 
     def enter(self, entry: int, phase: int) -> None:
         """Something else is done with the item in hand."""
@@ -76,25 +78,32 @@ class Marks:
         entries = (self._entry(number) for number in range(self._count))
         return [entry for entry in entries if entry.chunk]
 
-    def wipe(self) -> None:
-        """Nothing is in hand: of one that has died."""
-        self.run(None)
-        for entry in range(self._count):
-            self.clear(entry)
+    def take_over(self) -> None:
+        """A new process begins: what the one before had in hand is put where it can still be read."""
+        length = _length(self._count)
+        if self.left is not None:
+            begin = self.left._offset
+            self._memory[begin : begin + length] = self._memory[self._offset : self._offset + length]
+        self._memory[self._offset : self._offset + length] = bytes(length)
 
     def _entry(self, number: int) -> Entry:
         return Entry(*_ENTRY.unpack_from(self._memory, self._first + number * _ENTRY.size))
 
 
+def _length(count: int) -> int:
+    return _RUNNING.size + count * _ENTRY.size
+
+
 def size(counts: Sequence[int]) -> int:
     """Bytes for workers that have so many items in hand each."""
-    return sum(_RUNNING.size + count * _ENTRY.size for count in counts)
+    return sum(2 * _length(count) for count in counts)
 
 
 def split(memory: mmap.mmap, counts: Sequence[int]) -> list[Marks]:
     """The marks of each of them."""
     offset, marks = 0, []
     for count in counts:
-        marks.append(Marks(memory, offset, count))
-        offset += _RUNNING.size + count * _ENTRY.size
+        left = Marks(memory, offset + _length(count), count)
+        marks.append(Marks(memory, offset, count, left))
+        offset += 2 * _length(count)
     return marks

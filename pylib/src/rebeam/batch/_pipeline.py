@@ -266,6 +266,8 @@ class Pipeline:
 
 def _check_options(stage: str, options: dict[str, Any]) -> None:
     """Refuses values that make no sense where they are written down."""
+    if stage in ("source", "sorter", "conductor"):
+        raise PipelineError(f"`{stage}` is the name of a part of every run: call the stage something else by `name=`")
     for option in ("timeout", "rate", "backoff"):
         value = options.get(option)
         if value is not None and (

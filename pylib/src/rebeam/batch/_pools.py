@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rebeam.batch._ids import Id
-    from rebeam.batch._marks import Marks
+    from rebeam.batch._journal import Row
+    from rebeam.batch._marks import Entry, Marks
     from rebeam.batch._pipeline import Batch, Stage
 
 CHUNK_SECONDS = 0.02
@@ -24,6 +25,9 @@ CHUNK_SECONDS = 0.02
 
 MOST_ITEMS, MOST_BYTES = 2000, 8 * 1024 * 1024
 """How much a chunk may hold."""
+
+MOST_CHUNKS = 150
+"""Chunks that a worker of an `async def` has in hand at once."""
 
 ROOM_BYTES = 64 * 1024 * 1024
 """How much may wait before a stage."""
@@ -33,7 +37,8 @@ class Work:
     """An item on its way through a step, or several that were gathered."""
 
     __slots__ = (
-        "attempts", "id", "is_alone", "key", "members", "payload", "roots", "rows", "size", "strangers", "target",
+        "attempts", "id", "is_alone", "is_later", "key", "members", "payload", "root", "roots", "rows", "size",
+        "strangers", "target",
     )  # fmt: skip
 
     def __init__(
@@ -41,9 +46,10 @@ class Work:
         id: Id,
         payload: Any,
         roots: list[tuple[Id, str | None]],
-        rows: list[tuple[Id, int]],
+        rows: list[Row],
         attempts: int = 0,
         key: str | None = None,
+        root: Id | None = None,
     ) -> None:
         self.id = id
         self.payload: bytes | list[bytes] = payload
@@ -53,6 +59,10 @@ class Work:
         self.rows = rows
         """What of the journal is gone once this is done."""
         self.attempts = attempts
+        self.root = id if root is None else root
+        """The item of the source that it was made of."""
+        self.is_later = False
+        """It is to be tried again after a while."""
         self.strangers = 0
         self.key = key
         """Its key for the step that it comes to; None: it is not known yet, or there are none."""
@@ -98,6 +108,11 @@ class Pool:
         self.is_over = False
         self.work, self.room = Signal(), Signal()
         self.in_hand: dict[int, tuple[int, list[Work]]] = {}
+        self.aside = 0
+        """Of these, how many were set aside to be tried last."""
+        self.is_alone_in = [False] * stage.concurrency
+        self.is_ready = [False] * stage.concurrency
+        """Which workers have been prepared."""
         self.chunks_of = [0] * stage.concurrency
         self.items_of = [0] * stage.concurrency
         """How many chunks and items each worker has in hand."""
@@ -105,7 +120,13 @@ class Pool:
         """Chunks whose worker was killed for the time that an item took, and the item."""
         self.failed_in_row = self.pauses = 0
         self.paused_until = 0.0
+        self.last_dead: object = None
+        self.last_running: Entry | None = None
+        self.last_items = 0
+        """The last worker that died, whose code ran then, and how many items it had in hand."""
         self.is_prepared = False
+        self.strangers = 0
+        """How often somebody else has ended a worker while it was prepared."""
         self.broken = 0
         """How often its workers could not be prepared, one after the other."""
         self.tokens, self.filled = 1.0, time.monotonic()
@@ -131,8 +152,11 @@ class Pool:
         """Whether a worker may be handed another chunk."""
         if self.is_half_open and self.in_hand:
             return False
+        if not self.is_ready[slot]:
+            return self.chunks_of[slot] == 0
         if self.stage.is_async:
-            return self.items_of[slot] < self.stage.in_flight
+            is_free = self.chunks_of[slot] < MOST_CHUNKS and not self.is_alone_in[slot]
+            return is_free and self.items_of[slot] < self.stage.in_flight
         # The next chunk is there before the last one is done; where order or a resource matters, it is not.
         return self.chunks_of[slot] < (1 if self.stage.key or self.stage.uses else 2)
 
@@ -140,7 +164,10 @@ class Pool:
         """The next chunk for a worker; none, if nothing can be taken now."""
         stage = self.stage
         queue = self.queues[slot if stage.key else 0]
-        most = min(self.chunk_size, max(1, len(queue) // stage.concurrency))
+        most = self.chunk_size
+        if stage.is_async:
+            most = max(most, -(-stage.in_flight // MOST_CHUNKS))
+        most = min(most, max(1, len(queue) // stage.concurrency))
         if stage.is_async:
             most = min(most, stage.in_flight - self.items_of[slot])
         if stage.rate is not None:
@@ -162,10 +189,27 @@ class Pool:
             if stage.is_async and work.key is not None:
                 self.held[work.key] = deque()
             if work.is_alone:
+                self.is_alone_in[slot] = True
                 break
         self.tokens -= len(works)
         self.bytes -= size
         return works
+
+    def put_back(self, work: Work) -> None:
+        """An item is the next again; of those of its key, if it has one."""
+        self.bytes += work.size
+        behind = None if work.key is None else self.held.get(work.key)
+        if behind is not None:
+            behind.appendleft(work)
+        else:
+            self.queues[self.slot_of(work.key) if self.stage.key else 0].appendleft(work)
+        self.work.set()
+
+    def hold(self, work: Work) -> None:
+        """An item is to be tried again later, and those of its key wait for it."""
+        assert work.key is not None
+        self.bytes += work.size
+        self.held.setdefault(work.key, deque()).appendleft(work)
 
     def release(self, key: str) -> None:
         """What waited behind an item of this key may go on, in its order."""
@@ -187,9 +231,11 @@ class Pool:
 
     @property
     def is_full(self) -> bool:
-        most = max(64, 4 * self.stage.concurrency * self.chunk_size)
+        most = max(64, 4 * self.stage.concurrency * max(self.chunk_size, self.stage.in_flight))
         # Also what waits to be tried again: the source is not to be read into it.
-        return (self.waiting > 0 and (self.waiting >= most or self.bytes >= ROOM_BYTES)) or self.alive >= 4 * most
+        return (
+            self.waiting > 0 and (self.waiting >= most or self.bytes >= ROOM_BYTES)
+        ) or self.alive - self.aside >= 4 * most
 
     def note(self, work: Work, seconds: float) -> None:
         self.seconds += seconds
@@ -235,7 +281,7 @@ class Gatherer:
 def gathered(group: list[Work]) -> Work:
     """Several items as one."""
     id = group[0].id if len(group) == 1 else f"{group[0].id}..{group[-1].id}"
-    work = Work(id, [it.payload for it in group], [], [], max(it.attempts for it in group))
+    work = Work(id, [it.payload for it in group], [], [], max(it.attempts for it in group), root=group[0].root)
     for one in group:
         work.roots += one.roots
         work.rows += one.rows
@@ -244,9 +290,9 @@ def gathered(group: list[Work]) -> Work:
 
 
 def halves(work: Work, *, alone: bool) -> Iterator[Work]:
-    """A batch as two; `alone`: each is tried without others in its chunk."""
+    """A batch as two, the last one first; `alone`: each is tried without others in its chunk."""
     middle = len(work.members) // 2
-    for part in (work.members[:middle], work.members[middle:]):
+    for part in (work.members[middle:], work.members[:middle]):
         half = gathered(part)
         half.attempts = work.attempts
         half.is_alone = alone

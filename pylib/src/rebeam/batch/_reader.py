@@ -1,7 +1,7 @@
 """Reads the source, in a process of its own: what it does there is nobody else's end, and it may block.
 
-A thread reads a little ahead of need; an item comes from there as bytes. Beside that, this process makes the keys, and
-what the sink writes, of items that come from no worker: out of the journal, or gathered.
+A thread reads a little ahead of need; an item comes from there as bytes. Another process makes the keys, and what the
+sink writes, of items that come from no worker: out of the journal, or gathered.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rebeam.batch._ids import Id
+
+MOST_BYTES = 128 * 1024 * 1024
+"""The largest value, pickled."""
 
 AHEAD, AHEAD_BYTES = 1000, 16 * 1024 * 1024
 """What is read ahead of need: items, and their bytes."""
@@ -53,11 +56,13 @@ class Block(NamedTuple):
 
     Attributes:
         records: those that are there, as plain tuples, which are sent faster.
+        position: how many records the source has given up to their end.
         is_over: there are no more.
         error: why, if that is a fault of the source.
     """
 
     records: list[tuple[Any, ...]]
+    position: int
     is_over: bool
     error: Failure | None
 
@@ -71,11 +76,12 @@ class Reader(Actor):
         current = _run.current()
         assert current.pipeline.origin is not None
         self._pipeline, self._source, self._marks = current.pipeline, current.pipeline.origin, current.marks[slot]
-        self._marks.wipe()
+        self._marks.take_over()
         self._after = After(current.pipeline, -1)
         self._ahead: _Ahead | None = None
         self._position = 0
-        """How many records were handed over, or passed by."""
+        self._last: Block | None = None
+        """What was handed over last, of a source that does not give it again: it may not have arrived."""
         _worker.settle()
 
     async def read(self, start: int, blamed: dict[int, str]) -> Block:
@@ -83,40 +89,29 @@ class Reader(Actor):
 
         `blamed` are records, by their numbers, that have cost this process its life, and are not to do so again.
         """
-        if self._ahead is not None and self._source.is_replayable and start != self._position:
-            # Whoever asks has forgotten what was read.
-            self._ahead.stop()
-            self._ahead = None
+        if self._source.is_replayable:
+            if self._ahead is not None and start != self._position:
+                # Whoever asks has forgotten what was read.
+                self._ahead.stop()
+                self._ahead = None
+        elif self._last is not None and start != self._position:
+            return self._last
+        elif self._ahead is None and start:
+            return Block([], start, True, Failure("the process that read it has ended, and what it had read is lost"))
         if self._ahead is None:
             self._position = start
-            self._ahead = _Ahead(self._records(start, blamed), asyncio.get_running_loop())
-        block = await self._ahead.take()
-        self._position += len(block.records)
+            self._ahead = _Ahead(self._records(self._position, blamed), asyncio.get_running_loop())
+        records, is_over, error = await self._ahead.take()
+        self._position += len(records)
+        block = Block(records, self._position, is_over, error)
+        if not self._source.is_replayable:
+            self._last = block
         return block
-
-    async def sort(self, chunk: Chunk) -> Done:
-        """What steps need of items, each for the step that stands in the place of its attempt."""
-        outcomes: list[_worker.Outcome] = []
-        for place, (id, step, payload) in enumerate(chunk.items):
-            began = time.monotonic()
-            self._marks.begin(1, chunk.number, place, _marks.KEY, began, _ids.digest(id))
-            enter = partial(self._marks.enter, 1)
-            try:
-                value = _worker.value_of(payload)
-                result = After(self._pipeline, step - 1).of(id, value, enter, lambda: None)
-            except ActorExit:
-                raise
-            except BaseException as error:
-                result = None, None, _worker.failure(error)._replace(may_retry=False)
-            outcomes.append((ONE, result, time.monotonic() - began))
-        self._marks.clear(1)
-        return _worker.done(outcomes)
 
     def _records(self, start: int, blamed: dict[int, str]) -> Iterator[Record]:
         items = enumerate(itertools.islice(self._source.items(), start, None), start)
         while True:
-            number, since = start, time.monotonic()
-            self._marks.begin(0, _marks.READING, number, _marks.ITERATE, since, 0)
+            self._enter(start, _marks.ITERATE)
             found = next(items, None)
             if found is None:
                 break
@@ -129,6 +124,11 @@ class Reader(Actor):
             yield self._record(number, id, value, stamp)
         self._marks.clear(0)
 
+    def _enter(self, number: int, phase: int) -> None:
+        """What is done with a record from here on."""
+        digest = _ids.record_digest(number)
+        self._marks.begin(0, _marks.READING, number & 0xFFFF_FFFF, phase, time.monotonic(), digest)
+
     def _record(self, number: int, id: Any, value: Any, stamp: str | None) -> Record:
         payload, key, what, made = b"", None, "its id", _numbered(id, number)
         if isinstance(value, Broken):
@@ -136,17 +136,20 @@ class Reader(Actor):
             return Record(made, b"", None, None, value.failure(names_place=made != value.where))
         try:
             if callable(id):
-                self._marks.begin(0, _marks.READING, number, _marks.ID, time.monotonic(), 0)
+                self._enter(number, _marks.ID)
                 id = id(value)
             made = _ids.canonical(id)
             what = ""
-            self._marks.begin(0, _marks.READING, number, _marks.VALUE, time.monotonic(), 0)
+            self._enter(number, _marks.VALUE)
             payload = _worker.pickled(value, "it")
+            if len(payload) > MOST_BYTES:
+                why = f"it is {len(payload):,} bytes, where {MOST_BYTES:,} are the limit: give its file instead"
+                return Record(made, b"", None, None, Failure(why, may_retry=False))
             if stamp is ROW:
                 stamp = hashlib.blake2b(payload, digest_size=8).hexdigest()
             if self._after.key is not None:
                 what = self._after.what
-                self._marks.begin(0, _marks.READING, number, _marks.KEY, time.monotonic(), 0)
+                self._enter(number, _marks.KEY)
                 key = _ids.key(self._after.key(value))
         except ActorExit:
             raise
@@ -155,6 +158,36 @@ class Reader(Actor):
         except BaseException as error:
             return Record(made, payload, None, None, _worker.named(what, error))
         return Record(made, payload, stamp, key, None)
+
+
+class Sorter(Actor):
+    """Makes what steps need of items that come from no worker."""
+
+    def init(self, slot: int) -> None:
+        from rebeam.batch import _run
+
+        current = _run.current()
+        self._pipeline, self._marks = current.pipeline, current.marks[slot]
+        self._marks.take_over()
+        _worker.settle()
+
+    def sort(self, chunk: Chunk) -> Done:
+        """What steps need of items, each for the step that stands in the place of its attempt."""
+        outcomes: list[_worker.Outcome] = []
+        enter = partial(self._marks.enter, 0)
+        for place, (id, step, payload) in enumerate(chunk.items):
+            began = time.monotonic()
+            self._marks.begin(0, chunk.number, place, _marks.KEY, began, _ids.digest(id))
+            try:
+                value = _worker.value_of(payload)
+                result = After(self._pipeline, step - 1).of(id, value, enter, lambda: None)
+            except ActorExit:
+                raise
+            except BaseException as error:
+                result = None, None, _worker.failure(error)._replace(may_retry=False)
+            outcomes.append((ONE, result, time.monotonic() - began))
+        self._marks.clear(0)
+        return _worker.done(outcomes)
 
 
 def _numbered(id: Any, number: int, where: str = "") -> Id:
@@ -183,7 +216,7 @@ class _Ahead:
             self._is_wanted = False
             self._changed.notify()
 
-    async def take(self) -> Block:
+    async def take(self) -> tuple[list[tuple[Any, ...]], bool, Failure | None]:
         """All that is there, once there is some."""
         while True:
             with self._changed:
@@ -193,7 +226,7 @@ class _Ahead:
                 self._changed.notify()
                 if found or self._has_ended:
                     is_over = self._has_ended
-                    return Block(found, is_over, self._error if is_over else None)
+                    return found, is_over, self._error if is_over else None
                 self._some.clear()
             await self._some.wait()
 

@@ -16,6 +16,7 @@ from rebeam import _client, _import_watch, _main
 from rebeam._spec import Supervisor, child
 from rebeam.batch import _journal, _marks
 from rebeam.batch._pipeline import Pipeline, PipelineError, Stage
+from rebeam.batch._pools import MOST_CHUNKS
 
 VARIABLE = "REBEAM_BATCH"
 """By this `rebeam batch` says how the pipeline is to be run, as JSON."""
@@ -32,7 +33,7 @@ class Current(NamedTuple):
         options: of the command.
         directory: of the journal.
         memory: what all processes of the run share.
-        marks: of the workers of all stages, and last of the process that reads the source.
+        marks: of the workers of all stages, then of the process that reads the source, and of the one that sorts.
     """
 
     pipeline: Pipeline
@@ -69,7 +70,7 @@ def tree(pipeline: Pipeline) -> Supervisor:
         PipelineError: something is missing, or its journal does not fit it.
     """
     from rebeam.batch._conductor import Conductor
-    from rebeam.batch._reader import Reader
+    from rebeam.batch._reader import Reader, Sorter
     from rebeam.batch._worker import AsyncWorker, Worker
 
     pipeline.check()
@@ -85,13 +86,18 @@ def tree(pipeline: Pipeline) -> Supervisor:
             name = f"{stage.name}.{number}"
             options: dict[str, Any] = {"name": name, "id": str(number), "memory": stage.memory}
             if stage.is_async:
-                options["concurrency"] = stage.in_flight + 1
+                options["concurrency"] = min(stage.in_flight, MOST_CHUNKS) + 1
             children.append(child(AsyncWorker if stage.is_async else Worker, step, slot, **options))
             slot += 1
         # A worker that dies is the item's business: what is too much is said by `--max-failures`.
         pools.append(Supervisor(children, id=stage.name, max_restarts=1000, max_seconds=10))
-    reader = child(Reader, slot, name="source", shutdown="brutal_kill")
-    pools.append(Supervisor([reader], id="source", max_restarts=1000, max_seconds=10))
+    for name, what in (("source", Reader), ("sorter", Sorter)):
+        pools.append(
+            Supervisor(
+                [child(what, slot, name=name, shutdown="brutal_kill")], id=name, max_restarts=1000, max_seconds=10
+            )
+        )
+        slot += 1
     conductor = child(Conductor, name="conductor", restart="transient", significant=True, shutdown="infinity")
     return Supervisor([*pools, conductor], auto_shutdown="any_significant")
 
@@ -107,9 +113,9 @@ def _directory(pipeline: Pipeline) -> Path:
 
 
 def _counts(pipeline: Pipeline) -> list[int]:
-    """How many items each worker has in hand at most; the process that reads has a record and an item."""
+    """How many items each worker has in hand at most; the reader and the sorter have one."""
     stages = [stage for stage in pipeline.steps if isinstance(stage, Stage)]
-    return [stage.in_flight for stage in stages for _ in range(stage.concurrency)] + [2]
+    return [stage.in_flight for stage in stages for _ in range(stage.concurrency)] + [1, 1]
 
 
 def _begin(pipeline: Pipeline) -> None:
@@ -120,12 +126,12 @@ def _begin(pipeline: Pipeline) -> None:
     """
     global _lock
     options, directory = _options(), _directory(pipeline)
-    _lock = _journal.Lock(directory, str(options.get("token")), options.get("command") or "run()")
+    is_trusted = options.get("trust_journal") or options.get("fresh")
+    check = None if is_trusted else lambda: _journal.check_owner(directory)
+    _lock = _journal.Lock(directory, str(options.get("token")), options.get("command") or "run()", check)
     if not _lock.is_first:
         # A zygote that takes another's place makes the tree once more, in the middle of the run.
         return
-    if not options.get("trust_journal") and not options.get("fresh"):
-        _journal.check_owner(directory)
     if options.get("fresh"):
         _start_over(pipeline, directory)
     journal = _journal.Journal(directory, pipeline.name, looks=True)
@@ -158,11 +164,10 @@ def _look_for_suspects(journal: _journal.Journal, path: Path, counts: list[int])
         with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
             if len(memory) >= _marks.size(counts):
                 entries = [it for marks in _marks.split(memory, counts) for it in marks.in_hand()]
-                digests = {
-                    it.digest for it in entries if it.phase not in (_marks.PREPARE, _marks.ITERATE) and it.digest
-                }
-                alone = journal.meta("alone")
-                journal.suspect(digests, int(alone) if alone else None)
+                digests = {it.digest for it in entries if it.phase not in (_marks.PREPARE, _marks.ITERATE)}
+                # Of the source, one record is in hand at a time.
+                alone = {it.digest for it in entries if it.chunk == _marks.READING}
+                journal.suspect(digests, alone | {int(journal.meta("alone") or 0)})
     journal.set_meta(counts=counts)
     with open(path, "wb") as made:
         made.truncate(_marks.size(counts))

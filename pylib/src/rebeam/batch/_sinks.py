@@ -82,7 +82,7 @@ def _json(value: Any, default: Callable[[Any], Any] | None) -> str:
     try:
         text = json.dumps(value, ensure_ascii=False, default=default, allow_nan=False)
     except ValueError as error:
-        found = _not_finite(value)
+        found = _not_finite(value) if "Out of range" in str(error) else None
         raise ValueError(str(error) if found is None else f"{found} is no number that JSON knows") from None
     _check_keys(value)
     try:

@@ -229,12 +229,12 @@ def _say_what_is_left_out(pattern: str, *, hidden: bool) -> None:
 
 
 class _Rows(Source):
-    """What is in one file, or in all of a pattern, by a function that reads one: it gives records and their lines."""
+    """What is in one file, or in all of a pattern, by a function that reads one."""
 
     def __init__(
         self,
         path: str | os.PathLike[str],
-        read: Callable[[str], Iterator[tuple[int, Any]]],
+        read: Callable[[str], Iterator[Any]],
         kind: str,
         id: MakeId | None,
     ) -> None:
@@ -246,10 +246,10 @@ class _Rows(Source):
         if self._is_pattern:
             for path in _found(self._path, hidden=False):
                 shown = _ids.text(path)
-                for number, (_, value) in enumerate(self._read(path)):
+                for number, value in enumerate(self._read(path)):
                     yield self._id or f"{shown}:{number}", value, ROW
         else:
-            for number, (_, value) in enumerate(self._read(self._path)):
+            for number, value in enumerate(self._read(self._path)):
                 yield (number, value, None) if self._id is None else (self._id, value, ROW)
 
     def describe(self) -> str:
@@ -343,10 +343,10 @@ def lines(
     """
     text = _texts(encoding, errors)
 
-    def read(path: str) -> Iterator[tuple[int, Any]]:
+    def read(path: str) -> Iterator[Any]:
         for number, line in enumerate(text.lines(path), 1):
             fault = text.fault(line)
-            yield number, line.rstrip("\r\n") if fault is None else _broken(path, number, fault, line)
+            yield line.rstrip("\r\n") if fault is None else _broken(path, number, fault, line)
 
     return _Rows(path, read, "lines", id)
 
@@ -361,18 +361,18 @@ def jsonl(
     """The values of a file with one JSON value a line; blank lines are passed over. Options as for `lines`."""
     text = _texts(encoding, errors)
 
-    def read(path: str) -> Iterator[tuple[int, Any]]:
+    def read(path: str) -> Iterator[Any]:
         for number, line in enumerate(text.lines(path), 1):
             if not line.strip():
                 continue
             fault = text.fault(line)
             if fault is None:
                 try:
-                    yield number, json.loads(line)
+                    yield json.loads(line)
                     continue
                 except (ValueError, RecursionError) as error:
                     fault = f"{type(error).__name__}: {error}"
-            yield number, _broken(path, number, fault, line)
+            yield _broken(path, number, fault, line)
 
     return _Rows(path, read, "jsonl", id)
 
@@ -390,8 +390,8 @@ def csv(
 
     text = _texts(encoding, errors)
 
-    def read(path: str) -> Iterator[tuple[int, Any]]:
-        # The limit is there for who has a small machine, and a quote too many.
+    def read(path: str) -> Iterator[Any]:
+        # The limit is there for small machines, and for a quote too many.
         module.field_size_limit(2**31 - 1)
         rows = module.DictReader(text.lines(path, newline=""), **options)
         while True:
@@ -400,12 +400,12 @@ def csv(
             except StopIteration:
                 return
             except module.Error as error:
-                yield rows.line_num, _broken(path, rows.line_num, f"{type(error).__name__}: {error}", "")
+                yield _broken(path, rows.line_num, f"{type(error).__name__}: {error}", "")
                 continue
             fault = next(
                 (fault for cell in row.values() if isinstance(cell, str) and (fault := text.fault(cell))), None
             )
-            yield rows.line_num, row if fault is None else _broken(path, rows.line_num, fault, repr(row))
+            yield row if fault is None else _broken(path, rows.line_num, fault, repr(row))
 
     return _Rows(path, read, f"csv {sorted(options.items())}", id)
 
@@ -413,12 +413,11 @@ def csv(
 def parquet(path: str | os.PathLike[str], *, columns: list[str] | None = None, id: MakeId | None = None) -> Source:
     """The rows of a Parquet file, or of all of a pattern, as dictionaries. Needs `pyarrow`."""
 
-    def read(path: str) -> Iterator[tuple[int, Any]]:
+    def read(path: str) -> Iterator[Any]:
         from pyarrow.parquet import ParquetFile  # type: ignore[import-not-found]
 
-        numbers = itertools.count()
         for batch in ParquetFile(path).iter_batches(batch_size=1024, columns=columns):
-            yield from zip(numbers, batch.to_pylist(), strict=False)
+            yield from batch.to_pylist()
 
     return _Rows(path, read, f"parquet {columns}", id)
 

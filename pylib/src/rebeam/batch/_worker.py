@@ -95,7 +95,7 @@ class Worker(Actor):
         stage = current.pipeline.steps[step]
         assert isinstance(stage, Stage)
         self._stage, self._marks = stage, current.marks[slot]
-        self._marks.wipe()
+        self._marks.take_over()
         self._apply: Callable[[Any, Item], Any] | None = None
         self._after = After(current.pipeline, step)
         # What comes after it is not to overtake an item that is tried again.
@@ -148,7 +148,7 @@ class AsyncWorker(Actor):
         stage = current.pipeline.steps[step]
         assert isinstance(stage, Stage)
         self._stage, self._marks = stage, current.marks[slot]
-        self._marks.wipe()
+        self._marks.take_over()
         self._preparing: asyncio.Task[Any] | None = None
         self._after = After(current.pipeline, step)
         self._free = list(range(stage.in_flight))
@@ -158,11 +158,13 @@ class AsyncWorker(Actor):
         """Does a chunk: all of its items at once, beside those of other chunks."""
         if self._preparing is None:
             self._preparing = asyncio.create_task(self._prepare(chunk.number))
+        preparing = self._preparing
         try:
-            apply = await asyncio.shield(self._preparing)
+            apply = await asyncio.shield(preparing)
         except Exception as error:
-            # The next chunk tries again.
-            self._preparing = None
+            if self._preparing is preparing:
+                # The next chunk tries again.
+                self._preparing = None
             return done([], failure(error))
         return done(list(await asyncio.gather(*(self._one(apply, chunk.number, *it) for it in enumerate(chunk.items)))))
 
@@ -254,7 +256,6 @@ class After:
         self.what = "" if after is None else f"the key of `{after.name}`"
         sink = pipeline.target
         self.encode = sink.encode if after is None and sink is not None and sink.takes_values else None
-        self.timeout = after.timeout if isinstance(after, Stage) else None
 
     def of(self, id: Id, value: Any, enter: Callable[[int], None], dump: Callable[[], bytes | None]) -> Result:
         """A result: `dump` pickles the value, if it is needed."""
@@ -306,6 +307,10 @@ def done(outcomes: list[Outcome], broken: Failure | None = None) -> Done:
 def told(stage: Stage, id: Id, result: Any, after: After, enter: Callable[[int], None]) -> tuple[int, Any]:
     """What a result is to the conductor."""
     if stage.kind == "sink":
+        if isinstance(result, GeneratorType):
+            # What it does, it does as it is iterated over.
+            for _ in result:
+                pass
         return NONE, None
     if stage.kind == "filter":
         is_kept, value = result
@@ -344,7 +349,7 @@ def joined(payloads: list[bytes]) -> bytes:
 def value_of(payload: bytes | list[bytes]) -> Any:
     """A value, or the list of values of a batch."""
     if isinstance(payload, list):
-        return [pickle.loads(it) for it in payload]
+        return [value_of(it) for it in payload]
     if not payload.startswith(_JOINED):
         return pickle.loads(payload)
     values, place = [], 1
@@ -357,6 +362,14 @@ def value_of(payload: bytes | list[bytes]) -> Any:
 
 def concluded(stage: Stage, error: BaseException) -> tuple[int, Any]:
     """What an exception of a stage means for its item."""
+    try:
+        return _concluded(stage, error)
+    except Exception:
+        # It cannot even be looked at.
+        return FAILED, Failure(f"{type(error).__qualname__}, of which nothing can be said")
+
+
+def _concluded(stage: Stage, error: BaseException) -> tuple[int, Any]:
     if isinstance(error, Skip):
         return NONE, None
     if isinstance(error, Unpicklable):
@@ -370,7 +383,10 @@ def concluded(stage: Stage, error: BaseException) -> tuple[int, Any]:
 
 
 def _own_words(error: Exception) -> str:
-    return valid(str(error))[:LONGEST] or type(error).__name__
+    try:
+        return valid(str(error))[:LONGEST] or type(error).__name__
+    except Exception:
+        return valid(words(error))[:LONGEST]
 
 
 def failure(error: BaseException) -> Failure:
