@@ -467,3 +467,31 @@ pipe = pipeline('p').source(range(60)).stage(work, retries=1).sink(sink.jsonl('o
     assert_eq!(causes(&project, "p")["30"], "it was in hand, alone, in 3 runs that ended without a word");
     assert_eq!(run(&project, &["--max-failures", "5"]).0.code, Some(4));
 }
+
+#[test]
+fn an_item_that_changes_takes_nothing_of_others_along() {
+    let project = pipelines(
+        "def read(path):
+    if 'b' in path: raise ValueError('not yet')
+    return path
+def parts(n):
+    yield n
+    yield n
+files = pipeline('f').source(source.files('in/**/*.txt', id=lambda path: path[3:-4])).stage(read).sink(sink.jsonl('f.jsonl'))
+ids = pipeline('i').source(source.iterable(['x#2', 'x', 'x', 'a', 'a/0'], id=str)).stage(parts).stage(str).sink(sink.jsonl('i.jsonl'))",
+    );
+    project.write("in/a.txt", "old");
+    project.write("in/a/b.txt", "");
+    assert_eq!(run_one(&project, "files", &[]).code, Some(4));
+    project.write("in/a.txt", "newer");
+    assert_eq!(run_one(&project, "files", &[]).code, Some(4));
+    // `a/b` is no part of `a`.
+    assert_eq!(
+        (causes(&project, "f").into_keys().collect::<Vec<_>>(), count(&project, "f.jsonl")),
+        (vec!["a/b".into()], 2)
+    );
+    for _ in 0..2 {
+        assert_eq!((run_one(&project, "ids", &[]).code, count(&project, "i.jsonl")), (Some(4), 8));
+    }
+    assert_eq!(causes(&project, "i").into_keys().collect::<Vec<_>>(), ["x#3"]);
+}

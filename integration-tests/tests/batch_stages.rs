@@ -378,3 +378,130 @@ fn options_of_attempts_that_make_no_sense_are_refused() {
         );
     }
 }
+
+#[test]
+fn whatever_befalls_an_item_in_flight_the_run_comes_to_its_end() {
+    let project = pipelines(
+        "import asyncio
+from rebeam.batch import Dead
+def one(n): return n
+async def crashes(n):
+    await asyncio.sleep(0.01)
+    if n == 3: os._exit(1)
+    return n
+def ends():
+    time.sleep(0.05)
+    os._exit(1)
+async def elsewhere(n):
+    if n == 3: await asyncio.to_thread(ends)
+    return n
+async def stubborn(n):
+    while n == 3:
+        try: await asyncio.sleep(1000)
+        except asyncio.CancelledError: pass
+    return n
+def load():
+    with open('loads', 'a') as file: file.write('x')
+    if os.path.getsize('loads') == 2: raise RuntimeError('once')
+async def after_that(n):
+    await asyncio.sleep(0.01)
+    if n == 3 and not os.path.exists('crashed'):
+        open('crashed', 'w').close()
+        os._exit(1)
+    return n
+class Odd(Dead):
+    def __str__(self): raise ValueError
+def dies(n):
+    if n == 3: raise Odd
+    return n
+def circle(n):
+    if n != 3: return n
+    it = []
+    it.append(it)
+    return it
+def huge(n): return n if n != 3 else b'x' * 300_000_000
+class Unsized:
+    def __iter__(self): return iter(range(10))
+    def __len__(self): raise TypeError
+def stores(n):
+    with open('stored', 'a') as file: file.write('x')
+    yield
+def kills(): os.kill(os.getpid(), 9)
+def make(name, function, items=range(10), **options):
+    return pipeline(name).source(items).stage(function, **options).sink(sink.jsonl(f'{name}.jsonl'))
+keyed = make('keyed', crashes, key=lambda n: n % 2)
+thread, stays = make('thread', elsewhere), make('stays', stubborn, timeout=0.3)
+again = make('again', after_that, init=load, retries=1, key=lambda n: n % 2)
+odd, round_, big, unsized = make('odd', dies), make('round', circle), make('big', huge), make('unsized', one, Unsized())
+nested = (pipeline('nested').source(range(8)).batch(2).filter(lambda v: True).batch(2).stage(one)
+    .sink(sink.jsonl('nested.jsonl')))
+patient = make('patient', dies, retries=1500, backoff=0, pause_after=None)
+generator = pipeline('generator').source(range(10)).stage(one).sink(stores)
+ended = make('ended', one, init=kills)
+many = make('many', crashes, range(600), in_flight=300)",
+    );
+    for (name, code, count_of) in [
+        ("keyed", 4, 9),
+        ("thread", 4, 9),
+        ("stays", 4, 9),
+        ("again", 0, 10),
+        ("odd", 4, 9),
+        ("round_", 4, 9),
+        ("big", 4, 9),
+        ("unsized", 0, 10),
+        ("nested", 0, 2),
+        ("patient", 4, 9),
+        ("ended", 3, 0),
+        ("many", 4, 599),
+    ] {
+        let ran = project.run(&["batch", &format!("app.py:{name}")]);
+        let file = format!("{}.jsonl", name.trim_end_matches('_'));
+        assert_eq!((ran.code, count(&project, &file)), (Some(code), count_of), "{name}: {ran:?}");
+    }
+    assert_eq!(project.run(&["batch", "app.py:generator"]).code, Some(0));
+    assert_eq!(std::fs::read_to_string(project.path().join("stored")).expect("it was stored").len(), 10);
+}
+
+#[test]
+fn the_halves_of_a_batch_with_a_key_keep_their_order() {
+    let project = pipelines(
+        "def work(rows):
+    with open('order', 'a') as file: file.write(f'{rows}\\n')
+    if len(rows) > 1: raise ValueError
+    return rows
+pipe = pipeline('p').source(range(4)).batch(4).stage(work, key=lambda rows: 0).sink(sink.jsonl('out.jsonl'))",
+    );
+    assert_eq!(run(&project, &[]).0.code, Some(0));
+    let order = std::fs::read_to_string(project.path().join("order")).expect("it was done");
+    assert_eq!(order.lines().collect::<Vec<_>>(), ["[0, 1, 2, 3]", "[0, 1]", "[0]", "[1]", "[2, 3]", "[2]", "[3]"]);
+}
+
+#[test]
+fn input_that_does_not_come_again_is_not_lost_with_whoever_reads_it() {
+    let project = pipelines(
+        "def work(n):
+    time.sleep(0.005)
+    return int(n)
+pipe = pipeline('p').source(source.stdin()).stage(work).sink(sink.jsonl('out.jsonl'))",
+    );
+    let numbers: String = (0..1500).map(|n| format!("{n}\n")).collect();
+    project.write("in.txt", &numbers);
+    let killed = |name: &str| {
+        let mut shell = project.command_of("/bin/sh");
+        let program = harness::rebeam().display().to_string();
+        // A pipe, as it would be: a file could be read again.
+        shell.args(["-c", "cat in.txt | exec \"$0\" batch app.py --fresh", &program]);
+        shell.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let mut node = project.adopt(&mut shell);
+        node.wait_for("up with");
+        node.eventually("some are done", |_| (count(&project, "out.jsonl") > 5).then_some(()));
+        let os_pid = node.ps(name)["os_pid"].as_i64().expect("it runs");
+        harness::kill(os_pid as i32, nix::sys::signal::Signal::SIGKILL);
+        let (status, output) = node.wait();
+        (status.code(), output)
+    };
+    let (code, output) = killed("conductor");
+    assert_eq!((code, sorted(lines(&project, "out.jsonl"))), (Some(0), (0..1500).collect()), "{output}");
+    let (code, output) = killed("source");
+    assert!(code == Some(5) && output.contains("what it had read is lost"), "{output}");
+}
