@@ -429,8 +429,8 @@ class Lock:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             with _import_watch.shares_on_purpose():
+                flags = os.O_NOFOLLOW | os.O_CLOEXEC
                 try:
-                    flags = os.O_NOFOLLOW | os.O_CLOEXEC
                     self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
                 except PermissionError:
                     # Who may not write here is told who does.

@@ -73,24 +73,28 @@ class Nothing(Sink):
         return []
 
 
-def _json(value: Any, default: Callable[[Any], Any] | None) -> str:
+def _encoder(default: Callable[[Any], Any] | None) -> json.JSONEncoder:
+    return json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=default)
+
+
+def _json(value: Any, encoder: json.JSONEncoder) -> bytes:
     """A value as JSON (RFC 8259) that can be written down.
 
     Raises:
         ValueError, TypeError, RecursionError: JSON does not know it.
     """
     try:
-        text = json.dumps(value, ensure_ascii=False, default=default, allow_nan=False)
+        text = encoder.encode(value)
     except ValueError as error:
         found = _not_finite(value) if "Out of range" in str(error) else None
         raise ValueError(str(error) if found is None else f"{found} is no number that JSON knows") from None
-    _check_keys(value)
+    if isinstance(value, (dict, list, tuple)):
+        _check_keys(value)
     try:
-        text.encode()
+        return text.encode()
     except UnicodeEncodeError:
         # Lone surrogates, as of a file's name: as escapes they are valid.
-        return json.dumps(value, default=default, allow_nan=False)
-    return text
+        return json.dumps(value, default=encoder.default, allow_nan=False).encode()
 
 
 def _not_finite(value: Any) -> float | None:
@@ -128,11 +132,11 @@ def _check_keys(value: Any) -> None:
 
 class _Jsonl(Sink):
     def __init__(self, path: str | os.PathLike[str], default: Callable[[Any], Any] | None) -> None:
-        self._path, self._default = os.fspath(path), default
+        self._path, self._encoder = os.fspath(path), _encoder(default)
         self._file: Any = None
 
     def encode(self, id: Id, value: Any) -> bytes:
-        return _json(value, self._default).encode() + b"\n"
+        return _json(value, self._encoder) + b"\n"
 
     def open(self, mark: str | None, journal: Journal, may_replace: bool) -> None:
         os.makedirs(os.path.dirname(os.path.abspath(self._path)), exist_ok=True)
@@ -301,12 +305,12 @@ def files(
 
 class _Sql(Sink):
     def __init__(self, path: str | os.PathLike[str], table: str) -> None:
-        self._path, self._table = os.fspath(path), table
+        self._path, self._table, self._encoder = os.fspath(path), table, _encoder(None)
         self._connection: Any = None
         self._number = 0
 
     def encode(self, id: Id, value: Any) -> str:
-        return _json(value, None)
+        return _json(value, self._encoder).decode()
 
     def open(self, mark: str | None, journal: Journal, may_replace: bool) -> None:
         import sqlite3
