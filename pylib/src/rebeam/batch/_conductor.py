@@ -60,7 +60,7 @@ LONGEST_PAUSE = 60.0
 """Seconds that a stage pauses at most, of which many items in a row have failed."""
 
 OWN_SECONDS = 60.0
-"""How long a function of a source, such as `id`, may take for one record."""
+"""How long `id`, `key`, `name` and the like may take for one item, where the stage has no `timeout`."""
 
 GRACE = 2.0
 """Seconds for which an `async def` may go on after it was cancelled for its time."""
@@ -910,7 +910,8 @@ class Flow:
             return
         comes_again = False
         if culprit is not None:
-            comes_again = self._blamed(pool, culprit, number, certificate)
+            phase = next((it.phase for it in entries if works[it.place] is culprit), _marks.APPLY)
+            comes_again = self._blamed(pool, culprit, number, certificate, _IN_PHASE.get(phase, ""))
         is_known = culprit is not None or pool.last_running is not None or _is_strangers(certificate)
         for work in reversed(works):
             if work is not culprit:
@@ -930,7 +931,7 @@ class Flow:
     def _culprit(self, pool: Pool, number: int, works: list[Work], entries: list[Entry]) -> Work | None:
         """The item that a worker had in hand by the marks that it has left; None if nobody knows."""
         if number in pool.timed_out:
-            return pool.timed_out[number]
+            return pool.timed_out[number][0]
         if not pool.stage.is_async:
             at_it = next(iter(entries), None)
         elif (running := pool.last_running) is not None:
@@ -943,20 +944,19 @@ class Flow:
         # It may be that the item could not even be received.
         return works[0] if len(works) == 1 and not pool.stage.is_async and not entries else None
 
-    def _blamed(self, pool: Pool, culprit: Work, number: int, certificate: Certificate) -> bool:
-        """An item has cost its worker's life; says whether it is tried again."""
+    def _blamed(self, pool: Pool, culprit: Work, number: int, certificate: Certificate, what: str) -> bool:
+        """An item has cost its worker's life; says whether it is tried again. `what` was done with it."""
         reason = certificate.reason
-        has_timed_out = pool.timed_out.pop(number, None) is culprit
+        late, limit = pool.timed_out.pop(number, (None, 0.0))
+        has_timed_out = late is culprit
         if not has_timed_out and _is_strangers(certificate) and culprit.strangers < STRANGERS:
             culprit.strangers += 1
             return True
-        cause = (
-            f"it took longer than {self._limit(pool, culprit):g} s" if has_timed_out else f"the worker died: {reason}"
-        )
+        cause = f"it took longer than {limit:g} s" if has_timed_out else f"the worker died: {reason}"
         lines = [f"killer: {certificate.killer}"] if certificate.killer else []
         lines += [reason.traceback or "", certificate.stacks, *certificate.last_output[-20:]]
         detail = _worker.valid("\n".join(line for line in lines if line))
-        failure = Failure(_worker.valid(cause), detail)
+        failure = Failure(_worker.valid(what + cause), detail)
         if pool is self._sorter:
             pool.alive -= 1
             self._sorted(culprit, (None, None, failure))
@@ -966,12 +966,12 @@ class Flow:
     def _new_process(self, pool: Pool, slot: int) -> None:
         pool.cpu_before += pool.cpu.pop(slot, 0.0)
 
-    def _limit(self, pool: Pool, work: Work) -> float:
-        """How long an item may take."""
-        if pool is not self._sorter:
-            return pool.stage.timeout or 0.0
-        target = self._pools.get(work.target)
-        return (target.stage.timeout if target is not None else None) or OWN_SECONDS
+    def _limit(self, pool: Pool, work: Work, phase: int) -> float | None:
+        """How long an item may take: its stage, or what the next step or the sink needs of it."""
+        if phase in (_marks.APPLY, _marks.PREPARE):
+            return pool.stage.timeout if phase == _marks.APPLY else None
+        own = pool if pool is not self._sorter else self._pools.get(work.target)
+        return (own.stage.timeout if own is not None else None) or OWN_SECONDS
 
     def _own_limit(self, entry: Entry) -> float:
         """How long a record of the source may take that is made an item."""
@@ -989,19 +989,19 @@ class Flow:
 
     async def _watch(self) -> None:
         """Has workers killed whose item takes too long."""
-        pools = [pool for pool in self._pools.values() if pool.stage.timeout is not None]
         while True:
             await asyncio.sleep(0.1)
             now = time.monotonic()
-            for pool in (*pools, self._sorter):
-                for number, (slot, works) in list(pool.in_hand.items()):
-                    for entry in self._may_be_late(pool, slot):
-                        if entry.chunk != number or entry.place >= len(works) or entry.phase == _marks.PREPARE:
+            for pool in (*self._pools.values(), self._sorter):
+                for slot in range(pool.stage.concurrency):
+                    for entry in self._may_be_late(pool, slot) if pool.chunks_of[slot] else ():
+                        _, works = pool.in_hand.get(entry.chunk, (slot, []))
+                        if entry.place >= len(works) or entry.chunk in pool.timed_out:
                             continue
                         work = works[entry.place]
-                        limit = self._limit(pool, work) + (GRACE if pool.stage.is_async else 0.0)
-                        if now - entry.since > limit and number not in pool.timed_out:
-                            pool.timed_out[number] = work
+                        limit = self._limit(pool, work, entry.phase)
+                        if limit is not None and now - entry.since > limit + GRACE * pool.stage.is_async:
+                            pool.timed_out[entry.chunk] = work, limit
                             _process.kill_hung(rebeam.ref(Worker, pool.names[slot]))
             for entry in self._reading.in_hand():
                 is_own = entry.chunk == _marks.READING and entry.phase != _marks.ITERATE
@@ -1129,6 +1129,10 @@ class Flow:
             "timeline": self._timeline, "command": self._command(code),
             "directory": str(self._current.directory),
         }  # fmt: skip
+
+
+_IN_PHASE = {_marks.KEY: "its key: ", _marks.SINK: "the sink: "}
+"""What was done with an item when it cost its worker's life, where that was not its own stage."""
 
 
 def _is_strangers(certificate: Certificate) -> bool:

@@ -7,6 +7,7 @@ It must not know what the work is.
 from __future__ import annotations
 
 import struct
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ READING = 2**64 - 1
 """Instead of a chunk: a record of the source."""
 
 _ENTRY = struct.Struct("=QIIdQ")
-_PHASE, _PHASE_AT = struct.Struct("=I"), struct.calcsize("=QI")
+_PHASE, _PHASE_AT = struct.Struct("=Id"), struct.calcsize("=QI")
 _RUNNING = struct.Struct("=Q")
 
 
@@ -53,8 +54,9 @@ class Marks:
         """What the process before this one had in hand when it died."""
 
     def enter(self, entry: int, phase: int) -> None:
-        """Something else is done with the item in hand."""
-        _PHASE.pack_into(self._memory, self._first + entry * _ENTRY.size + _PHASE_AT, phase)
+        """Something else is done with the item in hand, from now on."""
+        place = self._first + entry * _ENTRY.size + _PHASE_AT
+        _PHASE.pack_into(self._memory, place, phase, time.monotonic())
 
     def begin(self, entry: int, chunk: int, place: int, phase: int, since: float, digest: int) -> None:
         """An item is taken in hand."""

@@ -116,8 +116,8 @@ class Pool:
         self.chunks_of = [0] * stage.concurrency
         self.items_of = [0] * stage.concurrency
         """How many chunks and items each worker has in hand."""
-        self.timed_out: dict[int, Work | None] = {}
-        """Chunks whose worker was killed for the time that an item took, and the item."""
+        self.timed_out: dict[int, tuple[Work, float]] = {}
+        """Chunks whose worker was killed for the time that an item took, the item, and the time it had."""
         self.failed_in_row = self.pauses = 0
         self.paused_until = 0.0
         self.last_dead: object = None
