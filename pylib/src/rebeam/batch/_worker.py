@@ -332,7 +332,12 @@ def pickled(value: Any, what: str = "its result") -> bytes:
         Unpicklable: it cannot be.
     """
     try:
-        return pickle.dumps(value, 5)
+        try:
+            return pickle.dumps(value, 5)
+        except RecursionError:
+            # CPython 3.12 lets C code nest less deep than Python's own.
+            slowly: bytes = pickle._dumps(value, 5)  # type: ignore[attr-defined]
+            return slowly
     except Exception as error:
         raise Unpicklable(f"{what} cannot be pickled: {words(error)}") from None
 
