@@ -438,7 +438,17 @@ nested = (pipeline('nested').source(range(8)).batch(2).filter(lambda v: True).ba
 patient = make('patient', dies, retries=1500, backoff=0, pause_after=None)
 generator = pipeline('generator').source(range(10)).stage(one).sink(stores)
 ended = make('ended', one, init=kills)
-many = make('many', crashes, range(600), in_flight=300)",
+many = make('many', crashes, range(600), in_flight=300)
+async def first(n):
+    # The first waits for all the others.
+    while n == 0 and most < 9: await asyncio.sleep(0.01)
+    count()
+    return n
+most = 0
+def count():
+    global most
+    most += 1
+heads = make('heads', first)",
     );
     for (name, code, count_of) in [
         ("keyed", 4, 9),
@@ -453,6 +463,7 @@ many = make('many', crashes, range(600), in_flight=300)",
         ("patient", 4, 9),
         ("ended", 3, 0),
         ("many", 4, 599),
+        ("heads", 0, 10),
     ] {
         let ran = project.run(&["batch", &format!("app.py:{name}")]);
         let file = format!("{}.jsonl", name.trim_end_matches('_'));

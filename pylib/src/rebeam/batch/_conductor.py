@@ -263,6 +263,7 @@ class Flow:
                 self._journal.revive(self._options["only"])
             elif self._options.get("retry_failed"):
                 self._journal.revive()
+                self._suspects.clear()
             self._journal.set_meta(revived=token)
         await self._feed_waiting()
         only = set(self._options["only"]) if self._options.get("only") else None
@@ -569,6 +570,7 @@ class Flow:
     async def _try_alone(self, pool: Pool, work: Work) -> None:
         digest = _ids.digest(work.id)
         # What the others have done is to be written down by then.
+        self._to_write.set()
         while len(self._changes) or self._is_writing:
             await self._written.wait()
         log.warning("`%s` was in hand when a run ended without a word: it is tried with nobody beside it", work.id)
@@ -715,6 +717,9 @@ class Flow:
                 await pool.work.wait()
             elif (pause := self._pause(pool)) > 0:
                 await pool.work.wait(pause)
+            elif pool.stage.is_async and not pool.is_ready[slot]:
+                # It is prepared first: no item is to wait for the first one.
+                return []
             elif works := pool.take(slot):
                 if not pool.is_full:
                     pool.room.set()
@@ -810,7 +815,7 @@ class Flow:
             if failure.may_retry and work.attempts <= pool.stage.retries:
                 pool.retries += 1
                 work.is_alone = work.is_alone or is_crash
-                if not is_crash:
+                if not is_crash and not failure.after:
                     self._note_failed_attempt(pool, failure)
                 return True
         if is_batch:

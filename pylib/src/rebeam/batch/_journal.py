@@ -314,6 +314,8 @@ class Journal:
         unread = f"SELECT id FROM dead WHERE step = {SOURCE} AND {where}"
         self._db.execute(f"DELETE FROM taken WHERE id IN ({unread})", ids)
         count = self._db.execute(f"DELETE FROM dead WHERE {where}", ids).rowcount
+        if only is None:
+            self._db.execute("DELETE FROM suspects")
         self._db.execute("COMMIT")
         return count
 

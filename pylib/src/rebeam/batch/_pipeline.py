@@ -6,6 +6,7 @@ import hashlib
 import inspect
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -253,14 +254,16 @@ class Pipeline:
 
     def fingerprint(self) -> dict[str, str]:
         """What its results depend on, by name: if one changes, what is in the journal may be of another making."""
-        found = {"source": _digest(self.origin.describe() if self.origin else "")}
+        origin, target = self.origin, self.target
+        found = {"source": _digest(f"{origin.describe() if origin else ''} {_code_of(getattr(origin, '_id', None))}")}
         for number, step in enumerate(self.steps):
             if isinstance(step, Stage):
                 text = f"{step.kind} {_code_of(step.function)} {_code_of(step.init)} {_code_of(step.key)}"
             else:
                 text = f"batch {step.size} {_code_of(step.key)}"
             found[f"step {number + 1}, `{step.name}`"] = _digest(text)
-        found["sink"] = _digest(self.target.describe() if self.target else "")
+        functions = [_code_of(getattr(target, name, None)) for name in ("_name", "_content")]
+        found["sink"] = _digest(f"{target.describe() if target else ''} {functions}")
         return found
 
 
@@ -323,6 +326,8 @@ def _exceptions(stage: str, option: str, given: Any) -> tuple[type[BaseException
 def _code_of(function: Any) -> str:
     if function is None:
         return ""
+    if isinstance(function, (str, itemgetter)):
+        return repr(function)
     if isinstance(function, partial):
         return f"{_code_of(function.func)} {_shown(function.args)} {_shown(function.keywords)}"
     try:

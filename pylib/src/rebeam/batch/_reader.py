@@ -121,7 +121,10 @@ class Reader(Actor):
             if cause is not None:
                 yield Record(_numbered(id, number), b"", None, None, Failure(cause, may_retry=False))
                 continue
-            yield self._record(number, id, value, stamp)
+            record = self._record(number, id, value, stamp)
+            # It may have to wait until there is room for it.
+            self._marks.clear(0)
+            yield record
         self._marks.clear(0)
 
     def _enter(self, number: int, phase: int) -> None:

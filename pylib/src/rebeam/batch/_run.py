@@ -239,12 +239,22 @@ def run(pipeline: Pipeline, options: dict[str, Any]) -> dict[str, Any]:
         if "ipykernel" in sys.modules:
             code, told = _show([*command, "--json"], environment)
         else:
-            code = subprocess.run(command, env=environment).returncode
+            with subprocess.Popen(command, env=environment) as program_:
+                code = _waited(program_)
         if not os.path.exists(report):
             raise PipelineError(f"it did not run (exit code {code}){told and ': '}{told}")
         with open(report, encoding="utf-8") as file:
             result: dict[str, Any] = json.load(file)
     return result
+
+
+def _waited(program: subprocess.Popen[bytes]) -> int:
+    """The exit code of the program. Ctrl-C reaches it as well: it finishes what is in hand, and is waited for."""
+    while True:
+        try:
+            return program.wait()
+        except KeyboardInterrupt:
+            continue
 
 
 def _target(pipeline: Pipeline, folder: str) -> str:
