@@ -9,6 +9,7 @@ function and no value of the user's can end the run.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import random
@@ -226,9 +227,13 @@ class Flow:
         """As `stop`; a conductor that takes this one's place stops, too."""
         self.stop("it was asked to stop")
         token = str(self._options.get("token"))
-        self._journal_thread.submit(lambda: self._journal.set_meta(stopping=token))
+        with contextlib.suppress(RuntimeError):
+            # Unless it has come to its end just now.
+            self._journal_thread.submit(lambda: self._journal.set_meta(stopping=token))
 
     def _end(self) -> None:
+        # Nobody is to be at the journal when it is closed.
+        self._journal_thread.shutdown(wait=True)
         try:
             self._sink.close()
         except (OSError, sqlite3.Error) as error:

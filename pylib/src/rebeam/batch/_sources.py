@@ -245,9 +245,14 @@ class _Rows(Source):
     def items(self) -> Iterator[Given]:
         if self._is_pattern:
             for path in _found(self._path, hidden=False):
-                shown = _ids.text(path)
-                for number, value in enumerate(self._read(path)):
-                    yield self._id or f"{shown}:{number}", value, ROW
+                shown, number = _ids.text(path), -1
+                try:
+                    for number, value in enumerate(self._read(path)):
+                        yield self._id or f"{shown}:{number}", value, ROW
+                except Exception as error:
+                    # The other files are read all the same.
+                    cause = f"the rest of it cannot be read: {type(error).__name__}: {error}"
+                    yield f"{shown}:{number + 1}", Broken(shown, cause, ""), None
         else:
             for number, value in enumerate(self._read(self._path)):
                 yield (number, value, None) if self._id is None else (self._id, value, ROW)
