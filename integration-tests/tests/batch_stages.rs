@@ -435,6 +435,8 @@ again = make('again', after_that, init=load, retries=1, key=lambda n: n % 2)
 odd, round_, big, unsized = make('odd', dies), make('round', circle), make('big', huge), make('unsized', one, Unsized())
 nested = (pipeline('nested').source(range(8)).batch(2).filter(lambda v: True).batch(2).stage(one)
     .sink(sink.jsonl('nested.jsonl')))
+deeper = (pipeline('deeper').source(range(8)).batch(2).filter(lambda v: True).batch(2).filter(lambda v: True, name='again')
+    .stage(one).sink(sink.jsonl('deeper.jsonl')))
 patient = make('patient', dies, retries=1500, backoff=0, pause_after=None)
 generator = pipeline('generator').source(range(10)).stage(one).sink(stores)
 ended = make('ended', one, init=kills)
@@ -460,6 +462,7 @@ heads = make('heads', first)",
         ("big", 4, 9),
         ("unsized", 0, 10),
         ("nested", 0, 2),
+        ("deeper", 0, 2),
         ("patient", 4, 9),
         ("ended", 3, 0),
         ("many", 4, 599),

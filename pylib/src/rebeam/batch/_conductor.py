@@ -775,7 +775,7 @@ class Flow:
 
     def _not_sent(self, pool: Pool, works: list[Work], error: Exception) -> None:
         """A chunk, or what came of it, could not be sent: each item is tried alone, and one alone is at fault."""
-        if len(works) > 1:
+        if len(works) != 1:
             for work in works:
                 work.is_alone = True
             self._put_back(pool, works)

@@ -85,8 +85,8 @@ class Done(NamedTuple):
     broken: Failure | None = None
 
 
-class Worker(Actor):
-    """Applies one stage to one item after the other."""
+class _OfStage(Actor):
+    """What both sorts of workers know of their stage."""
 
     def init(self, step: int, slot: int) -> None:
         from rebeam.batch import _run
@@ -96,11 +96,18 @@ class Worker(Actor):
         assert isinstance(stage, Stage)
         self._stage, self._marks = stage, current.marks[slot]
         self._marks.take_over()
-        self._apply: Callable[[Any, Item], Any] | None = None
         self._after = After(current.pipeline, step)
-        # What comes after it is not to overtake an item that is tried again.
-        self._stops = stage.key is not None
         settle()
+
+
+class Worker(_OfStage):
+    """Applies one stage to one item after the other."""
+
+    def init(self, step: int, slot: int) -> None:
+        super().init(step, slot)
+        self._apply: Callable[[Any, Item], Any] | None = None
+        # What comes after it is not to overtake an item that is tried again.
+        self._stops = self._stage.key is not None
 
     def run(self, chunk: Chunk) -> Done:
         """Does a chunk; with keys, up to the first item that fails."""
@@ -138,21 +145,13 @@ class Worker(Actor):
         return done(outcomes)
 
 
-class AsyncWorker(Actor):
+class AsyncWorker(_OfStage):
     """Applies a stage that is an `async def`: many of its items wait beside each other."""
 
     def init(self, step: int, slot: int) -> None:
-        from rebeam.batch import _run
-
-        current = _run.current()
-        stage = current.pipeline.steps[step]
-        assert isinstance(stage, Stage)
-        self._stage, self._marks = stage, current.marks[slot]
-        self._marks.take_over()
+        super().init(step, slot)
         self._preparing: asyncio.Task[Any] | None = None
-        self._after = After(current.pipeline, step)
-        self._free = list(range(stage.in_flight))
-        settle()
+        self._free = list(range(self._stage.in_flight))
 
     async def run(self, chunk: Chunk) -> Done:
         """Does a chunk: all of its items at once, beside those of other chunks."""
@@ -360,7 +359,7 @@ def value_of(payload: bytes | list[bytes]) -> Any:
     values, place = [], 1
     while place < len(payload):
         end = place + 8 + int.from_bytes(payload[place : place + 8], "little")
-        values.append(pickle.loads(payload[place + 8 : end]))
+        values.append(value_of(payload[place + 8 : end]))
         place = end
     return values
 
