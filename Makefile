@@ -116,6 +116,11 @@ bench-batch: $(VENV)/made ## items per second of `rebeam batch` beside other poo
 	$(BIN)/python -m compileall -q pylib/src
 	VIRTUAL_ENV=$(VENV) $(BIN)/python benches/batch.py $(TARGET)/release/rebeam
 
+torture-reload: build setup ## reloads under load, killed in each step: 20 seeds, 50 reloads and 10,000 messages each
+	REBEAM_RELOAD_SEEDS=20 REBEAM_RELOADS=50 REBEAM_RELOAD_MESSAGES=10000 REBEAM_TEST_PYTHON=$(BIN)/python \
+		$(CARGO) test -p integration-tests --test main -- --exact \
+		reload::nothing_is_lost_or_doubled_under_load_whichever_step_of_a_reload_is_killed
+
 soak: $(VENV)/made ## ten minutes of examples/shop under load, with a kill every second
 	$(CARGO) build --release --workspace
 	cp $(TARGET)/release/lib_rebeam.so $(MODULE).new && mv $(MODULE).new $(MODULE)

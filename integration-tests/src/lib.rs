@@ -316,7 +316,7 @@ impl Node<'_> {
         self.project.processes().into_iter().find(is_it).expect("it runs")
     }
 
-    /// The zygote: the child of the supervisor that is no actor and not the keeper.
+    /// The zygote: the child of the supervisor that is no actor, not the keeper, and not what zygotes are forked from.
     pub fn zygote(&self) -> i32 {
         self.find_zygote().expect("there is a zygote")
     }
@@ -329,7 +329,9 @@ impl Node<'_> {
         let is_zygote = |os_pid: &i32| {
             let line = std::fs::read(format!("/proc/{os_pid}/cmdline")).unwrap_or_default();
             let is_keeper = line.split(|byte| *byte == 0).any(|word| word == b"keeper");
-            !is_keeper && parent_of(*os_pid) == Some(self.os_pid()) && !actors.contains(&i64::from(*os_pid))
+            let name = std::fs::read_to_string(format!("/proc/{os_pid}/comm")).unwrap_or_default();
+            let is_base = name.trim_end() == "rebeam-base";
+            !is_keeper && !is_base && parent_of(*os_pid) == Some(self.os_pid()) && !actors.contains(&i64::from(*os_pid))
         };
         // What actors have left to the supervisor looks like it, but is younger; process ids tell nothing of age.
         let candidates = self.project.processes().into_iter().filter(is_zygote);

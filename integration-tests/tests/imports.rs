@@ -47,7 +47,7 @@ fn assert_first_version(node: &Node<'_>) {
 #[test]
 fn a_node_runs_one_version_of_the_code_whatever_is_saved_meanwhile() {
     let project = versions();
-    let mut node = project.up();
+    let mut node = project.up_with(&["up", "--no-reload", "app.py"]);
     for file in ["app.py", "parts/loaded.py", "parts/lazy.py", "late.py", "space/inner/late.py"] {
         let text = std::fs::read_to_string(project.path().join(file)).expect("a file");
         project.write(file, &text.replace("VERSION = 1", "VERSION = 2").replace("version 1", "version 2"));

@@ -21,6 +21,7 @@ mod output;
 mod protocol;
 mod python;
 mod recycling;
+mod reload;
 mod run;
 mod scripts;
 mod supervision;

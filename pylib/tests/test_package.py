@@ -91,7 +91,9 @@ def test_public_methods_and_no_others_can_be_called() -> None:
 def certificate() -> Certificate:
     reason = ExitReason("signal", "SIGSEGV")
     in_hand = (rebeam.InHand("work", "boss", 0.5, 1),)
-    return Certificate("a", Pid(0, 1, 2), 99, reason, in_hand, None, "", "restarts", 0.0, ("last",), 1.0, 0, 0.1, 1024)
+    return Certificate(
+        "a", Pid(0, 1, 2), 99, reason, in_hand, None, "", "restarts", 0.0, ("last",), 1.0, 0, 0.1, 1024, 1, None
+    )
 
 
 def test_errors_survive_the_way_to_another_actor() -> None:

@@ -30,7 +30,7 @@ pub(crate) struct DeadLetters {
 }
 
 /// Why a message ends here.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct End {
     /// Where it would go if it were sent again.
     pub(crate) to: Address,

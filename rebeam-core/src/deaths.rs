@@ -100,7 +100,7 @@ mod tests {
     use super::*;
     use rebeam_protocol::certificate::Killer;
     use rebeam_protocol::exit::ExitReason;
-    use rebeam_protocol::id::{NodeStart, Pid};
+    use rebeam_protocol::id::{NodeStart, Pid, Version};
 
     fn certificate(actor: &str, stacks: usize) -> Arc<Certificate> {
         Arc::new(Certificate {
@@ -113,6 +113,7 @@ mod tests {
             stacks: "x".repeat(stacks),
             next: Next::Nothing,
             last_output: Vec::new(),
+            code: Version::FIRST,
             age_ms: 0,
             restarts: 0,
             cpu_ms: 0,

@@ -1,6 +1,7 @@
 //! What the core is told, and what it wants done.
 
 use std::any::Any;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +10,12 @@ use rebeam_protocol::address::{Address, Caller};
 use rebeam_protocol::certificate::{Certificate, Next};
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::handshake::{MAGIC, Secret, VERSION, Welcome};
-use rebeam_protocol::id::{ActorId, CallId, ProcessId, RequestId, Seq};
+use rebeam_protocol::id::{ActorId, CallId, ProcessId, RequestId, Seq, Version};
 use rebeam_protocol::message::{DeadLetter, Outcome, Waits};
-use rebeam_protocol::outside::{Answer, TreeRequest};
+use rebeam_protocol::outside::{Answer, Reloaded, TreeRequest};
 use rebeam_protocol::page::Snapshot;
 use rebeam_protocol::process::{ProcessAnswer, ProcessRequest};
-use rebeam_protocol::spec::ActorSpec;
+use rebeam_protocol::spec::{ActorSpec, ChildSpec, SupervisorSpec};
 use rebeam_protocol::worker::{Delivery, Done, Envelope, Gate, Reply, Started};
 
 use crate::registries::EntryChange;
@@ -136,13 +137,19 @@ pub enum Event {
         /// The message whose handler has failed, if that is why.
         message: Option<Seq>,
     },
-    /// A worker has handed its state over and ends, to go on in a new process.
-    HandedOver {
-        /// Whose.
+    /// A worker has handed its state over, for the next process of its incarnation.
+    HandedOver(Box<HandedOver>),
+    /// A worker cannot hand its state over to other code, and goes on.
+    CannotMove {
+        /// Who.
         process: ProcessId,
-        /// What it was told to keep.
-        state: Bytes,
+        /// Why not.
+        why: String,
+        /// Whether a hook has failed: it stays with its code then, rather than start over.
+        is_failure: bool,
     },
+    /// There is a new version of the code: what runs the old one is to go over to it.
+    NewCode(Box<NewCode>),
     /// A worker looks for a message that is not among those that were handed over.
     WantsMore {
         /// Who.
@@ -297,6 +304,86 @@ pub enum Status {
     Signalled(i32),
 }
 
+/// The state that a process has handed over.
+#[derive(Debug)]
+pub struct HandedOver {
+    /// Whose.
+    pub process: ProcessId,
+    /// What the next one is to know.
+    pub state: State,
+    /// Whether `init` runs in the next one, too.
+    pub runs_init: bool,
+    /// How long it has taken no mail for that.
+    pub took: Duration,
+    /// Its page.
+    pub page: Snapshot,
+}
+
+/// A new version of the application's code.
+#[derive(Debug)]
+pub struct NewCode {
+    /// Which.
+    pub version: Version,
+    /// The tree as it declares it.
+    pub tree: SupervisorSpec,
+    /// How the gateway of a client is started; `None`: there is none.
+    pub gateway: Option<ChildSpec>,
+    /// Whose code has changed.
+    pub changed: Changed,
+}
+
+/// Which modules have changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// These, by themselves or by what they import.
+    Modules(HashSet<String>),
+    /// It cannot be known: all of them.
+    All,
+    /// One class, by module and name; for tests.
+    Class(String),
+}
+
+impl Changed {
+    /// Whether the code of an actor has.
+    pub fn is_code_of(&self, actor: &ActorSpec) -> bool {
+        match self {
+            Changed::Modules(changed) => actor.modules.iter().any(|module| changed.contains(module)),
+            Changed::Class(class) => actor.class == *class,
+            Changed::All => true,
+        }
+    }
+}
+
+/// What a process hands over to the next one of its incarnation. What it is, only the shell knows.
+#[derive(Clone)]
+pub struct State(Arc<dyn Any + Send + Sync>);
+
+impl State {
+    /// Of something that the shell keeps.
+    pub fn new(hold: impl Any + Send + Sync) -> Self {
+        State(Arc::new(hold))
+    }
+
+    /// What the shell keeps, if it is of this type.
+    pub fn get<T: Any>(&self) -> Option<&T> {
+        self.0.downcast_ref()
+    }
+}
+
+impl PartialEq for State {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for State {}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("State")
+    }
+}
+
 /// Large buffers of a message, which only the shell knows. They are held as long as the message is kept anywhere.
 #[derive(Clone)]
 pub struct Ticket {
@@ -363,6 +450,16 @@ pub enum Action {
     Exit(ProcessId),
     /// Ask a worker to hand its state over and end.
     Recycle(ProcessId),
+    /// Ask a worker to hand its state over and wait.
+    Move(ProcessId),
+    /// A worker that waits is to go on.
+    GoOn(ProcessId),
+    /// A worker that waits is to end: another has taken over.
+    Leave(ProcessId),
+    /// A reload is over.
+    Reloaded(Box<Reloaded>),
+    /// Of all versions of the code, these may still be needed.
+    Needed(Vec<Version>),
     /// Tell a worker that nobody waits for the answer to a message any more.
     Cancel {
         /// Whom.
@@ -490,8 +587,12 @@ pub struct Launch {
     pub restarts: u32,
     /// What to run.
     pub spec: Arc<ActorSpec>,
-    /// The state that the last process of this incarnation handed over.
-    pub state: Option<Bytes>,
+    /// The version of the code that it is to run.
+    pub code: Version,
+    /// The state that the last process of this incarnation handed over, and the version of its code.
+    pub takes_over: Option<(State, Version)>,
+    /// Whether it is to handle no mail until it is told to.
+    pub is_suspended: bool,
     /// From which of `logging`'s numbers on it logs, if somebody has said.
     pub log_level: Option<u16>,
 }
@@ -507,14 +608,15 @@ impl Launch {
             label: self.label.clone(),
             named: self.named,
             restarts: self.restarts,
-            start_length: self.spec.start.len() as u64,
+            code: self.code,
+            is_suspended: self.is_suspended,
+            takes_over: self.takes_over.as_ref().map(|(_, version)| *version),
             options: self.spec.process.clone(),
             concurrency: self.spec.concurrency,
             max_frame: max_frame as u64,
             log_level: self.log_level,
             secret,
         };
-        let state = self.state.as_deref().unwrap_or_default();
-        (welcome, Bytes::from([&self.spec.start, state].concat()))
+        (welcome, Bytes::copy_from_slice(&self.spec.start))
     }
 }

@@ -20,6 +20,11 @@ impl RestartWindow {
         RestartWindow { max, period, restarts: VecDeque::new() }
     }
 
+    /// From now on this is the limit; past restarts count on.
+    pub fn set_limit(&mut self, max: u32, period: Duration) {
+        (self.max, self.period) = (max, period);
+    }
+
     /// Counts a restart at `now`; says whether it is allowed. A restart aged exactly `period` still counts (MAP-12).
     pub fn add(&mut self, now: Duration) -> bool {
         self.restarts.push_back(now);

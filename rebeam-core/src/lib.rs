@@ -33,6 +33,6 @@ mod timers;
 pub mod tracing;
 mod waiters;
 
-pub use crate::core::Core;
+pub use crate::core::{Core, Probation, ReloadOptions};
 pub use crate::event::{Action, Event};
 pub use crate::registries::EntryChange;

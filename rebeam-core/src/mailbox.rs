@@ -140,12 +140,16 @@ pub(crate) struct Mailbox {
     has_suspect: bool,
 }
 
+/// How many messages are handed over at once: no more ahead than may wait at all.
+fn window(options: MailboxOptions, concurrency: u32) -> u64 {
+    let ahead = options.messages.map_or(WINDOW, |most| most.clamp(1, WINDOW));
+    ahead + u64::from(concurrency).max(1) - 1
+}
+
 impl Mailbox {
     /// Of an actor that handles so many messages at once.
     pub(crate) fn new(options: MailboxOptions, concurrency: u32) -> Self {
-        // No more is handed over ahead than may wait at all.
-        let ahead = options.messages.map_or(WINDOW, |most| most.clamp(1, WINDOW));
-        let window = ahead + u64::from(concurrency).max(1) - 1;
+        let window = window(options, concurrency);
         Mailbox {
             options,
             high: VecDeque::new(),
@@ -160,6 +164,13 @@ impl Mailbox {
             shut_out: HashMap::default(),
             has_suspect: false,
         }
+    }
+
+    /// From now on this holds; what waits stays.
+    pub(crate) fn respecify(&mut self, options: MailboxOptions, concurrency: u32) {
+        self.options = options;
+        self.first_window = window(options, concurrency);
+        self.window = self.first_window;
     }
 
     /// Messages that count towards the bound: all that wait, here or handed over, but for the one in hand.
@@ -391,7 +402,6 @@ impl Mailbox {
 
     fn begin_anew(&mut self) {
         self.handed_bytes = 0;
-        self.next_seq = 0;
         self.has_suspect = false;
         self.window = self.first_window;
     }

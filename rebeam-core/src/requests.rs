@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use rebeam_protocol::address::{Caller, ReplyTo};
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::id::{CallId, ProcessId, RequestId};
+use rebeam_protocol::outside::Change;
 
 /// Who asks the supervisor itself for something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub(crate) enum What {
     Which,
     Count,
     Spec,
+    /// A change of the tree is carried out.
+    Change(Change),
 }
 
 #[derive(Debug, Default)]

@@ -10,11 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use rebeam_protocol::address::{Address, Caller, LONGEST_NAME};
 use rebeam_protocol::certificate::{Certificate, Next};
-use rebeam_protocol::id::{CallId, ProcessId};
+use rebeam_protocol::id::{CallId, ProcessId, Version};
 use rebeam_protocol::message::{DeadLetter, Lane, Outcome};
-use rebeam_protocol::outside::Answer;
+use rebeam_protocol::outside::{Answer, Reloaded};
 use rebeam_protocol::page::{self, Snapshot};
 use rebeam_protocol::process::ProcessRequest;
+use rebeam_protocol::text::shortened;
 use rebeam_protocol::worker::{Buffers, ToSupervisor, ToWorker};
 
 use crate::core::Core;
@@ -84,6 +85,12 @@ pub trait Shell {
     /// Reports that an actor could not be started for want of a resource, and is tried again after that time.
     fn not_launched(&mut self, label: &str, error: &str, after: Duration);
 
+    /// Reports what became of a reload.
+    fn reloaded(&mut self, reloaded: Reloaded);
+
+    /// Lets go of every version of the code but these.
+    fn keep_versions(&mut self, needed: &[Version]);
+
     /// Reports an end that nobody ordered.
     fn report(&mut self, certificate: &Arc<Certificate>, next: Next);
 
@@ -147,6 +154,14 @@ fn act(shell: &mut (impl Shell + ?Sized), action: Action) {
             shell.write(process, Frame { attention, ..Frame::of(ToWorker::Exit) });
         }
         Action::Recycle(process) => shell.write(process, Frame::urgent(ToWorker::Recycle)),
+        Action::Move(process) => {
+            let grace_ms = shell.core().move_grace().as_millis() as u64;
+            shell.write(process, Frame::urgent(ToWorker::Move { grace_ms }));
+        }
+        Action::GoOn(process) => shell.write(process, Frame::urgent(ToWorker::GoOn)),
+        Action::Leave(process) => shell.write(process, Frame::urgent(ToWorker::Leave)),
+        Action::Reloaded(reloaded) => shell.reloaded(*reloaded),
+        Action::Needed(versions) => shell.keep_versions(&versions),
         Action::Cancel { process, seq, even_if_begun } => {
             shell.write(process, Frame::urgent(ToWorker::Cancel { seq, even_if_begun }));
         }
@@ -174,7 +189,7 @@ pub enum Heard {
     Event(Event),
     /// A caller waits no longer: what its callee is doing has to be looked up for [`Event::Abandoned`].
     Abandon(CallId),
-    /// For the shell alone: the handshake, log records, and what is said of memory.
+    /// For the shell alone: the handshake, log records, and what comes with memory.
     Shell(ToSupervisor),
 }
 
@@ -208,7 +223,9 @@ pub fn hear(
         }
         ToSupervisor::Started(started) => Event::Started { process, started, info: payload },
         ToSupervisor::WantMore { more } => Event::WantsMore { process, more },
-        ToSupervisor::HandOver => Event::HandedOver { process, state: payload },
+        ToSupervisor::CannotMove { why, is_failure } => {
+            Event::CannotMove { process, why: shortened(why, LONGEST_WHY), is_failure }
+        }
         ToSupervisor::Exit { reason, message } => Event::Reported { process, reason: reason.bounded(), message },
         ToSupervisor::Readiness { not_ready } => {
             let not_ready = not_ready.map(|why| why.chars().take(LONGEST_REASON).collect());
@@ -224,12 +241,16 @@ pub fn hear(
         }
         ToSupervisor::Abandon { call } => return Ok(Heard::Abandon(call)),
         other @ (ToSupervisor::Hello(_)
+        | ToSupervisor::HandOver { .. }
         | ToSupervisor::Log(_)
         | ToSupervisor::Arena { .. }
         | ToSupervisor::ArenaGone { .. }
         | ToSupervisor::Released { .. }) => return Ok(Heard::Shell(other)),
     }))
 }
+
+/// The longest reason why an actor cannot go over to other code, in bytes.
+const LONGEST_WHY: usize = 4000;
 
 /// The longest reason why an actor is not ready, in characters: it is kept and shown.
 const LONGEST_REASON: usize = 1000;

@@ -285,6 +285,20 @@ impl Machine {
         }
     }
 
+    /// From now on it has these flags. Restarts that have happened count on.
+    pub fn respecify(&mut self, spec: &SupervisorSpec) {
+        self.window.set_limit(spec.max_restarts, Duration::from_millis(spec.max_ms));
+        self.strategy = spec.strategy;
+        self.auto_shutdown = spec.auto_shutdown;
+    }
+
+    /// From now on this holds for a child.
+    pub fn set_traits(&mut self, child: ActorId, traits: Traits) {
+        if let Some(child) = self.children.get_mut(&child) {
+            child.traits = traits;
+        }
+    }
+
     /// Starts the children, one after another (SUP-010).
     pub fn begin(&mut self, now: Duration) {
         self.phase = Phase::Starting { queue: self.children.keys().copied().collect() };

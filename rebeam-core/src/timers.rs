@@ -33,6 +33,12 @@ pub(crate) enum Due {
     TakesTooLong(ProcessId),
     /// The process is as old as it may become.
     Aged(ProcessId),
+    /// It is time to see who else can go over to new code.
+    ReloadGoesOn,
+    /// The code that this process runs has proved itself.
+    ProbationOver(ProcessId),
+    /// A process that another has taken over from should have ended by itself.
+    Leaves(ProcessId),
     /// Somebody has waited long enough for an actor to come up.
     WaitOver(u64),
 }

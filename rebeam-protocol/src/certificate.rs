@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::exit::ExitReason;
-use crate::id::Pid;
+use crate::id::{Pid, Version};
 
 /// What is known about one end of one incarnation. Nothing in it is a guess.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,8 @@ pub struct Certificate {
     pub next: Next,
     /// The last lines it wrote to stdout and stderr, oldest first.
     pub last_output: Vec<String>,
+    /// The version of the code that it ran.
+    pub code: Version,
     /// How long it lived, in milliseconds.
     pub age_ms: u64,
     /// How often this actor had been started before.
@@ -104,6 +106,13 @@ pub enum Next {
     },
     /// The restart limit is used up: it stays down until it is started by hand, and its siblings live.
     Parked,
+    /// It died soon after it had taken new code: it goes on with the code before, and with the state that it had then.
+    Undone {
+        /// The version of the code that it goes back to.
+        to: Version,
+        /// How many messages the new code had handled, of which nothing is left.
+        lost: u64,
+    },
 }
 
 /// A message that an actor had begun and not finished when it died.

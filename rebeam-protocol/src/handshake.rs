@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ActorId, ProcessId};
+use crate::id::{ActorId, ProcessId, Version};
 use crate::spec::ProcessOptions;
 
 /// The version of what the supervisor and its own processes say to each other: a fingerprint of this crate's sources (see
@@ -25,8 +25,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The supervisor's first frame. The payload behind it is the start payload (which class, which arguments), and behind
-/// that the state that the last process of this incarnation handed over, if one did.
+/// The supervisor's first frame. The payload behind it is the start payload (which class, which arguments).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
     /// [`MAGIC`].
@@ -43,8 +42,13 @@ pub struct Welcome {
     pub named: bool,
     /// How often this actor was started before.
     pub restarts: u32,
-    /// How many bytes of the payload are the start payload; the rest is the handed-over state.
-    pub start_length: u64,
+    /// The version of the code that it runs.
+    pub code: Version,
+    /// If it goes on with the state of the process before: by which version of the code that was. The descriptor of the
+    /// memory with the state comes with the frame.
+    pub takes_over: Option<Version>,
+    /// Whether it is to handle no mail until it is told to.
+    pub is_suspended: bool,
     /// How its process differs from the others.
     pub options: ProcessOptions,
     /// How many messages it handles at once, where handlers can overlap.

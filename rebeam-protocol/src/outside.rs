@@ -9,13 +9,14 @@ use serde::{Deserialize, Serialize};
 use crate::address::Registry;
 use crate::certificate::{Certificate, Next};
 use crate::handshake::MAGIC;
-use crate::id::Pid;
+use crate::id::{Pid, Version};
 use crate::message::{DeadLetter, Outcome};
 use crate::process::ChildError;
 use crate::state::MemberState;
+use crate::zygote::LoadError;
 
 /// The version of what stands in this module. It changes on its own: a client may be older than the node.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The first frame each way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,6 +129,8 @@ pub enum Request {
     },
     /// What the tree itself answers.
     Tree(TreeRequest),
+    /// Import the application anew, and have the actors whose code has changed go over to it.
+    Reload,
 }
 
 /// A request to the tree.
@@ -229,6 +232,10 @@ pub enum Answer {
     Entries(Option<Vec<EntryInfo>>),
     /// How the node is.
     Health(Health),
+    /// What became of a reload; `None`: no code has changed.
+    Reloaded(Option<Reloaded>),
+    /// The new code could not be imported: the old goes on.
+    NotReloaded(LoadError),
     /// The actor's label, and its stacks or why they cannot be had.
     Stacks(Vec<(String, Result<String, String>)>),
 }
@@ -299,6 +306,59 @@ pub enum TroubleKind {
     NotReady,
 }
 
+/// What became of a reload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// The version of the code that the node runs now.
+    pub version: Version,
+    /// Members of the tree that this was about, by name or path.
+    pub changes: Vec<Change>,
+}
+
+/// What a reload was to one member of the tree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Its name or path.
+    pub actor: String,
+    /// Its class.
+    pub class: String,
+    /// What became of it.
+    pub fate: Fate,
+}
+
+/// What became of a member of the tree in a reload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fate {
+    /// New code has taken over its state and its mail.
+    Moved {
+        /// For how long it took no mail, in microseconds.
+        still_us: u64,
+    },
+    /// It has started over with the new code.
+    StartedOver {
+        /// For how long it took no mail, in microseconds.
+        still_us: u64,
+        /// Why its state could not be moved; `None`: its class says that it is not to be, or it is a function.
+        why: Option<String>,
+    },
+    /// The new code has failed as it was taken over: the old code goes on.
+    Failed {
+        /// The traceback, or the reason.
+        why: String,
+    },
+    /// It stays with its code.
+    Stays {
+        /// Why.
+        why: String,
+    },
+    /// It is new in the tree.
+    Added,
+    /// It is not in the tree any more.
+    Removed,
+    /// The tree declares it otherwise: it has started over.
+    Respecified,
+}
+
 /// One entry of a registry, as `rebeam names` and `rebeam groups` show it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryInfo {
@@ -323,6 +383,8 @@ pub struct NodeInfo {
     pub project: String,
     /// What it runs.
     pub target: String,
+    /// The version of its code.
+    pub code: Version,
     /// Since when, in milliseconds.
     pub age_ms: u64,
 }
@@ -389,6 +451,8 @@ pub struct ChildInfo {
     pub pid: Option<Pid>,
     /// Its process, while it has one.
     pub os_pid: Option<u32>,
+    /// The version of the code that its process runs, while it has one.
+    pub code: Option<Version>,
     /// How often it was started again.
     pub restarts: u32,
     /// Messages that wait: in the mailbox, or handed over and not begun.

@@ -207,6 +207,12 @@ pub struct ActorSpec {
     pub via: Option<(String, Vec<u8>)>,
     /// Module and class, for people.
     pub class: String,
+    /// The modules that its class, its function and its arguments come from.
+    pub modules: Vec<String>,
+    /// What becomes of it when the code of one of them changes.
+    pub reload: Reload,
+    /// Whether its class defines what it hands over to its next process, before which `init` runs there.
+    pub has_checkpoint: bool,
     /// Pickle of class, positional and keyword arguments; decoded only in its own process.
     pub start: Vec<u8>,
     /// How long `init` may take, in milliseconds; `None`: no limit.
@@ -232,6 +238,9 @@ impl ActorSpec {
             name: None,
             via: None,
             class: class.into(),
+            modules: Vec::new(),
+            reload: Reload::State,
+            has_checkpoint: false,
             start: Vec::new(),
             start_ms: Some(60_000),
             mailbox: MailboxOptions::default(),
@@ -242,6 +251,18 @@ impl ActorSpec {
             process: ProcessOptions::default(),
         }
     }
+}
+
+/// What becomes of a running actor when its code changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reload {
+    /// New code takes over its state; where that cannot be, it starts over.
+    #[default]
+    State,
+    /// It is stopped and starts over with the new code.
+    Restart,
+    /// It stays with its code as long as it lives.
+    Never,
 }
 
 /// What an actor may use before something is done about it.

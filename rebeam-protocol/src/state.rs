@@ -12,6 +12,8 @@ pub enum MemberState {
     Running,
     /// It hands its state over to a new process.
     Recycling,
+    /// It goes over to new code.
+    Reloading,
     /// It was told to end.
     Stopping,
     /// It has ended and is about to be started again.
@@ -29,6 +31,7 @@ impl MemberState {
             MemberState::Starting => "starting",
             MemberState::Running => "running",
             MemberState::Recycling => "recycling",
+            MemberState::Reloading => "reloading",
             MemberState::Stopping => "stopping",
             MemberState::Restarting => "restarting",
             MemberState::Parked => "parked",

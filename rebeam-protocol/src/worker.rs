@@ -45,6 +45,16 @@ pub enum ToWorker {
     Exit,
     /// Hand your state over and end, to go on in a new process.
     Recycle,
+    /// Hand your state over and wait: a process with other code is to go on. [`ToWorker::GoOn`] or [`ToWorker::Leave`]
+    /// follows.
+    Move {
+        /// How long handlers that overlap may take to finish, in milliseconds, before they are cancelled.
+        grace_ms: u64,
+    },
+    /// The process that was to take over has failed: handle mail again. What was handed over before this was taken back.
+    GoOn,
+    /// Another process has taken over: end.
+    Leave,
     /// Nobody waits for the answer to this message any more: drop it if it was not begun.
     Cancel {
         /// Which message.
@@ -189,8 +199,21 @@ pub enum ToSupervisor {
         /// How many.
         more: u64,
     },
-    /// The final report of a process that is recycled; payload: the state that it hands over.
-    HandOver,
+    /// The state for the next process of this incarnation: the answer to [`ToWorker::Recycle`] and [`ToWorker::Move`]. The
+    /// descriptor of the memory that it is in comes with this frame.
+    HandOver {
+        /// Whether `init` runs in the next process, too, before the state is taken over.
+        runs_init: bool,
+        /// How long it has taken no mail for that, in microseconds.
+        took_us: u64,
+    },
+    /// The state cannot be moved to another process: this one goes on.
+    CannotMove {
+        /// Why not.
+        why: String,
+        /// Whether a hook has failed, rather than that the state is of a sort that does not move.
+        is_failure: bool,
+    },
     /// Whether the actor is ready for what it is there for, as it sees it; until it says so, it is.
     Readiness {
         /// Why it is not; `None`: it is.

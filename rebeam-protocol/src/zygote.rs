@@ -14,6 +14,14 @@ pub enum ToZygote {
         /// Repeated in the answer.
         request: u64,
     },
+    /// Import these modules, and no application: this process is to be forked into zygotes.
+    Preload(Vec<String>),
+    /// Make a zygote, which says `Ready` itself. Descriptors: its control socket, lifeline, the memory for the project's
+    /// code, stdout, stderr.
+    ForkZygote {
+        /// Repeated in the answer.
+        request: u64,
+    },
     /// Do what is to be done at exit, and end.
     End,
 }
@@ -33,6 +41,13 @@ pub enum FromZygote {
         /// How the gateway of a client of the control socket is started.
         gateway: Box<ChildSpec>,
         /// Why it must not be forked, if it must not.
+        unforkable: Option<String>,
+        /// The modules of the project.
+        modules: Vec<Module>,
+    },
+    /// The modules to be imported first are.
+    Preloaded {
+        /// Why this process must not be forked, if it must not.
         unforkable: Option<String>,
     },
     /// It could not be.
@@ -58,6 +73,21 @@ pub enum FromZygote {
         /// The system's words.
         error: String,
     },
+}
+
+/// One module of the project, or one file of it that is run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Module {
+    /// Its name; of a file that is run, its path.
+    pub name: String,
+    /// Its file, by the bytes of its path.
+    pub path: Vec<u8>,
+    /// A digest of its source.
+    pub own: u64,
+    /// A digest of its source and of everything of the project that it imports.
+    pub closure: u64,
+    /// Whether it is imported, or may only be later.
+    pub is_loaded: bool,
 }
 
 /// What `rebeam up` was pointed at.

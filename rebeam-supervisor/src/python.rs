@@ -33,6 +33,13 @@ pub(crate) struct Python {
     pub(crate) mark: Option<OsString>,
 }
 
+impl Python {
+    /// Whether a pipeline is run.
+    pub(crate) fn is_batch(&self) -> bool {
+        self.batch.is_some()
+    }
+}
+
 /// What an interpreter says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct About {

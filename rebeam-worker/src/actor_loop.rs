@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::{PySystemExit, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict, PyTuple, PyType};
+use pyo3::types::{PyDict, PyTuple, PyType};
 use rebeam_protocol::address::Address;
 use rebeam_protocol::exit::Raised;
 use rebeam_protocol::id::Seq;
@@ -24,6 +24,7 @@ use crate::codec;
 use crate::context::{self, Message};
 use crate::convert;
 use crate::in_process::is_shared;
+use crate::moving::{self, MOVE};
 use crate::outgoing::until;
 use crate::registry;
 use crate::requests;
@@ -96,14 +97,6 @@ pub(crate) fn report(py: Python<'_>, kind: &str, text: String, traceback: Option
     send(py, channel(py)?, &ToSupervisor::Exit { reason, message: FAILED.take() }, &[])
 }
 
-/// Sends the state that the next process of this incarnation goes on with. What was done is told before, so that the
-/// next process does not do it again.
-#[pyfunction]
-pub(crate) fn hand_over(py: Python<'_>, state: &Bound<'_, PyBytes>) -> PyResult<()> {
-    settle_done(py, channel(py)?)?;
-    send(py, channel(py)?, &ToSupervisor::HandOver, state.as_bytes())
-}
-
 /// What of `rebeam._dispatch` handles messages.
 #[pyclass(module = "rebeam._rebeam")]
 pub(crate) struct Handlers {
@@ -163,7 +156,7 @@ fn is_message(letter: &Letter) -> bool {
 /// What became of a letter.
 enum Taken<'py> {
     Done,
-    /// The actor is to end: a reason, or [`RECYCLE`].
+    /// The actor is to end: a reason, [`RECYCLE`], or [`MOVE`].
     End(&'static str, String, Option<String>),
     /// A coroutine handles it.
     Begun(Py<Message>, Bound<'py, PyAny>),
@@ -251,7 +244,7 @@ pub(crate) fn take_cancelled(py: Python<'_>) -> PyResult<Vec<u64>> {
     Ok(channel(py)?.take_cancelled().into_iter().map(|seq| seq.0).collect())
 }
 
-fn settle_done(py: Python<'_>, channel: &Channel) -> PyResult<()> {
+pub(crate) fn settle_done(py: Python<'_>, channel: &Channel) -> PyResult<()> {
     tell_news(py, channel)?;
     channel.take_done().map_or(Ok(()), |done| send_acks(py, channel, done))
 }
@@ -399,7 +392,8 @@ fn attend_to_process(py: Python<'_>, channel: &Channel) -> PyResult<()> {
                 let reply = Reply { to, outcome, done: None, is_last: false, buffers: None };
                 send(py, channel, &ToSupervisor::Reply(reply), &[])?;
             }
-            Letter::Lent => {}
+            // A function is not asked to.
+            Letter::Move(_) | Letter::GoOn | Letter::Leave | Letter::Lent => {}
         }
     }
     Ok(())
@@ -513,8 +507,12 @@ impl Handlers {
                 Ok(Taken::End(kind, text, traceback))
             }
             Letter::Recycle => Ok(Taken::End(RECYCLE, String::new(), None)),
+            Letter::Move(grace_ms) => {
+                moving::stands_still();
+                Ok(Taken::End(MOVE, grace_ms.to_string(), None))
+            }
             Letter::Exit => Err(actor_exit(py)?),
-            Letter::Lent => Ok(Taken::Done),
+            Letter::Lent | Letter::GoOn | Letter::Leave => Ok(Taken::Done),
             Letter::StacksTaken => {
                 channel.rewind_stacks();
                 Ok(Taken::Done)

@@ -51,6 +51,12 @@ pub(crate) enum Letter {
     Exit,
     /// Hand the state over and end.
     Recycle,
+    /// Hand the state over and wait; how many milliseconds handlers that overlap may take before.
+    Move(u64),
+    /// Go on: the next process has failed to take over.
+    GoOn,
+    /// End: the next process has taken over.
+    Leave,
     /// Log from this of `logging`'s numbers on.
     LogLevel(u16),
     /// The stacks that were written have been read.
@@ -133,6 +139,8 @@ struct State {
     /// Whether handlers can be cancelled here at all.
     takes_cancels: bool,
     is_suspended: bool,
+    /// Whether the state was given to the next process: mail that comes is taken back by the supervisor.
+    stands_still: bool,
     gates: Gates,
     is_closed: bool,
     /// Until when the actor has to end, if it is being stopped; taken by who has looked.
@@ -143,9 +151,17 @@ struct State {
     done_bytes: usize,
 }
 
+/// What an actor is started from.
+pub(crate) struct Start {
+    /// Its class and arguments.
+    pub(crate) payload: Payload,
+    /// The state that the process before this one has handed over.
+    pub(crate) takes_over: Option<OwnedFd>,
+}
+
 impl Channel {
-    /// Shakes hands; gives the channel and the start payload.
-    pub(crate) fn open(socket: OwnedFd, page: &OwnedFd, lifeline: Option<OwnedFd>) -> io::Result<(Self, Payload)> {
+    /// Shakes hands; gives the channel and what this actor is started from.
+    pub(crate) fn open(socket: OwnedFd, page: &OwnedFd, lifeline: Option<OwnedFd>) -> io::Result<(Self, Start)> {
         // Without /proc there are no stacks of faults; everything else works.
         let stacks = lifeline.as_ref().and_then(|_| open_stacks(page).ok());
         let page = StatusPage::map(page)?;
@@ -163,6 +179,10 @@ impl Channel {
             return Err(io::Error::other("the first frame is not a handshake"));
         };
         welcome.check().map_err(io::Error::other)?;
+        if welcome.is_suspended {
+            page.set_suspended(true);
+        }
+        let takes_over = welcome.takes_over.and_then(|_| reader.frames.take_descriptor());
         // What is passed on to this worker tells more than what its sender wrote.
         reader.frames.set_limit((welcome.max_frame as usize).saturating_add(HEAD_ROOM));
         let channel = Channel {
@@ -173,7 +193,6 @@ impl Channel {
             writer_free: Condvar::new(),
             socket,
             next_id: AtomicU64::new(first_id(&welcome)),
-            welcome,
             state: Mutex::new(State {
                 reader: Some(reader),
                 system: VecDeque::new(),
@@ -185,7 +204,8 @@ impl Channel {
                 ready: Vec::new(),
                 cancelled: Vec::new(),
                 takes_cancels: false,
-                is_suspended: false,
+                is_suspended: welcome.is_suspended,
+                stands_still: false,
                 gates: Gates::default(),
                 is_closed: false,
                 time_left: None,
@@ -193,6 +213,7 @@ impl Channel {
                 done: Vec::new(),
                 done_bytes: 0,
             }),
+            welcome,
             wake: Condvar::new(),
             nudge: OnceLock::new(),
         };
@@ -201,7 +222,7 @@ impl Channel {
             NotWritten::Closed(error) => error,
             NotWritten::Frame(error) => io::Error::other(error),
         })?;
-        Ok((channel, start))
+        Ok((channel, Start { payload: start, takes_over }))
     }
 
     /// Sends a frame; when it returns, the frame is where a SIGKILL of this process cannot lose it (MAP-03).
@@ -372,6 +393,21 @@ impl Channel {
     pub(crate) fn try_letter(&self) -> Option<Letter> {
         self.look_if_asked();
         self.state().take_letter()
+    }
+
+    /// From now on mail that comes is dropped, and what has come and was not begun is, until this process is to go on.
+    pub(crate) fn stand_still(&self) {
+        let mut state = self.state();
+        state.stands_still = true;
+        state.high.clear();
+        // An order to stop comes again, to whichever process goes on.
+        state.normal.clear();
+        state.system.retain(|letter| !matches!(letter, Letter::Message(..) | Letter::Stop(_)));
+    }
+
+    /// Waits for a letter to the process, whether or not it stands still.
+    pub(crate) fn wait_for_process(&self) -> Result<Letter, Unmet> {
+        self.wait(None, |state| state.system.pop_front())
     }
 
     /// From now on only what is for the process is taken, or everything again.
@@ -759,6 +795,8 @@ impl State {
 
     fn file_one(&mut self, message: ToWorker, payload: Payload) {
         match message {
+            // Its memory is given back with it.
+            ToWorker::Deliver(_) | ToWorker::Stop { .. } if self.stands_still => {}
             ToWorker::Deliver(delivery) => {
                 let lane = delivery.head.lane;
                 let place = if lane == Lane::Normal { self.last_place + 1 } else { 0 };
@@ -776,6 +814,12 @@ impl State {
             ToWorker::TimeLeft { ms } => self.time_left = Some(Duration::from_millis(ms)),
             ToWorker::Exit => self.system.push_front(Letter::Exit),
             ToWorker::Recycle => self.system.push_back(Letter::Recycle),
+            ToWorker::Move { grace_ms } => self.system.push_back(Letter::Move(grace_ms)),
+            ToWorker::GoOn => {
+                self.stands_still = false;
+                self.system.push_back(Letter::GoOn);
+            }
+            ToWorker::Leave => self.system.push_back(Letter::Leave),
             ToWorker::StacksTaken => self.system.push_back(Letter::StacksTaken),
             ToWorker::LogLevel { level } => self.system.push_back(Letter::LogLevel(level)),
             ToWorker::Wake => {}

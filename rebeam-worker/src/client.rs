@@ -42,6 +42,7 @@ pub(crate) struct ActorFields {
     state: &'static str,
     class_name: String,
     restarts: u32,
+    version: Option<u32>,
     waiting: u64,
 }
 
@@ -162,6 +163,7 @@ impl Client {
                         state: child.state.word(),
                         class_name,
                         restarts: child.restarts,
+                        version: child.code.map(|code| code.0),
                         waiting: child.waiting,
                     }),
                     MemberKind::Supervisor(_) => None,

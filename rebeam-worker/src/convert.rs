@@ -156,7 +156,7 @@ pub(crate) fn certificate<'py>(py: Python<'py>, certificate: &Certificate) -> Py
 pub(crate) fn certificate_then<'py>(
     py: Python<'py>,
     certificate: &Certificate,
-    next: Next,
+    then: Next,
 ) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("actor", &certificate.actor)?;
@@ -171,13 +171,17 @@ pub(crate) fn certificate_then<'py>(
     dict.set_item("in_hand", in_hand)?;
     dict.set_item("killer", certificate.killer.words())?;
     dict.set_item("stacks", &certificate.stacks)?;
-    let (next, after_ms) = match next {
+    let (next, after_ms) = match then {
         Next::Nothing => (None, 0),
         Next::Restarts { after_ms } => (Some("restarts"), after_ms),
         Next::StaysDown => (Some("stays_down"), 0),
         Next::GivesUp { .. } => (Some("gives_up"), 0),
         Next::Parked => (Some("parked"), 0),
+        Next::Undone { .. } => (Some("undone"), 0),
     };
+    let undone = if let Next::Undone { to, lost } = then { Some((to.0, lost)) } else { None };
+    dict.set_item("undone", undone)?;
+    dict.set_item("version", certificate.code.0)?;
     dict.set_item("next", next)?;
     dict.set_item("restarts_after", after_ms as f64 / 1000.0)?;
     dict.set_item("last_output", &certificate.last_output)?;

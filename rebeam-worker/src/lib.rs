@@ -15,6 +15,7 @@ mod convert;
 mod gates;
 mod in_process;
 mod ledger;
+mod moving;
 mod outgoing;
 mod registry;
 mod requests;
@@ -33,7 +34,7 @@ use pyo3::prelude::*;
 mod _rebeam {
     #[pymodule_export]
     use crate::actor_loop::{
-        Handlers, catch_up_now, hand_over, is_recycled, receive, report, serve, set_after, set_idle, settle, started,
+        Handlers, catch_up_now, is_recycled, receive, report, serve, set_after, set_idle, settle, started,
         stop_if_idle, take_cancelled, take_idle, take_own_mail, take_time_left, trim_memory,
     };
     #[pymodule_export]
@@ -53,6 +54,8 @@ mod _rebeam {
         ThreadOwner, attach_in_process, detach_in_process, join_in_process, part_in_process, thread_owner,
     };
     #[pymodule_export]
+    use crate::moving::{cannot_move, hand_over, wait_for_successor};
+    #[pymodule_export]
     use crate::outgoing::{
         abandon, await_answer, call, call_message, cancel_call, cast, forget_call, has_answer, key_number, look,
         note_answer, reply, request, rest, room, send_message, take_answer, wait_answer, wait_ready, watched,
@@ -69,7 +72,7 @@ mod _rebeam {
         attach, attach_forked, detach_after_fork, exit_ordered, is_attached, leave, map_ledger, raise_exit_again,
     };
     #[pymodule_export]
-    use crate::system::{birth_time, has_fork_handlers};
+    use crate::system::{birth_time, file_time, has_fork_handlers};
     #[cfg(feature = "testing")]
     #[pymodule_export]
     use crate::testing::Node;

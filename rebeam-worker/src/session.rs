@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::ThreadId;
@@ -135,13 +135,14 @@ fn open<'py>(
     page: &OwnedFd,
     lifeline: Option<OwnedFd>,
 ) -> PyResult<(Channel, Bound<'py, PyDict>)> {
-    let (channel, payload) = py.detach(|| Channel::open(socket, page, lifeline))?;
+    let (channel, start) = py.detach(|| Channel::open(socket, page, lifeline))?;
     let welcome = &channel.welcome;
-    let bytes = payload.as_slice();
-    let (start, state) = bytes.split_at((welcome.start_length as usize).min(bytes.len()));
     let dict = PyDict::new(py);
-    dict.set_item("start", PyBytes::new(py, start))?;
-    dict.set_item("state", PyBytes::new(py, state))?;
+    dict.set_item("start", PyBytes::new(py, start.payload.as_slice()))?;
+    // Python closes it.
+    dict.set_item("takes_over", start.takes_over.map(IntoRawFd::into_raw_fd))?;
+    dict.set_item("taken_from", welcome.takes_over.map(|version| version.0))?;
+    dict.set_item("code", welcome.code.0)?;
     dict.set_item("pid", convert::pid_numbers(welcome.process.pid))?;
     dict.set_item("number", welcome.actor.0)?;
     dict.set_item("label", &welcome.label)?;

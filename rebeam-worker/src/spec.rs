@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 use rebeam_protocol::spec::{
     ActorSpec, AutoShutdown, Backoff, ChildKind, ChildSpec, Limits, MAX_DEPTH, MailboxOptions, OnGiveup, Overflow,
-    Pauses, ProcessOptions, Restart, Shutdown, Strategy, SupervisorKind, SupervisorSpec,
+    Pauses, ProcessOptions, Reload, Restart, Shutdown, Strategy, SupervisorKind, SupervisorSpec,
 };
 
 use crate::codec;
@@ -37,6 +37,8 @@ const ON_FULL: &[(&str, Overflow)] = &[
     ("drop_oldest", Overflow::DropOldest),
     ("drop_new", Overflow::DropNew),
 ];
+
+const RELOADS: &[(&str, Reload)] = &[("state", Reload::State), ("restart", Reload::Restart), ("never", Reload::Never)];
 
 /// Whether mail survives a crash.
 const ON_CRASH: &[(&str, bool)] = &[("keep", true), ("drop", false)];
@@ -156,6 +158,9 @@ fn actor(object: &Bound<'_, PyAny>) -> PyResult<ActorSpec> {
         name: object.getattr("name")?.extract()?,
         via: object.getattr("via")?.extract()?,
         class: object.getattr("class_name")?.extract()?,
+        modules: object.getattr("modules")?.extract()?,
+        reload: choice(object, "reload", RELOADS)?,
+        has_checkpoint: object.getattr("has_checkpoint")?.extract()?,
         start: pickled.as_bytes().to_vec(),
         start_ms: start_timeout.map(|seconds| (seconds * 1000.0) as u64),
         mailbox: mailbox(&object.getattr("mailbox")?)?,

@@ -77,6 +77,12 @@ impl StatusPage {
         }
     }
 
+    /// Frees all marks: whatever was in hand is nobody's any more.
+    pub(crate) fn forget_all(&self) {
+        let all: Vec<Seq> = self.marks().taken.iter().map(|(seq, _)| Seq(*seq)).collect();
+        self.settled(&all);
+    }
+
     fn marks(&self) -> MutexGuard<'_, Marks> {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }

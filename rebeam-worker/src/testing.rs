@@ -17,7 +17,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use rebeam_core::event::{Death, Launch, LaunchError, NodeEnd, NodeEvent, Status};
+use rebeam_core::event::{Changed, Death, HandedOver, Launch, LaunchError, NewCode, NodeEnd, NodeEvent, State, Status};
 use rebeam_core::shell::{self, Frame, Heard, Shell as _};
 use rebeam_core::tracing::Span;
 use rebeam_core::{Core, EntryChange, Event};
@@ -25,9 +25,9 @@ use rebeam_protocol::address::{Address, Caller};
 use rebeam_protocol::certificate::{Certificate, Next};
 use rebeam_protocol::frame::MAX_FRAME;
 use rebeam_protocol::handshake::Secret;
-use rebeam_protocol::id::{CallId, NodeStart, Pid, ProcessId};
+use rebeam_protocol::id::{CallId, NodeStart, Pid, ProcessId, Version};
 use rebeam_protocol::message::{CallFailure, Callee, DeadLetter, Kind, Outcome};
-use rebeam_protocol::outside::Answer;
+use rebeam_protocol::outside::{Answer, Change, Fate, Reloaded};
 use rebeam_protocol::page::{self, Snapshot};
 use rebeam_protocol::state::MemberState;
 use rebeam_protocol::worker::{ToSupervisor, ToWorker};
@@ -74,6 +74,8 @@ struct Shell {
     drops: HashMap<String, u32>,
     deaths: Vec<(Arc<Certificate>, Next)>,
     dead_letters: Vec<DeadLetter>,
+    /// What became of the last reload.
+    reloaded: Option<Reloaded>,
     chance: Option<Chance>,
     is_up: bool,
     /// How it ended, once it has.
@@ -89,7 +91,7 @@ struct Worker {
     /// Frames written to it.
     written: u64,
     /// Frames that its socket did not take yet.
-    waiting: VecDeque<(ToWorker, Bytes)>,
+    waiting: VecDeque<(ToWorker, Bytes, Option<State>)>,
     is_over: bool,
     /// Whether frames that it has sent may be left unread on purpose.
     is_held: bool,
@@ -134,6 +136,7 @@ impl Node {
             drops: HashMap::new(),
             deaths: Vec::new(),
             dead_letters: Vec::new(),
+            reloaded: None,
             chance: seed.map(|seed| Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)),
             is_up: false,
             ended: None,
@@ -240,6 +243,39 @@ impl Node {
         letters.iter().map(|letter| convert::dead_letter(py, letter)).collect()
     }
 
+    /// Has the actors of a class go over to new code; the tree is as it was.
+    fn reload(
+        &self,
+        py: Python<'_>,
+        tree: &Bound<'_, PyAny>,
+        class: String,
+        seconds: f64,
+    ) -> PyResult<Vec<(String, &'static str, String)>> {
+        let tree = spec::supervisor(tree, "root".into())?;
+        let version = {
+            let mut shell = self.shell();
+            shell.reloaded = None;
+            Version(shell.core.version().0 + 1)
+        };
+        let changed = Changed::Class(class);
+        self.tell(Event::NewCode(Box::new(NewCode { version, tree, gateway: None, changed })));
+        self.wait(py, seconds, "the reload did not come to an end", |shell| shell.reloaded.is_some())?;
+        let reloaded = self.shell().reloaded.take();
+        let change = |change: Change| {
+            let (word, why) = match change.fate {
+                Fate::Moved { .. } => ("moved", String::new()),
+                Fate::StartedOver { why, .. } => ("restarted", why.unwrap_or_default()),
+                Fate::Failed { why } => ("failed", why),
+                Fate::Stays { why } => ("stays", why),
+                Fate::Added => ("added", String::new()),
+                Fate::Removed => ("removed", String::new()),
+                Fate::Respecified => ("changed", String::new()),
+            };
+            (change.actor, word, why)
+        };
+        Ok(reloaded.into_iter().flat_map(|it| it.changes).map(change).collect())
+    }
+
     /// Orders the end of the node, in order, or at once.
     fn stop(&self, is_kill: bool) {
         self.tell(if is_kill { Event::KillAll } else { Event::StopNode });
@@ -320,7 +356,8 @@ impl Shell {
     }
 
     fn alive(&self, label: &str) -> Option<ProcessId> {
-        let found = self.workers.iter().find(|(_, worker)| worker.label == label && !worker.is_over);
+        // The last one: one before it may wait until it has taken over.
+        let found = self.workers.iter().rev().find(|(_, worker)| worker.label == label && !worker.is_over);
         found.map(|(process, _)| *process)
     }
 
@@ -357,7 +394,7 @@ impl Shell {
             is_held: false,
         };
         self.workers.insert(process, worker);
-        self.push(process, ToWorker::Welcome(welcome), start);
+        self.push(process, ToWorker::Welcome(welcome), start, launch.takes_over.map(|(state, _)| state));
         // The handshake is read before anybody counts.
         if let Some(worker) = self.workers.get_mut(&process) {
             worker.written = 0;
@@ -368,12 +405,12 @@ impl Shell {
         Ok(())
     }
 
-    fn push(&mut self, process: ProcessId, message: ToWorker, payload: Bytes) {
+    fn push(&mut self, process: ProcessId, message: ToWorker, payload: Bytes, state: Option<State>) {
         if let Some(worker) = self.workers.get_mut(&process)
             && !worker.is_over
         {
             worker.written += 1;
-            worker.waiting.push_back((message, payload));
+            worker.waiting.push_back((message, payload, state));
         }
     }
 
@@ -396,7 +433,7 @@ impl Shell {
     fn wake_all(&mut self) {
         let alive: Vec<ProcessId> = self.workers.keys().copied().collect();
         for process in alive {
-            self.push(process, ToWorker::Wake, Bytes::new());
+            self.push(process, ToWorker::Wake, Bytes::new(), None);
         }
         self.flush();
     }
@@ -422,7 +459,7 @@ impl Shell {
             if let Some((process, target)) = lost {
                 let callee = Callee { target, state: MemberState::Running, busy: None, waiting: 0 };
                 let outcome = Outcome::Failed(CallFailure::TimedOut(callee));
-                self.push(process, ToWorker::Reply { call, outcome, buffers: None }, Bytes::new());
+                self.push(process, ToWorker::Reply { call, outcome, buffers: None }, Bytes::new(), None);
                 continue;
             }
             let caller = Caller::Actor(pid);
@@ -484,6 +521,16 @@ impl Shell {
             Ok(Heard::Abandon(call)) => {
                 self.tell(Event::Abandoned { caller: Caller::Actor(process.pid), call, page: None });
             }
+            Ok(Heard::Shell(ToSupervisor::HandOver { runs_init, took_us })) => {
+                let taken = self
+                    .workers
+                    .get_mut(&process)
+                    .and_then(|worker| Some((worker.reader.frames.take_descriptor()?, worker.page.snapshot())));
+                if let Some((memory, page)) = taken {
+                    let (state, took) = (State::new(memory), Duration::from_micros(took_us));
+                    self.tell(Event::HandedOver(Box::new(HandedOver { process, state, runs_init, took, page })));
+                }
+            }
             Ok(Heard::Shell(_)) => {}
             Err(complaint) => self.tell(Event::Misbehaved { process, complaint }),
         }
@@ -543,7 +590,7 @@ impl shell::Shell for Shell {
 
     fn write(&mut self, process: ProcessId, frame: Frame) {
         let is_exit = frame.message == ToWorker::Exit;
-        self.push(process, frame.message, frame.payload);
+        self.push(process, frame.message, frame.payload, None);
         if frame.attention != 0 {
             self.attend(process, frame.attention);
         }
@@ -593,6 +640,12 @@ impl shell::Shell for Shell {
     fn answer_outside(&mut self, _: u64, _: Answer) {}
 
     fn span(&mut self, _: Span) {}
+
+    fn keep_versions(&mut self, _: &[Version]) {}
+
+    fn reloaded(&mut self, reloaded: Reloaded) {
+        self.reloaded = Some(reloaded);
+    }
 }
 
 impl Worker {
@@ -606,8 +659,9 @@ impl Worker {
         for _ in 0..most.min(self.waiting.len()) {
             // A frame is written whole or not at all: there is room as long as the actor reads now and then.
             let is_ready = socket::is_ready(self.socket.as_fd(), PollFlags::POLLOUT);
-            let Some((message, payload)) = self.waiting.pop_front_if(|_| is_ready) else { return };
-            if self.writer.write(self.socket.as_fd(), &message, &payload, None, &|wait| wait()).is_err() {
+            let Some((message, payload, state)) = self.waiting.pop_front_if(|_| is_ready) else { return };
+            let memory = state.as_ref().and_then(State::get::<OwnedFd>).map(AsFd::as_fd);
+            if self.writer.write(self.socket.as_fd(), &message, &payload, memory, &|wait| wait()).is_err() {
                 return;
             }
         }

@@ -1,20 +1,21 @@
 //! The zygote: a warm interpreter with one thread that imports the application once and forks workers on request.
 //!
 //! It never runs a callback of an actor, and nothing depends on its health: the workers are its siblings, not its
-//! children (see [`rebeam_sys::fork`]), and a dead zygote is replaced.
+//! children (see [`rebeam_sys::fork`]), and a dead zygote is replaced. Where code is reloaded, a *base* that has imported
+//! what does not change is forked into a zygote for each version.
 
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 use std::io;
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
-use nix::unistd::{Pid, dup2_stderr, dup2_stdout, setpgid};
+use nix::unistd::{Pid, dup2_stderr, dup2_stdout, setpgid, setsid};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rebeam_protocol::frame::MAX_FRAME;
 use rebeam_protocol::handshake::VERSION;
-use rebeam_protocol::zygote::{Fork, FromZygote, LoadError, LoadErrorKind, Source, Target, ToZygote};
+use rebeam_protocol::zygote::{Fork, FromZygote, LoadError, LoadErrorKind, Module, Source, Target, ToZygote};
 use rebeam_sys::fork::{Hooks, Side, fork_as_sibling, fork_twice};
 use rebeam_sys::frames::{self, FrameReader};
 use rebeam_sys::process;
@@ -25,6 +26,10 @@ use crate::spec;
 /// Descriptors of a fork request: channel, status page, lifeline, stdout, stderr.
 const FORK_FDS: usize = 5;
 
+/// What `ps` and `top` show of them, as they show an actor by its name.
+const BASE: &CStr = c"rebeam-base";
+const ZYGOTE: &CStr = c"rebeam-zygote";
+
 /// What a new worker is handed by the zygote.
 pub(crate) struct Birth {
     pub(crate) channel: OwnedFd,
@@ -34,7 +39,12 @@ pub(crate) struct Birth {
 
 /// Serves the supervisor until that has said `End` or is gone (`None`), or until this process is a new worker. The
 /// application's code is kept in the memory behind the descriptor `code`.
-pub(crate) fn serve(py: Python<'_>, control: OwnedFd, lifeline: OwnedFd, code: RawFd) -> PyResult<Option<Birth>> {
+pub(crate) fn serve(
+    py: Python<'_>,
+    mut control: OwnedFd,
+    mut lifeline: OwnedFd,
+    mut code: RawFd,
+) -> PyResult<Option<Birth>> {
     process::tie_to(&lifeline)?;
     let mut reader = FrameReader::new(MAX_FRAME);
     let hooks = PythonHooks { _attached: py };
@@ -57,6 +67,51 @@ pub(crate) fn serve(py: Python<'_>, control: OwnedFd, lifeline: OwnedFd, code: R
                 // First all that is not needed goes, so that no worker has to tidy it up.
                 drop((answer, message));
                 app.call_method0("freeze")?;
+            }
+            ToZygote::Preload(modules) => {
+                let _ = nix::sys::prctl::set_name(BASE);
+                let loaded = app.call_method1("preload", (modules,));
+                let answer = match loaded.and_then(|it| it.extract::<(Option<String>, bool)>()) {
+                    Ok((unforkable, twice)) => {
+                        must_fork_twice = twice;
+                        FromZygote::Preloaded { unforkable }
+                    }
+                    Err(error) => FromZygote::LoadFailed(load_error(&app, &error)?),
+                };
+                app.call_method0("freeze")?;
+                send(&control, &answer)?;
+            }
+            ToZygote::ForkZygote { request } => {
+                let Ok([new_control, new_lifeline, new_code, stdout, stderr]) = <[OwnedFd; FORK_FDS]>::try_from(fds)
+                else {
+                    let error = format!("a fork comes with {FORK_FDS} descriptors");
+                    send(&control, &FromZygote::ForkFailed { request, error })?;
+                    continue;
+                };
+                let side = if must_fork_twice { fork_twice(&hooks) } else { fork_as_sibling(&hooks) };
+                match side {
+                    Ok(Side::Child) => {
+                        control = new_control;
+                        lifeline = new_lifeline;
+                        let base_code = std::mem::replace(&mut code, new_code.into_raw_fd());
+                        let _ = nix::unistd::close(base_code);
+                        reader = FrameReader::new(MAX_FRAME);
+                        // A service process leads a session of its own.
+                        let is_set_up = setsid().and_then(|_| dup2_stdout(&stdout)).and_then(|()| dup2_stderr(&stderr));
+                        is_set_up.map_err(io::Error::from)?;
+                        process::tie_to(&lifeline)?;
+                        let _ = nix::sys::prctl::set_name(ZYGOTE);
+                        app.call_method1("become_zygote", (code,))?;
+                        send(&control, &FromZygote::Ready { version: VERSION })?;
+                    }
+                    Ok(Side::Parent(os_pid)) => send(&control, &FromZygote::Forked { request, os_pid })?,
+                    Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                        send(&control, &FromZygote::Unforkable { request, reason: error.to_string() })?;
+                    }
+                    Err(error) => {
+                        send(&control, &FromZygote::ForkFailed { request, error: error.to_string() })?;
+                    }
+                }
             }
             ToZygote::End => {
                 // Its end is to be that of the process.
@@ -139,11 +194,14 @@ fn load(app: &Bound<'_, PyModule>, target: &Target, code: RawFd) -> PyResult<(Fr
         Fork::Never => "never",
     };
     let loaded = app.call_method1("load", (kind, source, &target.attribute, &target.preload, fork, code))?;
-    let (tree, gateway, unforkable, must_fork_twice): (Bound<'_, PyAny>, Bound<'_, PyAny>, Option<String>, bool) =
-        loaded.extract()?;
+    type Loaded<'py> =
+        (Bound<'py, PyAny>, Bound<'py, PyAny>, Option<String>, bool, Vec<(String, Vec<u8>, u64, u64, bool)>);
+    let (tree, gateway, unforkable, must_fork_twice, modules): Loaded<'_> = loaded.extract()?;
+    let module = |(name, path, own, closure, is_loaded)| Module { name, path, own, closure, is_loaded };
+    let modules = modules.into_iter().map(module).collect();
     let tree = Box::new(spec::supervisor(&tree, "root".into())?);
     let gateway = Box::new(spec::child(&gateway)?);
-    Ok((FromZygote::Loaded { tree, gateway, unforkable }, must_fork_twice))
+    Ok((FromZygote::Loaded { tree, gateway, unforkable, modules }, must_fork_twice))
 }
 
 fn load_error(app: &Bound<'_, PyModule>, error: &PyErr) -> PyResult<LoadError> {

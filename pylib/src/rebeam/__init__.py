@@ -118,7 +118,7 @@ from rebeam._registry import (
     watch,
     whereis,
 )
-from rebeam._runtime import after_fork, current_message, me, shutdown
+from rebeam._runtime import after_fork, current_message, me, shutdown, version
 from rebeam._server import (
     TIMEOUT,
     Caller,
@@ -147,6 +147,7 @@ if _typing.TYPE_CHECKING:
     from rebeam._executor import Executor
     from rebeam._loop import background
     from rebeam._run import run
+    from rebeam._state import code_change
     from rebeam._tasks import Outcome, Task, atask, task
 
 __all__ = [
@@ -242,6 +243,7 @@ __all__ = [
     "cast_every",
     "child",
     "child_options",
+    "code_change",
     "connect",
     "continue_with",
     "current_message",
@@ -288,6 +290,7 @@ __all__ = [
     "unlink",
     "unregister",
     "unwatch",
+    "version",
     "via",
     "wait_for",
     "watch",
@@ -304,6 +307,7 @@ _LATER = {
     "Task": "_tasks",
     "atask": "_tasks",
     "background": "_loop",
+    "code_change": "_state",
     "connect": "_client",
     "run": "_run",
     "task": "_tasks",

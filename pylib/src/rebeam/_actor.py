@@ -86,6 +86,35 @@ class Actor:
             state: what `checkpoint` returned there.
         """
 
+    def code_change(self, old_version: Any, state: Any) -> Any:
+        """Brings the state of older code up to date, before this code takes it over in a reload.
+
+        An exception refuses: the old code goes on. `rebeam.code_change` declares it from outside the class.
+
+        Args:
+            old_version: `__version__` of the old class or of its module; where there is none, the number of the version
+                (see `rebeam.version`).
+            state: what `checkpoint` returned there; without one, a dictionary of the attributes.
+
+        Returns:
+            The same for this code: for `restore`, or a dictionary of attributes.
+        """
+        return state
+
+    def before_move(self) -> Any:
+        """Lets go of what two processes cannot hold, before a process with new code takes over: ports, locks, files.
+
+        It runs between two messages, before `checkpoint`. An actor that has threads or tasks of its own moves only with
+        this method and `after_move`.
+        """
+
+    def after_move(self, old_version: Any) -> Any:
+        """Opens again what `before_move` has let go: in the process with new code or, if that fails, in the old one.
+
+        Args:
+            old_version: as for `code_change`; in the old process, its own.
+        """
+
     @property
     def ref(self) -> ActorRef[Self]:
         """A handle on this very actor: to send to itself later, or to be given to others. It follows restarts.

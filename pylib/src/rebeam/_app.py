@@ -29,7 +29,7 @@ class TargetError(Exception):
         self.hint = hint
 
 
-_Loaded = tuple[Supervisor, ChildSpec[Any], "str | None", bool]
+_Loaded = tuple[Supervisor, ChildSpec[Any], "str | None", bool, "list[_snapshot.Module]"]
 
 
 def load(kind: str, source: str, attribute: str | None, preload: list[str], fork: str, code: int) -> _Loaded:
@@ -44,11 +44,10 @@ def load(kind: str, source: str, attribute: str | None, preload: list[str], fork
         code: the descriptor of the memory for the project's code.
 
     Returns:
-        Its tree, how a client's gateway is started, why it must not be forked if so, and whether forks must run the C
-        library's fork handlers.
+        Its tree, how a client's gateway is started, why it must not be forked if so, whether forks must run the C
+        library's fork handlers, and what modules of the project there are.
     """
-    watch = _import_watch.Watch(os.path.basename(source), {"numpy.random.bit_generator": _generators.watch_numpy})
-    _generators.watch()
+    watch = _watch(os.path.basename(source))
     watch.start()
     try:
         for module in preload:
@@ -66,7 +65,39 @@ def load(kind: str, source: str, attribute: str | None, preload: list[str], fork
     has_threads = _import_watch.thread_count() > 1
     if has_threads:
         _at_fork.has_threads()
-    return tree, _gateway.spec(), unforkable, has_threads or _rebeam.has_fork_handlers()
+    must_fork_twice = has_threads or _rebeam.has_fork_handlers()
+    return tree, _gateway.spec(), unforkable, must_fork_twice, _snapshot.modules()
+
+
+def _watch(source: str) -> _import_watch.Watch:
+    """What looks after the imports of this process; `source` is blamed for what no module's import does."""
+    _generators.watch()
+    return _import_watch.Watch(source, {"numpy.random.bit_generator": _generators.watch_numpy})
+
+
+def preload(modules: list[str]) -> tuple[str | None, bool]:
+    """Imports what does not change, in a process that is to be forked into zygotes.
+
+    Modules of the project are left out.
+
+    Returns:
+        Why it must not be forked, if so, and whether forks must run the C library's fork handlers.
+    """
+    watch = _watch("preload")
+    watch.start()
+    try:
+        for module in modules:
+            if not _snapshot.is_of_project(module.partition(".")[0]):
+                _import(module, "preload")
+    finally:
+        watch.stop()
+    _share_files(watch.descriptors())
+    return _unforkable(watch), _rebeam.has_fork_handlers()
+
+
+def become_zygote(code: int) -> None:
+    """Makes this process, a fork, the zygote of the version of the code that this memory is for."""
+    _snapshot.renew(code)
 
 
 _imported: Any = None
@@ -294,6 +325,7 @@ def freeze() -> None:
     gc.freeze()
     # What lies about free is put in order here, once, and not by every worker in pages of its own.
     _rebeam.trim_memory()
+    _exit_hooks.let_import_pass()
 
 
 def describe_load_error(error: BaseException) -> dict[str, str | None]:

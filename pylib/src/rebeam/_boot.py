@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
 from rebeam import _rebeam, _runtime, _snapshot
-from rebeam._errors import ActorExit, BadReturn, MessageTooLarge, Stop
+from rebeam._errors import ActorExit, BadReturn, Stop
 
 if TYPE_CHECKING:
     from rebeam._actor import Actor
@@ -52,6 +52,7 @@ def main() -> NoReturn:
             _server,
             _spec,
             _stacks,
+            _state,
             _stream,
         )
 
@@ -118,12 +119,12 @@ def warm_up() -> None:
     gc.enable()
     cls, args, kwargs = pickle.loads(pickle.dumps((Actor, (), {}), 5))
     actor: Actor = cls()
-    _awaited(actor.init(*args, **kwargs))
+    awaited(actor.init(*args, **kwargs))
     resolve = _dispatch.resolver(actor)
     _server.receiver(actor, resolve)
     _server.system(actor)
     _logging.install()
-    nobody: Any = {"label": "", "named": False, "number": 0, "pid": (0, 0, 0), "restarts": 0}
+    nobody: Any = {"label": "", "named": False, "number": 0, "pid": (0, 0, 0), "restarts": 0, "code": 0}
     identity(nobody)
 
 
@@ -144,7 +145,9 @@ class Start(TypedDict):
     """What the handshake says, made by `_rebeam`."""
 
     start: bytes
-    state: bytes
+    takes_over: int | None
+    taken_from: int | None
+    code: int
     pid: tuple[int, int, int]
     number: int
     label: str
@@ -174,22 +177,17 @@ def identity(start: Start) -> _runtime.Identity:
     from rebeam import _ref
 
     me: _ref.ActorRef[Actor] = _ref.ActorRef(start["label"] if start["named"] else start["number"])
-    return _runtime.Identity(_ref.Pid(*start["pid"]), me, start["label"], start["named"], start["restarts"])
+    pid, label, named = _ref.Pid(*start["pid"]), start["label"], start["named"]
+    return _runtime.Identity(pid, me, label, named, start["restarts"], start["code"])
 
 
 def live(start: Start) -> NoReturn:
     """From `init` to the last report."""
-    import pickle
-
-    from rebeam import _actor, _functions, _server
+    from rebeam import _actor, _functions, _server, _state
 
     try:
         _settle_in(start)
-        cls, args, kwargs = pickle.loads(start["start"])
-        actor: Actor = cls()
-        result = _awaited(actor.init(*args, **kwargs))
-        if start["state"]:
-            _awaited(actor.restore(pickle.loads(start["state"])))
+        actor, result = _make(start)
         if isinstance(result, Stop):
             raise result
         info, then = (result.value, result.then) if isinstance(result, _actor.Info) else (None, result)
@@ -202,36 +200,72 @@ def live(start: Start) -> NoReturn:
     except BaseException as error:
         _end_unless_actor(error)
         _end(_reason_of(error))
-    concurrency = start["concurrency"]
-    del start, args, kwargs, result, info, then
+    concurrency, code = start["concurrency"], start["code"]
+    del start, result, info, then
     if ignored:
         _end(("normal", "", None))
     try:
         reason = _work(actor, concurrency)
+        while reason[0] == "move" and _goes_on(actor, code):
+            reason = _work(actor, concurrency)
         if reason[0] == "recycle":
-            _hand_over(_awaited(actor.checkpoint()))
+            _state.give(actor, code, waits=False)
     except ActorExit:
         _leave_in_order()
     except BaseException as error:
         _end_unless_actor(error)
         reason = _reason_of(error)
-    if reason[0] == "recycle":
+    if reason[0] in ("recycle", "move"):
         _leave_in_order()
     _end(_terminate(actor, reason))
 
 
-def _hand_over(state: Any) -> None:
-    """Gives what `checkpoint` returned to the next process of this incarnation."""
-    import pickle
+def _make(start: Start) -> tuple[Actor, Any]:
+    """The actor, ready to serve, and what its `init` returned."""
+    from rebeam import _state
+
+    actor: Actor
+    if start["takes_over"] is None:
+        cls, args, kwargs = _state.loads(start["start"], start["code"])
+        actor = cls()
+        return actor, awaited(actor.init(*args, **kwargs))
+    taken = _state.take(start["takes_over"], start["code"])
+    result = None
+    if taken.runs_init:
+        if not start["start"]:
+            raise _state.CannotMoveError("its arguments were too large to be kept, and `init` needs them")
+        cls, args, kwargs = _state.loads(start["start"], start["code"])
+        actor = cls()
+        result = awaited(actor.init(*args, **kwargs))
+    else:
+        actor = taken.cls.__new__(taken.cls)
+    _state.take_over(actor, taken, is_new_code=start["taken_from"] != start["code"])
+    if taken.is_moved:
+        awaited(actor.after_move(taken.old_version))
+    return actor, result
+
+
+def _goes_on(actor: Actor, code: int) -> bool:
+    """Gives the state to a process with new code and waits; whether this one is to go on."""
+    from rebeam import _failure, _state
 
     try:
-        _rebeam.hand_over(pickle.dumps(state, 5))
-    except MessageTooLarge as error:
-        raise MessageTooLarge(f"what `checkpoint` returned is handed over as {error}") from None
+        awaited(actor.before_move())
+        _state.give(actor, code, waits=True)
+    except ActorExit:
+        raise
+    except _state.CannotMoveError as error:
+        why, is_failure = str(error), False
     except Exception as error:
-        from rebeam import _pickling
-
-        raise _pickling.explain_state(state, error) from None
+        why, is_failure = _failure.format_traceback(error), True
+    else:
+        if not _rebeam.wait_for_successor():
+            return False
+        awaited(actor.after_move(_state.version_of(actor, code)))
+        return True
+    awaited(actor.after_move(_state.version_of(actor, code)))
+    _rebeam.cannot_move(why, is_failure)
+    return True
 
 
 def _end_unless_actor(error: BaseException) -> None:
@@ -284,7 +318,7 @@ def _warn_of_gevent() -> None:
         )
 
 
-def _awaited(result: object) -> object:
+def awaited(result: object) -> object:
     """The result of a callback that may be `async def`."""
     from types import CoroutineType
 
@@ -385,7 +419,7 @@ def _terminate(actor: Actor, reason: _Reason) -> _Reason:
     from rebeam._exit import ExitReason
 
     try:
-        _awaited(actor.terminate(ExitReason(*reason)))
+        awaited(actor.terminate(ExitReason(*reason)))
     except ActorExit:
         _leave_in_order()
     except BaseException as error:

@@ -43,10 +43,11 @@ class ActorInfo(NamedTuple):
     Attributes:
         path: its path in the tree.
         name: its registered name, or None.
-        state: `starting`, `running`, `stopping`, `restarting`, `recycling`, `parked` or `stopped`.
+        state: `starting`, `running`, `stopping`, `restarting`, `recycling`, `reloading`, `parked` or `stopped`.
         class_name: module and class.
         restarts: how often it was started again.
         waiting: messages that wait for it.
+        version: the version of the code that it runs (see `rebeam.version`); None if it does not run.
     """
 
     path: str
@@ -55,6 +56,7 @@ class ActorInfo(NamedTuple):
     class_name: str
     restarts: int
     waiting: int
+    version: int | None
 
 
 class Node:

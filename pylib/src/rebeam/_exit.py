@@ -60,13 +60,17 @@ class Certificate(NamedTuple):
         in_hand: messages it had begun and not finished, oldest first.
         killer: who sent the signal that ended it: `rebeam: why`, `out of memory`, `unknown`; None if none did.
         stacks: the Python stacks of its threads at a fault or a hang, as `faulthandler` writes them; else empty.
-        next: what follows: `restarts`, `stays_down`, `gives_up` or `parked`; None if that was not decided yet.
+        next: what follows: `restarts`, `stays_down`, `gives_up`, `parked`, or `undone` (it goes back to older code);
+            None if that was not decided yet.
         restarts_after: the pause before it is started again, in seconds.
         last_output: the last lines of its stdout and stderr.
         age: how long it lived, in seconds.
         restarts: how often the actor had been started before.
         cpu: user and system time it used, in seconds.
         peak_kib: its largest resident size, in KiB.
+        version: the version of the code that it ran (see `rebeam.version`).
+        undone: if its death has undone a move to new code: the version that it goes back to, and how many messages
+            the new code had handled, which have left nothing in its state; else None.
     """
 
     actor: str
@@ -83,6 +87,8 @@ class Certificate(NamedTuple):
     restarts: int
     cpu: float
     peak_kib: int
+    version: int
+    undone: tuple[int, int] | None
 
 
 def certificate(fields: dict[str, Any]) -> Certificate:

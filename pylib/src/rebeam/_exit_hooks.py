@@ -39,7 +39,7 @@ def imported(writes_files: bool) -> None:
         writes_files: whether it has opened files to write to.
     """
     global _is_imported_at, _last_of_import
-    _is_imported_at = time.time()
+    _is_imported_at = _rebeam.file_time()
     finalize: Any = weakref.finalize
     _last_of_import = next(finalize._index_iter)
     if writes_files:
@@ -48,6 +48,12 @@ def imported(writes_files: bool) -> None:
             with contextlib.suppress(Exception):
                 # What is in it is written once, and not by each that is forked.
                 file.flush()
+
+
+def let_import_pass() -> None:
+    """Waits until files that are made from now on are seen to be younger than those of the import: a few milliseconds."""
+    while _rebeam.file_time() == _is_imported_at:
+        time.sleep(0.0005)
 
 
 def forked() -> None:

@@ -70,7 +70,8 @@ def module(name: str, /, *argv: str, **options: Unpack[ChildOptions]) -> _spec.C
     Raises:
         SpecError: an argument that is no text; an option that makes no sense.
     """
-    return _named(_run_module, (name, *_texts(name, argv)), {}, name.rpartition(".")[2], name, options)
+    spec = _named(_run_module, (name, *_texts(name, argv)), {}, name.rpartition(".")[2], name, options)
+    return replace(spec, modules=[name])
 
 
 def script(path: str, /, *argv: str, **options: Unpack[ChildOptions]) -> _spec.ChildSpec[FunctionActor]:
@@ -89,7 +90,8 @@ def script(path: str, /, *argv: str, **options: Unpack[ChildOptions]) -> _spec.C
 
     _snapshot.include(path)
     name = os.path.splitext(os.path.basename(path))[0]
-    return _named(_run_script, (path, *_texts(path, argv)), {}, name, path, options)
+    spec = _named(_run_script, (path, *_texts(path, argv)), {}, name, path, options)
+    return replace(spec, modules=[os.path.abspath(path)])
 
 
 def _texts(program: str, argv: tuple[str, ...]) -> tuple[str, ...]:
@@ -105,7 +107,7 @@ def child_options(
     """The same function as a child with options of `child`, such as `name` and `restart`."""
     _, args, _ = spec.start
     function, arguments, kwargs = args
-    return _named(function, arguments, kwargs, spec.id, spec.class_name, options)
+    return replace(_named(function, arguments, kwargs, spec.id, spec.class_name, options), modules=spec.modules)
 
 
 def _named(

@@ -73,6 +73,13 @@ def finish() -> None:
     loop.run_until_complete(loop.shutdown_asyncgens())
 
 
+def tasks() -> list[str]:
+    """The names of what runs on the loop of this actor, handlers left out."""
+    if not hasattr(_own, "runner"):
+        return []
+    return [task.get_name() for task in asyncio.all_tasks(_own.runner.get_loop())]
+
+
 def close() -> None:
     """Closes the loop of an actor that is a thread."""
     if hasattr(_own, "runner"):
@@ -228,6 +235,8 @@ class _Serving:
             if taken is not True and len(taken) == 3:
                 self._is_stopping = True
                 self.reason = taken
+                if taken[0] == "move":
+                    self._cut_in(int(taken[1]) / 1000)
                 return self._end_if_idle()
             self._wait_no_more()
             if taken is not True:

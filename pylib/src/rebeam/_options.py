@@ -25,6 +25,7 @@ OnGiveup: TypeAlias = Literal["stop", "park"]
 OnFull: TypeAlias = Literal["block", "fail", "drop_oldest", "drop_new"]
 OnCrash: TypeAlias = Literal["keep", "drop"]
 WhileRestarting: TypeAlias = Literal["queue", "fail"]
+Reload: TypeAlias = Literal["state", "restart", "never"]
 Priority: TypeAlias = Literal["normal", "high"]
 Keys: TypeAlias = Literal["unique", "duplicate"]
 Pick: TypeAlias = Literal["random", "round_robin", "least_waiting"]
@@ -81,6 +82,7 @@ class ChildOptions(TypedDict, total=False):
     directory: str | None
     uid: int | None
     gid: int | None
+    reload: Reload
 
 
 if TYPE_CHECKING:

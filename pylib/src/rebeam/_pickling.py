@@ -57,7 +57,7 @@ def _culprit(path: str, value: object, depth: int, seen: set[int]) -> tuple[str,
         return None
     seen.add(id(value))
     if depth < _MAX_DEPTH:
-        for name, part in _parts(value):
+        for name, part in parts(value):
             found = _culprit(path + name, part, depth + 1, seen)
             if found is not None:
                 return found
@@ -78,7 +78,8 @@ def why_not(value: object) -> Exception | None:
     return None
 
 
-def _parts(value: object) -> Iterator[tuple[str, object]]:
+def parts(value: object) -> Iterator[tuple[str, object]]:
+    """What something is made of, and how each of it is reached."""
     if isinstance(value, dict):
         yield from ((f"[{key!r}]", part) for key, part in value.items())
     elif isinstance(value, (list, tuple, set, frozenset)):

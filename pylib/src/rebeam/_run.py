@@ -74,7 +74,7 @@ def _short_directory() -> str | None:
 
 
 def _run_tree(tree: _spec.Supervisor, folder: str) -> None:
-    command = [_client.program(), "up", _application(tree, folder)]
+    command = [_client.program(), "up", "--no-reload", _application(tree, folder)]
     with _start(command) as node:
         code, _ = _until_interrupted(node, node.wait)
     if code:

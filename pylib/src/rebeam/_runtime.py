@@ -25,15 +25,17 @@ class Identity:
         path: its name, or its path in the tree.
         pid: its incarnation.
         restarts: how often the actor was started before.
+        version: the version of the code that it runs (see `version`).
         ref: a handle on itself that follows restarts; an actor has it, typed, as `self.ref`.
     """
 
-    def __init__(self, pid: Pid, ref: ActorRef[Any], path: str, named: bool, restarts: int) -> None:
+    def __init__(self, pid: Pid, ref: ActorRef[Any], path: str, named: bool, restarts: int, version: int) -> None:
         self.pid = pid
         self.ref = ref
         self.path = path
         self.name = path if named else None
         self.restarts = restarts
+        self.version = version
 
     def __repr__(self) -> str:
         return f"<{self.path} {self.pid}>"
@@ -100,6 +102,16 @@ def me() -> Identity:
 def is_here(actor: Identity) -> bool:
     """Whether an actor that this process was made for, or a thread of it, is still there."""
     return actor is _identity or actor in identities.values()
+
+
+def version() -> int:
+    """The version of the application's code that this actor runs: 1 is what the node has started with, and each reload
+    makes another.
+
+    Raises:
+        NotAnActor: outside an actor.
+    """
+    return me().version
 
 
 def shutdown() -> None:

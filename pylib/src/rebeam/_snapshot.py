@@ -10,12 +10,15 @@ It must not know what an application is, nor of actors.
 
 from __future__ import annotations
 
+import _imp
 import importlib.machinery
 import importlib.util
 import itertools
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from rebeam import _failure
 
 if TYPE_CHECKING:
     import mmap
@@ -61,7 +64,7 @@ def finish(fd: int) -> None:
     global _recorded
     if _recorded is None:
         return
-    for path in (*_included, *_beside(list(_recorded))):
+    for path in (*_run, *_beside(list(_recorded))):
         try:
             with open(path, "rb") as file:
                 _recorded[path] = file.read(), b""
@@ -74,14 +77,13 @@ def finish(fd: int) -> None:
     _keep_lines()
 
 
-_included: list[str] = []
+_run: list[str] = []
 """Files that are run and not imported."""
 
 
 def include(path: str) -> None:
-    """Has a file written down, too, if a snapshot is being taken."""
-    if _recorded is not None:
-        _included.append(os.path.abspath(path))
+    """Has a file that is run written down, too, if a snapshot is being taken."""
+    _run.append(os.path.abspath(path))
 
 
 def spec(name: str, path: str) -> ModuleSpec | None:
@@ -96,6 +98,143 @@ def source(path: str) -> bytes | None:
         return None
     (begin, end), _ = _files[path]
     return _memory[begin:end]
+
+
+def renew(fd: int) -> None:
+    """In a fork of a process that has imported nothing of the project: imports from this snapshot, or takes it."""
+    global _recorded
+    if _is_complete(fd):
+        _recorded = None
+        _map(fd)
+        os.close(fd)
+        _keep_lines()
+
+
+class Module(NamedTuple):
+    """A module of the project, or a file that is run."""
+
+    name: str
+    """Its name, or its path."""
+    path: bytes
+    own: int
+    """A digest of its source."""
+    closure: int
+    """A digest of its source, and of all modules of the project that it imports."""
+    is_loaded: bool
+
+
+def is_of_project(name: str) -> bool:
+    """Whether a module is one of the project's."""
+    spec = importlib.util.find_spec(name)
+    return spec is not None and isinstance(spec.loader, _Loader)
+
+
+def modules() -> list[Module]:
+    """What there is of the project, once the snapshot is complete.
+
+    What a module imports is read off its code, also where that is done within functions. One that imports by names that
+    are made at run time depends on all of the project.
+    """
+    paths = {name: path for name, (path, _) in _modules.items() if path in _files}
+    known = set(paths.values())
+    for path in _files:
+        if path not in known:
+            paths[path if path in _run else _name_of(path)] = path
+    paths.update((path, path) for path in _run if path in _files)
+    own = {name: _imp.source_hash(_DIGEST_KEY, source(path) or b"") for name, path in paths.items()}
+    digests = {name: int.from_bytes(digest, "little") for name, digest in own.items()}
+    imports = {name: _imported_by(name, path, paths) for name, path in paths.items()}
+    return [
+        Module(
+            _failure.valid(name),
+            os.fsencode(path),
+            digests[name],
+            _closure(name, imports, digests),
+            name in sys.modules or path in _run,
+        )
+        for name, path in paths.items()
+    ]
+
+
+_DIGEST_KEY = 0x7265_6265_616D
+"""Any number: digests are compared with each other."""
+
+
+def _name_of(path: str) -> str:
+    """The name by which a file that nobody has imported would be."""
+    places = [os.path.join(os.path.abspath(place), "") for place in sys.path if place]
+    place = max((place for place in places if path.startswith(place)), key=len, default="/")
+    return path.removeprefix(place).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def _imported_by(name: str, path: str, known: dict[str, str]) -> list[str]:
+    """The modules of the project that one of them imports."""
+    code = _code_of(path)
+    if code is None:
+        return []
+    above = [name.rsplit(".", count)[0] for count in range(1, name.count(".") + 1)]
+    packages = [name, *above] if os.path.basename(path) == "__init__.py" else above
+    found: dict[str, None] = {}
+    for imported, names in _imports(code):
+        if imported is None:
+            return list(known)
+        wanted = [imported, *(f"{package}.{imported}" if imported else package for package in packages)]
+        for module in wanted:
+            parts = module.split(".")
+            found.update((".".join(parts[: count + 1]), None) for count in range(len(parts)))
+            found.update((f"{module}.{part}", None) for part in names)
+    return [module for module in found if module in known]
+
+
+def _code_of(path: str) -> CodeType | None:
+    import marshal
+
+    assert _memory is not None
+    (begin, end), (code_begin, code_end) = _files[path]
+    if code_begin < code_end:
+        code: CodeType = marshal.loads(_memory[code_begin:code_end])
+        return code
+    try:
+        return compile(_memory[begin:end], path, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError):
+        return None
+
+
+_BY_NAMES = frozenset(("__import__", "import_module", "importlib", "pkgutil", "run_module", "run_path"))
+"""What imports by names that are made at run time."""
+
+
+def _imports(code: CodeType) -> Iterator[tuple[str | None, tuple[str, ...]]]:
+    """What code imports: names, with all names that it uses; None for what cannot be known."""
+    from opcode import EXTENDED_ARG, opmap
+
+    if not _BY_NAMES.isdisjoint(code.co_names):
+        yield None, ()
+    operations, arguments = code.co_code[::2], code.co_code[1::2]
+    at = operations.find(opmap["IMPORT_NAME"])
+    while at >= 0:
+        number, before, shift = arguments[at], at - 1, 8
+        while before >= 0 and operations[before] == EXTENDED_ARG:
+            number |= arguments[before] << shift
+            before, shift = before - 1, shift + 8
+        yield code.co_names[number], code.co_names
+        at = operations.find(opmap["IMPORT_NAME"], at + 1)
+    for constant in code.co_consts:
+        if isinstance(constant, type(code)):
+            yield from _imports(constant)
+
+
+def _closure(name: str, imports: dict[str, list[str]], digests: dict[str, int]) -> int:
+    reached = {name}
+    queue = [name]
+    # It grows as it is gone through.
+    for module in queue:
+        for other in imports[module]:
+            if other not in reached:
+                reached.add(other)
+                queue.append(other)
+    together = b"".join(digests[module].to_bytes(8, "little") for module in sorted(reached))
+    return int.from_bytes(_imp.source_hash(_DIGEST_KEY, together), "little")
 
 
 def _keep_lines() -> None:
@@ -236,8 +375,9 @@ class _Loader(importlib.machinery.SourceFileLoader):
         if path == self.path:
             return self._source or source(path) or super().get_data(path)
         # Bytecode says of which second its source is; another save within that second is known by the files' own times.
-        if path.endswith(".pyc") and os.stat(path).st_mtime_ns < self._read_at.st_mtime_ns:
-            raise OSError(f"`{path}` is older than its source")
+        # Times come in steps of some milliseconds.
+        if path.endswith(".pyc") and os.stat(path).st_mtime_ns <= self._read_at.st_mtime_ns:
+            raise OSError(f"`{path}` is not newer than its source")
         return super().get_data(path)
 
     def _cache_bytecode(self, source_path: str, bytecode_path: str, data: bytes) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
+import itertools
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Never, TypeVar, Unpack, cast
@@ -20,6 +23,7 @@ from rebeam._options import (
     OnFull,
     OnGiveup,
     Pauses,
+    Reload,
     Restart,
     Shutdown,
     Strategy,
@@ -127,6 +131,9 @@ class ChildSpec(Generic[A]):
     name: str | None
     via: Via | None
     class_name: str
+    modules: list[str]
+    reload: Reload
+    has_checkpoint: bool
     start: tuple[type[A], tuple[Any, ...], dict[str, Any]]
     restart: Restart
     shutdown: Shutdown
@@ -199,6 +206,9 @@ def child(actor: type[A], /, *args: Any, **options: Unpack[ChildOptions]) -> Chi
             Default: 1.
         directory: its working directory, relative to the project; it gets a fresh interpreter.
         uid, gid: whom it runs as; it gets a fresh interpreter.
+        reload: what becomes of it when its code is new: `state` (the new code takes over its state and its mail; where
+            that cannot be, it starts over), `restart` (it starts over, with its mail), or `never` (it stays with its
+            code as long as it lives). Default: `state`; functions start over.
 
     Raises:
         SpecError: a value or an option that makes no sense.
@@ -223,6 +233,9 @@ def child(actor: type[A], /, *args: Any, **options: Unpack[ChildOptions]) -> Chi
         name=name,
         via=via,
         class_name=f"{actor.__module__}.{actor.__qualname__}",
+        modules=_modules(actor, *args, *kwargs.values()),
+        reload=one_of("reload", option("reload", "state"), Reload),
+        has_checkpoint=actor.checkpoint is not Actor.checkpoint,
         start=(actor, args, kwargs),
         restart=one_of("restart", option("restart", "permanent"), Restart),
         shutdown=_shutdown(option("shutdown", DEFAULT_SHUTDOWN)),
@@ -243,6 +256,31 @@ def child(actor: type[A], /, *args: Any, **options: Unpack[ChildOptions]) -> Chi
         limits=_limits(actor, option),
         process=_process(option),
     )
+
+
+_MOST_LOOKED_AT = 20
+"""How many values of an argument are looked at for the modules that they come from."""
+
+
+def _modules(*what: Any) -> list[str]:
+    """The modules that classes, functions and objects come from: when the code of one is new, the actor's is."""
+    found: dict[str, None] = {}
+    queue = list(what)
+    # It grows as it is gone through: by what containers hold.
+    for value in queue:
+        if isinstance(value, functools.partial):
+            queue += value.func, *value.args, *value.keywords.values()
+        elif isinstance(value, (list, tuple, set, frozenset, dict)) and len(queue) < _MOST_LOOKED_AT:
+            values = value.values() if isinstance(value, dict) else value
+            queue += itertools.islice(values, _MOST_LOOKED_AT)
+        module = getattr(value, "__module__", None)
+        if isinstance(module, str) and module.partition(".")[0] not in _NOT_THEIRS:
+            found[module] = None
+    return list(found)
+
+
+_NOT_THEIRS = frozenset(("rebeam", *sys.stdlib_module_names)) - {"__main__"}
+"""Packages whose code does not change."""
 
 
 def check_label(what: str, text: object) -> None:

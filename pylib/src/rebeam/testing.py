@@ -32,9 +32,9 @@ import sys
 import tempfile
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rebeam import _boot, _client, _errors, _exit, _rebeam, _runtime, _spec
+from rebeam import _boot, _client, _errors, _exit, _rebeam, _runtime, _spec, _state
 from rebeam._actor import Actor
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from rebeam._ref import ActorRef
     from rebeam._server import DeadLetter
 
-__all__ = ["Node", "ProcessNode", "TreeFailedError", "processes", "running"]
+__all__ = ["Change", "Node", "ProcessNode", "TreeFailedError", "processes", "running"]
 
 NAME = "test"
 """The name of the actor that the test is."""
@@ -54,6 +54,21 @@ _PATIENCE = 10.0
 
 class TreeFailedError(Exception):
     """The tree did not come up; the text says which child failed, and why."""
+
+
+class Change(NamedTuple):
+    """What a reload was to one actor.
+
+    Attributes:
+        actor: its name or path.
+        outcome: `moved`, `restarted` (its state cannot be moved, or is not to be), `failed` (the old code goes on), or
+            `stays`.
+        why: what is to be said of that: a traceback, or the part of its state that does not move; else empty.
+    """
+
+    actor: str
+    outcome: str
+    why: str
 
 
 class _Test(Actor):
@@ -72,6 +87,7 @@ class Node:
         under = _copy_of(tree)
         root = _spec.Supervisor([own], max_restarts=1_000_000)
         root.children.append(under)
+        self._root = root
         self._node = _rebeam.Node(root, seed)
         self._threads: dict[int, threading.Thread] = {}
         self._living: set[int] = set()
@@ -134,6 +150,22 @@ class Node:
         """Has the next messages to an actor get lost on their way, calls and casts alike."""
         self._node.drop_next(actor if isinstance(actor, str) else str(actor._address), count)
 
+    def reload(self, old: type[Actor], new: type[Actor]) -> list[Change]:
+        """Has the actors of a class go over to another class, as `rebeam up` has them when its file is saved.
+
+        Returns when all are through. Their death undoes it until they have handled 10 messages or lived 10 s.
+
+        Args:
+            old: the class that runs.
+            new: the one that takes over state and mail; it stands for the old one from now on.
+
+        Returns:
+            What became of each actor, by name.
+        """
+        _state.replace(old, new)
+        changes = self._node.reload(self._root, f"{old.__module__}.{old.__qualname__}", _PATIENCE)
+        return [Change(*change) for change in changes]
+
     @property
     def deaths(self) -> list[_exit.Certificate]:
         """The certificates of all ends that nobody ordered, oldest first."""
@@ -177,6 +209,7 @@ class Node:
             self._node.wait_ended(_PATIENCE)
         _rebeam.detach_in_process()
         _runtime.identities.pop(threading.get_ident(), None)
+        _state.forget_stand_ins()
         self._driver.join(_PATIENCE)
         for thread in self._threads.values():
             thread.join(_PATIENCE)
@@ -344,7 +377,7 @@ class ProcessNode:
         self._runtime = tempfile.mkdtemp(prefix="rb-")
         self._command = [_client.program(), "--project", directory, "--runtime-dir", self._runtime]
         self._process = subprocess.Popen(
-            [*self._command, "up", target],
+            [*self._command, "up", "--no-reload", target],
             cwd=directory,
             env={**os.environ, "REBEAM_PYTHON": sys.executable},
             stdout=subprocess.PIPE,

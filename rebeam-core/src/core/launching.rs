@@ -10,7 +10,7 @@ use rebeam_protocol::id::{ActorId, Generation, ProcessId};
 
 use super::Core;
 use crate::event::{Action, Death, Launch, LaunchError, Status};
-use crate::incarnation::{Command, Limit, Postponed};
+use crate::incarnation::{Command, Limit, Machine, Postponed};
 use crate::timers::Due;
 
 /// The first pause before another try, and the longest.
@@ -25,11 +25,12 @@ impl Core {
         }
     }
 
-    /// Whether an actor has been up before, and nobody has ordered its end meanwhile.
+    /// Whether an actor has been up before, nobody has ordered its end meanwhile, and nobody waits who could go on.
     fn comes_back(&self, process: ProcessId) -> bool {
         let Some(actor) = self.members.serving(process) else { return false };
         let has_been_up = actor.starts > 1 || process.generation != Generation(0);
-        has_been_up && actor.incarnation().is_some_and(|it| !it.machine.is_ordered() && !it.machine.is_being_killed())
+        let may_wait = |it: &Machine| !it.is_ordered() && !it.is_being_killed() && !it.has_kept();
+        has_been_up && actor.incarnation().is_some_and(|it| may_wait(&it.machine))
     }
 
     fn postpone_launch(&mut self, launch: Launch, error: String) {
@@ -65,7 +66,7 @@ impl Core {
         let reason = match order {
             Command::Stop { reason, .. } => Some(reason.clone()),
             Command::Exit | Command::Kill => None,
-            Command::Recycle | Command::Limit(_) | Command::Seal | Command::Pump => return false,
+            Command::Recycle | Command::Move | Command::Limit(_) | Command::Seal | Command::Pump => return false,
         };
         self.is_unlaunched(id, reason)
     }

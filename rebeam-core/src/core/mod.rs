@@ -2,7 +2,7 @@
 //!
 //! This module holds what there is and where events go. What an event does stands in the modules below, one per theme:
 //! [`tree`] (members and their names), [`supervision`] (starts, stops, deaths), [`launching`] (starts that fail),
-//! [`process`] (links, monitors, signals, alarms), [`recycling`], [`bounds`] (what one actor may hold), [`names`] (names,
+//! [`process`] (links, monitors, signals, alarms), [`recycling`], [`reload`], [`retree`], [`bounds`] (what one actor may hold), [`names`] (names,
 //! registries, groups), [`mail`], [`waits`] (deadlocks), [`watch`] (hangs, limits), [`request`], and three that only look:
 //! [`listing`], [`health`] and [`figures`]. Each part of the state belongs to a machine of its own, which alone writes its
 //! fields; the themes tell those machines what to do, and know nothing of each other but what is a method of [`Core`].
@@ -17,7 +17,9 @@ mod mail;
 mod names;
 mod process;
 mod recycling;
+mod reload;
 mod request;
+mod retree;
 mod supervision;
 mod tree;
 mod waits;
@@ -33,6 +35,9 @@ use rebeam_protocol::spec::SupervisorSpec;
 
 use self::bounds::MOST_TIMERS_PER_TURN;
 use self::gateways::Gateways;
+pub use self::reload::{Probation, ReloadOptions};
+
+use self::reload::Versions;
 use crate::alarms::Alarms;
 use crate::dead_letters::DeadLetters;
 use crate::deaths::Deaths;
@@ -71,6 +76,7 @@ pub struct Core {
     tracer: Tracer,
     shutdown: NodeShutdown,
     gateways: Gateways,
+    versions: Versions,
     actions: VecDeque<Action>,
     /// Incarnations that are over without ever having had a process, and why.
     unlaunched: VecDeque<(ProcessId, Option<ExitReason>)>,
@@ -99,6 +105,7 @@ impl Core {
             tracer: Tracer::default(),
             shutdown: NodeShutdown::default(),
             gateways: Gateways::default(),
+            versions: Versions::default(),
             actions: VecDeque::new(),
             unlaunched: VecDeque::new(),
             now: Duration::ZERO,
@@ -143,7 +150,9 @@ impl Core {
             Event::Acked { process, done } => self.acked(process, &done),
             Event::Abandoned { caller, call, page } => self.abandoned(ReplyTo { caller, call }, page),
             Event::Reported { process, reason, message } => self.reported(process, reason, message),
-            Event::HandedOver { process, state } => self.order(process, |machine| machine.handed_over(state)),
+            Event::HandedOver(handed) => self.handed_over(*handed),
+            Event::CannotMove { process, why, is_failure } => self.cannot_move(process, why, is_failure),
+            Event::NewCode(new) => self.new_code(*new),
             Event::WantsMore { process, more } => {
                 if let Some(actor) = self.members.serving_mut(process) {
                     actor.mailbox.widen(more);
@@ -206,6 +215,9 @@ impl Core {
                 Due::TakesTooLong(process) => self.kill_for(process, ExitReason::Killed, process::ACTOR_ASKED),
                 Due::Aged(process) => self.recycle(process),
                 Due::WaitOver(wait) => self.wait_over(wait),
+                Due::ReloadGoesOn => self.reload_goes_on(),
+                Due::ProbationOver(process) => self.probation_over(process),
+                Due::Leaves(process) => self.actions.push_back(Action::Kill(process)),
             }
         }
         self.bury_unlaunched();

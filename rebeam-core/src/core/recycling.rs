@@ -1,4 +1,4 @@
-//! What an actor that is recycled has made, and how the `init` of its next process replaces it.
+//! What an actor has made when it goes on in a new process, and how the `init` of that replaces it.
 //!
 //! What is to be replaced is noted in [`Made`] as it is made; here it is taken back, or taken over. The steps of recycling
 //! itself are those of [`crate::incarnation`]'s machine.
@@ -8,17 +8,56 @@ use rebeam_protocol::id::{ActorId, Pid};
 use rebeam_protocol::ledger::{RegistryId, text_key};
 
 use super::Core;
-use crate::incarnation::{Incarnation, Made, MadeEntry};
+use crate::incarnation::{Incarnation, Made, MadeBefore, MadeEntry};
 use crate::registries::Key;
 
 impl Core {
-    /// A process has handed over to the next one of its incarnation, whose `init` makes again what this one's made.
-    pub(super) fn replace_what_it_made(&mut self, id: ActorId, incarnation: &mut Incarnation) {
+    /// The next process of an incarnation is about to be made. With `is_all`, it starts over, and makes everything again.
+    pub(super) fn keep_what_it_made(
+        &mut self,
+        id: ActorId,
+        incarnation: &mut Incarnation,
+        is_replaced: bool,
+        is_all: bool,
+    ) {
         let pid = incarnation.process().pid;
-        let made = match incarnation.is_function {
+        let made = match is_all {
             true => self.all_it_made(id, pid),
             false => std::mem::take(&mut incarnation.made),
         };
+        incarnation.made = Made::default();
+        incarnation.inherited = if is_replaced { made.entries.clone() } else { Vec::new() };
+        incarnation.made_before = Some(MadeBefore { made, is_replaced });
+    }
+
+    /// The next process is up: what the one before it had made is taken back if this one has made it again.
+    pub(super) fn replace_what_was_made_before(&mut self, id: ActorId, pid: Pid) {
+        let Some(incarnation) = self.members.incarnation_mut(id) else { return };
+        let Some(MadeBefore { made, is_replaced }) = incarnation.made_before.take() else { return };
+        if is_replaced {
+            return self.take_back(id, pid, made);
+        }
+        let later = std::mem::take(&mut incarnation.made);
+        incarnation.made = made.followed_by(later);
+    }
+
+    /// The next process has failed, and the one before it goes on: what the next one had made is taken back.
+    pub(super) fn restore_what_was_made_before(&mut self, id: ActorId, pid: Pid) {
+        let Some(incarnation) = self.members.incarnation_mut(id) else { return };
+        incarnation.inherited.clear();
+        let before = incarnation.made_before.take().map(|before| before.made).unwrap_or_default();
+        let known: Vec<u64> = before.entries.iter().map(|entry| entry.number).collect();
+        let mut made = std::mem::replace(&mut incarnation.made, before);
+        let entries = std::mem::take(&mut made.entries);
+        self.take_back(id, pid, made);
+        for entry in entries.into_iter().filter(|entry| !known.contains(&entry.number)) {
+            let changes = self.registries.take_out(entry.registry, &entry.key, entry.holder, entry.number);
+            self.changed(changes);
+        }
+    }
+
+    /// Takes back timers, monitors and watches.
+    fn take_back(&mut self, id: ActorId, pid: Pid, made: Made) {
         for alarm in made.alarms {
             let timer = self.alarms.remove(alarm).map(|alarm| alarm.key);
             self.timers.cancel(timer);
@@ -32,7 +71,6 @@ impl Core {
             self.registries.unwatch(pid, watch);
             actor.mailbox.take_back(watch);
         }
-        incarnation.inherited = made.entries;
     }
 
     /// What an incarnation has made in all of its life; not what it is called by its place in the tree.

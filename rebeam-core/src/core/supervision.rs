@@ -8,7 +8,7 @@ use bytes::Bytes;
 use rebeam_protocol::address::Caller;
 use rebeam_protocol::certificate::{Certificate, InHand, Killer, Next};
 use rebeam_protocol::exit::ExitReason;
-use rebeam_protocol::id::{ActorId, Generation, Pid, ProcessId, Seq};
+use rebeam_protocol::id::{ActorId, Generation, Pid, ProcessId, Seq, Version};
 use rebeam_protocol::message::{CallFailure, Cause};
 use rebeam_protocol::page::Snapshot;
 use rebeam_protocol::spec::{ActorSpec, Limits, Restart, Shutdown};
@@ -18,7 +18,7 @@ use rebeam_protocol::worker::Started;
 use super::Core;
 use crate::actor::{Actor, Life};
 use crate::dead_letters;
-use crate::event::{Action, Death, Launch, NodeEvent, Status};
+use crate::event::{Action, Death, Launch, NodeEvent, State, Status};
 use crate::incarnation::{self, End, Incarnation, Limit, Manner, Stop};
 use crate::mailbox::{Fate, Message};
 use crate::members::{ROOT, traits};
@@ -28,6 +28,9 @@ use crate::timers::Due;
 /// How long an actor has to unwind after an exit signal that it does not trap, before it is killed (MAP-04).
 const EXIT_GRACE: Duration = Duration::from_millis(500);
 
+/// How long a process may take to take over a state where `init` does not run.
+const TAKE_OVER_TIME: Duration = Duration::from_secs(10);
+
 /// How many bytes of a method's name, of stacks and of last lines a certificate keeps.
 const MOST_METHOD: usize = 200;
 const MOST_STACKS: usize = 32 * 1024;
@@ -35,6 +38,16 @@ const MOST_OUTPUT: usize = 16 * 1024;
 
 /// Up to how many bytes the arguments of a temporary child are kept once it has started.
 const KEPT_ARGUMENTS: usize = 16 * 1024;
+
+/// What is known of the end of a process, beside what the system says.
+struct Ended {
+    /// Since when its incarnation has lived.
+    since: Duration,
+    /// The version of the code that it ran.
+    code: Version,
+    reason: ExitReason,
+    killer: Killer,
+}
 
 /// An incarnation that has ended, for whoever decides about its mail.
 struct Over {
@@ -330,10 +343,11 @@ impl Core {
     fn start_actor(&mut self, id: ActorId) {
         let process = self.members.new_process();
         let now = self.now;
+        let Some(code) = self.members.actor(id).map(|actor| self.version_of(&actor.spec.class)) else { return };
         let Some(actor) = self.members.actor_mut(id) else { return };
         actor.last_pid = Some(process.pid);
-        actor.life = Life::Alive(Box::new(Incarnation::new(process, now)));
-        let launch = launch(actor, process, None);
+        actor.life = Life::Alive(Box::new(Incarnation::new(process, code, now)));
+        let launch = launch(actor, process, code, None);
         actor.starts += 1;
         self.members.born(process.pid, id);
         self.announce(id, process.pid);
@@ -357,10 +371,12 @@ impl Core {
                 Command::Exit => self.actions.push_back(Action::Exit(process)),
                 Command::Kill => self.actions.push_back(Action::Kill(process)),
                 Command::Recycle => self.actions.push_back(Action::Recycle(process)),
+                Command::Move => self.actions.push_back(Action::Move(process)),
                 Command::Limit(limit) => {
                     let time = match limit {
                         Limit::None => None,
                         Limit::Start => start_ms.map(Duration::from_millis),
+                        Limit::TakeOver => Some(TAKE_OVER_TIME),
                         Limit::Shutdown => self.shutdown.stop_time(shutdown),
                         Limit::Unwind => Some(EXIT_GRACE),
                     };
@@ -472,14 +488,17 @@ impl Core {
             }
             self.command(parent, |machine, now| machine.child_started(id, now));
         }
+        self.replace_what_was_made_before(id, process.pid);
         for message in &asked {
             self.hand_to_process(process, message);
         }
         if started != Started::Function {
             self.let_go_what_was_not_made_again(id);
         }
+        self.has_taken_over(id);
         self.look_for_those_who_wait();
         self.pump(id);
+        self.reload_goes_on();
     }
 
     /// What never starts again by itself, not even with its supervisor, keeps its arguments only if they are small
@@ -487,7 +506,8 @@ impl Core {
     fn forget_arguments(&mut self, id: ActorId) {
         let is_listed = self.members.is_listed(id);
         let Some(actor) = self.members.actor_mut(id) else { return };
-        let is_recycled = actor.spec.limits != Limits::default();
+        // One that `init` runs in again: when it is recycled, or moves to new code.
+        let is_recycled = actor.spec.limits != Limits::default() || actor.spec.has_checkpoint;
         if actor.restart == Restart::Temporary && !is_listed && !is_recycled && actor.spec.start.len() > KEPT_ARGUMENTS
         {
             actor.spec = Arc::new(ActorSpec { start: Vec::new(), ..(*actor.spec).clone() });
@@ -561,28 +581,42 @@ impl Core {
     /// A process is gone. What it held is released first, then its supervisor decides, then others are told, and then
     /// the decision is carried out (MAP-03, MON-005).
     pub(super) fn died(&mut self, death: Death) {
-        let Some(actor) = self.members.serving_mut(death.process) else { return };
+        let Some(actor) = self.members.serving_mut(death.process) else { return self.kept_died(death.process) };
         let (id, pid) = (actor.id, death.process.pid);
         let Life::Alive(mut incarnation) = std::mem::replace(&mut actor.life, Life::Waiting) else { return };
-        let end = incarnation.machine.died();
+        let reason = incarnation.machine.exit_reason(death.status);
+        let killer = killer(&incarnation.machine, &death);
+        let has_reported = incarnation.machine.has_reported();
+        let end = incarnation.machine.died(death.status);
         for timer in incarnation.process_ended() {
             self.timers.cancel(timer);
         }
-        if let End::NextGeneration { state, commands } = end {
-            return self.next_generation(id, incarnation, &death.page, state, commands);
-        }
+        let end = match end {
+            End::NextGeneration { state, commands } => {
+                actor.life = Life::Alive(incarnation);
+                return self.next_generation(id, &death.page, state, commands);
+            }
+            end @ (End::GoesBack { .. } | End::Undone { .. }) => {
+                actor.life = Life::Alive(incarnation);
+                return self.new_code_failed(id, death, reason, killer, end);
+            }
+            end => end,
+        };
         self.timers.cancel(incarnation.limit.take());
-        let reason = incarnation.machine.exit_reason(death.status);
+        let kept = incarnation.machine.take_kept();
+        self.forget_before(id, incarnation.before.take(), kept);
         let is_ordered = incarnation.machine.is_ordered();
         let fates = self.release(id, pid, &death.page);
         let verdict = self.ask_for_verdict(id, &reason, &end, !is_ordered && is_poisoned(&fates));
         let clock_ns = death.clock_ns;
-        let certificate = Arc::new(self.certificate(id, &incarnation, &reason, &fates, verdict, death));
+        let next = verdict.map_or(Next::Nothing, |verdict| self.next_of(id, verdict));
+        let cause = Ended { since: incarnation.since, code: incarnation.code, reason: reason.clone(), killer };
+        let certificate = Arc::new(self.certificate(id, cause, &fates, next, death));
         self.remember(id, &reason, certificate.clone());
         self.forget_caller(Caller::Actor(pid));
         self.forget_waiter(pid);
         self.dead_letters.unsubscribe(pid);
-        let failed = failed(&incarnation, &fates);
+        let failed = failed(&incarnation, has_reported, &fates);
         self.share_out(fates, &Over { id, pid, clock_ns, failed, is_ordered, certificate: certificate.clone() });
         for answer in std::mem::take(&mut incarnation.last_answers) {
             self.pass_on(answer);
@@ -601,6 +635,16 @@ impl Core {
         self.actions.extend(report);
         if let Some(parent) = parent {
             self.run(parent);
+        }
+        self.reload_goes_on();
+    }
+
+    /// A process that waited for the next one of its incarnation is gone: there is nothing to go back to but its state.
+    fn kept_died(&mut self, process: ProcessId) {
+        if let Some(id) = self.members.living(process.pid)
+            && let Some(incarnation) = self.members.incarnation_mut(id)
+        {
+            incarnation.machine.kept_died(process);
         }
     }
 
@@ -637,27 +681,21 @@ impl Core {
         machine.child_ended(id, reason.clone(), now)
     }
 
-    fn certificate(
-        &self,
-        id: ActorId,
-        incarnation: &Incarnation,
-        reason: &ExitReason,
-        fates: &[Fate],
-        verdict: Option<Verdict>,
-        death: Death,
-    ) -> Certificate {
+    fn certificate(&self, id: ActorId, cause: Ended, fates: &[Fate], next: Next, death: Death) -> Certificate {
+        let Ended { since, code, reason, killer } = cause;
         let actor = self.members.actor(id);
         Certificate {
             actor: actor.map(|actor| actor.label.clone()).unwrap_or_default(),
             pid: death.process.pid,
             os_pid: death.os_pid,
-            reason: reason.clone(),
+            reason,
             in_hand: self.in_hand(fates, death.clock_ns),
-            killer: killer(&incarnation.machine, &death),
+            killer,
             stacks: shortened(death.stacks, MOST_STACKS),
-            next: verdict.map_or(Next::Nothing, |verdict| self.next_of(id, verdict)),
+            next,
             last_output: last_of(death.last_output),
-            age_ms: self.now.saturating_sub(incarnation.since).as_millis() as u64,
+            code,
+            age_ms: self.now.saturating_sub(since).as_millis() as u64,
             restarts: actor.map_or(0, |actor| actor.starts.saturating_sub(1)),
             cpu_ms: death.cpu_ms,
             peak_kib: death.peak_kib,
@@ -740,38 +778,102 @@ impl Core {
     fn next_generation(
         &mut self,
         id: ActorId,
-        mut incarnation: Box<Incarnation>,
         page: &Snapshot,
-        state: Bytes,
+        state: Option<State>,
         commands: Vec<incarnation::Command>,
     ) {
-        let process = incarnation.process();
-        // Its open calls end with the process that made them.
-        self.forget_caller(Caller::Actor(process.pid));
+        self.take_mail_back(id, page);
+        match state {
+            Some(state) => {
+                let code = self.members.incarnation_mut(id).map(|incarnation| incarnation.code);
+                self.next_process(id, code.map(|code| (state, code)), true, commands);
+            }
+            None => self.starts_over(id, commands),
+        }
+    }
+
+    /// What a process was handed and has not begun waits again; what it had begun is not begun twice.
+    pub(super) fn take_mail_back(&mut self, id: ActorId, page: &Snapshot) {
         let Some(actor) = self.members.actor_mut(id) else { return };
         let rest = actor.mailbox.process_recycled(page);
-        // Its next process handles mail, unless it is asked not to once more.
-        incarnation.is_suspended = false;
-        self.replace_what_it_made(id, &mut incarnation);
+        let end = dead_letters::End::of(actor, Cause::OutcomeUnknown);
         // Done without an answer, which the next process may still give: its state may say to whom.
         let unanswered = rest.done.iter().filter_map(|message| message.reply_to);
         for call in unanswered.filter(|call| self.router.is_open(*call)).collect::<Vec<_>>() {
-            incarnation.owe(call);
+            if let Some(incarnation) = self.members.incarnation_mut(id) {
+                incarnation.owe(call);
+            }
             self.router.owe(call);
         }
-        let Some(actor) = self.members.actor_mut(id) else { return };
-        actor.life = Life::Alive(incarnation);
-        let launch = launch(actor, process, Some(state));
-        let end = |actor: &Actor| dead_letters::End::of(actor, Cause::OutcomeUnknown);
-        let begun: Vec<(Message, dead_letters::End)> = rest.begun.into_iter().map(|it| (it, end(actor))).collect();
-        self.actions.push_back(Action::Launch(launch));
-        for (message, end) in begun {
+        for message in rest.begun {
             if let Some(call) = message.reply_to {
                 self.fail_call(call, CallFailure::Restarting { target: end.label.clone() });
             }
-            self.lay_out(message, end);
+            self.lay_out(message, end.clone());
+        }
+    }
+
+    /// Has the next process of an incarnation made, which goes on with this state, of this version of the code.
+    pub(super) fn next_process(
+        &mut self,
+        id: ActorId,
+        takes_over: Option<(State, Version)>,
+        runs_init: bool,
+        commands: Vec<incarnation::Command>,
+    ) {
+        let Some(actor) = self.members.actor_mut(id) else { return };
+        let Life::Alive(mut incarnation) = std::mem::replace(&mut actor.life, Life::Waiting) else { return };
+        let process = incarnation.process();
+        // Its open calls end with the process that made them.
+        self.forget_caller(Caller::Actor(process.pid));
+        let is_all = incarnation.is_function || takes_over.is_none();
+        self.keep_what_it_made(id, &mut incarnation, runs_init, is_all);
+        let owed = if takes_over.is_none() { incarnation.take_owed_answers() } else { Vec::new() };
+        let (code, is_suspended) = (incarnation.code, incarnation.is_suspended);
+        let Some(actor) = self.members.actor_mut(id) else { return };
+        actor.life = Life::Alive(incarnation);
+        let mut launch = launch(actor, process, code, takes_over);
+        launch.is_suspended = is_suspended;
+        let label = actor.label.clone();
+        self.actions.push_back(Action::Launch(launch));
+        // Nobody is left who knows to whom.
+        for call in owed {
+            self.fail_call(call, CallFailure::Restarting { target: label.clone() });
         }
         self.obey(id, commands);
+    }
+
+    /// New code has failed as it was taken over, or soon after: the actor goes on with what was before.
+    fn new_code_failed(&mut self, id: ActorId, death: Death, reason: ExitReason, killer: Killer, end: End) {
+        let pid = death.process.pid;
+        let (to, lost) = self.goes_back_to(id).unwrap_or((self.version(), 0));
+        let next = Next::Undone { to, lost };
+        let Some(actor) = self.members.actor_mut(id) else { return };
+        // One that was not up yet was handed nothing, and a stop that was ordered meanwhile holds.
+        let has_mail = actor.mailbox.handed().next().is_some();
+        let fates = if has_mail { actor.mailbox.process_died(&death.page) } else { Vec::new() };
+        let clock_ns = death.clock_ns;
+        let Some(incarnation) = actor.incarnation() else { return };
+        let cause = Ended { since: incarnation.since, code: incarnation.code, reason, killer };
+        let certificate = Arc::new(self.certificate(id, cause, &fates, next, death));
+        self.deaths.add(id, certificate.clone());
+        self.deaths.decided(id, next);
+        self.forget_caller(Caller::Actor(pid));
+        let Some(incarnation) = self.members.incarnation_mut(id) else { return };
+        let failed = failed(incarnation, incarnation.failed.is_some(), &fates);
+        incarnation.failed = None;
+        let answers = std::mem::take(&mut incarnation.last_answers);
+        self.share_out(fates, &Over { id, pid, clock_ns, failed, is_ordered: false, certificate: certificate.clone() });
+        answers.into_iter().for_each(|answer| self.pass_on(answer));
+        match end {
+            End::GoesBack { commands } => self.goes_back(id, &certificate, commands),
+            End::Undone { commands } => {
+                self.actions.push_back(Action::Report { certificate: certificate.clone(), next });
+                self.is_undone(id, &certificate, commands);
+            }
+            End::NextGeneration { .. } | End::Ignored | End::Over => {}
+        }
+        self.reload_goes_on();
     }
 
     fn in_hand(&self, fates: &[Fate], clock_ns: u64) -> Vec<InHand> {
@@ -788,15 +890,18 @@ impl Core {
     }
 }
 
-fn launch(actor: &Actor, process: ProcessId, state: Option<Bytes>) -> Launch {
+fn launch(actor: &Actor, process: ProcessId, code: Version, takes_over: Option<(State, Version)>) -> Launch {
     Launch {
         process,
         actor: actor.id,
         label: actor.label.clone(),
         named: actor.spec.name.is_some(),
-        restarts: actor.starts - u32::from(state.is_some()),
+        // Of a further process of the same incarnation, which is counted already.
+        restarts: actor.starts - u32::from(process.generation != Generation(0)),
         spec: actor.spec.clone(),
-        state,
+        code,
+        takes_over,
+        is_suspended: false,
         log_level: actor.log_level,
     }
 }
@@ -821,8 +926,8 @@ fn is_poisoned(fates: &[Fate]) -> bool {
 }
 
 /// The message whose handler has raised, if one is why it ends.
-fn failed(incarnation: &Incarnation, fates: &[Fate]) -> Option<Seq> {
-    if !incarnation.machine.has_reported() {
+fn failed(incarnation: &Incarnation, has_reported: bool, fates: &[Fate]) -> Option<Seq> {
+    if !has_reported {
         return None;
     }
     let mut in_hand = fates.iter().filter_map(|fate| match fate {

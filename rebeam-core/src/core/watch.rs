@@ -120,6 +120,7 @@ impl Core {
 
     /// An actor has handled a message: it may have handled as many as its process may.
     pub(super) fn count_handled(&mut self, id: ActorId, by: u64) {
+        self.count_on_probation(id, by);
         let Some(actor) = self.members.actor_mut(id) else { return };
         let Some(most) = actor.spec.limits.max_messages else { return };
         let Some(incarnation) = actor.incarnation_mut() else { return };

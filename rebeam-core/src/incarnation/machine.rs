@@ -1,7 +1,7 @@
 //! The life of one incarnation, as a machine: which order is carried out when, and what an end means.
 //!
-//! It is told what was ordered ([`Machine::stop`], [`Machine::exit`], [`Machine::kill`], [`Machine::recycle`]) and what
-//! its process has done ([`Machine::started`], [`Machine::handed_over`], [`Machine::reported`], [`Machine::died`]), and
+//! It is told what was ordered ([`Machine::stop`], [`Machine::exit`], [`Machine::kill`], [`Machine::recycle`],
+//! [`Machine::move_on`], [`Machine::start_over`]) and what its process has done ([`Machine::started`], [`Machine::handed_over`], [`Machine::reported`], [`Machine::died`]), and
 //! gives the commands that follow, in order. Whatever the life, no order is lost: it is carried out at once, or noted
 //! for the moment when it can be, or it is overtaken by a stronger one (a stop by an exit signal, anything by a kill).
 //! A life that has to end in time carries a [`Limit`]; when it is over, [`Machine::time_is_over`] says what happens.
@@ -9,12 +9,11 @@
 //! It must not know mail, links or supervisors, nor what time it is. A table of every life and every order stands in
 //! the tests below; the diagram is in `LIFECYCLE.md`.
 
-use bytes::Bytes;
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::id::{Generation, ProcessId};
 use rebeam_protocol::state::MemberState;
 
-use crate::event::Status;
+use crate::event::{State, Status};
 
 /// What the process is doing, and what was ordered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +24,10 @@ enum Life {
     Ignoring,
     /// It handles mail.
     Serving,
-    /// It was asked for its state, to go on in a new process.
-    HandingOver { then: After, state: Option<Bytes> },
+    /// It was asked for its state, to go on in a new process. One that moves waits until that is up.
+    HandingOver { then: After, state: Option<State>, moves: bool },
+    /// It was told to stop, to start over in a new process.
+    StartingOver,
     /// It handles the mail that came before the order to stop.
     Draining { reason: ExitReason },
     /// It was told to stop. `urgent`: before the mail that it has been handed.
@@ -105,8 +106,10 @@ pub(crate) enum Command {
     Exit,
     /// SIGKILL.
     Kill,
-    /// Ask it for its state.
+    /// Ask it for its state; it ends then.
     Recycle,
+    /// Ask it for its state; it waits then.
+    Move,
     /// From now on it has so much time; replaces the limit before.
     Limit(Limit),
     /// Mail that comes from now on is not for this incarnation.
@@ -122,6 +125,8 @@ pub(crate) enum Limit {
     None,
     /// The time for `init`.
     Start,
+    /// The time to take over a state, where `init` does not run.
+    TakeOver,
     /// The time for a stop.
     Shutdown,
     /// The time to unwind after an exit signal.
@@ -151,8 +156,12 @@ pub(crate) enum Manner {
 /// What the end of a process means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// The incarnation goes on in a new process with this state; the commands are for that one.
-    NextGeneration { state: Bytes, commands: Vec<Command> },
+    /// The incarnation goes on in a new process, with this state; the commands are for that one.
+    NextGeneration { state: Option<State>, commands: Vec<Command> },
+    /// It has failed to take over: the process before it, which has waited, goes on. The commands are for that one.
+    GoesBack { commands: Vec<Command> },
+    /// It has failed soon after it had taken over: a new process goes on with the code and the state of before.
+    Undone { commands: Vec<Command> },
     /// Its `init` asked to be passed over.
     Ignored,
     /// The incarnation is over.
@@ -166,12 +175,25 @@ pub(crate) struct Machine {
     life: Life,
     /// The process's own last word.
     report: Option<ExitReason>,
+    /// The process before this one: it waits until this one has taken over, and goes on if it fails to.
+    kept: Option<ProcessId>,
+    /// Whether a failure takes it back to the code and the state of before.
+    is_on_probation: bool,
+    /// How many processes it has had.
+    generations: u32,
 }
 
 impl Machine {
     /// Of a process that is about to be made. Its first limit is [`Limit::Start`].
     pub(crate) fn new(process: ProcessId) -> Self {
-        Machine { process, life: Life::Starting { then: After::Serve }, report: None }
+        Machine {
+            process,
+            life: Life::Starting { then: After::Serve },
+            report: None,
+            kept: None,
+            is_on_probation: false,
+            generations: 1,
+        }
     }
 
     /// The process that serves it now.
@@ -182,14 +204,20 @@ impl Machine {
     /// Its `init` has returned, and mail may be handed to it; `None` if nobody waits for that any more.
     pub(crate) fn started(&mut self) -> Option<Vec<Command>> {
         let Life::Starting { then } = &self.life else { return None };
+        let then = then.clone();
+        Some(self.go_on(then))
+    }
+
+    /// Its process handles mail, or does what was ordered meanwhile.
+    fn go_on(&mut self, then: After) -> Vec<Command> {
         let no_limit = (!then.is_limited()).then_some(Command::Limit(Limit::None));
-        let (life, told) = match then.clone() {
+        let (life, told) = match then {
             After::Serve => (Life::Serving, None),
             After::Drain(Ordered { reason, .. }) => (Life::Draining { reason }, None),
             After::Stop(Ordered { reason, .. }) => (stopping(&reason), Some(Command::Stop { reason, urgent: true })),
         };
         self.life = life;
-        Some(no_limit.into_iter().chain(told).collect())
+        no_limit.into_iter().chain(told).collect()
     }
 
     /// Its `init` asked to be passed over. Only when its process has ended is that done. An incarnation that has been up
@@ -218,10 +246,12 @@ impl Machine {
                 let (then, seal) = after(then, manner, Ordered { reason, is_limited });
                 (Life::Starting { then }, seal)
             }
-            (Life::HandingOver { then, state }, manner) => {
+            (Life::HandingOver { then, state, moves }, manner) => {
                 let (then, seal) = after(then, manner, Ordered { reason, is_limited });
-                (Life::HandingOver { then, state }, seal)
+                (Life::HandingOver { then, state, moves }, seal)
             }
+            // It was told already.
+            (Life::StartingOver, _) => (stopping(&reason), Vec::new()),
             (Life::Serving, Manner::InTurn) => (Life::Draining { reason }, vec![Command::Seal, Command::Pump]),
             // An order of its supervisor gives the reason, a second request does not.
             (Life::Draining { reason: first }, Manner::InTurn) => {
@@ -292,16 +322,82 @@ impl Machine {
         if self.life != Life::Serving {
             return Vec::new();
         }
-        self.life = Life::HandingOver { then: After::Serve, state: None };
+        self.life = Life::HandingOver { then: After::Serve, state: None, moves: false };
         // It has first to finish what it has in hand, which may take as long as that does.
         vec![Command::Recycle]
     }
 
+    /// The same, with other code, while this process waits.
+    pub(crate) fn move_on(&mut self) -> Vec<Command> {
+        if self.life != Life::Serving {
+            return Vec::new();
+        }
+        self.life = Life::HandingOver { then: After::Serve, state: None, moves: true };
+        vec![Command::Move]
+    }
+
+    /// It is to stop, and to start over in a new process; it is asked to, or has to unwind.
+    pub(crate) fn start_over(&mut self, is_asked: bool) -> Vec<Command> {
+        if self.life != Life::Serving {
+            return Vec::new();
+        }
+        self.life = Life::StartingOver;
+        let order = Command::Stop { reason: ExitReason::SHUTDOWN, urgent: true };
+        vec![Command::Limit(Limit::Shutdown), if is_asked { order } else { Command::Exit }]
+    }
+
     /// Its process has handed its state over, and ends: that may take as long as a stop.
-    pub(crate) fn handed_over(&mut self, handed: Bytes) -> Vec<Command> {
-        let Life::HandingOver { state, then } = &mut self.life else { return Vec::new() };
+    pub(crate) fn handed_over(&mut self, handed: State) -> Vec<Command> {
+        let Life::HandingOver { state, then, moves: false } = &mut self.life else { return Vec::new() };
         *state = Some(handed);
         if then.is_limited() { Vec::new() } else { vec![Command::Limit(Limit::Shutdown)] }
+    }
+
+    /// Its process has given its state, and waits: the commands are for the process that is to take over, within this
+    /// limit. `None` if it was not asked for that.
+    pub(crate) fn gave_state(&mut self, limit: Limit) -> Option<Vec<Command>> {
+        let Life::HandingOver { then, state: None, moves: true } = &self.life else { return None };
+        let then = then.clone();
+        self.kept = Some(self.process);
+        self.is_on_probation = true;
+        Some(self.next_process(then, limit))
+    }
+
+    /// Its process cannot give its state, and has gone on.
+    pub(crate) fn cannot_move(&mut self) -> Option<Vec<Command>> {
+        let Life::HandingOver { then, state: None, moves: true } = &self.life else { return None };
+        let then = then.clone();
+        Some(self.go_on(then))
+    }
+
+    fn next_process(&mut self, then: After, limit: Limit) -> Vec<Command> {
+        // A stop that has its time goes on with what is left of that.
+        let limit = (!then.is_limited()).then_some(Command::Limit(limit));
+        self.life = Life::Starting { then };
+        self.report = None;
+        self.process.generation = Generation(self.generations);
+        self.generations += 1;
+        limit.into_iter().collect()
+    }
+
+    /// The process that has waited for this one, and need not any more.
+    pub(crate) fn take_kept(&mut self) -> Option<ProcessId> {
+        self.kept.take()
+    }
+
+    /// Whether a process waits for this one.
+    pub(crate) fn has_kept(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// The process that waits has ended instead. Whether it was that one.
+    pub(crate) fn kept_died(&mut self, process: ProcessId) -> bool {
+        self.kept.take_if(|kept| *kept == process).is_some()
+    }
+
+    /// From now on a failure takes it back to the code and the state of before, or does not any more.
+    pub(crate) fn set_on_probation(&mut self, is_on_probation: bool) {
+        self.is_on_probation = is_on_probation;
     }
 
     /// Its process has said its last word: what it still has to do may take as long as a stop.
@@ -341,30 +437,50 @@ impl Machine {
                 (ExitReason::StartTimeout, "its `init` took longer than `start_timeout`")
             }
             // Its exit hooks hang. What it is to go on with is here.
-            Life::HandingOver { then, state: Some(_) } if !then.is_limited() => return vec![Command::Kill],
+            Life::HandingOver { then, state: Some(_), .. } if !then.is_limited() => return vec![Command::Kill],
+            Life::StartingOver => return vec![Command::Kill],
             _ => (ExitReason::Killed, "its time to stop was over"),
         };
         self.kill(reason, why)
     }
 
     /// Its process is gone.
-    pub(crate) fn died(&mut self) -> End {
-        let (life, commands, state) = match std::mem::replace(&mut self.life, Life::Serving) {
-            Life::HandingOver { then, state: Some(state) } => {
-                // A stop that has its time goes on with what is left of that.
-                let limit = (!then.is_limited()).then_some(Command::Limit(Limit::Start));
-                (Life::Starting { then }, limit.into_iter().collect(), state)
+    pub(crate) fn died(&mut self, status: Status) -> End {
+        let is_failure = !self.is_ordered() && !self.exit_reason(status).is_clean();
+        match self.life.clone() {
+            Life::HandingOver { then, state: Some(state), .. } => {
+                let commands = self.next_process(then, Limit::Start);
+                End::NextGeneration { state: Some(state), commands }
             }
-            life => {
-                let end = if life == Life::Ignoring { End::Ignored } else { End::Over };
-                self.life = life;
-                return end;
+            // One that has come to its own end at the same time does not start over.
+            Life::StartingOver if self.report != Some(ExitReason::Normal) => {
+                self.is_on_probation = true;
+                let commands = self.next_process(After::Serve, Limit::Start);
+                End::NextGeneration { state: None, commands }
             }
-        };
-        self.life = life;
+            Life::Starting { then } if self.kept.is_some() => self.go_back(then),
+            Life::Killed(_) if self.kept.is_some() && is_failure => self.go_back(After::Serve),
+            Life::Starting { then } if self.is_on_probation => self.undo(then),
+            Life::Serving | Life::HandingOver { .. } | Life::Killed(_) if self.is_on_probation && is_failure => {
+                self.undo(After::Serve)
+            }
+            Life::Ignoring => End::Ignored,
+            _ => End::Over,
+        }
+    }
+
+    fn go_back(&mut self, then: After) -> End {
         self.report = None;
-        self.process.generation.0 += 1;
-        End::NextGeneration { state, commands }
+        self.is_on_probation = false;
+        if let Some(kept) = self.kept.take() {
+            self.process = kept;
+        }
+        End::GoesBack { commands: self.go_on(then) }
+    }
+
+    fn undo(&mut self, then: After) -> End {
+        self.is_on_probation = false;
+        End::Undone { commands: self.next_process(then, Limit::Start) }
     }
 
     /// Why it has ended: the first that applies of MAP-02.
@@ -394,6 +510,7 @@ impl Machine {
             Life::Killed(kill) => kill.was_ordered || kill.reason == ExitReason::Killed,
             Life::Starting { then: After::Serve }
             | Life::HandingOver { then: After::Serve, .. }
+            | Life::StartingOver
             | Life::Ignoring
             | Life::Serving => false,
         }
@@ -438,7 +555,7 @@ impl Machine {
     /// Whether it is between two processes, or about to be: what is asked of its process waits for the next one.
     pub(crate) fn is_between_processes(&self) -> bool {
         match self.life {
-            Life::HandingOver { .. } => true,
+            Life::HandingOver { .. } | Life::StartingOver => true,
             Life::Starting { .. } => self.process.generation != Generation(0),
             _ => false,
         }
@@ -451,7 +568,12 @@ impl Machine {
 
     /// Whether it is up, and was not told to end.
     pub(crate) fn is_up(&self) -> bool {
-        matches!(self.life, Life::Serving | Life::HandingOver { then: After::Serve, .. })
+        matches!(self.life, Life::Serving | Life::StartingOver | Life::HandingOver { then: After::Serve, .. })
+    }
+
+    /// Whether it handles mail, and nothing was ordered: it may be asked to go on in a new process.
+    pub(crate) fn is_serving(&self) -> bool {
+        self.life == Life::Serving
     }
 
     /// Whether it is about to end, whatever it does.
@@ -468,6 +590,8 @@ impl Machine {
     pub(crate) fn state(&self) -> MemberState {
         match &self.life {
             _ if self.is_ordered() => MemberState::Stopping,
+            Life::HandingOver { moves: true, .. } | Life::StartingOver => MemberState::Reloading,
+            Life::Starting { .. } if self.kept.is_some() => MemberState::Reloading,
             Life::Starting { .. } | Life::Ignoring => MemberState::Starting,
             Life::HandingOver { .. } => MemberState::Recycling,
             Life::Killed(_) => MemberState::Stopping,
@@ -510,13 +634,17 @@ mod tests {
         Kill,
         Recycle,
         HandedOver,
+        Move,
+        GaveState,
+        CannotMove,
+        StartOver,
         Reported,
         Drained,
         TimeIsOver,
         Died,
     }
 
-    const ORDERS: [Order; 16] = [
+    const ORDERS: [Order; 20] = [
         Order::Started,
         Order::Ignored,
         Order::Stop(Manner::InTurn),
@@ -529,6 +657,10 @@ mod tests {
         Order::Kill,
         Order::Recycle,
         Order::HandedOver,
+        Order::Move,
+        Order::GaveState,
+        Order::CannotMove,
+        Order::StartOver,
         Order::Reported,
         Order::Drained,
         Order::TimeIsOver,
@@ -538,7 +670,7 @@ mod tests {
     fn machine(life: Life, generation: u32) -> Machine {
         let pid = Pid { at: NodeStart::default(), serial: 1 };
         let process = ProcessId { pid, generation: Generation(generation) };
-        Machine { process, life, report: None }
+        Machine { life, ..Machine::new(process) }
     }
 
     fn shutdown() -> ExitReason {
@@ -567,12 +699,18 @@ mod tests {
             Order::StopByExit => machine.exit(shutdown(), Limit::Shutdown),
             Order::Kill => machine.kill(ExitReason::Killed, "test"),
             Order::Recycle => machine.recycle(),
-            Order::HandedOver => machine.handed_over(Bytes::from_static(b"state")),
-            Order::Reported => machine.reported(ExitReason::Normal),
+            Order::HandedOver => machine.handed_over(State::new(())),
+            Order::Reported => machine.reported(shutdown()),
             Order::Drained => machine.drained(),
             Order::TimeIsOver => machine.time_is_over(),
-            Order::Died => match machine.died() {
-                End::NextGeneration { commands, .. } => commands,
+            Order::Move => machine.move_on(),
+            Order::StartOver => machine.start_over(true),
+            Order::GaveState => machine.gave_state(Limit::TakeOver).unwrap_or_default(),
+            Order::CannotMove => machine.cannot_move().unwrap_or_default(),
+            Order::Died => match machine.died(Status::Signalled(9)) {
+                End::NextGeneration { commands, .. } | End::GoesBack { commands } | End::Undone { commands } => {
+                    commands
+                }
                 End::Ignored | End::Over => Vec::new(),
             },
         }
@@ -589,9 +727,11 @@ mod tests {
             Life::Starting { then } => format!("starting({})", after(then)),
             Life::Ignoring => "ignoring".into(),
             Life::Serving => "serving".into(),
-            Life::HandingOver { then, state } => {
-                format!("handing over({}{})", after(then), if state.is_some() { ", done" } else { "" })
+            Life::HandingOver { then, state, moves } => {
+                let word = if *moves { "moving" } else { "handing over" };
+                format!("{word}({}{})", after(then), if state.is_some() { ", done" } else { "" })
             }
+            Life::StartingOver => "starting over".into(),
             Life::Draining { reason } => format!("draining({reason})"),
             Life::Stopping { reason, urgent } => format!("stopping({reason}{})", if *urgent { ", urgent" } else { "" }),
             Life::Exiting { reason, limit } => format!("exiting({reason}, {})", format!("{limit:?}").to_lowercase()),
@@ -612,7 +752,8 @@ mod tests {
     #[test]
     fn every_order_in_every_life() {
         let handing =
-            |then, state: bool| Life::HandingOver { then, state: state.then(|| Bytes::from_static(b"state")) };
+            |then, state: bool| Life::HandingOver { then, state: state.then(|| State::new(())), moves: false };
+        let moving = |then| Life::HandingOver { then, state: None, moves: true };
         let killed =
             Kill { reason: ExitReason::Killed, why: "test", exit: None, was_ordered: false, was_handing_over: false };
         let lives = [
@@ -628,6 +769,10 @@ mod tests {
             (handing(After::Drain(ordered(true)), true), 0),
             (handing(After::Drain(ordered(false)), true), 0),
             (handing(After::Stop(ordered(true)), true), 0),
+            (moving(After::Serve), 0),
+            (moving(After::Drain(ordered(true))), 0),
+            (moving(After::Stop(ordered(false))), 0),
+            (Life::StartingOver, 0),
             (Life::Draining { reason: first() }, 0),
             (Life::Stopping { reason: first(), urgent: false }, 0),
             (Life::Stopping { reason: first(), urgent: true }, 0),
@@ -659,6 +804,7 @@ mod tests {
             Command::Stop { .. } | Command::Exit => vec![Order::Reported, Order::Died],
             Command::Kill => vec![Order::Died],
             Command::Recycle => vec![Order::HandedOver, Order::Died],
+            Command::Move => vec![Order::GaveState],
             Command::Pump => vec![Order::Drained],
             Command::Limit(_) | Command::Seal => Vec::new(),
         }
@@ -668,11 +814,11 @@ mod tests {
         /// Whatever is ordered in whatever order, with a process that answers sooner or later: an order to end leads to
         /// an end, a stop that is limited always has a limit until then, and nothing but an order ends the incarnation.
         #[test]
-        fn no_order_is_lost(orders in proptest::collection::vec((0usize..10, any::<bool>()), 1..40)) {
+        fn no_order_is_lost(orders in proptest::collection::vec((0usize..12, any::<bool>()), 1..40)) {
             let given = [
                 Order::Stop(Manner::InTurn), Order::Stop(Manner::Urgent), Order::Exit, Order::Kill,
                 Order::Recycle, Order::Hurry, Order::Started, Order::Request(Manner::InTurn), Order::Request(Manner::Urgent),
-                Order::StopByExit,
+                Order::StopByExit, Order::Move, Order::StartOver,
             ];
             let mut machine = machine(Life::Starting { then: After::Serve }, 0);
             let mut owed: std::collections::VecDeque<Order> = [Order::Started].into();
@@ -680,10 +826,14 @@ mod tests {
             let mut has_limit = true;
             let mut is_over = false;
             let mut step = |machine: &mut Machine, order: Order, owed: &mut std::collections::VecDeque<Order>| {
-                let before = machine.process.generation;
                 let commands = if order == Order::Died {
-                    match machine.died() {
-                        End::NextGeneration { commands, .. } => {
+                    match machine.died(Status::Signalled(9)) {
+                        End::GoesBack { commands } => {
+                            owed.clear();
+                            owed.push_back(Order::Drained);
+                            commands
+                        }
+                        End::NextGeneration { commands, .. } | End::Undone { commands } => {
                             // What the last process still had to say is never heard; the new one comes up.
                             owed.clear();
                             owed.push_back(Order::Started);
@@ -696,6 +846,10 @@ mod tests {
                 };
                 if order == Order::Started {
                     owed.push_back(Order::Drained);
+                    machine.take_kept();
+                }
+                if order == Order::GaveState {
+                    owed.push_back(Order::Started);
                 }
                 for command in &commands {
                     if let Command::Limit(limit) = command {
@@ -703,7 +857,6 @@ mod tests {
                     }
                     owed.extend(answer(command));
                 }
-                assert!(machine.process.generation >= before);
                 (is_over, has_limit)
             };
             let mut last = (false, true);

@@ -1,9 +1,9 @@
 //! What `init` has made, and the `init` of the next process of the same incarnation makes again.
 //!
-//! An actor that is recycled keeps what it has made, and its `init` runs again. So that a timer, a membership or a
-//! monitor is not there twice afterwards, and a name is not in its own way, what the last `init` made is replaced: timers,
-//! monitors and watches are taken back before `init` runs; an entry of a registry stays, so that others find it, until
-//! `init` has made it again or has returned without doing so.
+//! An actor that is recycled, or takes new code, keeps what it has made, and its `init` may run again. So that a timer, a
+//! membership or a monitor is not there twice afterwards, and a name is not in its own way, what the last `init` made is
+//! replaced once the next has returned: timers, monitors and watches are taken back; an entry of a registry stays, so that
+//! others find it, unless `init` has returned without making it again.
 
 use rebeam_protocol::id::Pid;
 use rebeam_protocol::ledger::RegistryId;
@@ -21,6 +21,14 @@ pub(crate) struct Made {
     pub(crate) entries: Vec<MadeEntry>,
 }
 
+/// What a process had made, while the next one of its incarnation starts.
+#[derive(Debug)]
+pub(crate) struct MadeBefore {
+    pub(crate) made: Made,
+    /// Whether `init` runs in the next one, and makes it again.
+    pub(crate) is_replaced: bool,
+}
+
 /// One entry of a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MadeEntry {
@@ -31,6 +39,15 @@ pub(crate) struct MadeEntry {
 }
 
 impl Made {
+    /// All of this, and then all of that.
+    pub(crate) fn followed_by(mut self, later: Made) -> Made {
+        self.alarms.extend(later.alarms);
+        self.monitors.extend(later.monitors);
+        self.watches.extend(later.watches);
+        self.entries.extend(later.entries);
+        self
+    }
+
     /// Of what there is most, whether or not it is still there. Entries are small, and are counted by the ten.
     pub(crate) fn most(&self) -> usize {
         self.alarms.len().max(self.monitors.len()).max(self.watches.len()).max(self.entries.len() / 10)

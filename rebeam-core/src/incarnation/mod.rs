@@ -3,6 +3,7 @@
 //! [`machine::Machine`] decides what its life allows; this module keeps what belongs to it besides: what it owes, what it
 //! was asked, and when it is looked at.
 
+mod before;
 mod machine;
 mod made;
 
@@ -11,11 +12,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rebeam_protocol::address::ReplyTo;
-use rebeam_protocol::id::{ProcessId, Seq};
+use rebeam_protocol::id::{ProcessId, Seq, Version};
 use rebeam_protocol::message::Outcome;
 
+pub(crate) use before::Before;
 pub(crate) use machine::{Command, End, Limit, Machine, Manner, Stop};
-pub(crate) use made::{Made, MadeEntry};
+pub(crate) use made::{Made, MadeBefore, MadeEntry};
 
 use crate::event::{Launch, Ticket};
 use crate::mailbox::Message;
@@ -48,8 +50,14 @@ pub(crate) struct Incarnation {
     pub(crate) recycles_later: bool,
     /// What its `init` has made.
     pub(crate) made: Made,
-    /// What the `init` of an earlier process had entered into registries, and this one's may enter again.
+    /// What the process before this one had made, until this one is up, and what then becomes of it.
+    pub(crate) made_before: Option<MadeBefore>,
+    /// What of that is in registries, and `init` may enter again.
     pub(crate) inherited: Vec<MadeEntry>,
+    /// The version of the code that its process runs.
+    pub(crate) code: Version,
+    /// What it goes back to, should the code that it has taken over fail.
+    pub(crate) before: Option<Before>,
     /// Whether it takes its own mail, by `receive`: a function, which runs from its beginning in the next process.
     pub(crate) is_function: bool,
     /// Whether exit signals come to it as messages.
@@ -93,7 +101,7 @@ pub(crate) struct Postponed {
 }
 
 impl Incarnation {
-    pub(crate) fn new(process: ProcessId, since: Duration) -> Self {
+    pub(crate) fn new(process: ProcessId, code: Version, since: Duration) -> Self {
         Incarnation {
             machine: Machine::new(process),
             since,
@@ -107,7 +115,10 @@ impl Incarnation {
             is_suspended: false,
             recycles_later: false,
             made: Made::default(),
+            made_before: None,
             inherited: Vec::new(),
+            code,
+            before: None,
             is_function: false,
             traps_exits: false,
             info: Bytes::new(),
@@ -168,6 +179,11 @@ impl Incarnation {
         self.owed.remove(&call);
         let stays = |message: &Message| matches!(message.head.method.as_str(), SUSPEND | RESUME);
         self.asked.retain(|message| message.reply_to != Some(call) || stays(message));
+    }
+
+    /// Nobody is left who could answer what was put off: gives those calls.
+    pub(crate) fn take_owed_answers(&mut self) -> Vec<ReplyTo> {
+        std::mem::take(&mut self.owed).into_iter().collect()
     }
 
     /// It has ended: gives the calls that nobody will answer.

@@ -8,6 +8,7 @@ mod model;
 mod names;
 mod process;
 mod recycling;
+mod reload;
 mod supervision;
 mod waits;
 mod world;

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use rebeam_core::Event;
-use rebeam_core::event::Status;
+use rebeam_core::event::{HandedOver, State, Status};
 use rebeam_protocol::address::Registry;
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::ledger::text_key;
 use rebeam_protocol::message::{CallFailure, Kind, Lane, Outcome, Waits};
+
 use rebeam_protocol::outside::{Answer, TreeRequest};
+use rebeam_protocol::page::Snapshot;
 use rebeam_protocol::process::{ProcessAnswer, ProcessRequest, RegistryRequest};
 use rebeam_protocol::spec::{ChildSpec, Limits, Restart, Strategy as Group};
 
@@ -154,7 +156,9 @@ fn map_02_a_kill_is_the_reason_though_a_process_that_hands_over_has_ended_by_its
     let mut world = handing_over();
     world.asks("b", ProcessRequest::Monitor(name("a")));
     let death = world.death_of("a", Status::Exited(0));
-    world.core.handle_event(world.now, Event::HandedOver { process: death.process, state: bytes::Bytes::new() });
+    let (process, state, took, page) = (death.process, State::new(()), Duration::ZERO, Snapshot::default());
+    let handed = HandedOver { process, state, runs_init: true, took, page };
+    world.core.handle_event(world.now, Event::HandedOver(Box::new(handed)));
     world.asks("b", ProcessRequest::Kill { to: name("a"), is_hung: false });
     world.tell(Event::Died(Box::new(death)));
     assert_eq!(world.signals("b").len(), 1);
@@ -353,10 +357,13 @@ fn enter(registry: Registry, key: &str) -> ProcessRequest {
 
 #[test]
 fn what_init_has_made_is_replaced_by_what_the_init_of_the_next_process_makes() {
+    // Each process numbers its timers from another number on.
+    let numbers = std::cell::Cell::new(0);
     let makes = |world: &mut World| {
         let method = "handle_info".into();
         let (to, every_ms) = (name("a"), Some(100));
-        world.asks("a", ProcessRequest::SendAfter { timer: 1, to, after_ms: 100, every_ms, method, is_method: false });
+        let timer = numbers.replace(numbers.get() + 1);
+        world.asks("a", ProcessRequest::SendAfter { timer, to, after_ms: 100, every_ms, method, is_method: false });
         assert_eq!(world.asks("a", enter(Registry::Names, "leader")), Some(ProcessAnswer::Ok));
         assert_eq!(world.asks("a", enter(Registry::Groups, "members")), Some(ProcessAnswer::Ok));
         world.asks("a", ProcessRequest::Monitor(name("b")));

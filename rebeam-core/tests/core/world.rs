@@ -1,19 +1,21 @@
 //! A world for the core in virtual time: a script of what processes do, a trace of what the core decided.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use rebeam_core::event::{Death, Launch, LaunchError, NodeEnd, NodeEvent, Recipient, Status};
+use rebeam_core::event::{
+    Changed, Death, HandedOver, Launch, LaunchError, NewCode, NodeEnd, NodeEvent, Recipient, State, Status,
+};
 use rebeam_core::meters::Figures;
 use rebeam_core::{Action, Core, Event};
 use rebeam_protocol::address::{Address, ReplyTo};
 use rebeam_protocol::certificate::Next;
 use rebeam_protocol::exit::{ExitReason, Raised};
-use rebeam_protocol::id::{CallId, NodeStart, Pid, ProcessId, RequestId, Seq};
+use rebeam_protocol::id::{CallId, NodeStart, Pid, ProcessId, RequestId, Seq, Version};
 use rebeam_protocol::ledger::{Record, RegistryId, key_label};
 use rebeam_protocol::message::{CallFailure, Codec, Form, Head, Kind, Outcome, Signal, Trace, Waits};
-use rebeam_protocol::outside::{Answer, TreeRequest};
+use rebeam_protocol::outside::{Answer, Reloaded, TreeRequest};
 use rebeam_protocol::page::{OWN_MAIL, Snapshot, Stage};
 use rebeam_protocol::process::{ProcessAnswer, ProcessRequest, SupervisorRequest};
 use rebeam_protocol::spec::{ActorSpec, ChildKind, ChildSpec, Strategy, SupervisorSpec};
@@ -66,6 +68,7 @@ impl Process {
 enum Reaction {
     Starts(Started),
     HandsOver,
+    GivesState,
     Ends(Option<ExitReason>, Status),
 }
 
@@ -74,6 +77,22 @@ pub(crate) struct World {
     pub(crate) core: Core,
     pub(crate) now: Duration,
     processes: BTreeMap<ProcessId, Process>,
+    /// Those that were told to handle no mail at first.
+    suspended: BTreeSet<ProcessId>,
+    /// Those that were asked to move.
+    moving: BTreeSet<ProcessId>,
+    /// Those that have given their state and wait.
+    kept: BTreeMap<ProcessId, Process>,
+    /// Whether `init` runs in a process that takes over.
+    pub(crate) runs_init: bool,
+    /// What became of reloads.
+    pub(crate) reloads: Vec<Reloaded>,
+    /// The versions of the code that may still be needed.
+    pub(crate) needed: Vec<Version>,
+    /// What each process was started from.
+    starts: Vec<(String, Vec<u8>)>,
+    /// The version that each process runs.
+    pub(crate) codes: BTreeMap<String, Version>,
     /// What the core decided, in words, since the last look.
     trace: Vec<String>,
     /// Labels whose next so many starts fail.
@@ -107,6 +126,14 @@ impl World {
             core: Core::new(spec, NodeStart::default()).expect("a valid tree"),
             now: Duration::ZERO,
             processes: BTreeMap::new(),
+            suspended: BTreeSet::new(),
+            moving: BTreeSet::new(),
+            kept: BTreeMap::new(),
+            runs_init: false,
+            reloads: Vec::new(),
+            needed: vec![Version::FIRST],
+            codes: BTreeMap::new(),
+            starts: Vec::new(),
             trace: Vec::new(),
             fails: BTreeMap::new(),
             slow: Vec::new(),
@@ -212,7 +239,7 @@ impl World {
 
     fn dies(&mut self, process: ProcessId, status: Status) {
         self.reactions.retain(|(other, _)| *other != process);
-        let Some(dead) = self.processes.remove(&process) else { return };
+        let Some(dead) = self.processes.remove(&process).or_else(|| self.kept.remove(&process)) else { return };
         let death = Death { os_pid: 1, page: dead.page, ..Death::without_trace(process, status) };
         self.core.handle_event(self.now, Event::Died(Box::new(death)));
     }
@@ -235,10 +262,10 @@ impl World {
                 }
             }
             Reaction::HandsOver => {
-                let state = Bytes::from_static(b"state");
-                self.core.handle_event(self.now, Event::HandedOver { process, state });
+                self.gives_state(process);
                 self.react(process, Reaction::Ends(None, Status::Exited(0)));
             }
+            Reaction::GivesState => self.gives_state(process),
             Reaction::Ends(report, status) => {
                 if let Some(reason) = report {
                     self.core.handle_event(self.now, Event::Reported { process, reason, message: None });
@@ -246,6 +273,54 @@ impl World {
                 self.dies(process, status);
             }
         }
+    }
+
+    /// There is a new version of the code of these modules.
+    pub(crate) fn new_code(&mut self, version: u32, tree: SupervisorSpec, modules: &[&str]) {
+        let changed = Changed::Modules(modules.iter().map(|name| (*name).to_owned()).collect());
+        let new = NewCode { version: Version(version), tree, gateway: None, changed };
+        self.tell(Event::NewCode(Box::new(new)));
+    }
+
+    /// How many processes have given their state and wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// The process of an actor that was asked to move gives its state and waits.
+    pub(crate) fn gives_its_state(&mut self, label: &str) {
+        let process = self.process(label);
+        self.gives_state(process);
+        self.settle();
+    }
+
+    /// What the processes of an actor were started from.
+    pub(crate) fn starts_of(&self, label: &str) -> Vec<Vec<u8>> {
+        self.starts.iter().filter(|(of, _)| of == label).map(|(_, start)| start.clone()).collect()
+    }
+
+    /// A process that waits is killed from outside.
+    pub(crate) fn kept_is_shot(&mut self, process: ProcessId) {
+        assert!(self.kept.contains_key(&process), "it does not wait");
+        self.dies(process, Status::Signalled(9));
+        self.settle();
+    }
+
+    /// Whether the process of an actor was told to handle no mail at first.
+    pub(crate) fn launched_suspended(&self, label: &str) -> bool {
+        self.suspended.contains(&self.process(label))
+    }
+
+    fn gives_state(&mut self, process: ProcessId) {
+        let page = self.processes.get(&process).map(|it| it.page.clone()).unwrap_or_default();
+        let (state, runs_init, took) = (State::new("state"), self.runs_init, Duration::ZERO);
+        let handed = HandedOver { process, state, runs_init, took, page };
+        if self.moving.remove(&process)
+            && let Some(kept) = self.processes.remove(&process)
+        {
+            self.kept.insert(process, kept);
+        }
+        self.core.handle_event(self.now, Event::HandedOver(Box::new(handed)));
     }
 
     /// One of the lazy processes does the next thing that it was told; false if none has anything to do.
@@ -465,6 +540,9 @@ impl World {
                 if let Some(label) = self.label(process) {
                     self.trace.push(format!("kill {label}"));
                     self.dies(process, Status::Signalled(9));
+                } else if let Some(kept) = self.kept.get(&process) {
+                    self.trace.push(format!("kill the process before of {}", kept.label));
+                    self.dies(process, Status::Signalled(9));
                 }
             }
             Action::TimeLeft { .. } => {}
@@ -482,6 +560,28 @@ impl World {
                     self.react(process, Reaction::HandsOver);
                 }
             }
+            Action::Move(process) => {
+                let Some(label) = self.label(process) else { return };
+                self.trace.push(format!("move {label}"));
+                self.moving.insert(process);
+                if !self.stubborn.contains(&label) {
+                    self.react(process, Reaction::GivesState);
+                }
+            }
+            Action::GoOn(process) => {
+                let mut kept = self.kept.remove(&process).expect("it waits");
+                self.trace.push(format!("go on {}", kept.label));
+                kept.delivered.retain(|(delivery, _)| kept.page.stage(delivery.seq.0) != Stage::Waiting);
+                self.codes.insert(kept.label.clone(), self.core.version());
+                self.processes.insert(process, kept);
+            }
+            Action::Leave(process) => {
+                let kept = self.kept.get(&process).expect("it waits");
+                self.trace.push(format!("leave {}", kept.label));
+                self.react(process, Reaction::Ends(None, Status::Exited(0)));
+            }
+            Action::Reloaded(reloaded) => self.reloads.push(*reloaded),
+            Action::Needed(versions) => self.needed = versions,
             Action::Look(process) => {
                 let Some(found) = self.processes.get(&process) else { return };
                 let (page, clock_ns) = (found.page.clone(), self.now.as_nanos() as u64);
@@ -517,6 +617,7 @@ impl World {
             }
             Action::Report { certificate, next } => {
                 let next = match next {
+                    Next::Undone { to, lost } => format!("Undone to {to}, {lost} lost"),
                     Next::Restarts { after_ms: 0 } => "Restarts".to_owned(),
                     Next::GivesUp { .. } => "GivesUp".to_owned(),
                     next => format!("{next:?}"),
@@ -567,6 +668,11 @@ impl World {
         let process =
             Process { label: label.clone(), page: Snapshot::default(), delivered: Vec::new(), done: Vec::new() };
         assert!(!self.is_running(&label), "two incarnations of {label} at once");
+        self.codes.insert(label.clone(), launch.code);
+        self.starts.push((label.clone(), launch.spec.start.clone()));
+        if launch.is_suspended {
+            self.suspended.insert(launch.process);
+        }
         self.processes.insert(launch.process, process);
         if self.slow.contains(&label) {
             return;

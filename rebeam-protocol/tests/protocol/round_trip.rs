@@ -91,7 +91,7 @@ fn messages() -> impl Strategy<Value = ToSupervisor> {
             request: RequestId(request),
             body,
         }),
-        1 => Just(ToSupervisor::HandOver),
+        1 => (any::<bool>(), any::<u64>()).prop_map(|(runs_init, took_us)| ToSupervisor::HandOver { runs_init, took_us }),
         3 => send,
         1 => proptest::collection::vec(any::<u64>().prop_map(|seq| Seq(seq).into()), 0..40).prop_map(|done| ToSupervisor::Ack { done }),
         1 => reasons().prop_map(|reason| ToSupervisor::Exit { reason, message: None }),

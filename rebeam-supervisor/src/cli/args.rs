@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Call(Call),
     /// Cast to a method of an actor, without waiting
     Cast(Cast),
+    /// Import the application anew: actors whose code has changed go over to it, with their state and mail
+    Reload(Output),
     /// Stop a child of a supervisor; `restart` brings it back
     Stop(Name),
     /// Stop a child if it runs, and start it anew
@@ -72,6 +74,9 @@ pub(crate) enum Command {
 pub(crate) struct Up {
     #[command(flatten)]
     pub(crate) start: Start,
+    /// Do not reload the application when its files are saved; `rebeam reload` does that by hand
+    #[arg(long, env = "REBEAM_NO_RELOAD")]
+    pub(crate) no_reload: bool,
 }
 
 #[derive(Debug, Args)]

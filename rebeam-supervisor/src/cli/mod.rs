@@ -13,7 +13,7 @@ pub(crate) mod render;
 mod start;
 
 use rebeam_protocol::message::{CallFailure, Outcome};
-use rebeam_protocol::outside::{Answer, Request, TreeRequest};
+use rebeam_protocol::outside::{Answer, Reloaded, Request, TreeRequest};
 use rebeam_protocol::value;
 
 use crate::cli::args::{Cli, Command};
@@ -21,7 +21,7 @@ use crate::cli::client::Client;
 use crate::config::{self, Project};
 use crate::view::crash::{certificate_json, plain_crash_block};
 use crate::view::failure::Failure;
-use crate::view::values;
+use crate::view::{self, values};
 
 /// Does what the command line says.
 ///
@@ -66,6 +66,7 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Tree(output) => list::tree(&mut connect()?, output.json),
         Command::Call(call) => self::call(&mut connect()?, call),
         Command::Cast(cast) => self::cast(&mut connect()?, &cast.message),
+        Command::Reload(output) => reload(&mut connect()?, output.json),
         Command::Stop(it) => connect()?.expect_of_tree(TreeRequest::Stop { name: it.name.clone() }).map(drop),
         Command::Restart(it) => connect()?.expect_of_tree(TreeRequest::Restart { name: it.name.clone() }).map(drop),
         Command::Why(why) => self::why(&mut connect()?, why),
@@ -123,6 +124,47 @@ fn cast(client: &mut Client, message: &args::Message) -> Result<(), Failure> {
         }
         Answer::Refused(text) => Err(Failure::request(text)),
         _ => Ok(()),
+    }
+}
+
+fn reload(client: &mut Client, json: bool) -> Result<(), Failure> {
+    let answer = client.ask(Request::Reload, &[])?.0;
+    match answer {
+        Answer::Reloaded(reloaded) if json => {
+            let changes = reloaded.as_ref().map(view::reload::changes).unwrap_or_default();
+            let version = reloaded.as_ref().map(|reloaded| reloaded.version.0);
+            render::data(&serde_json::json!({ "version": version, "changes": changes }).to_string());
+            reloaded.map_or(Ok(()), |reloaded| failed_reload(&reloaded))
+        }
+        Answer::Reloaded(None) => {
+            render::data("no code has changed");
+            Ok(())
+        }
+        Answer::Reloaded(Some(reloaded)) => {
+            render::data(&view::reload::outcome(&reloaded));
+            view::reload::details(&reloaded).iter().for_each(|line| render::data(line));
+            failed_reload(&reloaded)
+        }
+        Answer::NotReloaded(error) => {
+            let mut failure = Failure::request(format!("not reloaded, the old code goes on: {}", error.message));
+            if let Some(traceback) = error.traceback {
+                failure = failure.detail(traceback.trim_end().to_owned());
+            }
+            Err(match error.hint {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            })
+        }
+        Answer::Refused(text) => Err(Failure::request(text)),
+        other => Err(client::unexpected(&other)),
+    }
+}
+
+/// The failure of a reload in which some actor's new code has failed.
+fn failed_reload(reloaded: &Reloaded) -> Result<(), Failure> {
+    match view::reload::failures(reloaded).into_iter().next() {
+        Some((line, traceback)) => Err(Failure::request(line).detail(traceback.trim_end().to_owned())),
+        None => Ok(()),
     }
 }
 

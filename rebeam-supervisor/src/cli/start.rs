@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use clap::CommandFactory;
 use nix::sys::signal::Signal;
+use rebeam_core::{Probation, ReloadOptions};
 use rebeam_protocol::frame::MAX_FRAME;
 use rebeam_protocol::handshake::Secret;
 
 use crate::cli::args::{self, Cli};
-use crate::config::{self, DEFAULT_GRACE, LogFormat, Project, ProjectFile};
+use crate::config::{self, DEFAULT_GRACE, LogFormat, Project, ProjectFile, WatchBy, WatchWord};
 use crate::printer::Printer;
 use crate::python;
 use crate::shell::engine::Setup;
@@ -25,6 +26,7 @@ use crate::shell::node_dir;
 use crate::shell::otlp;
 use crate::shell::reaper::Strangers;
 use crate::shell::signals::Hangup;
+use crate::shell::watch;
 use crate::view::exit_code::ExitCode;
 use crate::view::failure::Failure;
 
@@ -47,7 +49,8 @@ pub(super) fn up(up: &args::Up, project: &Project, runtime_dir: Option<&Path>, h
     go_with_parent();
     let file = project.read()?;
     let setup = setup(&up.start, &file, project, here, "up")?;
-    let service = service(&up.start, &file, runtime_dir, Hangup::Stop)?;
+    let mut service = service(&up.start, &file, runtime_dir, Hangup::Stop)?;
+    service.reload = if up.no_reload { None } else { reload(&file, project)? };
     let (printer, rest) = Printer::human();
     let result = node::run(setup, &node_dir::path_for(&project.directory, runtime_dir), service, &printer);
     printer.finish(&rest);
@@ -67,6 +70,7 @@ pub(super) fn run(run: &args::Run, project: &Project, runtime_dir: Option<&Path>
         setup.longest_wait = config::parse_seconds("longest_wait", seconds)?;
     }
     let mut service = service(&run.start, &file, runtime_dir, Hangup::Reopen)?;
+    service.reloading.grace = service.grace;
     if let Some(address) = run.http.as_ref().or(file.http.as_ref()) {
         let hosts = if run.http_host.is_empty() { file.http_host.clone() } else { run.http_host.clone() };
         service.http = Some(http::Options { listener: listen(address)?, hosts });
@@ -167,7 +171,37 @@ pub(super) fn service(
         Some(seconds) => config::parse_seconds("grace", seconds)?,
         None => DEFAULT_GRACE,
     };
-    Ok(RunOptions { grace, hangup, is_place_chosen: runtime_dir.is_some(), drain: None, http: None, otlp: None })
+    let probation = Probation::default();
+    let time = match file.probation.seconds {
+        Some(seconds) => config::parse_seconds("probation.seconds", seconds)?,
+        None => probation.time,
+    };
+    let probation = Probation { messages: file.probation.messages.unwrap_or(probation.messages), time };
+    Ok(RunOptions {
+        grace,
+        hangup,
+        is_place_chosen: runtime_dir.is_some(),
+        drain: None,
+        http: None,
+        otlp: None,
+        reload: None,
+        reloading: ReloadOptions { probation, ..ReloadOptions::default() },
+    })
+}
+
+/// Which files have the application reloaded when they are saved, if any.
+fn reload(file: &ProjectFile, project: &Project) -> Result<Option<(watch::Options, watch::Patterns)>, Failure> {
+    let polls = match file.reload {
+        Some(WatchBy::System(false)) => return Ok(None),
+        Some(WatchBy::System(true)) | None => false,
+        Some(WatchBy::Word(WatchWord::Poll)) => true,
+    };
+    let patterns = watch::Patterns::new(&file.watch).map_err(|error| {
+        Failure::usage("`watch` of the project's file has a pattern that is none")
+            .because(&error)
+            .hint("write paths relative to the project, such as `\"*.html\"` or `\"templates/**\"`")
+    })?;
+    Ok(Some((watch::Options { directory: project.directory.clone(), patterns: file.watch.clone(), polls }, patterns)))
 }
 
 /// A slip in the name of a variable must not pass in production.

@@ -64,9 +64,42 @@ pub(crate) struct ProjectFile {
     pub(crate) otlp: Option<String>,
     /// Which share of traces is sampled.
     pub(crate) trace_share: Option<f64>,
+    /// Whether, and how, `rebeam up` sees that a file is saved.
+    pub(crate) reload: Option<WatchBy>,
+    /// Files beside modules that have it reload.
+    pub(crate) watch: Vec<String>,
+    /// When new code counts as working.
+    pub(crate) probation: ProbationKeys,
 }
 
-const KEYS: [&str; 15] = [
+/// How changes of files are noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum WatchBy {
+    /// By what the system tells, or not at all.
+    System(bool),
+    /// By looking at them.
+    Word(WatchWord),
+}
+
+/// The one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum WatchWord {
+    Poll,
+}
+
+/// When new code of an actor counts as working: until then its death undoes the move.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ProbationKeys {
+    /// After so many messages.
+    pub(crate) messages: Option<u64>,
+    /// After this many seconds.
+    pub(crate) seconds: Option<f64>,
+}
+
+const KEYS: [&str; 18] = [
     "app",
     "python",
     "embed",
@@ -82,6 +115,9 @@ const KEYS: [&str; 15] = [
     "longest_wait",
     "otlp",
     "trace_share",
+    "reload",
+    "watch",
+    "probation",
 ];
 
 /// How logs look.

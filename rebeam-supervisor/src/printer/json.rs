@@ -1,11 +1,12 @@
 //! What a node shows to machines: one JSON object a line.
 //!
-//! Always `time` (RFC 3339, UTC), `level`, `actor`, `logger` and `message`; `incarnation`, `extra`, `exception`,
-//! `certificate` where there is one. The supervisor's own are by the actor `rebeam`; what an actor wrote to a stream
+//! Always `time` (RFC 3339, UTC), `level`, `actor`, `logger` and `message`; `incarnation`, `version` (of the
+//! code, once that was reloaded), `extra`, `exception`, `certificate` where there is one. The supervisor's own are by the actor `rebeam`; what an actor wrote to a stream
 //! has that stream for its logger.
 
 use jiff::Timestamp;
 use rebeam_protocol::certificate::{Certificate, Next};
+use rebeam_protocol::id::Version;
 use rebeam_protocol::message::LogRecord;
 use serde_json::{Map, Value, json};
 
@@ -41,15 +42,24 @@ pub(super) fn said(level: &str, text: &str) -> String {
     line_of(record(Timestamp::now(), level, REBEAM, "rebeam", text))
 }
 
+/// The same, with further keys.
+pub(super) fn said_with(level: &str, text: &str, extra: Value) -> String {
+    let mut record = record(Timestamp::now(), level, REBEAM, "rebeam", text);
+    if let Value::Object(extra) = extra {
+        record.extend(extra);
+    }
+    line_of(record)
+}
+
 pub(super) fn crash(certificate: &Certificate, next: Next) -> String {
-    let who = Speaker { label: &certificate.actor, pid: Some(certificate.pid) };
+    let who = Speaker { label: &certificate.actor, pid: Some(certificate.pid), code: Some(certificate.code) };
     let mut record = record(Timestamp::now(), "error", who, "rebeam.crash", &format!("died: {}", certificate.reason));
     record.insert("certificate".into(), certificate_json(certificate, next));
     line_of(record)
 }
 
 pub(super) fn stacks(label: &str, stacks: Result<&str, &str>) -> String {
-    let who = Speaker { label, pid: None };
+    let who = Speaker { label, pid: None, code: None };
     let (message, stacks) = match stacks {
         Ok(stacks) => ("its stacks", json!(stacks)),
         Err(why) => (why, Value::Null),
@@ -78,6 +88,9 @@ fn record(time: Timestamp, level: &str, who: Speaker<'_>, logger: &str, message:
     if let Some(pid) = who.pid {
         record.insert("incarnation".into(), pid.to_string().into());
     }
+    if let Some(code) = who.code.filter(|code| *code != Version::FIRST) {
+        record.insert("version".into(), code.0.into());
+    }
     record.insert("logger".into(), logger.into());
     record.insert("message".into(), message.into());
     record
@@ -102,7 +115,7 @@ mod tests {
             exception: Some("Traceback\n  …".into()),
             extra: Some(r#"{"user": 7}"#.into()),
         };
-        let line = log(Speaker { label: "a", pid: None }, &record);
+        let line = log(Speaker { label: "a", pid: None, code: None }, &record);
         assert!(!line.contains('\n'), "{line}");
         let value: Value = serde_json::from_str(&line).expect("JSON");
         assert_eq!(value["time"], "1970-01-01T00:00:01.000Z");

@@ -18,11 +18,15 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use rebeam_protocol::certificate::{Certificate, Next};
-use rebeam_protocol::id::Pid;
+use rebeam_protocol::id::{Pid, Version};
 use rebeam_protocol::message::{DeadLetter, LogRecord};
+use rebeam_protocol::outside::Reloaded;
+use rebeam_protocol::zygote::LoadError;
+use serde_json::json;
 
 use self::human::Human;
 use crate::view::failure::Failure;
+use crate::view::reload;
 use crate::view::text::{duration, in_line};
 
 /// Lines that may wait for a slow reader, and bytes of them.
@@ -39,12 +43,14 @@ pub(crate) struct Speaker<'a> {
     pub(crate) label: &'a str,
     /// The incarnation, of an actor.
     pub(crate) pid: Option<Pid>,
+    /// The version of the code that it runs.
+    pub(crate) code: Option<Version>,
 }
 
 /// The reason not to fork that somebody has given.
 const NEVER: &str = "`fork` is `never`";
 
-const REBEAM: Speaker<'_> = Speaker { label: "rebeam", pid: None };
+const REBEAM: Speaker<'_> = Speaker { label: "rebeam", pid: None, code: None };
 
 /// Which stream a line came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -246,6 +252,49 @@ impl Printer {
         match &self.form {
             Form::Human(human) => self.send(Stream::Stderr, human.crash(certificate, next)),
             Form::Json => self.send(Stream::Stderr, json::crash(certificate, next)),
+        }
+    }
+
+    /// What became of a reload: which files it was about, and how long it took.
+    pub(crate) fn reloaded(&self, reloaded: &Reloaded, files: &[PathBuf], took: Duration) {
+        let about = reload::summary(reloaded, files, took);
+        self.say_with(&about, json!({ "reload": reload::data(reloaded, files, took) }));
+        for (why, text) in reload::failures(reloaded) {
+            self.warn_in_full(&why, &text);
+        }
+        for line in reload::details(reloaded) {
+            self.say(&line);
+        }
+    }
+
+    /// New code could not be imported.
+    pub(crate) fn not_reloaded(&self, error: &LoadError, version: Version) {
+        self.warn_in_full(
+            &format!("not reloaded, {version} goes on: {}", error.message),
+            error.traceback.as_deref().unwrap_or_default(),
+        );
+        if let Some(hint) = &error.hint {
+            self.say(&format!("hint: {hint}"));
+        }
+    }
+
+    /// Something with data that belongs to it, for machines.
+    fn say_with(&self, text: &str, extra: serde_json::Value) {
+        match &self.form {
+            Form::Human(_) => self.say(text),
+            Form::Json => self.send(Stream::Stderr, json::said_with("info", text, extra)),
+        }
+    }
+
+    /// Something that is not as it should be, with a traceback of many lines.
+    fn warn_in_full(&self, text: &str, detail: &str) {
+        match &self.form {
+            Form::Human(human) => {
+                self.warn(text);
+                let lines = detail.trim_end().lines();
+                lines.for_each(|line| self.send(Stream::Stderr, human.prefixed(REBEAM.label, Stream::Stderr, line)));
+            }
+            Form::Json => self.send(Stream::Stderr, json::said_with("warning", text, json!({ "exception": detail }))),
         }
     }
 

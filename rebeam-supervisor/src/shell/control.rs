@@ -25,7 +25,7 @@ use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use crate::printer::Printer;
 use crate::shell::descriptors;
-use crate::shell::engine::{Loading, Node};
+use crate::shell::engine::{Loading, Node, Trigger};
 use crate::shell::node_dir::NodeDir;
 
 /// The largest request, in bytes.
@@ -233,6 +233,7 @@ async fn answer(node: &Node, client: u64, request: Request, payload: Bytes) -> (
             os_pid: std::process::id(),
             project: node.directory().display().to_string(),
             target: node.target_text(),
+            code: node.code(),
             age_ms: node.age().as_millis() as u64,
         }),
         Request::List => Answer::List(node.list().await),
@@ -271,6 +272,10 @@ async fn answer(node: &Node, client: u64, request: Request, payload: Bytes) -> (
             (Some(stacks), _) => Answer::Stacks(stacks),
             (None, name) => node.not_found(&name.unwrap_or_default()),
         },
+        Request::Reload => {
+            let trigger = Trigger { is_asked_for: true, ..Trigger::default() };
+            node.reload(trigger).await.unwrap_or_else(|_| stopping())
+        }
         Request::Tree(request) => node.ask(request).await.unwrap_or_else(|_| stopping()),
     };
     (answer, Bytes::new())

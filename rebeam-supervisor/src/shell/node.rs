@@ -9,13 +9,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rebeam_core::Core;
 use rebeam_core::event::Status;
+use rebeam_core::{Core, ReloadOptions};
 use rebeam_protocol::certificate::Certificate;
 use rebeam_protocol::exit::{ExitReason, signal_name};
 use rebeam_protocol::id::NodeStart;
 use rebeam_protocol::spec::{ChildSpec, SupervisorSpec};
-use rebeam_protocol::zygote::{FromZygote, LoadError, LoadErrorKind, Target, ToZygote};
+use rebeam_protocol::zygote::{FromZygote, LoadError, LoadErrorKind, Module, Target, ToZygote};
 use rebeam_sys::memory::create_empty;
 use tokio::net::UnixListener;
 use tokio::task::{JoinHandle, LocalSet};
@@ -27,6 +27,7 @@ use crate::shell::descriptors;
 use crate::shell::engine::{Ended, Loading, Node, Services, Setup};
 use crate::shell::http;
 use crate::shell::keeper;
+use crate::shell::launcher::Inherited;
 use crate::shell::ledger::Ledger;
 use crate::shell::memory;
 use crate::shell::node_dir::{NodeDir, NodeDirError};
@@ -37,7 +38,9 @@ use crate::shell::sampler;
 use crate::shell::service::Process;
 use crate::shell::service_manager;
 use crate::shell::signals::{Hangup, Signals};
-use crate::shell::zygote::{self, Silent};
+use crate::shell::versions::{Code, Versions};
+use crate::shell::watch;
+use crate::shell::zygote::{self, Base, BaseError, Silent};
 use crate::view::crash::{plain_crash_block, words_of};
 use crate::view::exit_code::ExitCode;
 use crate::view::failure::Failure;
@@ -57,6 +60,10 @@ pub(crate) struct RunOptions {
     pub(crate) http: Option<http::Options>,
     /// Where to send spans.
     pub(crate) otlp: Option<otlp::Options>,
+    /// Which files have the application reloaded when they are saved, if any.
+    pub(crate) reload: Option<(watch::Options, watch::Patterns)>,
+    /// How actors go over to new code.
+    pub(crate) reloading: ReloadOptions,
 }
 
 /// Runs a node until it has ended.
@@ -102,8 +109,12 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, options: RunOptions, printe
         let ledger = Ledger::new()
             .map_err(|error| io("failed to make shared memory")(error).hint("Re:BEAM needs Linux 5.1 or newer"))?;
         let code = create_empty(c"rebeam-code").map_err(io("failed to make shared memory"))?;
-        let zygote = zygote::start(&setup.python, &setup.directory, [ledger.memory(), code.as_fd()])
-            .map_err(io("failed to start `rebeam-worker`"))?;
+        let has_base = options.reload.as_ref().is_some_and(|_| !setup.python.is_batch());
+        let first = tokio::select! {
+            first = first_zygote(&setup, [ledger.memory(), code.as_fd()], has_base, printer) => first?,
+            () = signals.stop_ordered(options.hangup, printer) => return Ok(()),
+        };
+        let FirstZygote { zygote, base } = first;
         let loaded = tokio::select! {
             loaded = load(&zygote, &setup, printer) => loaded,
             () = signals.stop_ordered(options.hangup, printer) => {
@@ -111,7 +122,7 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, options: RunOptions, printe
                 return Ok(());
             }
         };
-        let Application { tree, gateway, unforkable } = match loaded {
+        let Application { tree, gateway, unforkable, modules } = match loaded {
             Ok(loaded) => loaded,
             Err(failure) => {
                 zygote::dismiss(&zygote).await;
@@ -128,11 +139,12 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, options: RunOptions, printe
             }
         };
         core.set_gateway(gateway);
-        let mut services = Services { zygote: zygote::service(), keeper };
+        core.set_reload_options(options.reloading);
+        let mut service = zygote::service();
         match unforkable {
             None => {
-                services.zygote.started(zygote);
-                services.zygote.is_up(Instant::now());
+                service.started(zygote);
+                service.is_up(Instant::now());
             }
             Some(reason) => {
                 printer.unforkable(&reason);
@@ -140,7 +152,12 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, options: RunOptions, printe
             }
         }
         setup.python.app = Some(app_variable(&setup.target));
-        let node = Node::new(core, setup, printer.clone(), services, (ledger, code), started);
+        let versions = Versions::new(Code { memory: code, zygote: service, modules });
+        let services = Services { keeper, base };
+        let node = Node::new(core, setup, printer.clone(), services, (ledger, versions), started);
+        if let Some((options, patterns)) = options.reload {
+            tokio::task::spawn_local(watch::watch(node.clone(), options, patterns, printer.clone()));
+        }
         tokio::task::spawn_local(signals.attend(
             node.clone(),
             printer.clone(),
@@ -288,6 +305,39 @@ fn app_variable(target: &Target) -> OsString {
     [OsStr::new(kind), source].into_iter().collect()
 }
 
+/// The first zygote, and what it was forked from.
+struct FirstZygote {
+    zygote: Process,
+    base: Option<Base>,
+}
+
+/// Starts the first zygote: forked from a base that stays, if there is to be one.
+async fn first_zygote(
+    setup: &Setup,
+    inherited: Inherited<'_>,
+    has_base: bool,
+    printer: &Printer,
+) -> Result<FirstZygote, Failure> {
+    let io = |error: std::io::Error| Failure::start("failed to start `rebeam-worker`").because(&error);
+    if has_base {
+        let preload = setup.target.preload.clone();
+        let base = Base::start(&setup.python, &setup.directory, inherited, preload, printer).await;
+        let base = base.map_err(|error| match error {
+            BaseError::Io(error) => io(error),
+            BaseError::Load(error) => load_failure(error),
+        })?;
+        if let Some(mut base) = base {
+            let [_, code] = inherited;
+            match base.fork(code).await {
+                Ok(zygote) => return Ok(FirstZygote { zygote, base: Some(base) }),
+                Err(_) => zygote::dismiss(&base.process).await,
+            }
+        }
+    }
+    let zygote = zygote::start(&setup.python, &setup.directory, inherited).map_err(io)?;
+    Ok(FirstZygote { zygote, base: None })
+}
+
 /// What the zygote knows once it has imported the application.
 struct Application {
     tree: SupervisorSpec,
@@ -295,6 +345,8 @@ struct Application {
     gateway: ChildSpec,
     /// Why it must not be forked, if it must not.
     unforkable: Option<String>,
+    /// The modules of the project.
+    modules: Vec<Module>,
 }
 
 /// Has the zygote import the application.
@@ -319,11 +371,14 @@ async fn load(zygote: &Process, setup: &Setup, printer: &Printer) -> Result<Appl
                 silent.is_up.set(true);
                 zygote.send(&ToZygote::Load(setup.target.clone()), &[]).map_err(broken)?;
             }
-            FromZygote::Loaded { tree, gateway, unforkable } => {
-                return Ok(Application { tree: *tree, gateway: *gateway, unforkable });
+            FromZygote::Loaded { tree, gateway, unforkable, modules } => {
+                return Ok(Application { tree: *tree, gateway: *gateway, unforkable, modules });
             }
             FromZygote::LoadFailed(error) => return Err(load_failure(error)),
-            FromZygote::Forked { .. } | FromZygote::ForkFailed { .. } | FromZygote::Unforkable { .. } => {}
+            FromZygote::Forked { .. }
+            | FromZygote::ForkFailed { .. }
+            | FromZygote::Unforkable { .. }
+            | FromZygote::Preloaded { .. } => {}
         }
     }
 }

@@ -92,6 +92,40 @@ impl Process {
     }
 }
 
+/// A process that another is to fork: our ends, and its own.
+#[derive(Debug)]
+pub(crate) struct Unborn {
+    control: OwnedFd,
+    lifeline: OwnedFd,
+    outputs: Outputs,
+    theirs: [OwnedFd; 4],
+}
+
+impl Unborn {
+    /// Makes what connects it with us.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub(crate) fn new() -> io::Result<Self> {
+        let (control, their_control) = stream_pair()?;
+        let (lifeline, their_lifeline) = stream_pair()?;
+        let (outputs, stdout, stderr) = Outputs::new()?;
+        Ok(Unborn { control, lifeline, outputs, theirs: [their_control, their_lifeline, stdout, stderr] })
+    }
+
+    /// Its ends, in the order of a request for a zygote with this code.
+    pub(crate) fn as_fds<'a>(&'a self, code: BorrowedFd<'a>) -> [BorrowedFd<'a>; 5] {
+        let [control, lifeline, stdout, stderr] = &self.theirs;
+        [control.as_fd(), lifeline.as_fd(), code, stdout.as_fd(), stderr.as_fd()]
+    }
+
+    /// It is there.
+    pub(crate) fn born(self, os_pid: i32) -> Process {
+        let Unborn { control, lifeline, outputs, .. } = self;
+        Process { os_pid, control, outputs, started: Instant::now(), lifeline }
+    }
+}
+
 /// The frames of one process.
 #[derive(Debug)]
 pub(crate) struct Frames {

@@ -2,12 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use rebeam_protocol::zygote::ToZygote;
+use rebeam_protocol::zygote::{FromZygote, LoadError, ToZygote};
 use tokio::task::JoinHandle;
 
 use crate::printer::{Printer, Speaker, Stream};
@@ -15,7 +15,7 @@ use crate::python::Python;
 use crate::shell::launcher::{self, Inherited};
 use crate::shell::output::{LastLines, LineReader, Lines};
 use crate::shell::reaper;
-use crate::shell::service::{Policy, Process, Service};
+use crate::shell::service::{Frames, Policy, Process, Service, Unborn};
 use crate::shell::watched::{readable_until, watch};
 
 /// One that died more often than this without having been healthy is not started again: fresh interpreters serve.
@@ -35,6 +35,98 @@ pub(crate) fn service() -> Service {
 /// Those of the system.
 pub(crate) fn start(python: &Python, directory: &Path, inherited: Inherited<'_>) -> io::Result<Process> {
     Process::start(launcher::interpreter(python, "zygote", directory)?, &inherited)
+}
+
+/// A process that has imported what does not change, and that zygotes are forked from.
+#[derive(Debug)]
+pub(crate) struct Base {
+    pub(crate) process: Process,
+    frames: Frames,
+    /// The number of the last request.
+    requests: u64,
+}
+
+impl Base {
+    /// Starts one, and has it import these modules; `None` if it must not be forked then.
+    ///
+    /// # Errors
+    /// What went wrong, as the application's own import would say it.
+    pub(crate) async fn start(
+        python: &Python,
+        directory: &Path,
+        inherited: Inherited<'_>,
+        modules: Vec<String>,
+        printer: &Printer,
+    ) -> Result<Option<Self>, BaseError> {
+        let process = start(python, directory, inherited)?;
+        let output = print_output(&process, printer, Some(&Rc::new(Silent::default())));
+        let mut frames = process.frames()?;
+        loop {
+            let Some((message, _)) = frames.next::<FromZygote>().await? else {
+                // The zygote, which is started next, will say why.
+                reaper::kill_group(process.os_pid);
+                reaper::reap(process.os_pid);
+                return Ok(None);
+            };
+            match message {
+                FromZygote::Ready { .. } => process.send(&ToZygote::Preload(modules.clone()), &[])?,
+                FromZygote::Preloaded { unforkable: None } => {
+                    output.iter().for_each(JoinHandle::abort);
+                    print_output(&process, printer, None);
+                    return Ok(Some(Base { process, frames, requests: 0 }));
+                }
+                FromZygote::Preloaded { unforkable: Some(_) } => {
+                    dismiss(&process).await;
+                    return Ok(None);
+                }
+                FromZygote::LoadFailed(error) => {
+                    dismiss(&process).await;
+                    return Err(BaseError::Load(error));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Forks a zygote for the version of the code that this memory is for.
+    ///
+    /// # Errors
+    /// Those of the system; or why it cannot be forked.
+    pub(crate) async fn fork(&mut self, code: BorrowedFd<'_>) -> io::Result<Process> {
+        self.requests += 1;
+        let unborn = Unborn::new()?;
+        self.process.send(&ToZygote::ForkZygote { request: self.requests }, &unborn.as_fds(code))?;
+        loop {
+            let ended = || io::Error::other("the process that zygotes are forked from has ended");
+            let (message, _) = self.frames.next::<FromZygote>().await?.ok_or_else(ended)?;
+            match message {
+                FromZygote::Forked { request, os_pid } if request == self.requests => {
+                    return Ok(unborn.born(os_pid as i32));
+                }
+                FromZygote::ForkFailed { request, error } if request == self.requests => {
+                    return Err(io::Error::other(error));
+                }
+                FromZygote::Unforkable { request, reason } if request == self.requests => {
+                    return Err(io::Error::other(reason));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Why there is no base.
+#[derive(Debug)]
+pub(crate) enum BaseError {
+    Io(io::Error),
+    /// A module that is to be imported first cannot be.
+    Load(LoadError),
+}
+
+impl From<io::Error> for BaseError {
+    fn from(error: io::Error) -> Self {
+        BaseError::Io(error)
+    }
 }
 
 /// Has it do what the application's import wants done at exit, and end; only for a zygote that no [`Service`] has taken over.
@@ -75,7 +167,7 @@ async fn print_pipe(printer: Printer, silent: Option<Rc<Silent>>, pipe: OwnedFd,
     let mut reader = LineReader::default();
     let show = |line: String| match &silent {
         Some(silent) if !silent.is_up.get() => silent.lines.borrow_mut().push(line),
-        _ => printer.output(Speaker { label: "app", pid: None }, stream, &line),
+        _ => printer.output(Speaker { label: "app", pid: None, code: None }, stream, &line),
     };
     loop {
         reader.take_due(Instant::now()).into_iter().for_each(&show);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use rebeam_protocol::certificate::{Certificate, Killer, Next};
 use rebeam_protocol::exit::ExitReason;
+use rebeam_protocol::id::Version;
 
 use serde_json::{Value as Json, json};
 
@@ -48,7 +49,8 @@ pub(crate) fn crash_block(certificate: &Certificate, next: Next, paint: impl Fn(
         0 => "without a process".into(),
         os_pid => format!("process {os_pid}, lived {lived}, cpu {cpu}, peak {}", kib(certificate.peak_kib)),
     };
-    let facts = format!("{}, {life}, restarts before {}", certificate.pid, certificate.restarts);
+    let code = if certificate.code == Version::FIRST { String::new() } else { format!(", {}", certificate.code) };
+    let facts = format!("{}{code}, {life}, restarts before {}", certificate.pid, certificate.restarts);
     lines.push(format!("{bar} {}", paint(dim, &facts)));
     let next = match next {
         Next::Parked => format!("{} until `rebeam restart {}`", words_of(next), in_line(&certificate.actor)),
@@ -72,6 +74,13 @@ pub(crate) fn words_of(next: Next) -> String {
             format!("more than {restarts} restarts within {within}: its supervisor gives up")
         }
         Next::Parked => "the restart limit is used up: it stays down".into(),
+        Next::Undone { to, lost: 0 } => format!("it goes on with {to} and the state that it had then"),
+        Next::Undone { to, lost } => {
+            let plural = if lost == 1 { "" } else { "s" };
+            format!(
+                "it goes on with {to} and the state that it had then: {lost} message{plural} since have left nothing in it"
+            )
+        }
     }
 }
 
@@ -114,6 +123,7 @@ pub(crate) fn certificate_json(certificate: &Certificate, next: Next) -> Json {
         "cpu_s": certificate.cpu_ms as f64 / 1000.0,
         "peak_kib": certificate.peak_kib,
         "restarts": certificate.restarts,
+        "version": certificate.code.0,
     })
 }
 
@@ -124,5 +134,6 @@ fn next_json(next: Next) -> Json {
         Next::StaysDown => json!("stays_down"),
         Next::GivesUp { .. } => json!("gives_up"),
         Next::Parked => json!("parked"),
+        Next::Undone { to, lost } => json!({ "undone": { "version": to.0, "lost": lost } }),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rebeam_protocol::id::Version;
 use rebeam_protocol::outside::{ChildInfo, Health, MemberKind};
 use serde_json::{Value as Json, json};
 
@@ -26,7 +27,8 @@ pub(crate) fn describe(child: &ChildInfo) -> String {
     };
     let name = child.name.as_deref().filter(|name| *name != id).map(|name| format!(" \"{name}\"")).unwrap_or_default();
     let process = child.os_pid.map(|os_pid| format!(" {os_pid}")).unwrap_or_default();
-    format!("{id}{name} ({class}) {}{process}{restarts}", child.state)
+    let code = child.code.filter(|code| *code != Version::FIRST).map(|code| format!(", {code}")).unwrap_or_default();
+    format!("{id}{name} ({class}) {}{process}{code}{restarts}", child.state)
 }
 
 /// A row of `rebeam ps`.
@@ -56,6 +58,7 @@ pub(crate) fn child_json(child: &ChildInfo) -> Json {
         "class": class,
         "pid": child.pid.map(|pid| pid.to_string()),
         "os_pid": child.os_pid,
+        "version": child.code.map(|code| code.0),
         "restarts": child.restarts,
         "waiting": child.waiting,
         "expired": child.expired,

@@ -6,5 +6,6 @@ pub(crate) mod crash;
 pub(crate) mod exit_code;
 pub(crate) mod failure;
 pub(crate) mod members;
+pub(crate) mod reload;
 pub(crate) mod text;
 pub(crate) mod values;

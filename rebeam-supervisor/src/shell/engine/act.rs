@@ -9,9 +9,9 @@ use rebeam_core::shell::{Frame, Shell};
 use rebeam_core::tracing::Span;
 use rebeam_core::{Core, EntryChange};
 use rebeam_protocol::certificate::{Certificate, Next};
-use rebeam_protocol::id::{CallId, ProcessId};
+use rebeam_protocol::id::{CallId, ProcessId, Version};
 use rebeam_protocol::message::{DeadLetter, Outcome};
-use rebeam_protocol::outside::Answer;
+use rebeam_protocol::outside::{Answer, Reloaded};
 use rebeam_protocol::page::{self, Snapshot};
 use rebeam_sys::process;
 
@@ -137,7 +137,18 @@ impl Shell for Engine {
         ));
     }
 
+    fn reloaded(&mut self, reloaded: Reloaded) {
+        self.reload_is_over(reloaded);
+    }
+
+    fn keep_versions(&mut self, needed: &[Version]) {
+        self.let_go_of_versions(needed);
+    }
+
     fn report(&mut self, certificate: &Arc<Certificate>, next: Next) {
+        if matches!(next, Next::Undone { .. }) {
+            self.note_bad();
+        }
         self.printer.crash(certificate, next);
     }
 

@@ -6,9 +6,10 @@
 use std::time::{Duration, Instant};
 
 use super::worker::Trust;
-use super::{Engine, Node};
+use super::{Engine, Forking, Node};
 use crate::shell::reaper;
 use crate::shell::sampler::{self, look};
+use crate::shell::service::Service;
 
 /// How often is looked, as long as something is being made.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -40,7 +41,10 @@ impl Engine {
 
     /// Whether something is being made.
     fn has_births(&self) -> bool {
-        self.forking.is_some() || self.services.zygote.is_starting() || self.workers.values().any(|it| it.is_expected())
+        let mut zygotes = self.versions.zygotes();
+        self.forking.is_some()
+            || zygotes.any(|(_, zygote)| zygote.is_starting())
+            || self.workers.values().any(|it| it.is_expected())
     }
 
     /// Processes that should be there by now; a zygote that hangs is killed.
@@ -48,20 +52,33 @@ impl Engine {
         let is_late = |since: Instant| since.elapsed() >= LATE;
         let forking = self.births.forking_since.filter(|_| self.forking.is_some());
         if forking.is_some_and(|since| since.elapsed() >= HANGS) {
-            self.services.zygote.kill();
+            self.zygotes_at_work().for_each(Service::kill);
         }
-        let is_due = self.services.zygote.is_starting() || forking.is_some_and(is_late);
-        let zygote = self.services.zygote.os_pid().filter(|_| is_due);
+        let is_late_fork = forking.is_some_and(is_late);
+        let zygotes = self.versions.zygotes().filter(|(_, zygote)| zygote.is_starting() || is_late_fork);
+        let zygotes = zygotes.filter_map(|(_, zygote)| zygote.os_pid());
         let workers = self.workers.values().filter(|it| it.is_expected() && it.born.is_some_and(is_late));
-        workers.filter_map(|worker| worker.os_pid).chain(zygote).collect()
+        workers.filter_map(|worker| worker.os_pid).chain(zygotes).collect()
+    }
+
+    /// Those that fork what is being forked.
+    fn zygotes_at_work(&self) -> impl Iterator<Item = &Service> {
+        let code = match &self.forking {
+            Some(Forking::Standby(code, _)) => Some(*code),
+            Some(Forking::Worker(process)) => {
+                self.workers.get(process).and_then(|it| it.unborn.as_ref()).map(|unborn| unborn.launch.code)
+            }
+            None => None,
+        };
+        code.into_iter().map(|code| &self.versions.code(code).zygote)
     }
 
     /// Kills what was stopped; the reaper sees to it that it is made again.
     fn replace(&mut self, stopped: &[i32]) {
         for os_pid in stopped {
-            if self.services.zygote.os_pid() == Some(*os_pid) {
+            if let Some(version) = self.versions.of_zygote(*os_pid) {
                 self.printer.warn(&format!("the zygote (process {os_pid}) was stopped by a signal, and is replaced"));
-                self.services.zygote.kill();
+                self.versions.code(version).zygote.kill();
             } else if let Some(process) = self.by_os_pid.get(os_pid)
                 && let Some(worker) = self.workers.get_mut(process).filter(|worker| worker.is_expected())
             {

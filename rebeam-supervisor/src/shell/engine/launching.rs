@@ -1,14 +1,15 @@
 //! Making workers and seeing them die: the queue to the zygote, the zygote's own life, the reaper's finds.
 
 use std::collections::HashSet;
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use rebeam_core::Event;
 use rebeam_core::event::{Death, Launch, LaunchError, Status};
 use rebeam_core::shell::Frame;
-use rebeam_protocol::id::ProcessId;
+use rebeam_protocol::id::{ProcessId, Version};
 use rebeam_protocol::page;
 use rebeam_protocol::worker::ToWorker;
 use rebeam_protocol::zygote::{FromZygote, ToZygote};
@@ -43,8 +44,8 @@ struct Dead {
 }
 
 impl Forking {
-    fn is_standby(&self) -> bool {
-        matches!(self, Forking::Standby(_))
+    fn is_standby_of(&self, code: Version) -> bool {
+        matches!(self, Forking::Standby(own, _) if *own == code)
     }
 }
 
@@ -57,13 +58,13 @@ impl Engine {
 
     fn try_to_make(&mut self, launch: Launch) -> std::io::Result<()> {
         let process = launch.process;
-        let must_be_fresh = launch.spec.process.need_fresh_interpreter();
-        if let Some(Standby { wiring, os_pid }) = self.standby.take_if(|_| !must_be_fresh) {
+        let (code, must_be_fresh) = (launch.code, launch.spec.process.need_fresh_interpreter());
+        if let Some(Standby { wiring, os_pid, .. }) = self.standby.take_if(|it| !must_be_fresh && it.code == code) {
             self.wire(launch, wiring)?;
             self.born(process, os_pid);
             return Ok(());
         }
-        if let Some(Forking::Standby(wiring)) = self.forking.take_if(|it| !must_be_fresh && it.is_standby()) {
+        if let Some(Forking::Standby(_, wiring)) = self.forking.take_if(|it| !must_be_fresh && it.is_standby_of(code)) {
             self.forking = Some(Forking::Worker(process));
             return self.wire(launch, wiring);
         }
@@ -78,12 +79,13 @@ impl Engine {
     pub(super) fn fork_ahead(&mut self) {
         let is_idle = self.forking.is_none() && self.standby.is_none() && self.queue.is_empty() && !self.life.has_ended;
         // One try for each birth: what fails now would fail again at once.
-        if let (true, Some(zygote)) = (is_idle && self.wants_standby, self.services.zygote.ready()) {
+        let code = self.versions.current();
+        if let (true, Some(zygote)) = (is_idle && self.wants_standby, self.versions.code(code).zygote.ready()) {
             self.wants_standby = false;
             if let Ok((wiring, theirs)) = Wiring::new()
                 && zygote.send(&ToZygote::Fork { request: 0 }, &theirs.as_fds()).is_ok()
             {
-                self.forking = Some(Forking::Standby(wiring));
+                self.forking = Some(Forking::Standby(code, wiring));
                 self.watch_births();
             }
         }
@@ -99,6 +101,7 @@ impl Engine {
         };
         let mut worker = Worker {
             label: launch.label.clone(),
+            code: launch.code,
             os_pid: None,
             channel: Rc::new(watch(wiring.channel)?),
             decoder: FrameReader::new(self.setup.max_frame),
@@ -124,7 +127,12 @@ impl Engine {
         let (mut welcome, start) = launch.welcome(self.setup.max_frame, self.setup.secret);
         self.traffic.bound(&welcome.options.cpus);
         welcome.log_level = welcome.log_level.or(self.setup.log_level);
-        worker.out.push(&ToWorker::Welcome(welcome), &start, u32::MAX as usize).map_err(std::io::Error::other)?;
+        let state = launch.takes_over.as_ref().and_then(|(state, _)| state.get::<Arc<OwnedFd>>());
+        let pushed = match state.cloned() {
+            None => worker.out.push(&ToWorker::Welcome(welcome), &start, u32::MAX as usize),
+            Some(state) => worker.out.push_with(&ToWorker::Welcome(welcome), &start, u32::MAX as usize, state),
+        };
+        pushed.map_err(std::io::Error::other)?;
         worker.tasks.extend([
             tokio::task::spawn_local(node.clone().read_worker(process, worker.channel.clone())).abort_handle(),
             tokio::task::spawn_local(node.clone().read_output(process, worker.stdout.pipe.clone(), Stream::Stdout))
@@ -162,14 +170,16 @@ impl Engine {
                 self.bury_unborn(process);
                 continue;
             }
-            let options = self.workers.get(&process).and_then(|worker| worker.unborn.as_ref());
-            let options = options.map(|unborn| unborn.launch.spec.process.clone()).unwrap_or_default();
+            let unborn = self.workers.get(&process).and_then(|worker| worker.unborn.as_ref());
+            let code = unborn.map_or(self.versions.current(), |unborn| unborn.launch.code);
+            let options = unborn.map(|unborn| unborn.launch.spec.process.clone()).unwrap_or_default();
             let may_fork = !options.need_fresh_interpreter();
-            if may_fork && self.services.zygote.is_starting() {
+            let zygote = &self.versions.code(code).zygote;
+            if may_fork && zygote.is_starting() {
                 self.queue.push_front((process, theirs));
                 return;
             }
-            match self.services.zygote.ready().filter(|_| may_fork) {
+            match zygote.ready().filter(|_| may_fork) {
                 Some(zygote) => {
                     let request = process.pid.serial;
                     match zygote.send(&ToZygote::Fork { request }, &theirs.as_fds()) {
@@ -180,7 +190,7 @@ impl Engine {
                         Err(error) => self.launch_failed(process, &error),
                     }
                 }
-                None => match (self.spawn)(theirs, &self.setup, &options, self.inherited()) {
+                None => match (self.spawn)(theirs, &self.setup, &options, self.inherited(code)) {
                     Ok(os_pid) => self.born(process, os_pid),
                     Err(error) => self.launch_failed(process, &error),
                 },
@@ -239,14 +249,18 @@ impl Engine {
         }
     }
 
-    pub(super) fn zygote_said(&mut self, message: FromZygote) {
+    pub(super) fn zygote_said(&mut self, version: Version, message: FromZygote) {
         match message {
-            FromZygote::Ready { .. } => {}
+            FromZygote::Ready { .. } | FromZygote::Preloaded { .. } => {}
             FromZygote::Forked { os_pid, .. } => {
                 let os_pid = os_pid as i32;
                 match self.forking.take() {
                     Some(Forking::Worker(process)) => self.born(process, os_pid),
-                    Some(Forking::Standby(wiring)) => self.standby = Some(Standby { wiring, os_pid }),
+                    Some(Forking::Standby(code, wiring)) if code == self.versions.current() => {
+                        self.standby = Some(Standby { code, wiring, os_pid });
+                    }
+                    // Of a version that is not the node's any more: dropping its descriptors ends it by its lifeline.
+                    Some(Forking::Standby(..)) => reaper::kill_group(os_pid),
                     None => {}
                 }
                 self.launch_next();
@@ -267,25 +281,26 @@ impl Engine {
             FromZygote::Unforkable { reason, .. } => {
                 self.printer.unforkable(&reason);
                 let unborn = self.forking.take();
-                self.services.zygote.retire();
+                self.retire_zygote(version);
                 if let Some(Forking::Worker(process)) = unborn {
                     self.make_again(process);
                 }
                 self.launch_next();
             }
             FromZygote::Loaded { unforkable, .. } => {
-                match unforkable {
-                    None => self.services.zygote.is_up(Instant::now()),
-                    Some(reason) => {
+                match (unforkable, self.versions.zygote_mut(version)) {
+                    (None, Some(zygote)) => zygote.is_up(Instant::now()),
+                    (Some(reason), _) => {
                         self.printer.unforkable(&reason);
-                        self.services.zygote.retire();
+                        self.retire_zygote(version);
                     }
+                    (None, None) => {}
                 }
                 self.launch_next();
             }
             FromZygote::LoadFailed(error) => {
                 self.printer.warn(&format!("the application could not be imported again: {}", error.message));
-                self.services.zygote.retire();
+                self.retire_zygote(version);
                 self.launch_next();
             }
         }
@@ -295,7 +310,7 @@ impl Engine {
     pub(super) fn reap(&mut self) {
         let mut dead = Dead::default();
         while let Some(os_pid) = reaper::next_dead() {
-            if !self.is_known(os_pid) && self.forking.is_some() {
+            if !self.is_known(os_pid) && self.is_forking() {
                 // Perhaps the newborn that the zygote is about to tell of. It is looked at again then, and hides no
                 // other meanwhile.
                 self.known()
@@ -315,19 +330,54 @@ impl Engine {
     }
 
     pub(super) fn is_known(&self, os_pid: i32) -> bool {
-        let mut others = self.standby_os_pid().into_iter().chain(self.services.os_pids());
-        self.by_os_pid.contains_key(&os_pid) || others.any(|other| other == os_pid)
+        self.by_os_pid.contains_key(&os_pid) || self.other_os_pids().any(|other| other == os_pid)
     }
 
     /// Our own processes.
     fn known(&self) -> HashSet<i32> {
-        self.by_os_pid.keys().copied().chain(self.standby_os_pid()).chain(self.services.os_pids()).collect()
+        self.by_os_pid.keys().copied().chain(self.other_os_pids()).collect()
+    }
+
+    /// Those that are no actor's.
+    pub(super) fn other_os_pids(&self) -> impl Iterator<Item = i32> {
+        let zygotes = self.versions.zygotes().filter_map(|(_, zygote)| zygote.os_pid());
+        let standby = self.standby.as_ref().map(|standby| standby.os_pid);
+        zygotes.chain(self.keeper.os_pid()).chain(standby).chain(self.reloading.os_pids())
+    }
+
+    /// Whether a process is being made whose number is not known yet.
+    fn is_forking(&self) -> bool {
+        self.forking.is_some() || self.reloading.is_forking
+    }
+
+    /// Lets go of the versions that are not needed. A fork that is under way in the zygote of one of them has no answer.
+    pub(super) fn let_go_of_versions(&mut self, needed: &[Version]) {
+        self.versions.keep(needed);
+        match &self.forking {
+            // Dropping the descriptors ends the new process, by its lifeline.
+            Some(Forking::Standby(code, _)) if !self.versions.has(*code) => self.forking = None,
+            _ => return,
+        }
+        self.launch_next();
+    }
+
+    fn retire_zygote(&mut self, version: Version) {
+        if let Some(zygote) = self.versions.zygote_mut(version) {
+            zygote.retire();
+        }
+    }
+
+    /// Ends the worker that was forked ahead, with the code of before.
+    pub(super) fn discard_standby(&mut self) {
+        if let Some(standby) = self.standby.take() {
+            reaper::kill_group(standby.os_pid);
+        }
     }
 
     /// Has children that nobody knows looked for, if somebody may have left any. Not during a fork: the newborn is not
     /// known yet.
     fn look_for_strays(&mut self) {
-        if !self.has_strays || self.is_looking_for_strays || self.forking.is_some() {
+        if !self.has_strays || self.is_looking_for_strays || self.is_forking() {
             return;
         }
         let Some(node) = self.me.upgrade().map(Node) else { return };
@@ -342,7 +392,7 @@ impl Engine {
 
     fn found_strays(&mut self, strays: &[Stray]) {
         self.is_looking_for_strays = false;
-        if self.forking.is_some() {
+        if self.is_forking() {
             // One of them may be the newborn that the zygote is about to tell of.
             self.has_strays |= !strays.is_empty();
         } else {
@@ -364,22 +414,25 @@ impl Engine {
             dead.workers.push((process, os_pid, reaped));
         } else if self.standby.take_if(|standby| standby.os_pid == os_pid).is_some() {
             // The next start makes another.
-        } else if self.services.zygote.os_pid() == Some(os_pid) {
-            self.zygote_died(reaped);
-        } else if self.services.keeper.os_pid() == Some(os_pid) {
+        } else if let Some(version) = self.versions.of_zygote(os_pid) {
+            self.zygote_died(version, reaped);
+        } else if self.keeper.os_pid() == Some(os_pid) {
             self.keeper_died(reaped);
+        } else if self.reloading.base_os_pid == Some(os_pid) {
+            // The next new code is imported from scratch.
+            self.reloading.base_died();
         }
     }
 
     fn keeper_died(&mut self, reaped: reaper::Reaped) {
-        let Some(end) = self.services.keeper.ended(reaped, Instant::now()) else { return };
+        let Some(end) = self.keeper.ended(reaped, Instant::now()) else { return };
         self.printer.warn(&end.to_string());
         let mark = self.setup.python.mark.clone().unwrap_or_default();
         if end.next == Next::Restarts {
             match keeper::start(&mark) {
                 Ok(process) => {
-                    self.services.keeper.started(process);
-                    self.services.keeper.is_up(Instant::now());
+                    self.keeper.started(process);
+                    self.keeper.is_up(Instant::now());
                 }
                 Err(error) => self.printer.warn(&format!("the keeper could not be started: {error}")),
             }
@@ -387,19 +440,16 @@ impl Engine {
     }
 
     /// Listens to the zygote, if there is one; one that cannot be listened to is of no use.
-    pub(super) fn listen_to_zygote(&self) {
-        let (Some(node), Some(zygote)) = (self.me.upgrade().map(Node), self.services.zygote.process()) else { return };
-        match zygote.frames() {
-            Ok(frames) => drop(tokio::task::spawn_local(node.hear_zygote(frames))),
+    pub(super) fn listen_to_zygote(&self, version: Version) {
+        let zygote = &self.versions.code(version).zygote;
+        let (Some(node), Some(process)) = (self.me.upgrade().map(Node), zygote.process()) else { return };
+        match process.frames() {
+            Ok(frames) => drop(tokio::task::spawn_local(node.hear_zygote(version, frames))),
             Err(error) => {
                 self.printer.warn(&format!("the zygote cannot be listened to: {}", explain(&error)));
-                self.services.zygote.kill();
+                zygote.kill();
             }
         }
-    }
-
-    pub(super) fn standby_os_pid(&self) -> Option<i32> {
-        self.standby.as_ref().map(|standby| standby.os_pid)
     }
 
     /// Everything a worker left behind is taken in, and only then its death is told (MAP-03).
@@ -430,7 +480,11 @@ impl Engine {
         let Some(mut worker) = self.forget_worker(process) else { return };
         for (output, stream) in [(&mut worker.stdout, Stream::Stdout), (&mut worker.stderr, Stream::Stderr)] {
             if let Some(line) = output.lines.take_partial() {
-                self.printer.output(Speaker { label: &worker.label, pid: Some(process.pid) }, stream, &line);
+                self.printer.output(
+                    Speaker { label: &worker.label, pid: Some(process.pid), code: Some(worker.code) },
+                    stream,
+                    &line,
+                );
                 worker.last_lines.push(line);
             }
         }
@@ -451,13 +505,13 @@ impl Engine {
     }
 
     /// Running actors do not notice. What was being forked is made again, by the next zygote or by a fresh interpreter.
-    fn zygote_died(&mut self, reaped: reaper::Reaped) {
-        let end = self.services.zygote.ended(reaped, Instant::now());
+    fn zygote_died(&mut self, version: Version, reaped: reaper::Reaped) {
+        let end = self.versions.zygote_mut(version).and_then(|zygote| zygote.ended(reaped, Instant::now()));
         // What was being forked may have been made, unknown to us: dropping its descriptors ends it by its lifeline.
         let unborn = self.forking.take();
         if let Some(end) = end.filter(|_| !self.life.has_ended) {
             self.printer.warn(&end.to_string());
-            self.replace_zygote(end.next);
+            self.replace_zygote(version, end.next);
         }
         if let Some(Forking::Worker(process)) = unborn {
             self.make_again(process);
@@ -487,21 +541,23 @@ impl Engine {
         }
     }
 
-    fn inherited(&self) -> Inherited<'_> {
-        [self.ledger.memory(), self.code.as_fd()]
+    fn inherited(&self, version: Version) -> Inherited<'_> {
+        [self.ledger.memory(), self.versions.memory(version)]
     }
 
-    fn replace_zygote(&mut self, next: Next) {
+    fn replace_zygote(&mut self, version: Version, next: Next) {
         let started = match next {
-            Next::Restarts => zygote::start(&self.setup.python, &self.setup.directory, self.inherited()),
+            Next::Restarts => zygote::start(&self.setup.python, &self.setup.directory, self.inherited(version)),
             Next::GivesUp => Err(std::io::Error::other("it has failed too often")),
         };
         match started {
             Ok(zygote) => {
                 let _ = zygote.send(&ToZygote::Load(self.setup.target.clone()), &[]);
                 zygote::print_output(&zygote, &self.printer, None);
-                self.services.zygote.started(zygote);
-                self.listen_to_zygote();
+                if let Some(service) = self.versions.zygote_mut(version) {
+                    service.started(zygote);
+                }
+                self.listen_to_zygote(version);
                 self.watch_births();
             }
             Err(error) => {

@@ -9,6 +9,7 @@ mod act;
 mod births;
 mod launching;
 mod outside;
+mod reload;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -16,13 +17,13 @@ mod worker;
 use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rebeam_core::event::{HandedOver, State};
 use rebeam_core::shell::{self, Frame, Heard, Shell as _};
 use rebeam_core::{Core, Event};
 use rebeam_protocol::address::Caller;
@@ -30,7 +31,7 @@ use rebeam_protocol::certificate::{Certificate, Next};
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::frame;
 use rebeam_protocol::handshake::Secret;
-use rebeam_protocol::id::{CallId, ProcessId};
+use rebeam_protocol::id::{CallId, ProcessId, Version};
 use rebeam_protocol::message::{CallFailure, Outcome};
 use rebeam_protocol::outside::{Health, NodeState};
 use rebeam_protocol::page;
@@ -46,6 +47,8 @@ use self::births::Births;
 pub(crate) use self::outside::NodeFigures;
 
 use self::outside::Clients;
+use self::reload::Reloading;
+pub(crate) use self::reload::Trigger;
 use self::worker::{Trust, Worker, Writing};
 use crate::printer::{Printer, Speaker, Stream};
 use crate::python::Python;
@@ -60,8 +63,9 @@ use crate::shell::output::Lines;
 use crate::shell::reaper::{self, Strangers};
 use crate::shell::service::{Frames, Service};
 use crate::shell::spin::{Traffic, spin};
+use crate::shell::versions::Versions;
 use crate::shell::watched::{Watched, readable_until, watch_for_room};
-use crate::shell::zygote;
+use crate::shell::zygote::{self, Base};
 use rebeam_sys::frames::Read;
 
 /// A shared handle on the engine. Tasks borrow it for one call at a time, and never across an await.
@@ -138,7 +142,7 @@ struct Engine {
     printer: Printer,
     workers: HashMap<ProcessId, Worker, FxBuildHasher>,
     by_os_pid: HashMap<i32, ProcessId, FxBuildHasher>,
-    services: Services,
+    keeper: Service,
     /// Launches that wait for the zygote.
     queue: VecDeque<(ProcessId, TheirEnds)>,
     spawn: Spawn,
@@ -165,8 +169,8 @@ struct Engine {
     dead_letters: DeadLetterReports,
     freed: Freed,
     ledger: Ledger,
-    /// The project's code, as the first zygote has written it down.
-    code: OwnedFd,
+    versions: Versions,
+    reloading: Reloading,
     traffic: Rc<Traffic>,
     /// Where spans go, if somebody traces.
     exporter: Option<Exporter>,
@@ -195,16 +199,9 @@ impl Life {
 /// The processes of the node that are no actors.
 #[derive(Debug)]
 pub(crate) struct Services {
-    /// Down where the application is not to be forked: every actor gets a fresh interpreter.
-    pub(crate) zygote: Service,
     pub(crate) keeper: Service,
-}
-
-impl Services {
-    /// The ids of those that live.
-    fn os_pids(&self) -> impl Iterator<Item = i32> {
-        [self.zygote.os_pid(), self.keeper.os_pid()].into_iter().flatten()
-    }
+    /// Where zygotes are forked from, if they are.
+    pub(crate) base: Option<Base>,
 }
 
 /// Starts a fresh interpreter as a worker with these ends; gives its process id.
@@ -213,11 +210,13 @@ type Spawn = fn(TheirEnds, &Setup, &ProcessOptions, Inherited<'_>) -> io::Result
 /// What the zygote is forking.
 enum Forking {
     Worker(ProcessId),
-    /// One that is not anybody yet.
-    Standby(Wiring),
+    /// One of this version of the code that is not anybody yet.
+    Standby(Version, Wiring),
 }
 
 struct Standby {
+    /// Of which version of the code.
+    code: Version,
     wiring: Wiring,
     os_pid: i32,
 }
@@ -229,9 +228,13 @@ impl Node {
         setup: Setup,
         printer: Printer,
         services: Services,
-        (ledger, code): (Ledger, OwnedFd),
+        (ledger, versions): (Ledger, Versions),
         started: Instant,
     ) -> Self {
+        let mut reloading = Reloading::default();
+        if let Some(base) = services.base {
+            reloading.set_base(base);
+        }
         Node(Rc::new_cyclic(|me| {
             RefCell::new(Engine {
                 me: me.clone(),
@@ -241,7 +244,7 @@ impl Node {
                 printer,
                 workers: HashMap::default(),
                 by_os_pid: HashMap::default(),
-                services,
+                keeper: services.keeper,
                 queue: VecDeque::new(),
                 spawn: |theirs, setup, options, inherited| {
                     theirs.spawn(&setup.python, &setup.directory, options, inherited)
@@ -264,7 +267,8 @@ impl Node {
                 dead_letters: DeadLetterReports::default(),
                 freed: Freed::default(),
                 ledger,
-                code,
+                versions,
+                reloading,
                 traffic: Rc::new(Traffic::new()),
                 exporter: None,
             })
@@ -273,7 +277,7 @@ impl Node {
 
     /// Takes over from the loader, and starts the tree.
     pub(crate) fn boot(&self) {
-        self.0.borrow().listen_to_zygote();
+        self.0.borrow().listen_to_zygote(Version::FIRST);
         tokio::task::spawn_local(self.clone().keep_time());
         tokio::task::spawn_local(spin(self.0.borrow().traffic.clone()));
         self.handle(Event::Boot);
@@ -301,16 +305,19 @@ impl Node {
 
     /// Ends the zygote with the node. It stays the node's until it has ended: strays are still looked for, and are killed.
     pub(crate) async fn end_zygote(&self) {
-        let ended = self.0.borrow().services.zygote.process().map(zygote::order_end);
+        let current = self.0.borrow().versions.current();
+        let ended = self.0.borrow().versions.code(current).zygote.process().map(zygote::order_end);
         if let Some(ended) = ended {
             ended.await;
-            self.0.borrow_mut().services.zygote.retire();
         }
+        let mut engine = self.0.borrow_mut();
+        engine.versions.retire_all();
+        engine.reloading.base_os_pid.into_iter().for_each(reaper::kill_group);
     }
 
     /// The process of the keeper.
     pub(crate) fn keeper(&self) -> Option<i32> {
-        self.0.borrow().services.keeper.os_pid()
+        self.0.borrow().keeper.os_pid()
     }
 
     /// Borrows the engine for one call, then carries out all actions and writes what is to be written.
@@ -375,19 +382,18 @@ impl Node {
             .by_os_pid
             .keys()
             .copied()
-            .chain(engine.services.zygote.os_pid())
-            .chain(engine.standby_os_pid())
+            .chain(engine.other_os_pids())
             .for_each(|os_pid| reaper::signal_group(os_pid, signal));
     }
 
     /// Reads what the zygote says, as long as there is one.
-    async fn hear_zygote(self, mut frames: Frames) {
+    async fn hear_zygote(self, version: Version, mut frames: Frames) {
         loop {
             match frames.next::<FromZygote>().await {
-                Ok(Some((message, _))) => self.with(|engine| engine.zygote_said(message)),
+                Ok(Some((message, _))) => self.with(|engine| engine.zygote_said(version, message)),
                 // The end itself comes from the reaper.
                 Ok(None) => return,
-                Err(_) => return self.with(|engine| engine.services.zygote.kill()),
+                Err(_) => return self.0.borrow().versions.code(version).zygote.kill(),
             }
         }
     }
@@ -659,10 +665,17 @@ impl Engine {
                 }
                 worker.memories.add(process, arena, size, descriptor, &self.descriptors.arenas)?;
             }
+            Heard::Shell(ToSupervisor::HandOver { runs_init, took_us }) => {
+                let memory = worker.decoder.take_descriptor().ok_or("a state without its memory")?;
+                let page = worker.page.snapshot();
+                let (state, took) = (State::new(Arc::new(memory)), Duration::from_micros(took_us));
+                self.tell(Event::HandedOver(Box::new(HandedOver { process, state, runs_init, took, page })));
+            }
             Heard::Shell(ToSupervisor::ArenaGone { arena }) => worker.memories.remove(arena),
             Heard::Shell(ToSupervisor::Released { leases }) => worker.memories.release(&leases),
             Heard::Shell(ToSupervisor::Log(record)) => {
-                self.printer.log(Speaker { label: &worker.label, pid: Some(process.pid) }, &record);
+                self.printer
+                    .log(Speaker { label: &worker.label, pid: Some(process.pid), code: Some(worker.code) }, &record);
             }
             Heard::Shell(_) => return Err("a second handshake".into()),
         }
@@ -682,7 +695,7 @@ impl Engine {
             Lines::Closed => Read::Closed,
             Lines::Nothing => Read::Nothing,
             Lines::Some(lines) => {
-                let who = Speaker { label: &worker.label, pid: Some(process.pid) };
+                let who = Speaker { label: &worker.label, pid: Some(process.pid), code: Some(worker.code) };
                 for line in lines {
                     self.printer.output(who, stream, &line);
                     worker.last_lines.push(line);
@@ -701,7 +714,11 @@ impl Engine {
         let worker = self.workers.get_mut(&process)?;
         let output = if stream == Stream::Stdout { &mut worker.stdout } else { &mut worker.stderr };
         if let Some(line) = output.lines.take_due(Instant::now()) {
-            self.printer.output(Speaker { label: &worker.label, pid: Some(process.pid) }, stream, &line);
+            self.printer.output(
+                Speaker { label: &worker.label, pid: Some(process.pid), code: Some(worker.code) },
+                stream,
+                &line,
+            );
             worker.last_lines.push(line);
         }
         output.lines.due()

@@ -9,7 +9,7 @@ use rebeam_core::Event;
 use rebeam_core::meters::Figures;
 use rebeam_core::shell::{Frame, Shell as _};
 use rebeam_protocol::address::Caller;
-use rebeam_protocol::id::{ActorId, CallId, Pid, ProcessId};
+use rebeam_protocol::id::{ActorId, CallId, Pid, ProcessId, Version};
 use rebeam_protocol::message::Outcome;
 use rebeam_protocol::outside::{Answer, ChildInfo, Health, NodeState, TreeRequest};
 use rebeam_protocol::worker::{Envelope, ToWorker};
@@ -29,6 +29,8 @@ pub(crate) struct NodeFigures {
     pub(crate) core: Figures,
     /// The process of the zygote, if there is one.
     pub(crate) zygote: Option<i32>,
+    /// The version of the code.
+    pub(crate) code: Version,
     /// How long the node runs.
     pub(crate) age: Duration,
     /// Lines of output that were read too slowly, and so dropped.
@@ -170,7 +172,8 @@ impl Node {
         });
         NodeFigures {
             core,
-            zygote: engine.services.zygote.os_pid(),
+            zygote: engine.versions.code(engine.versions.current()).zygote.os_pid(),
+            code: engine.core.version(),
             age: engine.started.elapsed(),
             dropped_lines: engine.printer.dropped(),
             is_ready,
@@ -198,6 +201,11 @@ impl Node {
     /// Who is still up, by name.
     pub(crate) fn alive(&self) -> Vec<String> {
         self.0.borrow().core.alive()
+    }
+
+    /// The version of the code that it runs.
+    pub(crate) fn code(&self) -> Version {
+        self.0.borrow().core.version()
     }
 
     pub(crate) fn target_text(&self) -> String {

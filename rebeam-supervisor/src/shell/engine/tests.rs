@@ -28,6 +28,7 @@ use tokio::task::LocalSet;
 use super::worker::Writing;
 use super::*;
 use crate::shell::reaper::Reaped;
+use crate::shell::versions::{Code, Versions};
 use crate::shell::{keeper, zygote};
 
 /// Above what the kernel gives out: no process has such an id, and no signal to it arrives.
@@ -74,8 +75,9 @@ fn node(actors: &[&str]) -> Node {
         strangers: Arc::new(Strangers::now()),
     };
     let (printer, _) = Printer::json(Some("/dev/null".as_ref())).expect("a printer");
-    let services = Services { zygote: zygote::service(), keeper: keeper::service() };
-    let memory = (Ledger::new().expect("memory"), create_empty(c"code").expect("memory"));
+    let services = Services { keeper: keeper::service(), base: None };
+    let code = Code { memory: create_empty(c"code").expect("memory"), zygote: zygote::service(), modules: Vec::new() };
+    let memory = (Ledger::new().expect("memory"), Versions::new(code));
     let node = Node::new(core, setup, printer, services, memory, Instant::now());
     node.0.borrow_mut().spawn = spawn;
     node.handle(Event::Boot);

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use rebeam_core::event::Launch;
+use rebeam_protocol::id::Version;
 use rebeam_protocol::page;
 use rebeam_protocol::worker::ToWorker;
 use rebeam_sys::process;
@@ -19,6 +20,8 @@ use rebeam_sys::frames::{FrameReader, WriteQueue};
 
 pub(super) struct Worker {
     pub(super) label: String,
+    /// The version of the code that it runs.
+    pub(super) code: Version,
     pub(super) os_pid: Option<i32>,
     pub(super) channel: Rc<Watched>,
     pub(super) decoder: FrameReader,

@@ -208,6 +208,8 @@ impl Page {
         writer.single(("rebeam_ready", "Whether the node is ready, as /readyz says", None), &ready)?;
         let age = ConstGauge::new(self.node.age.as_secs_f64());
         writer.single(("rebeam_uptime", "How long the node runs", Some(Unit::Seconds)), &age)?;
+        let code = ConstGauge::new(u64::from(self.node.code.0));
+        writer.single(("rebeam_code_version", "The version of the application's code: 1 at the start", None), &code)?;
         let calls = ConstGauge::new(core.calls_in_flight);
         writer.single(("rebeam_calls_in_flight", "Calls whose answer is waited for", None), &calls)?;
         let skipped = ConstCounter::new(core.skipped_ticks);

@@ -1,0 +1,683 @@
+//! New code under actors that run: what moves, what is undone, and what harms nobody.
+
+use std::os::unix::fs::symlink;
+
+use harness::{Node, Project};
+use serde_json::json;
+
+const MODELS: &str = "STEP = 1\n";
+
+const APP: &str = r#"
+import os
+import time
+import rebeam
+from rebeam import Actor, Supervisor, child
+import models
+
+class Counter(Actor):
+    def init(self):
+        self.n = 0
+    def incr(self):
+        self.n += models.STEP
+        return self.n
+    def slow(self):
+        time.sleep(1)
+        return self.n
+    def version(self):
+        return rebeam.version()
+
+tree = Supervisor([child(Counter, name="counter"), child("elsewhere" and __import__("elsewhere").Quiet, name="quiet")])
+"#;
+
+const ELSEWHERE: &str = r#"
+from rebeam import Actor
+
+class Quiet(Actor):
+    def get(self):
+        return "quiet"
+"#;
+
+/// A project of three modules: `quiet` runs code that `counter` does not.
+fn project() -> Project {
+    let project = Project::new(
+        &APP.replace("\"elsewhere\" and __import__(\"elsewhere\")", "elsewhere")
+            .replace("import models\n", "import elsewhere\nimport models\n"),
+    );
+    project.write("models.py", MODELS);
+    project.write("elsewhere.py", ELSEWHERE);
+    project
+}
+
+fn edit(project: &Project, name: &str, old: &str, new: &str) {
+    let path = project.path().join(name);
+    let text = std::fs::read_to_string(&path).expect("a file");
+    assert!(text.contains(old), "`{old}` is not in {name}");
+    project.write(name, &text.replace(old, new));
+}
+
+fn version_of(node: &Node<'_>, name: &str) -> i64 {
+    node.ps(name)["version"].as_i64().expect("it runs")
+}
+
+#[test]
+fn upg_003_a_saved_file_has_new_code_take_over_state_mail_and_nothing_else() {
+    let project = project();
+    let mut node = project.up();
+    assert_eq!(node.call("counter", "incr", &[]), json!(1));
+    let (pid, before) = (node.ps("counter")["pid"].clone(), node.ps("counter")["os_pid"].clone());
+    let quiet = node.ps("quiet")["os_pid"].clone();
+    project.write("models.py", "STEP = 10\n");
+    let line = node.wait_for("reloaded to v2");
+    assert!(line.contains("models.py; counter moved with state and mail (stood still for "), "{line}");
+    assert_eq!(node.call("counter", "incr", &[]), json!(11));
+    let counter = node.ps("counter");
+    assert_eq!((&counter["pid"], &counter["version"], &counter["restarts"]), (&pid, &json!(2), &json!(0)));
+    assert_ne!(counter["os_pid"], before);
+    assert_eq!((node.ps("quiet")["os_pid"].clone(), version_of(&node, "quiet")), (quiet, 1));
+    assert_eq!(node.call("counter", "version", &[]), json!(2));
+    let tree = node.run(&["tree"]).stdout;
+    assert!(tree.contains("counter (app.Counter) running") && tree.contains(", v2"), "{tree}");
+    node.down();
+    project.assert_nothing_left();
+}
+
+#[test]
+fn two_saves_of_equal_length_are_two_versions() {
+    let project = project();
+    let mut node = project.up();
+    let mut expected = 0;
+    for (version, step) in (2..8).zip([3, 4, 5, 6, 7, 8]) {
+        project.write("models.py", &format!("STEP = {step}\n"));
+        node.wait_for(&format!("reloaded to v{version}"));
+        expected += step;
+        assert_eq!(node.call("counter", "incr", &[]), json!(expected));
+    }
+    node.down();
+}
+
+#[test]
+fn code_that_cannot_be_loaded_is_shown_once_and_harms_nobody() {
+    let project = project();
+    let mut node = project.up();
+    let before = node.ps("counter")["os_pid"].clone();
+    let broken = [
+        ("STEP = (\n", "SyntaxError"),
+        ("import nothing_there\n", "No module named 'nothing_there'"),
+        ("STEP = 1 / 0\n", "ZeroDivisionError"),
+        ("import os\nos._exit(3)\n", "the interpreter ended while it imported the new code"),
+        ("import app\nfrom app import tree\nSTEP = 2\n", "cannot import name 'tree'"),
+    ];
+    for (text, complaint) in broken {
+        project.write("models.py", text);
+        let line = node.wait_for("not reloaded, v1 goes on");
+        if !line.contains(complaint) {
+            node.wait_for(complaint);
+        }
+        assert_eq!(node.call("counter", "version", &[]), json!(1));
+    }
+    edit(&project, "app.py", "tree = Supervisor(", "tree = Supervisor(1, ");
+    node.wait_for("not reloaded, v1 goes on");
+    assert_eq!(node.ps("counter")["os_pid"], before);
+    edit(&project, "app.py", "tree = Supervisor(1, ", "tree = Supervisor(");
+    project.write("models.py", "STEP = 5\n");
+    node.wait_for("reloaded to v2");
+    assert_eq!(node.call("counter", "incr", &[]), json!(5));
+    node.down();
+}
+
+/// An actor that is held over with `checkpoint`, and hooks.
+const HOOKS: &str = r#"
+import rebeam
+from rebeam import Actor, Supervisor, child
+
+class Held(Actor):
+    def init(self, start):
+        # in init
+        self.n = start
+    def before_move(self):
+        # in before_move
+        pass
+    def checkpoint(self):
+        # in checkpoint
+        return self.n
+    def code_change(self, old_version, state):
+        # in code_change
+        return state
+    def restore(self, state):
+        # in restore
+        self.n = state
+    def after_move(self, old_version):
+        # in after_move
+        pass
+    def incr(self):
+        self.n += 1
+        return self.n
+
+tree = Supervisor([child(Held, 100, name="held")])
+"#;
+
+fn raising(place: &str) -> String {
+    HOOKS.replace(&format!("# in {place}"), &format!("raise ValueError('in {place}')"))
+}
+
+#[test]
+fn upg_004_a_hook_of_new_code_that_raises_leaves_the_old_code_at_work() {
+    let project = Project::new(HOOKS);
+    let mut node = project.up();
+    let mut count = 100;
+    for (version, place) in (2..).step_by(2).zip(["init", "code_change", "restore", "after_move"]) {
+        project.write("app.py", &raising(place));
+        node.wait_for(&format!("reloaded to v{version} "));
+        node.wait_for(&format!("ValueError: in {place}"));
+        count += 1;
+        assert_eq!(node.call("held", "incr", &[]), json!(count), "{place}");
+        assert_eq!(node.ps("held")["restarts"], json!(0));
+        project.write("app.py", HOOKS);
+        node.wait_for(&format!("reloaded to v{} ", version + 1));
+        count += 1;
+        assert_eq!(node.call("held", "incr", &[]), json!(count), "{place}");
+    }
+    node.down();
+}
+
+#[test]
+fn a_hook_of_the_old_code_that_raises_leaves_that_at_work() {
+    for place in ["before_move", "checkpoint"] {
+        let project = Project::new(&raising(place));
+        let mut node = project.up();
+        project.write("app.py", HOOKS);
+        node.wait_for("held failed and stays with its code");
+        node.wait_for(&format!("ValueError: in {place}"));
+        assert_eq!(node.call("held", "incr", &[]), json!(101));
+        node.down();
+    }
+}
+
+#[test]
+fn new_code_that_dies_soon_is_undone_with_the_state_before_and_is_not_tried_again_by_itself() {
+    let project = project();
+    let mut node = project.up();
+    for _ in 0..3 {
+        node.call("counter", "incr", &[]);
+    }
+    project.write("models.py", "STEP = 'x'\n");
+    node.wait_for("reloaded to v2");
+    node.run(&["call", "counter", "incr"]).assert_error(1, &["TypeError"]);
+    node.wait_for("it goes on with v1 and the state that it had then");
+    // The file on the disk is another by now, and the old code is not there any more.
+    assert_eq!(node.call("counter", "incr", &[]), json!(4));
+    assert_eq!(version_of(&node, "counter"), 1);
+    let why = node.run(&["why", "counter", "--json"]).json();
+    assert_eq!((&why[0]["version"], &why[0]["next"]), (&json!(2), &json!({"undone": {"version": 1, "lost": 0}})));
+    // The same once more: saved with other code between, and again.
+    project.write("models.py", "STEP = 2\n");
+    node.wait_for("reloaded to v3");
+    project.write("models.py", "STEP = 'x'\n");
+    node.wait_for("this code has failed before");
+    assert_eq!(node.call("counter", "incr", &[]), json!(6));
+    node.run(&["reload"]);
+    node.wait_for("reloaded to v4");
+    node.down();
+}
+
+#[test]
+fn what_does_not_move_is_named_and_starts_over_with_its_mail() {
+    let project = Project::new(
+        r#"
+import threading
+import rebeam
+from rebeam import Actor, Supervisor, child
+
+class Locked(Actor):
+    def init(self):
+        self.made = {"deep": [threading.Lock()]}
+        self.n = 0
+    def incr(self):
+        self.n += 1
+        return self.n
+
+class Threaded(Actor):
+    def init(self):
+        threading.Thread(target=threading.Event().wait, name="my-thread", daemon=True).start()
+
+class Asks(Actor, reload="restart"):
+    def init(self):
+        self.n = 0
+    def incr(self):
+        self.n += 1
+        return self.n
+
+class Stays(Actor, reload="never"):
+    def version(self):
+        return rebeam.version()
+
+def work():
+    while True:
+        rebeam.receive()
+
+tree = Supervisor([
+    child(Locked, name="locked"), child(Threaded, name="threaded"), child(Asks, name="asks"),
+    child(Stays, name="stays"), rebeam.function(work),
+])
+"#,
+    );
+    let mut node = project.up();
+    for name in ["locked", "asks"] {
+        node.call(name, "incr", &[]);
+    }
+    edit(&project, "app.py", "def work", "# new\ndef work");
+    let line = node.wait_for("reloaded to v2");
+    assert!(line.contains("asks, locked, threaded, work started over") && line.contains("stays stays"), "{line}");
+    node.wait_for(
+        "locked started over, since its state cannot be moved: `self.made['deep'][0]` cannot be moved: _thread.lock",
+    );
+    node.wait_for("threaded started over, since its state cannot be moved: it has threads of its own: my-thread");
+    node.wait_for("stays stays with its code: `reload=\"never\"`");
+    for name in ["locked", "asks"] {
+        assert_eq!(node.call(name, "incr", &[]), json!(1));
+        assert_eq!(node.ps(name)["restarts"], json!(0));
+    }
+    assert_eq!(node.call("stays", "version", &[]), json!(1));
+    node.down();
+}
+
+#[test]
+fn what_two_processes_cannot_hold_is_let_go_and_opened_again() {
+    let project = Project::new(
+        r#"
+import fcntl
+import socket
+import sqlite3
+from rebeam import Actor, Supervisor, child
+
+class Holder(Actor):
+    def init(self):
+        self.open(0)
+        self.db.execute("create table t (n)")
+    def open(self, port):
+        self.socket = socket.create_server(("127.0.0.1", port))
+        self.port = self.socket.getsockname()[1]
+        self.lock = open("lock", "w")
+        fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.db = sqlite3.connect("db", isolation_level=None)
+    def before_move(self):
+        self.socket.close()
+        self.lock.close()
+        self.db.close()
+        del self.socket, self.lock, self.db
+    def after_move(self, old_version):
+        self.open(self.port)
+    def work(self):
+        self.db.execute("insert into t values (1)")
+        rows = self.db.execute("select count(*) from t").fetchone()[0]
+        return [self.port, rows, "first"]
+
+tree = Supervisor([child(Holder, name="holder")])
+"#,
+    );
+    let mut node = project.up();
+    let before = node.call("holder", "work", &[]);
+    edit(&project, "app.py", "\"first\"", "\"second\"");
+    node.wait_for("holder moved with state and mail");
+    assert_eq!(node.call("holder", "work", &[]), json!([before[0], 2, "second"]));
+    // Whoever fails to take over lets the old one open them again.
+    edit(&project, "app.py", "self.open(self.port)", "1 / 0");
+    node.wait_for("holder failed and stays with its code");
+    assert_eq!(node.call("holder", "work", &[]), json!([before[0], 3, "second"]));
+    node.down();
+}
+
+#[test]
+fn children_come_go_and_change_with_the_tree() {
+    let project = Project::new(
+        r#"
+from rebeam import Actor, Supervisor, child
+
+class A(Actor):
+    def init(self, number=0):
+        self.number = number
+    def get(self):
+        return self.number
+    def set(self, number):
+        self.number = number
+
+tree = Supervisor([child(A, name="same"), child(A, 1, name="other"), child(A, name="gone")])
+"#,
+    );
+    let mut node = project.up();
+    for name in ["same", "other"] {
+        node.call(name, "set", &["7"]);
+    }
+    edit(
+        &project,
+        "app.py",
+        "child(A, 1, name=\"other\"), child(A, name=\"gone\")",
+        "child(A, 2, name=\"other\"), child(A, 3, name=\"new\")",
+    );
+    let line = node.wait_for("reloaded to v2");
+    for said in ["same moved", "new added", "gone removed", "other restarted with new options"] {
+        assert!(line.contains(said), "{line}");
+    }
+    assert_eq!(["same", "other", "new"].map(|name| node.call(name, "get", &[])), [json!(7), json!(2), json!(3)]);
+    node.run(&["call", "gone", "get"]).assert_error(1, &["gone"]);
+    assert_eq!(node.ps("other")["restarts"], json!(0));
+    node.down();
+}
+
+#[test]
+fn every_process_imports_from_the_snapshot_of_its_version() {
+    let project = project();
+    edit(
+        &project,
+        "app.py",
+        "child(Counter, name=\"counter\")",
+        "child(Counter, name=\"counter\"), child(Counter, name=\"fresh\", env={\"A\": \"1\"})",
+    );
+    edit(
+        &project,
+        "app.py",
+        "    def version(self):",
+        "    def lazily(self):\n        import lazy\n        return lazy.VALUE\n    def version(self):",
+    );
+    project.write("lazy.py", "VALUE = 'v1'\n");
+    // New code has proved itself at once, so that a kill is an ordinary death.
+    project.write("rebeam.toml", "probation = { seconds = 0 }\n");
+    let mut node = project.up();
+    project.write("lazy.py", "VALUE = 'v2'\n");
+    // Nobody has imported it: that alone is no new code.
+    project.write("models.py", "STEP = 2\n");
+    node.wait_for("reloaded to v2");
+    project.write("lazy.py", "VALUE = 'later'\n");
+    std::fs::remove_file(project.path().join("lazy.py")).expect("a file");
+    for name in ["counter", "fresh"] {
+        assert_eq!(node.call(name, "lazily", &[]), json!("v2"), "{name}");
+        assert_eq!(node.call(name, "incr", &[]), json!(2));
+        harness::kill(node.os_pid_of(name), nix::sys::signal::Signal::SIGKILL);
+        node.eventually("it is back", |node| (node.ps(name)["restarts"] == json!(1)).then_some(()));
+        assert_eq!(node.call(name, "lazily", &[]), json!("v2"), "{name}");
+    }
+    // The zygote of the version, too.
+    harness::kill(node.zygote(), nix::sys::signal::Signal::SIGKILL);
+    node.wait_for("the zygote died; it is started again");
+    node.run(&["restart", "counter"]);
+    assert_eq!(node.call("counter", "incr", &[]), json!(2));
+    node.down();
+}
+
+#[test]
+fn a_reload_may_be_switched_off_and_asked_for_by_hand() {
+    for arguments in [&["up", "app.py", "--no-reload"][..], &["run", "app.py"]] {
+        let project = project();
+        let node = project.up_with(arguments);
+        assert_eq!(node.run(&["reload"]).stdout, "no code has changed\n");
+        project.write("models.py", "STEP = 4\n");
+        let ran = node.run(&["reload"]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        assert!(ran.stdout.starts_with("reloaded to v2: counter moved with state and mail"), "{ran:?}");
+        assert_eq!(node.call("counter", "incr", &[]), json!(4));
+        project.write("models.py", "STEP = (\n");
+        node.run(&["reload"]).assert_error(1, &["not reloaded, the old code goes on", "SyntaxError"]);
+        project.write("models.py", "STEP = 5\n");
+        let ran = node.run(&["reload", "--json"]).json();
+        assert_eq!((&ran["version"], &ran["changes"][0]["fate"]), (&json!(3), &json!("moved")));
+        node.down();
+        project.assert_nothing_left();
+    }
+}
+
+#[test]
+fn files_that_are_no_modules_may_be_watched_and_what_the_application_writes_is_no_loop() {
+    let project = project();
+    project.write("rebeam.toml", "app = \"app.py\"\nwatch = [\"*.html\"]\n");
+    std::fs::create_dir(project.path().join("templates")).expect("a directory");
+    project.write("templates/page.html", "one");
+    let mut node = project.up();
+    project.write("templates/page.html", "two");
+    let line = node.wait_for("reloaded to v2");
+    assert!(line.contains("templates/page.html; counter, quiet moved"), "{line}");
+    // One that is written whenever the application is imported.
+    edit(
+        &project,
+        "app.py",
+        "import os\n",
+        "import os, time\nopen('templates/own.html', 'w').write(str(time.time()))\n",
+    );
+    node.wait_for("`templates/own.html` changes during every reload");
+    project.write("models.py", "STEP = 6\n");
+    node.wait_for("models.py; counter");
+    assert_eq!(node.call("counter", "incr", &[]), json!(6));
+    node.down();
+}
+
+#[test]
+fn polling_does_where_the_system_tells_nothing() {
+    let project = project();
+    project.write("rebeam.toml", "app = \"app.py\"\nreload = \"poll\"\n");
+    let mut node = project.up();
+    project.write("models.py", "STEP = 9\n");
+    node.wait_for("reloaded to v2");
+    assert_eq!(node.call("counter", "incr", &[]), json!(9));
+    node.down();
+}
+
+#[test]
+fn slow_new_code_lets_the_old_serve_and_gives_way_to_a_second_save() {
+    let project = project();
+    let mut node = project.up();
+    project.write("models.py", "import time\nprint('slowly', flush=True)\ntime.sleep(600)\n");
+    node.wait_for("slowly");
+    assert_eq!(node.call("counter", "incr", &[]), json!(1));
+    project.write("models.py", "STEP = 7\n");
+    node.wait_for("reloaded to v2");
+    assert_eq!(node.call("counter", "incr", &[]), json!(8));
+    // An order to stop does not wait for it either.
+    project.write("models.py", "import time\nprint('slowly', flush=True)\ntime.sleep(600)\n");
+    node.wait_for("slowly");
+    node.down();
+    project.assert_nothing_left();
+}
+
+#[test]
+fn modules_come_go_and_change_their_sort() {
+    let project = project();
+    let mut node = project.up();
+    // A module becomes a package, and a package a module.
+    std::fs::remove_file(project.path().join("models.py")).expect("a file");
+    std::fs::create_dir(project.path().join("models")).expect("a directory");
+    project.write("models/__init__.py", "from models.steps import STEP\n");
+    project.write("models/steps.py", "STEP = 2\n");
+    node.wait_for("reloaded to v2");
+    assert_eq!(node.call("counter", "incr", &[]), json!(2));
+    project.write("models/steps.py", "STEP = 3\n");
+    node.wait_for("reloaded to v3");
+    assert_eq!(node.call("counter", "incr", &[]), json!(5));
+    std::fs::remove_dir_all(project.path().join("models")).expect("a directory");
+    node.wait_for("not reloaded, v3 goes on");
+    project.write("models.py", "STEP = 4\n");
+    node.wait_for("reloaded to v4");
+    assert_eq!(node.call("counter", "incr", &[]), json!(9));
+    // A class by another name, with nobody to take over from the old one.
+    edit(&project, "app.py", "class Counter", "class Renamed");
+    edit(&project, "app.py", "child(Counter, name=\"counter\")", "child(Renamed, name=\"counter\")");
+    node.eventually("it is another class", |node| (node.ps("counter")["class"] == "app.Renamed").then_some(()));
+    assert_eq!(node.call("counter", "incr", &[]), json!(4));
+    node.down();
+}
+
+#[test]
+fn a_project_behind_a_symbolic_link_is_watched() {
+    let project = project();
+    let real = project.path().join("real");
+    std::fs::create_dir(&real).expect("a directory");
+    for name in ["app.py", "models.py", "elsewhere.py"] {
+        std::fs::rename(project.path().join(name), real.join(name)).expect("a file");
+        symlink(real.join(name), project.path().join(name)).expect("a link");
+    }
+    let mut node = project.up();
+    project.write("real/models.py", "STEP = 8\n");
+    node.wait_for("reloaded to v2");
+    assert_eq!(node.call("counter", "incr", &[]), json!(8));
+    node.down();
+}
+
+#[test]
+fn asynchronous_handlers_finish_or_are_cancelled_and_streams_end_with_an_error() {
+    let project = Project::new(
+        r#"
+import asyncio
+import rebeam
+from rebeam import Actor, Supervisor, child
+
+class Async(Actor):
+    async def init(self):
+        self.n = 0
+    async def brief(self):
+        await asyncio.sleep(0.3)
+        self.n += 1
+        return self.n
+    async def long(self):
+        await asyncio.sleep(600)
+    def values(self):
+        for number in range(1000000):
+            yield number
+
+class Caller(Actor):
+    def init(self):
+        self.log = []
+    async def call(self, method):
+        try:
+            self.log.append(await rebeam.ref(Async, "async").acall(getattr(Async, method)))
+        except Exception as error:
+            self.log.append(type(error).__name__)
+    async def stream(self):
+        try:
+            async for value in rebeam.ref(Async, "async").stream(Async.values):
+                if value == 0:
+                    self.log.append("streaming")
+                await asyncio.sleep(0.01)
+        except Exception as error:
+            self.log.append(f"{type(error).__name__}: {error}")
+    async def get(self):
+        return self.log
+
+tree = Supervisor([child(Async, name="async"), child(Caller, name="caller", reload="never")])
+"#,
+    );
+    let mut node = project.up();
+    for (method, arguments) in [("stream", &[][..]), ("call", &["\"brief\""]), ("call", &["\"long\""])] {
+        node.run(&[&["cast", "caller", method], arguments].concat());
+    }
+    node.eventually("it streams", |node| (node.call("caller", "get", &[]) == json!(["streaming"])).then_some(()));
+    edit(&project, "app.py", "self.n += 1", "self.n += 10");
+    node.wait_for("async moved with state and mail");
+    let log = node.eventually("all have ended", |node| {
+        let log = node.call("caller", "get", &[]);
+        (log.as_array().map(Vec::len) == Some(4)).then_some(log)
+    });
+    let log: Vec<&str> = log.as_array().expect("a list").iter().filter_map(|it| it.as_str()).collect();
+    assert!(log.contains(&"Restarting"), "{log:?}");
+    assert!(log.iter().any(|it| it.contains("stream")), "{log:?}");
+    assert_eq!(node.call("async", "brief", &[]), json!(11));
+    node.down();
+}
+
+/// Where a process is killed, and which: the old one before it gives its state, the new one before it serves, the old one
+/// while that waits, the new one on probation, the zygote.
+const STEPS: [&str; 9] =
+    ["before_move", "checkpoint", "init", "code_change", "restore", "giver", "after_move", "probation", "zygote"];
+
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// The next of a row of numbers that a seed makes (SplitMix64).
+fn next(seed: &mut u64) -> u64 {
+    *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut mixed = *seed;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+fn fixture(name: &str) -> String {
+    std::fs::read_to_string(harness::root().join("integration-tests/fixtures").join(name)).expect("it is there")
+}
+
+/// Four senders, calls and casts in turn, and a kill in a step of each second reload. Gives how often each step was hit.
+fn under_load(seed: u64, reloads: u64, messages: u64) -> [u32; STEPS.len()] {
+    let project = Project::new(&fixture("reload.py"));
+    project.write("senders.py", &fixture("senders.py"));
+    project.write("version.py", "VERSION = 1\n");
+    let mut node = project.up();
+    let mut chance = seed;
+    let mut hits = [0; STEPS.len()];
+    let count = (messages / 4).to_string();
+    std::thread::scope(|scope| {
+        let senders: Vec<_> = (0..4)
+            .map(|number| {
+                let (project, count) = (&project, &count);
+                scope.spawn(move || {
+                    let (sender, name) = (format!("sender{number}"), format!("\"{number}\""));
+                    let ran = project.run(&["call", "--json", "--timeout", "600", &sender, "run", &name, count]);
+                    assert_eq!(ran.code, Some(0), "seed {seed}: {ran:?}");
+                    assert_eq!(ran.json(), json!([]), "seed {seed}");
+                })
+            })
+            .collect();
+        for version in 2..reloads + 2 {
+            // Each step has its turn, from one on that the seed says.
+            let step = ((version / 2 + chance) % STEPS.len() as u64) as usize;
+            let kills = version % 2 == 0;
+            let mark = project.path().join(format!("kill-{}", STEPS[step]));
+            if kills && STEPS[step] == "zygote" {
+                harness::kill(node.zygote(), nix::sys::signal::Signal::SIGKILL);
+                hits[step] += 1;
+            } else if kills {
+                std::fs::write(&mark, "").expect("a mark");
+            }
+            // A chance of its own for how far the senders get meanwhile.
+            std::thread::sleep(std::time::Duration::from_millis(next(&mut chance) % 20));
+            chance = seed;
+            project.write("version.py", &format!("VERSION = {version}\n"));
+            node.wait_for(&format!("reloaded to v{version} "));
+            if kills && STEPS[step] != "zygote" {
+                node.eventually(&format!("seed {seed}: {} is hit", STEPS[step]), |_| (!mark.exists()).then_some(()));
+                hits[step] += 1;
+            }
+        }
+        for sender in senders {
+            sender.join().expect("it sends");
+        }
+    });
+    // What was cast last may still wait.
+    let record = node.eventually("all is handled", |node| {
+        let record = std::fs::read_to_string(node.project.path().join("record")).unwrap_or_default();
+        (record.lines().count() as u64 >= messages / 4 * 4).then_some(record)
+    });
+    for sender in 0..4 {
+        let prefix = format!("{sender} ");
+        let numbers: Vec<u64> = record
+            .lines()
+            .filter_map(|line| line.strip_prefix(&prefix))
+            .map(|it| it.parse().expect("a number"))
+            .collect();
+        assert_eq!(numbers, (0..messages / 4).collect::<Vec<u64>>(), "seed {seed}: lost, twice or out of order");
+    }
+    node.down();
+    project.assert_nothing_left();
+    hits
+}
+
+#[test]
+fn nothing_is_lost_or_doubled_under_load_whichever_step_of_a_reload_is_killed() {
+    let (seeds, reloads) = (number("REBEAM_RELOAD_SEEDS", 1), number("REBEAM_RELOADS", 20));
+    let messages = number("REBEAM_RELOAD_MESSAGES", 4000);
+    let first = number("REBEAM_RELOAD_SEED", 1);
+    let mut hits = [0; STEPS.len()];
+    for seed in first..first + seeds {
+        for (all, hit) in hits.iter_mut().zip(under_load(seed, reloads, messages)) {
+            *all += hit;
+        }
+    }
+    assert!(hits.iter().all(|hit| *hit > 0), "not every step was hit: {STEPS:?} {hits:?}");
+}

@@ -1,0 +1,394 @@
+"""What an actor hands over to the next process of its incarnation: when it is recycled, and when its code is new.
+
+A state is one pickle. Without a `checkpoint` of its own it is the attributes of the actor, in which the actor itself is
+not copied but meant. Objects of classes that may have changed meanwhile travel by the names of what they are made of:
+dataclasses and named tuples by their fields, members of enumerations by their names.
+
+It must not know how a state travels: memory is given to `_rebeam`, and comes from `_boot`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import io
+import operator
+import os
+import pickle
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from rebeam import _rebeam
+from rebeam._actor import Actor
+from rebeam._errors import ActorExit, SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F = TypeVar("F", bound="Callable[[Any, Any], Any]")
+
+_CHECKPOINT, _ATTRIBUTES = "checkpoint", "attributes"
+
+_MAX_DEPTH = 8
+"""How deep in an attribute the part is looked for that cannot be moved."""
+
+_StandIns = dict[tuple[str, str], type]
+
+_stand_ins: list[_StandIns] = [{}]
+"""In a test, the classes that stand for others in each version of the code, by module and qualified name of those."""
+
+_changes: dict[tuple[str, str], Callable[[Any, Any], Any]] = {}
+"""Functions that bring the state of a class up to date, by its module and qualified name."""
+
+
+class CannotMoveError(Exception):
+    """The state of an actor cannot be moved to another process."""
+
+
+def code_change(actor: type[Actor]) -> Callable[[F], F]:
+    """Declares a function that brings the state of an actor up to date when its code is new.
+
+    It does what a method `code_change` of the class would: it gets `(old_version, state)` and returns the state for the
+    new code.
+
+    Args:
+        actor: the class. The module with the function has to be imported by the application.
+
+    Raises:
+        SpecError: no class of an actor.
+    """
+    if not (isinstance(actor, type) and issubclass(actor, Actor)):
+        raise SpecError(f"code_change({actor!r}): name the class of an actor")
+
+    def declare(function: F) -> F:
+        _changes[actor.__module__, actor.__qualname__] = function
+        return function
+
+    return declare
+
+
+def version_of(actor: Actor, code: int) -> Any:
+    """By which version the code of an actor is known to the next one: `__version__` of its class or of its module."""
+    found = getattr(type(actor), "__version__", None)
+    if found is None:
+        found = getattr(sys.modules.get(type(actor).__module__), "__version__", None)
+    return code if found is None else found
+
+
+# ---- giving --------------------------------------------------------------------------------------------------------
+
+
+def give(actor: Actor, code: int, *, waits: bool) -> None:
+    """Hands the state of an actor over; with `waits`, to a process with other code."""
+    kind, state = _state_of(actor, is_recycled=not waits)
+    memory = _new_memory()
+    with os.fdopen(memory, "wb") as file:
+        try:
+            pickle.dump((kind, waits, version_of(actor, code), type(actor)), file, 5)
+            _Pickler(file, actor).dump(state)
+        except ActorExit:
+            raise
+        except Exception as error:
+            raise _explained(actor, kind, state, error) from None
+        file.flush()
+        _rebeam.hand_over(memory, kind == _CHECKPOINT, waits)
+
+
+def has_own(actor: Actor, name: str) -> bool:
+    """Whether a hook of `Actor` is defined by its class."""
+    return getattr(type(actor), name) is not getattr(Actor, name)
+
+
+def _state_of(actor: Actor, *, is_recycled: bool) -> tuple[str, Any]:
+    from rebeam import _boot
+
+    if is_recycled or has_own(actor, "checkpoint"):
+        return _CHECKPOINT, _boot.awaited(actor.checkpoint())
+    if not (has_own(actor, "before_move") and has_own(actor, "after_move")):
+        _check_runs_nothing()
+    return _ATTRIBUTES, _attributes(actor)
+
+
+def _check_runs_nothing() -> None:
+    """What an actor has running is no part of its state."""
+    if not _rebeam.is_virtual():
+        threads = [it.name for it in threading.enumerate() if it is not threading.main_thread()]
+        if threads:
+            raise CannotMoveError(f"it has threads of its own: {', '.join(threads)}")
+    loop = sys.modules.get("rebeam._loop")
+    tasks = loop.tasks() if loop is not None else []
+    if tasks:
+        raise CannotMoveError(f"it has tasks of its own: {', '.join(tasks)}")
+
+
+def _attributes(actor: Actor) -> dict[str, Any]:
+    attributes = dict(getattr(actor, "__dict__", {}))
+    for name in _slots(type(actor)):
+        if hasattr(actor, name):
+            attributes[name] = getattr(actor, name)
+    return attributes
+
+
+def _slots(cls: type) -> list[str]:
+    names: list[str] = []
+    for base in cls.__mro__:
+        slots = base.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name.startswith("__") and not name.endswith("__"):
+                name = f"_{base.__name__.lstrip('_')}{name}"
+            if name not in ("__dict__", "__weakref__"):
+                names.append(name)
+    return names
+
+
+def _new_memory() -> int:
+    """A file that nobody else sees and that takes no room on a disk, where the system has such."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("rebeam-state", os.MFD_CLOEXEC)
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles a state: the actor is meant and not copied, and what may have changed its shape travels by name."""
+
+    def __init__(self, file: Any, actor: Actor) -> None:
+        super().__init__(file, 5)
+        self._actor = actor
+
+    def persistent_id(self, value: Any) -> Any:
+        return "actor" if value is self._actor else None
+
+    def reducer_override(self, value: Any) -> Any:
+        cls = type(value)
+        if isinstance(value, enum.Enum):
+            return _reduce_member(value)
+        if any(_defines(cls, name) for name in _PICKLING):
+            return NotImplemented
+        if dataclasses.is_dataclass(cls):
+            names = [field.name for field in dataclasses.fields(value)]
+            fields = {name: getattr(value, name) for name in names if hasattr(value, name)}
+            others = {name: own for name, own in getattr(value, "__dict__", {}).items() if name not in fields}
+            return _new, (cls,), (fields, others), None, None, _set_fields
+        if isinstance(value, tuple) and hasattr(cls, "_fields"):
+            return _named_tuple, (cls, dict(zip(cls._fields, value, strict=True)))
+        return NotImplemented
+
+
+_PICKLING = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs_ex__")
+"""Where a class says for itself how its objects are pickled."""
+
+
+def _defines(cls: type, name: str) -> bool:
+    own = getattr(cls, name, None)
+    # Those of dataclasses with slots go by place.
+    return (
+        own is not None and own is not getattr(object, name, None) and getattr(own, "__module__", None) != "dataclasses"
+    )
+
+
+def _reduce_member(value: enum.Enum) -> Any:
+    if not isinstance(value, enum.Flag):
+        return operator.getitem, (type(value), value.name)
+    cls: type[enum.Flag] = type(value)
+    names = [member.name for member in cls if member in value]
+    return (_flags, (cls, names)) if _flags(cls, names) is value else NotImplemented
+
+
+def _flags(cls: type[enum.Flag], names: list[Any]) -> enum.Flag:
+    return functools.reduce(operator.or_, (cls[name] for name in names), cls(0))
+
+
+def _new(cls: Any) -> Any:
+    return cls.__new__(cls)
+
+
+def _named_tuple(cls: Any, fields: dict[str, Any]) -> Any:
+    values = {**cls._field_defaults, **{name: value for name, value in fields.items() if name in cls._fields}}
+    missing = [name for name in cls._fields if name not in values]
+    if missing:
+        raise _no_default(cls, missing[0])
+    _tell_dropped(cls, [name for name in fields if name not in cls._fields])
+    return tuple.__new__(cls, [values[name] for name in cls._fields])
+
+
+def _set_fields(value: Any, state: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    """Gives an object of a dataclass its fields; those that are new take their defaults."""
+    cls = type(value)
+    fields, others = state
+    if not dataclasses.is_dataclass(cls):
+        fields, others, known = {}, {**fields, **others}, {}
+    else:
+        known = {field.name: field for field in dataclasses.fields(cls)}
+    for name, field in known.items():
+        if name in fields:
+            own = fields[name]
+        elif field.default is not dataclasses.MISSING:
+            own = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            own = field.default_factory()
+        else:
+            raise _no_default(cls, name)
+        # It may be frozen.
+        object.__setattr__(value, name, own)
+    for name, own in others.items():
+        object.__setattr__(value, name, own)
+    _tell_dropped(cls, [name for name in fields if name not in known])
+
+
+def _no_default(cls: type, name: str) -> TypeError:
+    return TypeError(
+        f"`{cls.__qualname__}` has the new field `{name}`, for which old objects have no value: "
+        "give it a default, or define `code_change`"
+    )
+
+
+def _tell_dropped(cls: type, dropped: list[str]) -> None:
+    """Says, once for each class and field, what new code has no place for."""
+    for name in dropped:
+        if (cls.__qualname__, name) not in _told:
+            _told.add((cls.__qualname__, name))
+            import logging
+
+            logging.getLogger("rebeam").warning(
+                "`%s` has no field `%s` any more: what old objects had there is gone", cls.__qualname__, name
+            )
+
+
+_told: set[tuple[str, str]] = set()
+
+
+# ---- taking --------------------------------------------------------------------------------------------------------
+
+
+def replace(old: type, new: type) -> None:
+    """Makes a version of the code for a test, in which a class stands for another, and for what stood for that."""
+    stand_ins = dict(_stand_ins[-1])
+    before = stand_ins.get((old.__module__, old.__qualname__), old)
+    for cls in (old, before):
+        stand_ins[cls.__module__, cls.__qualname__] = new
+    # It may be one that was replaced earlier.
+    stand_ins.pop((new.__module__, new.__qualname__), None)
+    _stand_ins.append(stand_ins)
+
+
+def forget_stand_ins() -> None:
+    """The test is over."""
+    del _stand_ins[1:]
+
+
+def _of_version(code: int) -> _StandIns:
+    return _stand_ins[code - 1] if 0 < code <= len(_stand_ins) else {}
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: Any, stand_ins: _StandIns, actor: Actor | None = None) -> None:
+        super().__init__(file)
+        self._stand_ins = stand_ins
+        self._actor = actor
+
+    def persistent_load(self, pid: Any) -> Any:
+        return self._actor
+
+    def find_class(self, module: str, name: str) -> Any:
+        stand_in = self._stand_ins.get((module, name))
+        return super().find_class(module, name) if stand_in is None else stand_in
+
+
+def loads(start: bytes, code: int) -> Any:
+    """What an actor is started with, in this version of the code: its class and arguments."""
+    stand_ins = _of_version(code)
+    return _Unpickler(io.BytesIO(start), stand_ins).load() if stand_ins else pickle.loads(start)
+
+
+class Taken(NamedTuple):
+    """A state that was handed over."""
+
+    kind: str
+    is_moved: bool
+    """Whether `before_move` has run before it was taken, so that `after_move` has to."""
+    old_version: Any
+    cls: type[Actor]
+    file: Any
+    stand_ins: _StandIns
+
+    @property
+    def runs_init(self) -> bool:
+        """Whether `init` runs before it is taken over."""
+        return self.kind == _CHECKPOINT
+
+
+def take(memory: int, code: int) -> Taken:
+    """Opens what was handed over, for this version of the code; the descriptor is used up."""
+    os.lseek(memory, 0, os.SEEK_SET)
+    file, stand_ins = os.fdopen(memory, "rb"), _of_version(code)
+    kind, is_moved, old_version, cls = _Unpickler(file, stand_ins).load()
+    return Taken(kind, is_moved, old_version, cls, file, stand_ins)
+
+
+def take_over(actor: Actor, taken: Taken, *, is_new_code: bool) -> None:
+    """Gives an actor the state that was handed over. With new code, what brings it up to date is asked first."""
+    from rebeam import _boot
+
+    with taken.file as file:
+        state = _Unpickler(file, taken.stand_ins, actor).load()
+    if is_new_code:
+        state = _changed(actor, taken.old_version, state)
+    if taken.kind == _CHECKPOINT:
+        _boot.awaited(actor.restore(state))
+        return
+    for name, value in state.items():
+        object.__setattr__(actor, name, value)
+
+
+def _changed(actor: Actor, old_version: Any, state: Any) -> Any:
+    from rebeam import _boot
+
+    if has_own(actor, "code_change"):
+        return _boot.awaited(actor.code_change(old_version, state))
+    for cls in type(actor).__mro__:
+        function = _changes.get((cls.__module__, cls.__qualname__))
+        if function is not None:
+            return _boot.awaited(function(old_version, state))
+    return state
+
+
+# ---- what is wrong --------------------------------------------------------------------------------------------------
+
+
+def _explained(actor: Actor, kind: str, state: Any, error: Exception) -> Exception:
+    """The error for a state that cannot be pickled: it names the part that is to blame."""
+    from rebeam import _pickling
+
+    if kind == _CHECKPOINT:
+        return _pickling.explain_state(state, error)
+    for name, value in state.items():
+        found = _culprit(f"self.{name}", value, actor, 0, set())
+        if found is not None:
+            path, culprit, reason = found
+            cls = type(culprit)
+            return CannotMoveError(f"`{path}` cannot be moved: {cls.__module__}.{cls.__qualname__}: {reason}")
+    return CannotMoveError(str(error))
+
+
+def _culprit(path: str, value: Any, actor: Actor, depth: int, seen: set[int]) -> tuple[str, Any, Exception] | None:
+    from rebeam import _pickling
+
+    if id(value) in seen or value is actor:
+        return None
+    try:
+        _Pickler(io.BytesIO(), actor).dump(value)
+        return None
+    except Exception as error:
+        reason = error
+    seen.add(id(value))
+    if depth < _MAX_DEPTH:
+        for name, part in _pickling.parts(value):
+            found = _culprit(path + name, part, actor, depth + 1, seen)
+            if found is not None:
+                return found
+    return path, value, reason

@@ -1,0 +1,300 @@
+"""What moves with an actor to new code, kind by kind, and a class that is reloaded in a test."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime
+import enum
+import io
+import threading
+from typing import Any, NamedTuple
+
+import pytest
+import rebeam
+from rebeam import Actor, Supervisor, _state, child
+from rebeam.testing import running
+
+
+class Colour(enum.Enum):
+    RED = enum.auto()
+    GREEN = enum.auto()
+
+
+class Renumbered(enum.Enum):
+    BLUE = enum.auto()
+    GREEN = enum.auto()
+    RED = enum.auto()
+
+
+class Rights(enum.Flag):
+    READ = enum.auto()
+    WRITE = enum.auto()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Frozen:
+    items: list[int]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FrozenGrown:
+    added: list[str] = dataclasses.field(default_factory=lambda: ["default"])
+    items: list[int] = dataclasses.field(default_factory=list)
+    kind: Colour = Colour.RED
+
+
+@dataclasses.dataclass
+class Node:
+    value: Any
+    colour: Colour
+    below: Node | None = None
+
+
+@dataclasses.dataclass
+class NodeShrunk:
+    value: Any
+    below: Any = None
+
+
+@dataclasses.dataclass
+class NodeDemanding:
+    value: Any
+    colour: Colour
+    below: Any
+    demanded: int
+
+
+class Point(NamedTuple):
+    x: int
+    y: list[int]
+
+
+class PointGrown(NamedTuple):
+    z: str = "default"
+    y: tuple[int, ...] = ()
+    x: int = 0
+
+
+Old = collections.namedtuple("Old", "a b", defaults=[5])
+
+
+class Slotted:
+    __slots__ = ("__private", "open")
+
+    def __init__(self) -> None:
+        self.open, self.__private = 1, 2
+
+    def private(self) -> int:
+        return self.__private
+
+
+class Holder(Actor):
+    __slots__ = ("slot",)
+
+    def report(self) -> str:
+        return "report"
+
+
+@pytest.fixture(autouse=True)
+def no_stand_ins() -> Any:
+    yield
+    _state.forget_stand_ins()
+
+
+def moved(actor: Actor, new: type[Actor] | None = None) -> Any:
+    """The actor as another process would have it."""
+    file = io.BytesIO()
+    _state._Pickler(file, actor).dump(_state._attributes(actor))
+    other = (new or type(actor)).__new__(new or type(actor))
+    for name, value in _state._Unpickler(io.BytesIO(file.getvalue()), _state._stand_ins[-1], other).load().items():
+        object.__setattr__(other, name, value)
+    return other
+
+
+def holder(**attributes: Any) -> Any:
+    actor = Holder()
+    for name, value in attributes.items():
+        setattr(actor, name, value)
+    return actor
+
+
+def test_what_is_shared_stays_shared_and_the_actor_is_itself() -> None:
+    shared = [1]
+    actor = holder(a=shared, b={"deep": (shared,)}, frozen=Frozen(shared), point=Point(1, shared), slot=shared)
+    actor.me, actor.on_done, actor.loop = actor, actor.report, []
+    actor.loop.append(actor.loop)
+    other = moved(actor)
+    assert other.a is other.b["deep"][0] is other.frozen.items is other.point.y is other.slot
+    assert other.me is other and other.on_done.__self__ is other and other.on_done() == "report"
+    assert other.loop[0] is other.loop
+
+
+def test_kinds_of_values() -> None:
+    now = datetime.datetime.now(datetime.UTC)
+    values = {
+        "colour": Colour.GREEN,
+        "rights": Rights.READ | Rights.WRITE,
+        "no_rights": Rights(0),
+        "node": Node(1, Colour.RED, Node(2, Colour.GREEN)),
+        "old": Old(1),
+        "now": now,
+        "counter": collections.Counter("abca"),
+        "default": collections.defaultdict(list, a=[1]),
+        "queue": collections.deque([1, 2], maxlen=3),
+        "error": ValueError("x"),
+    }
+    other = moved(holder(**values, slotted=Slotted()))
+    for name, value in values.items():
+        assert repr(getattr(other, name)) == repr(value), name
+    assert other.colour is Colour.GREEN and other.node.below.colour is Colour.GREEN
+    assert (other.slotted.open, other.slotted.private()) == (1, 2)
+
+
+def test_shapes_that_have_changed(caplog: pytest.LogCaptureFixture) -> None:
+    actor = holder(
+        frozen=Frozen([1]),
+        nested={"deep": [Frozen([2])]},
+        node=Node(1, Colour.RED, Node(2, Colour.GREEN)),
+        point=Point(1, [2]),
+        colour=Colour.RED,
+    )
+    for old, new in ((Frozen, FrozenGrown), (Node, NodeShrunk), (Point, PointGrown), (Colour, Renumbered)):
+        _state.replace(old, new)
+    other = moved(actor)
+    assert other.frozen == FrozenGrown(["default"], [1]) and other.nested["deep"][0].items == [2]
+    assert other.frozen.added is not other.nested["deep"][0].added
+    assert other.node == NodeShrunk(1, NodeShrunk(2)) and other.point == PointGrown("default", [2], 1)  # type: ignore[arg-type]
+    assert other.colour is Renumbered.RED
+    assert "`NodeShrunk` has no field `colour` any more" in caplog.text
+
+
+def test_a_new_field_without_a_default_is_an_error_that_says_so() -> None:
+    _state.replace(Node, NodeDemanding)
+    with pytest.raises(TypeError, match=r"`NodeDemanding` has the new field `demanded`.*code_change"):
+        moved(holder(node=Node(1, Colour.RED)))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "complaint"),
+    [
+        ({"a": {"deep": [threading.Lock()]}}, r"`self.value\['a'\]\['deep'\]\[0\]` cannot be moved: _thread.lock"),
+        ({"a": lambda: None}, r"`self.value\['a'\]` cannot be moved: builtins.function"),
+        ({"a": Node(threading.Lock(), Colour.RED)}, r"`self.value\['a'\].value` cannot be moved: _thread.lock"),
+        ({"a": (letter for letter in "")}, r"`self.value\['a'\]` cannot be moved: builtins.generator"),
+    ],
+)
+def test_what_does_not_move_is_named(attribute: Any, complaint: str) -> None:
+    actor = holder(value=attribute, me=None)
+    actor.me = actor
+    state = _state._attributes(actor)
+    with pytest.raises(Exception) as failure:
+        _state._Pickler(io.BytesIO(), actor).dump(state)
+    with pytest.raises(_state.CannotMoveError, match=complaint):
+        raise _state._explained(actor, "attributes", state, failure.value)
+
+
+class Counter(Actor):
+    def init(self) -> None:
+        self.n = 0
+
+    def incr(self) -> int:
+        self.n += 1
+        return self.n
+
+    def ask_later(self) -> Any:
+        self.asked = rebeam.caller()
+        return rebeam.NoReply
+
+    def late(self) -> None:
+        rebeam.reply(self.asked, self.n)
+
+
+class Faster(Counter):
+    def code_change(self, old_version: Any, state: Any) -> Any:
+        return {**state, "n": state["n"] * 100, "from": old_version}
+
+    def incr(self) -> int:
+        self.n += 10
+        return self.n
+
+
+class Refuses(Counter):
+    def code_change(self, old_version: Any, state: Any) -> Any:
+        raise ValueError("I refuse")
+
+
+class Dies(Counter):
+    def incr(self) -> int:
+        raise ZeroDivisionError
+
+
+class Locked(Counter):
+    def init(self) -> None:
+        super().init()
+        self.lock = threading.Lock()
+
+
+def test_upg_003_a_class_is_reloaded_in_a_test() -> None:
+    with running(Supervisor([child(Counter, name="a")])) as node:
+        counter = rebeam.ref(Counter, "a")
+        monitor = rebeam.monitor(counter)
+        counter.call(Counter.incr)
+        assert node.reload(Counter, Faster) == [("a", "moved", "")]
+        assert counter.call(Counter.incr) == 110
+        [change] = node.reload(Counter, Refuses)
+        assert change.outcome == "failed" and "I refuse" in change.why
+        assert counter.call(Counter.incr) == 120
+        rebeam.demonitor(monitor, flush=True)
+        assert node.deaths == []
+
+
+def test_new_code_is_on_probation_by_the_time_of_the_test() -> None:
+    with running(Supervisor([child(Counter, name="a")])) as node:
+        counter = rebeam.ref(Counter, "a")
+        counter.call(Counter.incr)
+        node.reload(Counter, Dies)
+        with pytest.raises(ZeroDivisionError):
+            counter.call(Counter.incr)
+        assert counter.call(Counter.incr) == 2
+        assert (node.deaths[0].next, node.deaths[0].undone) == ("undone", (1, 0))
+        node.reload(Counter, Dies)
+        node.advance(10.0)
+        with pytest.raises(ZeroDivisionError):
+            counter.call(Counter.incr)
+        node.idle()
+        assert node.deaths[1].next == "restarts"
+
+
+def test_what_cannot_move_starts_over() -> None:
+    with running(Supervisor([child(Locked, name="a")])) as node:
+        counter = rebeam.ref(Locked, "a")
+        counter.call(Counter.incr)
+        [change] = node.reload(Locked, Faster)
+        assert change.outcome == "restarted" and "`self.lock` cannot be moved" in change.why
+        assert counter.call(Counter.incr) == 10
+
+
+def test_a_call_whose_answer_was_put_off_is_answered_by_new_code() -> None:
+    with running(Supervisor([child(Counter, name="a")])) as node:
+        counter = rebeam.ref(Counter, "a")
+        asked = counter.request(Counter.ask_later)
+        node.idle()
+        node.reload(Counter, Faster)
+        counter.cast(Counter.late)
+        assert asked.result() == 0
+
+
+def test_code_change_may_stand_in_another_module() -> None:
+    class Other(Counter):
+        pass
+
+    @rebeam.code_change(Other)
+    def upgrade(old_version: Any, state: Any) -> Any:
+        return {"n": state["n"] + 1000}
+
+    with running(Supervisor([child(Counter, name="a")])) as node:
+        node.reload(Counter, Other)
+        assert rebeam.ref(Counter, "a").call(Counter.incr) == 1001
+    with pytest.raises(rebeam.SpecError, match="name the class of an actor"):
+        rebeam.code_change(int)  # type: ignore[arg-type]

@@ -1,0 +1,394 @@
+//! Going over to new code: what moves, what goes back, and what may be ordered meanwhile.
+
+use std::time::Duration;
+
+use rebeam_core::Event;
+use rebeam_core::event::Status;
+use rebeam_protocol::exit::ExitReason;
+use rebeam_protocol::id::Version;
+use rebeam_protocol::message::{Kind, Lane};
+use rebeam_protocol::outside::Fate;
+use rebeam_protocol::process::ProcessRequest;
+use rebeam_protocol::spec::{ActorSpec, Reload, Strategy as Group, SupervisorSpec};
+
+use crate::world::{World, actor, actor_with, call, envelope, inner, name, supervisor};
+
+/// Actors whose code is in a module of their own name, but for `b`'s, which is nowhere.
+fn tree(names: &[&str]) -> SupervisorSpec {
+    let of = |name: &&str| actor_with(name, |spec| spec.modules = vec![(*name).to_owned()]);
+    supervisor(Group::OneForOne, names.iter().map(of).chain([actor("b")]).collect())
+}
+
+fn fates(world: &mut World) -> Vec<(String, Fate)> {
+    let reloaded = world.reloads.pop().expect("a reload is over");
+    assert!(world.reloads.is_empty());
+    reloaded.changes.into_iter().map(|change| (change.actor, change.fate)).collect()
+}
+
+fn moved() -> Fate {
+    Fate::Moved { still_us: 0 }
+}
+
+#[test]
+fn upg_003_an_actor_goes_over_between_two_messages_with_its_mail_and_nobody_sees_a_down() {
+    let mut world = World::up(tree(&["a"]));
+    world.asks("b", ProcessRequest::Monitor(name("a")));
+    let pid = world.process("a").pid;
+    for method in ["1", "2", "3"] {
+        world.sends("b", name("a"), Kind::Cast, method);
+    }
+    let (first, _) = world.begins("a");
+    world.stubborn = vec!["a".into()];
+    world.new_code(2, tree(&["a"]), &["a"]);
+    world.check(&["move a"]);
+    world.finishes("a", first);
+    world.stubborn.clear();
+    world.slow = vec!["a".into()];
+    world.gives_its_state("a");
+    world.check(&["start a"]);
+    world.sends("b", name("a"), Kind::Cast, "4");
+    world.starts("a");
+    world.check(&["leave a"]);
+    assert_eq!(world.delivered("a"), ["2", "3", "4"]);
+    assert_eq!((world.process("a").pid, world.signals("b").len()), (pid, 0));
+    assert_eq!(fates(&mut world), [("a".to_owned(), moved())]);
+    assert_eq!(world.codes["a"], Version(2));
+}
+
+#[test]
+fn only_who_has_changed_goes_over() {
+    let mut world = World::up(tree(&["x", "y", "z"]));
+    world.new_code(2, tree(&["x", "y", "z"]), &["x", "z"]);
+    assert_eq!(fates(&mut world), [("x".to_owned(), moved()), ("z".to_owned(), moved())]);
+    // Whoever dies comes back with the new version, changed or not.
+    world.is_shot("y");
+    assert_eq!(world.codes["y"], Version(2));
+}
+
+#[test]
+fn a_process_that_cannot_take_over_harms_nobody() {
+    for runs_init in [true, false] {
+        let mut world = World::up(tree(&["a"]));
+        world.runs_init = runs_init;
+        world.fails.insert("a".into(), 1);
+        world.sends("b", name("a"), Kind::Cast, "1");
+        let records = world.core.records();
+        world.new_code(2, tree(&["a"]), &["a"]);
+        world.check(&["move a", "start a", "go on a"]);
+        assert_eq!(world.delivered("a"), ["1"], "it is handed over anew");
+        let fates = fates(&mut world);
+        assert!(matches!(&fates[..], [(_, Fate::Failed { why })] if why.contains("boom")), "{fates:?}");
+        assert_eq!(world.core.records(), records);
+        // Until there is other code, its class stays with the version that works.
+        world.is_shot("a");
+        assert_eq!(world.codes["a"], Version(1));
+        assert_eq!(world.needed, [Version(1), Version(2)]);
+        world.new_code(3, tree(&["a"]), &["a"]);
+        assert_eq!(world.codes["a"], Version(3));
+    }
+}
+
+#[test]
+fn one_that_hangs_as_it_takes_over_is_killed_and_the_old_goes_on() {
+    for (runs_init, limit) in [(false, 11), (true, 61)] {
+        let mut world = World::up(tree(&["a"]));
+        world.runs_init = runs_init;
+        world.slow = vec!["a".into()];
+        world.new_code(2, tree(&["a"]), &["a"]);
+        world.check(&["move a", "start a"]);
+        world.pass(Duration::from_secs(limit));
+        let trace = world.take_trace();
+        assert!(trace.ends_with(&["kill a".into(), "go on a".into()]), "{trace:?}");
+        assert!(matches!(&fates(&mut world)[..], [(_, Fate::Failed { .. })]));
+    }
+}
+
+#[test]
+fn new_code_that_dies_on_probation_is_undone_with_the_state_before() {
+    let mut world = World::up(tree(&["a"]));
+    let pid = world.process("a").pid;
+    world.new_code(2, tree(&["a"]), &["a"]);
+    world.take_trace();
+    for method in ["1", "2"] {
+        world.sends("b", name("a"), Kind::Cast, method);
+        world.works("a");
+    }
+    world.take_trace();
+    world.crashes("a");
+    world.check(&["report a Undone to v1, 2 lost", "start a"]);
+    assert_eq!((world.codes["a"], world.process("a").pid), (Version(1), pid));
+    // Whatever befalls it from now on is an ordinary death.
+    world.crashes("a");
+    world.check(&["report a Restarts", "start a"]);
+    assert_eq!(world.codes["a"], Version(1));
+}
+
+#[test]
+fn new_code_has_proved_itself_by_messages_or_by_time() {
+    for by_time in [true, false] {
+        let mut world = World::up(tree(&["a"]));
+        world.new_code(2, tree(&["a"]), &["a"]);
+        assert_eq!(world.needed, [Version(1), Version(2)]);
+        if by_time {
+            world.pass(Duration::from_secs(10));
+        } else {
+            for _ in 0..10 {
+                world.sends("b", name("a"), Kind::Cast, "work");
+                world.works("a");
+            }
+        }
+        assert_eq!(world.needed, [Version(2)]);
+        world.take_trace();
+        world.crashes("a");
+        world.check(&["report a Restarts", "start a"]);
+        assert_eq!(world.codes["a"], Version(2));
+    }
+}
+
+#[test]
+fn an_end_in_good_order_is_no_failure_of_the_new_code() {
+    let mut world = World::up(tree(&["a"]));
+    world.new_code(2, tree(&["a"]), &["a"]);
+    world.take_trace();
+    world.ends("a", ExitReason::Normal);
+    world.check(&["report a Restarts", "start a"]);
+    assert_eq!((world.codes["a"], &world.needed[..]), (Version(2), &[Version(2)][..]));
+}
+
+#[test]
+fn one_that_is_killed_or_stopped_as_it_goes_over_is_gone_with_the_process_that_waits() {
+    let requests = [
+        ProcessRequest::Kill { to: name("a"), is_hung: false },
+        ProcessRequest::Exit { to: name("a"), reason: ExitReason::Other("enough".into()) },
+    ];
+    for request in requests {
+        let mut world = World::up(tree(&["a"]));
+        world.slow = vec!["a".into()];
+        world.new_code(2, tree(&["a"]), &["a"]);
+        world.take_trace();
+        world.slow.clear();
+        world.asks("b", request);
+        let trace = world.take_trace();
+        assert!(trace.contains(&"kill the process before of a".to_owned()), "{trace:?}");
+        assert_eq!((world.waiting(), world.codes["a"]), (0, Version(2)));
+        assert_eq!(fates(&mut world), []);
+    }
+}
+
+#[test]
+fn a_stop_as_it_goes_over_is_carried_out_by_whichever_process_goes_on() {
+    for fails in [0, 1] {
+        let mut world = World::up(tree(&["a"]));
+        world.lazy = true;
+        world.fails.insert("a".into(), fails);
+        world.sends("b", name("a"), Kind::Cast, "before");
+        world.new_code(2, tree(&["a"]), &["a"]);
+        assert!(world.reacts(0), "it gives its state");
+        world.asks("b", ProcessRequest::Stop { to: name("a"), reason: ExitReason::SHUTDOWN });
+        world.sends("b", name("a"), Kind::Cast, "after");
+        assert!(world.reacts(0), "the next one starts, or fails to");
+        assert_eq!(world.delivered("a"), ["before"]);
+        world.works("a");
+        let trace = world.take_trace();
+        assert_eq!(trace.last().map(String::as_str), Some("stop a in turn"), "{trace:?}");
+    }
+}
+
+#[test]
+fn if_the_process_that_waits_dies_its_state_is_there_all_the_same() {
+    let mut world = World::up(tree(&["a"]));
+    world.slow = vec!["a".into()];
+    let before = world.process("a");
+    world.new_code(2, tree(&["a"]), &["a"]);
+    world.take_trace();
+    world.kept_is_shot(before);
+    world.slow.clear();
+    world.crashes("a");
+    world.check(&["report a Undone to v1, 0 lost", "start a"]);
+    assert_eq!(world.codes["a"], Version(1));
+    assert!(matches!(&fates(&mut world)[..], [(_, Fate::Failed { .. })]));
+}
+
+#[test]
+fn one_whose_state_does_not_move_starts_over_and_says_why() {
+    let mut world = World::up(tree(&["a"]));
+    world.asks("b", ProcessRequest::Monitor(name("a")));
+    world.stubborn = vec!["a".into()];
+    world.new_code(2, tree(&["a"]), &["a"]);
+    world.stubborn.clear();
+    world.tell(Event::CannotMove { process: world.process("a"), why: "`lock`".into(), is_failure: false });
+    world.check(&["move a", "stop a", "start a"]);
+    assert_eq!(world.signals("b").len(), 0);
+    assert_eq!(fates(&mut world), [("a".to_owned(), Fate::StartedOver { still_us: 0, why: Some("`lock`".into()) })]);
+}
+
+#[test]
+fn one_that_starts_over_goes_back_to_the_old_code_if_the_new_does_not_start() {
+    let restarts = || {
+        let change = |spec: &mut ActorSpec| {
+            spec.modules = vec!["a".into()];
+            spec.reload = Reload::Restart;
+        };
+        supervisor(Group::OneForOne, vec![actor_with("a", change), actor("b")])
+    };
+    let mut world = World::up(restarts());
+    world.fails.insert("a".into(), 1);
+    world.new_code(2, restarts(), &["a"]);
+    world.check(&["stop a", "start a", "report a Undone to v1, 0 lost", "start a"]);
+    assert_eq!(world.codes["a"], Version(1));
+}
+
+#[test]
+fn upg_001_one_that_is_suspended_goes_over_and_stays_suspended() {
+    let mut world = World::up(tree(&["a"]));
+    let process = world.process("b");
+    let mut asked = envelope(name("a"), call(1), "suspend");
+    asked.head.lane = Lane::System;
+    world.tell(Event::Sent { process, envelope: asked, payload: bytes::Bytes::new(), buffers: None });
+    let caller = rebeam_protocol::address::Caller::Actor(process.pid);
+    world.replies("a", rebeam_protocol::address::ReplyTo { caller, call: rebeam_protocol::id::CallId(1) }, None);
+    world.new_code(2, tree(&["a"]), &["a"]);
+    assert_eq!(fates(&mut world), [("a".to_owned(), moved())]);
+    assert!(world.launched_suspended("a"));
+}
+
+#[test]
+fn two_stand_still_at_a_time_and_who_is_busy_holds_up_nobody() {
+    let names = ["a1", "a2", "a3", "a4", "a5"];
+    let mut world = World::up(tree(&names));
+    world.stubborn = vec!["a1".into(), "a2".into()];
+    world.new_code(2, tree(&names), &names);
+    world.check(&["move a1", "move a2"]);
+    world.pass(Duration::from_millis(50));
+    let trace = world.take_trace();
+    assert_eq!(trace.iter().filter(|line| line.starts_with("leave")).count(), 3, "{trace:?}");
+    assert!(world.reloads.is_empty());
+    for late in ["a1", "a2"] {
+        world.gives_its_state(late);
+    }
+    assert_eq!(fates(&mut world).len(), 5);
+}
+
+#[test]
+fn a_second_reload_takes_over_from_one_that_is_not_over() {
+    let mut world = World::up(tree(&["x", "y"]));
+    world.stubborn = vec!["x".into(), "y".into()];
+    world.new_code(2, tree(&["x", "y"]), &["x", "y"]);
+    world.new_code(3, tree(&["x", "y"]), &["y"]);
+    world.stubborn.clear();
+    for label in ["x", "y"] {
+        world.gives_its_state(label);
+    }
+    assert_eq!(fates(&mut world), [("x".to_owned(), moved()), ("y".to_owned(), moved())]);
+    assert_eq!((world.codes["x"], world.codes["y"]), (Version(3), Version(3)));
+}
+
+#[test]
+fn a_process_that_does_not_leave_is_killed() {
+    let mut world = World::up(tree(&["a"]));
+    world.lazy = true;
+    world.new_code(2, tree(&["a"]), &["a"]);
+    assert!(world.reacts(0) && world.reacts(0));
+    assert_eq!(world.waiting(), 1);
+    world.pass(Duration::from_secs(5));
+    assert_eq!(world.waiting(), 0);
+    let status = Status::Exited(0);
+    world.death_of("a", status);
+}
+
+/// The same tree, otherwise declared.
+fn declared(names: &[&str], change: impl Fn(&str, &mut ActorSpec)) -> SupervisorSpec {
+    let of = |name: &&str| {
+        actor_with(name, |spec| {
+            spec.modules = vec![(*name).to_owned()];
+            change(name, spec);
+        })
+    };
+    supervisor(Group::OneForOne, names.iter().map(of).chain([actor("b")]).collect())
+}
+
+fn sorted(world: &World) -> Vec<String> {
+    let mut running = world.running();
+    running.sort();
+    running
+}
+
+#[test]
+fn children_come_and_go_with_the_declaration() {
+    let mut world = World::up(tree(&["x", "y"]));
+    world.asks("b", ProcessRequest::Monitor(name("x")));
+    world.new_code(2, tree(&["y", "z"]), &[]);
+    assert_eq!(sorted(&world), ["b", "y", "z"]);
+    assert_eq!(fates(&mut world), [("x".to_owned(), Fate::Removed), ("z".to_owned(), Fate::Added)]);
+    assert_eq!(world.signals("b").len(), 1, "one that is removed has ended");
+    // They come back with their supervisor, and the others do not.
+    world.is_shot("z");
+    assert_eq!((sorted(&world).len(), world.codes["z"]), (3, Version(2)));
+    world.new_code(3, tree(&["x", "y"]), &[]);
+    assert_eq!(sorted(&world), ["b", "x", "y"]);
+}
+
+#[test]
+fn one_that_is_declared_otherwise_starts_over_alone_and_the_others_are_left_alone() {
+    let mut world = World::up(tree(&["x", "y"]));
+    world.asks("b", ProcessRequest::Monitor(name("x")));
+    let pid = world.process("x").pid;
+    world.take_trace();
+    world.new_code(
+        2,
+        declared(&["x", "y"], |name, spec| spec.start = if name == "x" { vec![1] } else { Vec::new() }),
+        &[],
+    );
+    world.check(&["stop x", "start x"]);
+    assert_eq!(fates(&mut world), [("x".to_owned(), Fate::Respecified)]);
+    assert_eq!((world.process("x").pid, world.signals("b").len()), (pid, 0));
+}
+
+#[test]
+fn a_new_declaration_that_does_not_start_is_taken_back() {
+    let mut world = World::up(tree(&["x"]));
+    world.fails.insert("x".into(), 1);
+    world.new_code(2, declared(&["x"], |_, spec| spec.start = vec![1]), &[]);
+    world.check(&["stop x", "start x", "report x Undone to v1, 0 lost", "start x"]);
+    assert_eq!(world.starts_of("x"), [vec![], vec![1], vec![]]);
+}
+
+#[test]
+fn a_child_that_is_added_and_does_not_start_is_named() {
+    let mut world = World::up(tree(&["x"]));
+    world.fails.insert("y".into(), 1);
+    world.new_code(2, tree(&["x", "y"]), &[]);
+    let fates = fates(&mut world);
+    assert!(matches!(&fates[..], [(name, Fate::Failed { .. })] if name == "y"), "{fates:?}");
+    assert_eq!(sorted(&world), ["b", "x"]);
+}
+
+#[test]
+fn a_name_may_pass_from_one_that_goes_to_one_that_comes() {
+    let renamed = |id: &str| {
+        let mut child = actor("same");
+        child.id = id.into();
+        supervisor(Group::OneForOne, vec![child, actor("b")])
+    };
+    let mut world = World::up(renamed("old"));
+    world.new_code(2, renamed("new"), &[]);
+    assert_eq!(fates(&mut world).len(), 2);
+    assert_eq!(sorted(&world), ["b", "same"]);
+}
+
+#[test]
+fn a_supervisor_takes_new_flags_and_its_children_as_it_runs() {
+    let nested = |most: u32, names: &[&str]| {
+        let below = SupervisorSpec {
+            max_restarts: most,
+            ..supervisor(Group::OneForOne, names.iter().map(|it| actor(it)).collect())
+        };
+        supervisor(Group::OneForOne, vec![inner("pool", below), actor("b")])
+    };
+    let mut world = World::up(nested(0, &["x"]));
+    world.new_code(2, nested(5, &["x", "y"]), &[]);
+    assert_eq!(sorted(&world), ["b", "x", "y"]);
+    world.take_trace();
+    world.crashes("x");
+    world.check(&["report x Restarts", "start x"]);
+}

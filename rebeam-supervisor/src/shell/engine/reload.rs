@@ -1,0 +1,383 @@
+//! Loading a new version of the application's code, and telling the core of it.
+//!
+//! A zygote for the new version is made beside the one that is at work; when it has imported the application, the core has
+//! the actors go over that have changed. Until then nothing happens to anybody, and a newer request replaces an older one.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Instant;
+
+use rebeam_core::Event;
+use rebeam_core::event::{Changed, NewCode};
+use rebeam_core::spec;
+use rebeam_protocol::outside::{Answer, Fate, Reloaded};
+use rebeam_protocol::spec::{ChildSpec, SupervisorSpec};
+use rebeam_protocol::zygote::{FromZygote, LoadError, LoadErrorKind, Module, ToZygote};
+use rebeam_sys::memory::create_empty;
+use tokio::sync::{Mutex, oneshot};
+
+use super::{Engine, Node};
+use crate::shell::service::{Frames, Process, Service};
+use crate::shell::versions::{self, Code};
+use crate::shell::zygote::{self, Base};
+
+/// Why there is to be a new version.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Trigger {
+    /// Files that belong to the application and are no modules of it: they have changed, and with them all of it.
+    pub(crate) files: Vec<PathBuf>,
+    /// Whether somebody has asked for it, rather than saved a file.
+    pub(crate) is_asked_for: bool,
+}
+
+/// What is under way.
+#[derive(Default)]
+pub(super) struct Reloading {
+    /// Where zygotes are forked from, if they are.
+    base: Option<Rc<Mutex<Base>>>,
+    /// The process of the base.
+    pub(super) base_os_pid: Option<i32>,
+    /// Whether a zygote is being forked, and its process not known yet.
+    pub(super) is_forking: bool,
+    /// The version that is being imported.
+    coming: Option<Coming>,
+    /// The memory for its code.
+    memory: Option<OwnedFd>,
+    attempts: u64,
+    is_loading: bool,
+    /// What has been asked for since the loading under way began.
+    next: Option<Trigger>,
+    askers: Vec<oneshot::Sender<Answer>>,
+    /// When the reload under way was asked for, and the files that it is about.
+    since: Option<(Instant, Vec<PathBuf>)>,
+    /// The digests of versions that have failed.
+    bad: Vec<u64>,
+    /// The digest of the current one.
+    digest: u64,
+    /// Whether somebody watches files, and is to be told which.
+    pub(super) watched: Option<Rc<dyn Fn(Vec<PathBuf>)>>,
+}
+
+struct Coming {
+    /// Which attempt to load it this is.
+    attempt: u64,
+    zygote: Service,
+}
+
+/// What a zygote has found in new code.
+struct Loaded {
+    tree: SupervisorSpec,
+    gateway: ChildSpec,
+    unforkable: Option<String>,
+    modules: Vec<Module>,
+}
+
+/// How an attempt to load new code ended.
+enum Attempt {
+    Loaded(Box<Loaded>, Frames),
+    Failed(LoadError),
+    /// A newer one takes its place, or the node is ending.
+    Overtaken,
+}
+
+impl Reloading {
+    /// From now on zygotes are forked from this process.
+    pub(super) fn set_base(&mut self, base: Base) {
+        self.base_os_pid = Some(base.process.os_pid);
+        self.base = Some(Rc::new(Mutex::new(base)));
+    }
+
+    /// The processes that are no version's zygote yet.
+    pub(super) fn os_pids(&self) -> impl Iterator<Item = i32> {
+        let coming = self.coming.as_ref().and_then(|coming| coming.zygote.os_pid());
+        self.base_os_pid.into_iter().chain(coming)
+    }
+
+    /// The base has ended: from now on interpreters are started anew.
+    pub(super) fn base_died(&mut self) {
+        self.base = None;
+        self.base_os_pid = None;
+    }
+}
+
+impl Node {
+    /// Has the application imported anew; the answer, which comes when everybody is through, through the receiver.
+    pub(crate) fn reload(&self, trigger: Trigger) -> oneshot::Receiver<Answer> {
+        let (sender, receiver) = oneshot::channel();
+        let mut engine = self.0.borrow_mut();
+        let refusal = match () {
+            () if engine.setup.python.is_batch() => Some("a batch runs the code that it has begun with"),
+            () if engine.life.is_stopping || engine.life.has_ended => Some("the node is stopping"),
+            () if !engine.life.is_up => Some("the node is still starting"),
+            () => None,
+        };
+        if let Some(refusal) = refusal {
+            let _ = sender.send(Answer::Refused(refusal.into()));
+            return receiver;
+        }
+        engine.reloading.askers.push(sender);
+        let next = engine.reloading.next.get_or_insert_default();
+        next.files.extend(trigger.files);
+        next.is_asked_for |= trigger.is_asked_for;
+        // What is being imported is older than this.
+        if let Some(coming) = &engine.reloading.coming {
+            coming.zygote.kill();
+        }
+        if !std::mem::replace(&mut engine.reloading.is_loading, true) {
+            tokio::task::spawn_local(self.clone().load());
+        }
+        receiver
+    }
+
+    /// Watches what is loaded, and tells this of its files.
+    pub(crate) fn watch_files(&self, tell: impl Fn(Vec<PathBuf>) + 'static) {
+        let mut engine = self.0.borrow_mut();
+        engine.reloading.watched = Some(Rc::new(tell));
+        engine.tell_watched();
+    }
+
+    /// Loads what was asked for, until nothing more is.
+    async fn load(self) {
+        loop {
+            let Some(trigger) = self.0.borrow_mut().begin_loading() else { return };
+            let attempt = self.attempt().await;
+            self.with(|engine| engine.end_loading(&trigger, attempt));
+        }
+    }
+
+    /// Has a zygote of its own import the application.
+    async fn attempt(&self) -> Attempt {
+        match self.try_to_load().await {
+            Ok(attempt) => attempt,
+            Err(error) => Attempt::Failed(LoadError {
+                kind: LoadErrorKind::Usage,
+                message: format!("an interpreter for the new code could not be started: {error}"),
+                hint: None,
+                traceback: None,
+            }),
+        }
+    }
+
+    async fn try_to_load(&self) -> std::io::Result<Attempt> {
+        let memory = create_empty(c"rebeam-code")?;
+        let process = self.new_zygote(&memory).await?;
+        let mut frames = process.frames()?;
+        let attempt = {
+            let mut engine = self.0.borrow_mut();
+            engine.reloading.attempts += 1;
+            let attempt = engine.reloading.attempts;
+            zygote::print_output(&process, &engine.printer, None);
+            let mut zygote = zygote::service();
+            zygote.started(process);
+            let is_overtaken = engine.reloading.next.is_some();
+            if is_overtaken {
+                zygote.kill();
+            }
+            engine.reloading.coming = Some(Coming { attempt, zygote });
+            engine.reloading.memory = Some(memory);
+            attempt
+        };
+        loop {
+            let message = frames.next::<FromZygote>().await?.map(|(message, _)| message);
+            let engine = self.0.borrow_mut();
+            let is_ours = engine.reloading.coming.as_ref().is_some_and(|coming| coming.attempt == attempt);
+            if !is_ours || engine.reloading.next.is_some() || engine.life.is_stopping {
+                return Ok(Attempt::Overtaken);
+            }
+            match message {
+                Some(FromZygote::Ready { .. }) => {
+                    let target = engine.setup.target.clone();
+                    if let Some(process) = engine.reloading.coming.as_ref().and_then(|it| it.zygote.process()) {
+                        process.send(&ToZygote::Load(target), &[])?;
+                    }
+                }
+                Some(FromZygote::Loaded { tree, gateway, unforkable, modules }) => {
+                    let loaded = Loaded { tree: *tree, gateway: *gateway, unforkable, modules };
+                    return Ok(Attempt::Loaded(Box::new(loaded), frames));
+                }
+                Some(FromZygote::LoadFailed(error)) => return Ok(Attempt::Failed(error)),
+                Some(_) => {}
+                None => {
+                    let message = "the interpreter ended while it imported the new code".into();
+                    let hint = Some("what it wrote is above; does the application exit or crash on import?".into());
+                    return Ok(Attempt::Failed(LoadError {
+                        kind: LoadErrorKind::Raised,
+                        message,
+                        hint,
+                        traceback: None,
+                    }));
+                }
+            }
+        }
+    }
+
+    /// A zygote that has imported nothing of the project: a fork of the base, or a fresh interpreter.
+    async fn new_zygote(&self, memory: &OwnedFd) -> std::io::Result<Process> {
+        let base = self.0.borrow().reloading.base.clone();
+        if let Some(base) = base {
+            self.0.borrow_mut().reloading.is_forking = true;
+            let forked = base.lock().await.fork(memory.as_fd()).await;
+            let mut engine = self.0.borrow_mut();
+            engine.reloading.is_forking = false;
+            match forked {
+                Ok(process) => return Ok(process),
+                Err(error) => {
+                    engine.printer.warn(&format!("the new code is imported from scratch: {error}"));
+                    engine.reloading.base = None;
+                }
+            }
+        }
+        let engine = self.0.borrow();
+        let inherited = [engine.ledger.memory(), memory.as_fd()];
+        zygote::start(&engine.setup.python, &engine.setup.directory, inherited)
+    }
+}
+
+impl Engine {
+    fn begin_loading(&mut self) -> Option<Trigger> {
+        let next = self.reloading.next.take().filter(|_| !self.life.is_stopping);
+        match &next {
+            Some(_) => {
+                let since = self.reloading.since.take().map_or_else(Instant::now, |(since, _)| since);
+                self.reloading.since = Some((since, Vec::new()));
+            }
+            None => self.reloading.is_loading = false,
+        }
+        next
+    }
+
+    fn end_loading(&mut self, trigger: &Trigger, attempt: Attempt) {
+        let coming = self.reloading.coming.take();
+        let memory = self.reloading.memory.take();
+        let dismiss = |coming: Option<Coming>| {
+            if let Some(mut coming) = coming {
+                coming.zygote.retire();
+            }
+        };
+        match attempt {
+            Attempt::Overtaken => dismiss(coming),
+            Attempt::Failed(error) => {
+                dismiss(coming);
+                self.reloading.since = None;
+                self.printer.not_reloaded(&error, self.versions.current());
+                self.answer_askers(&Answer::NotReloaded(error));
+            }
+            Attempt::Loaded(loaded, frames) => match (coming, memory) {
+                (Some(coming), Some(memory)) => self.take_new_code(trigger, coming, memory, *loaded, frames),
+                (coming, _) => dismiss(coming),
+            },
+        }
+    }
+
+    /// New code is imported: the core is told, unless it is what runs already.
+    fn take_new_code(
+        &mut self,
+        trigger: &Trigger,
+        mut coming: Coming,
+        memory: OwnedFd,
+        loaded: Loaded,
+        frames: Frames,
+    ) {
+        let Loaded { tree, gateway, unforkable, modules } = loaded;
+        let old = &self.versions.code(self.versions.current()).modules;
+        let mut difference = versions::difference(old, &modules);
+        if !trigger.files.is_empty() {
+            difference.changed = Changed::All;
+            difference.files.extend(trigger.files.iter().cloned());
+        }
+        let digest = versions::digest(&modules);
+        let has_failed = self.reloading.bad.contains(&digest);
+        if has_failed && trigger.is_asked_for {
+            // Whoever stays with older code is to try again.
+            difference.changed = Changed::All;
+        }
+        let is_known_bad = has_failed && trigger.files.is_empty() && !trigger.is_asked_for;
+        if is_known_bad || (difference.files.is_empty() && difference.changed != Changed::All) {
+            coming.zygote.retire();
+            self.reloading.since = None;
+            if is_known_bad {
+                self.printer.warn(
+                    "this code has failed before, and is not tried again by itself: save other code, or `rebeam reload`",
+                );
+            }
+            return self.answer_askers(&Answer::Reloaded(None));
+        }
+        if let Err(error) = spec::check(&tree) {
+            coming.zygote.retire();
+            self.reloading.since = None;
+            let error = LoadError {
+                kind: LoadErrorKind::Usage,
+                message: error.to_string(),
+                hint: Some(error.hint()),
+                traceback: None,
+            };
+            self.printer.not_reloaded(&error, self.versions.current());
+            return self.answer_askers(&Answer::NotReloaded(error));
+        }
+        let version = self.versions.next();
+        let Coming { mut zygote, .. } = coming;
+        match unforkable {
+            None => zygote.is_up(Instant::now()),
+            Some(reason) => {
+                // As the version before, most likely, of which that was said.
+                if self.versions.code(self.versions.current()).zygote.ready().is_some() {
+                    self.printer.unforkable(&reason);
+                }
+                zygote.retire();
+            }
+        }
+        self.discard_standby();
+        self.versions.add(version, Code { memory, zygote, modules });
+        self.reloading.digest = digest;
+        if let Some((_, files)) = &mut self.reloading.since {
+            files.extend(difference.files);
+        }
+        self.tell_watched();
+        self.wants_standby = true;
+        if let Some(node) = self.me.upgrade().map(Node) {
+            tokio::task::spawn_local(node.hear_zygote(version, frames));
+        }
+        let new = NewCode { version, tree, gateway: Some(gateway), changed: difference.changed };
+        self.tell(Event::NewCode(Box::new(new)));
+    }
+
+    /// Everybody is through.
+    pub(super) fn reload_is_over(&mut self, reloaded: Reloaded) {
+        let (since, files) = self.reloading.since.take().unwrap_or_else(|| (Instant::now(), Vec::new()));
+        if reloaded.changes.iter().any(|change| matches!(change.fate, Fate::Failed { .. })) {
+            self.note_bad();
+        }
+        let files: Vec<PathBuf> =
+            files.iter().map(|path| path.strip_prefix(&self.setup.directory).unwrap_or(path).to_owned()).collect();
+        self.printer.reloaded(&reloaded, &files, since.elapsed());
+        self.answer_askers(&Answer::Reloaded(Some(reloaded)));
+    }
+
+    /// The current version has failed.
+    pub(super) fn note_bad(&mut self) {
+        let digest = self.reloading.digest;
+        if !self.reloading.bad.contains(&digest) {
+            self.reloading.bad.push(digest);
+            // Of those that somebody may save again.
+            let surplus = self.reloading.bad.len().saturating_sub(MOST_BAD);
+            self.reloading.bad.drain(..surplus);
+        }
+    }
+
+    fn answer_askers(&mut self, answer: &Answer) {
+        for asker in std::mem::take(&mut self.reloading.askers) {
+            let _ = asker.send(answer.clone());
+        }
+    }
+
+    /// Says which files are to be watched.
+    fn tell_watched(&self) {
+        let Some(tell) = self.reloading.watched.clone() else { return };
+        let modules = &self.versions.code(self.versions.current()).modules;
+        tell(modules.iter().filter(|it| it.is_loaded).map(versions::path_of).collect());
+    }
+}
+
+/// How many versions that have failed are remembered.
+const MOST_BAD: usize = 100;
