@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -35,6 +36,16 @@ pub fn create(name: &CStr, size: usize) -> io::Result<OwnedFd> {
 /// Those of the system.
 pub fn create_empty(name: &CStr) -> io::Result<OwnedFd> {
     unsealed(name, 0)
+}
+
+/// The time since 1970 that a file gets which is made now: of one that is. It lags behind the clock, and advances in steps,
+/// as the kernel likes.
+///
+/// # Errors
+/// Those of the system.
+pub fn file_time() -> io::Result<Duration> {
+    let file = fstat(create_empty(c"rebeam-time")?)?;
+    Ok(Duration::new(file.st_ctime as u64, file.st_ctime_nsec as u32))
 }
 
 /// As [`create`], with a mapping that alone can be written through: whoever maps it later only reads.

@@ -9,10 +9,10 @@ pub(crate) fn birth_time(path: std::path::PathBuf) -> Option<f64> {
     Some(born.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs_f64())
 }
 
-/// The time that a file gets which is made now, in seconds since 1970. The clock for that advances in steps of milliseconds.
+/// The time that a file gets which is made now, in seconds since 1970. It advances in steps of milliseconds.
 #[pyfunction]
-pub(crate) fn file_time() -> f64 {
-    rebeam_sys::clock::file_time().as_secs_f64()
+pub(crate) fn file_time() -> PyResult<f64> {
+    Ok(rebeam_sys::memory::file_time()?.as_secs_f64())
 }
 
 /// Whether a library of this process may have registered handlers with `pthread_atfork` that do something.
