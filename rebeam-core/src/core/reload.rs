@@ -250,7 +250,11 @@ impl Core {
         let Some(actor) = self.members.actor(id) else { return Turn::Passed };
         let Some(incarnation) = actor.incarnation() else { return Turn::Passed };
         let is_respecified = under_way.respecified.contains_key(&id);
-        if under_way.going.contains_key(&id) || (incarnation.code == self.versions.current && !is_respecified) {
+        if under_way.going.contains_key(&id) {
+            // To an earlier version, perhaps.
+            return Turn::NotYet;
+        }
+        if incarnation.code == self.versions.current && !is_respecified {
             return Turn::Passed;
         }
         if self.versions.held_back.contains_key(&actor.spec.class) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use proptest::prelude::*;
 use rebeam_core::Event;
 use rebeam_core::event::Status;
 use rebeam_protocol::exit::ExitReason;
@@ -391,4 +392,99 @@ fn a_supervisor_takes_new_flags_and_its_children_as_it_runs() {
     world.take_trace();
     world.crashes("x");
     world.check(&["report x Restarts", "start x"]);
+}
+
+/// What befalls an actor `a` while its code changes again and again.
+#[derive(Clone, Debug)]
+enum Step {
+    Send,
+    /// The next message is handled, if the process has one and is up.
+    Work,
+    NewCode,
+    /// A process does the next thing that it was told.
+    React(usize),
+    /// The next start fails.
+    Fail,
+    /// Its process dies, or the one that waits.
+    Shoot {
+        is_kept: bool,
+    },
+    Stop,
+    Pass(u64),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => Just(Step::Send),
+        6 => Just(Step::Work),
+        3 => Just(Step::NewCode),
+        12 => (0usize..8).prop_map(Step::React),
+        1 => Just(Step::Fail),
+        2 => any::<bool>().prop_map(|is_kept| Step::Shoot { is_kept }),
+        1 => Just(Step::Stop),
+        1 => (1u64..12_000).prop_map(Step::Pass),
+    ];
+    proptest::collection::vec(step, 1..120)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    /// Messages are handled once, in order, or not at all if a death found them in hand; no process is left over; and when
+    /// all is quiet, `a` runs the last version, or one that was held back for it.
+    #[test]
+    fn whatever_befalls_it_mail_is_kept_and_no_process_is_left(steps in steps(), runs_init in any::<bool>()) {
+        let spec = || SupervisorSpec { max_restarts: 1000, ..tree(&["a"]) };
+        let mut world = World::up(spec());
+        let records = world.core.records();
+        world.runs_init = runs_init;
+        world.lazy = true;
+        let (mut sent, mut version, mut handled) = (0, 1, Vec::new());
+        for step in steps {
+            match step {
+                Step::Send => {
+                    world.sends("b", name("a"), Kind::Cast, &sent.to_string());
+                    sent += 1;
+                }
+                Step::Work => handled.extend(world.is_running("a").then(|| world.works("a")).flatten()),
+                Step::NewCode => {
+                    version += 1;
+                    world.new_code(version, spec(), &["a"]);
+                }
+                Step::React(choice) => drop(world.reacts(choice)),
+                Step::Fail => drop(world.fails.insert("a".into(), 1)),
+                Step::Shoot { is_kept: true } => {
+                    if let Some(kept) = world.a_waiting_process() {
+                        world.kept_is_shot(kept);
+                    }
+                }
+                Step::Shoot { is_kept: false } => if world.is_running("a") {
+                    world.is_shot("a");
+                },
+                Step::Stop => {
+                    world.asks("b", ProcessRequest::Stop { to: name("a"), reason: ExitReason::SHUTDOWN });
+                }
+                Step::Pass(ms) => world.pass(Duration::from_millis(ms)),
+            }
+            prop_assert!(world.waiting() <= 1 + world.leaving());
+        }
+        world.fails.clear();
+        for _ in 0..10_000 {
+            let has_reacted = world.reacts(0);
+            let worked = world.is_running("a").then(|| world.works("a")).flatten();
+            if !has_reacted && worked.is_none() {
+                break;
+            }
+            handled.extend(worked);
+        }
+        let numbers: Vec<u32> = handled.iter().map(|it| it.parse().expect("a number")).collect();
+        prop_assert!(numbers.is_sorted_by(|a, b| a < b), "twice, or out of order: {:?}", numbers);
+        prop_assert_eq!(numbers.len(), sent as usize, "lost: {:?} of {}", numbers, sent);
+        world.pass(Duration::from_secs(60));
+        while world.reacts(0) {}
+        prop_assert_eq!(world.waiting(), 0);
+        prop_assert_eq!(world.core.records(), records);
+        prop_assert!(world.needed.contains(&Version(version)) && world.needed.len() <= 2, "{:?}", world.needed);
+        prop_assert!(world.needed.contains(&world.codes["a"]), "{:?} of {:?}", world.codes["a"], world.needed);
+    }
 }

@@ -299,6 +299,17 @@ impl World {
         self.starts.iter().filter(|(of, _)| of == label).map(|(_, start)| start.clone()).collect()
     }
 
+    /// A process that has given its state and was not told what became of that.
+    pub(crate) fn a_waiting_process(&self) -> Option<ProcessId> {
+        let is_leaving = |process: &ProcessId| self.reactions.iter().any(|(other, _)| other == process);
+        self.kept.keys().find(|process| !is_leaving(process)).copied()
+    }
+
+    /// How many such processes were told to leave, and have not.
+    pub(crate) fn leaving(&self) -> usize {
+        self.reactions.iter().filter(|(process, _)| self.kept.contains_key(process)).count()
+    }
+
     /// A process that waits is killed from outside.
     pub(crate) fn kept_is_shot(&mut self, process: ProcessId) {
         assert!(self.kept.contains_key(&process), "it does not wait");
