@@ -22,7 +22,7 @@ IMAGE := localhost/rebeam-shop:latest
 RUN_TESTS := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run --no-fail-fast" || echo "test --no-fail-fast")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo demo-batch test test-rust test-python test-wheel test-pythons test-container image lint fmt deny bench bench-batch bench-peers soak chaos instructions wheel fuzz doc docs clean FORCE
+.PHONY: help setup build demo demo-batch test test-rust test-python test-wheel test-pythons test-container image lint fmt deny bench bench-batch bench-peers soak chaos torture-reload instructions wheel fuzz doc docs clean FORCE
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-12s %s\n", $$1, $$2 }'
@@ -92,6 +92,7 @@ deny: .tools/bin/cargo-deny ## licences, sources and the graph of the crates
 	$(CARGO) install cargo-deny --version $(DENY_VERSION) --locked --root .tools
 
 bench: $(VENV)/made ## figures beside their floors, as ratios of one run
+	$(BIN)/python -m pip install --quiet pandas 'uvicorn[standard]'
 	$(CARGO) build --release --workspace
 	cp $(TARGET)/release/lib_rebeam.so $(MODULE).new && mv $(MODULE).new $(MODULE)
 	@# As an installed package is.

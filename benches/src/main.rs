@@ -30,6 +30,7 @@ fn main() {
     growth(&mut table, &rebeam, here);
     names(&mut table, &rebeam, here);
     starts(&mut table, &rebeam, here, &python);
+    reloads(&mut table, &rebeam, here, &python);
 
     println!("load after: {}", std::fs::read_to_string("/proc/loadavg").unwrap().trim());
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap();
@@ -135,6 +136,18 @@ fn growth(table: &mut Table, rebeam: &Path, here: &Path) {
     table.row("`rebeam ps` of 100", "ms", &runs(|| timed(&mut node.command(&["ps", "--json"]))), &[]);
     table.row("`rebeam version`", "ms", &runs(|| timed(&mut node.command(&["version"]))), &[]);
     node.down();
+}
+
+/// The floor of a save is `uvicorn --reload` of the same imports; of what a node holds after 100 reloads, the same after 5.
+fn reloads(table: &mut Table, rebeam: &Path, here: &Path, python: &str) {
+    calm();
+    let rows = output(Command::new(python).arg(here.join("reload.py")).arg(rebeam));
+    for row in serde_json::from_str::<Vec<Value>>(&rows).unwrap() {
+        let values =
+            |key: &str| -> Vec<f64> { row[key].as_array().unwrap().iter().filter_map(Value::as_f64).collect() };
+        let text = |key: &str| row[key].as_str().unwrap().to_owned();
+        table.row(&text("name"), &text("unit"), &values("values"), &values("floor"));
+    }
 }
 
 /// The floors are a bare interpreter, and the fork of a warm one.

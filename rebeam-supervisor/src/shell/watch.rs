@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use globset::{Glob, GlobSet, GlobSetBuilder};
-use notify::event::{AccessKind, AccessMode};
+use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Config, ErrorKind, Event, EventKind, PollWatcher, RecommendedWatcher, RecursiveMode, Watcher};
 use rebeam_protocol::outside::Answer;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -134,6 +134,8 @@ struct Watched {
 /// Files that have changed and are to be looked at.
 #[derive(Debug, Default)]
 struct Burst {
+    /// All of them.
+    paths: BTreeSet<PathBuf>,
     /// Those that are no modules, and belong to the application.
     files: BTreeSet<PathBuf>,
     /// Since when, and until when nothing more must come.
@@ -141,13 +143,16 @@ struct Burst {
 }
 
 impl Burst {
-    fn note(&mut self, file: Option<&Path>) {
+    fn note(&mut self, path: &Path, is_module: bool) {
         let now = Instant::now();
-        self.times = Some(match self.times {
-            None => (now, now + QUIET),
-            Some((since, _)) => (since, (now + QUIET_IN_A_BURST).min(since + LONGEST_BURST)),
-        });
-        self.files.extend(file.map(Path::to_owned));
+        self.paths.insert(path.to_owned());
+        // One save of one file is several changes.
+        let quiet = if self.paths.len() > 1 { QUIET_IN_A_BURST } else { QUIET };
+        let since = self.times.map_or(now, |(since, _)| since);
+        self.times = Some((since, (now + quiet).min(since + LONGEST_BURST)));
+        if !is_module {
+            self.files.insert(path.to_owned());
+        }
     }
 }
 
@@ -241,8 +246,10 @@ impl Watched {
 
     /// The system tells of a change: whether it is ours.
     fn changed(&mut self, event: &Event, burst: &mut Burst, own: &mut OwnWrites) {
-        // Reading changes nothing, and writing is over when the file is closed.
-        if matches!(event.kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write)) {
+        // Reading changes nothing, and writing is over when the file is closed, of which polling does not tell.
+        let is_written = matches!(event.kind, EventKind::Access(AccessKind::Close(AccessMode::Write)));
+        let is_being_written = matches!(event.kind, EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)));
+        if (event.kind.is_access() && !is_written) || (is_being_written && !self.options.polls) {
             return;
         }
         for path in &event.paths {
@@ -252,11 +259,11 @@ impl Watched {
             let is_python = path.extension().is_some_and(|extension| extension == "py");
             if self.modules.contains(path) || (self.is_broken && is_python) {
                 if own.note(path) {
-                    burst.note(None);
+                    burst.note(path, true);
                 }
             } else if self.is_listed(path) {
                 if own.note(path) {
-                    burst.note(Some(path));
+                    burst.note(path, false);
                 }
             } else if !self.options.patterns.is_empty() && matches!(event.kind, EventKind::Create(_)) && path.is_dir() {
                 self.watch_below(path);
@@ -333,7 +340,7 @@ impl Watched {
     fn look_for_missing(&mut self, burst: &mut Burst) {
         let back: Vec<PathBuf> = self.missing.iter().filter(|directory| directory.is_dir()).cloned().collect();
         for directory in back {
-            burst.note(None);
+            burst.note(&directory, true);
             self.watch_directory(directory);
         }
     }
