@@ -173,6 +173,15 @@ SECTIONS: dict[str, dict[str, str]] = {
         "PGR-003": "During a split each side lists what it can reach.",
         "PGR-004": "A watcher gets the members, then each change, then nothing more.",
     },
+    "System messages and upgrades": {
+        "UPG-001": "A suspended actor handles no mail, which waits in order; it answers what is asked of its process.",
+        "UPG-002": "State is read, and replaced, between two messages; a replacement that raises changes nothing.",
+        "UPG-003": "New code takes over state and mail by `code_change`; name, pid, links, monitors and timers stay, and "
+        "nobody sees a `Down`.",
+        "UPG-004": "`code_change` may refuse: the old code goes on with its state.",
+        "UPG-005": "An upgrade of a supervisor.",
+        "UPG-006": "Which actors run a class can be asked of the tree.",
+    },
     "Where processes of the system make it differ": {
         "MAP-01": "Pids are never reused, and nothing is keyed by a process id of the system.",
         "MAP-02": "The reason of an end: its own report, else what Re:BEAM did, else what the system says.",
@@ -211,7 +220,7 @@ DIFFERS = {
     "MAP-10": "As said; see `rebeam ps` in the tests of the command line.",
     "MAP-15": "Comes with registries and tables; keys of partitions are encoded with their type.",
     "MAP-16": "Comes with a second node.",
-    "MAP-17": "Comes with upgrades; recycling goes that way already.",
+    "UPG-005": "Comes with `rebeam upgrade`; a reload starts and stops children at once.",
 }
 
 FUNCTION = re.compile(r"^\s*(?:pub )?(?:fn|def) (\w+)\(", re.M)

@@ -64,6 +64,7 @@ scenarios! {
     gen_018_a_stop_takes_its_turn,
     upg_001_upg_002_state_is_read_and_replaced_between_messages,
     upg_002_a_replace_state_that_raises_leaves_the_state_as_it_was,
+    upg_006_who_runs_a_class_can_be_asked,
     lnk_001_an_end_goes_along_the_chain,
     lnk_001_map_04_a_busy_one_unwinds_and_one_in_c_code_is_killed,
     lnk_002_a_normal_end_takes_nobody_along,

@@ -681,3 +681,100 @@ fn nothing_is_lost_or_doubled_under_load_whichever_step_of_a_reload_is_killed() 
     }
     assert!(hits.iter().all(|hit| *hit > 0), "not every step was hit: {STEPS:?} {hits:?}");
 }
+
+#[test]
+fn map_17_large_state_moves_and_state_that_does_not_unpickle_stays() {
+    let project = Project::new(
+        r#"
+import rebeam
+from rebeam import Actor, Supervisor, child
+
+class Odd:
+    """Pickles, and does not unpickle."""
+    def __reduce__(self):
+        return int, ("no number",)
+
+class Held(Actor):
+    def init(self, is_odd):
+        self.large = [b"x" * 100_000_000 for _ in range(3)]
+        self.same = self.large[0]
+        if is_odd:
+            self.odd = Odd()
+    def size(self):
+        return [sum(map(len, self.large)), self.same is self.large[0], "old"]
+
+tree = Supervisor([child(Held, False, name="large"), child(Held, True, name="odd")])
+"#,
+    );
+    let mut node = project.up();
+    edit(&project, "app.py", "\"old\"", "\"new\"");
+    let line = node.wait_for("reloaded to v2");
+    assert!(line.contains("large moved with state and mail; odd failed and stays with its code"), "{line}");
+    node.wait_for("ValueError: invalid literal for int() with base 10: 'no number'");
+    assert_eq!(node.call("large", "size", &[]), json!([300_000_000, true, "new"]));
+    assert_eq!(node.call("odd", "size", &[]), json!([300_000_000, true, "old"]));
+    node.down();
+}
+
+#[test]
+fn upg_001_a_suspended_actor_moves_and_handles_its_mail_when_it_is_resumed() {
+    let project = Project::new(
+        r#"
+import rebeam
+from rebeam import Actor, Supervisor, child
+import counter
+
+class Driver(Actor, reload="never"):
+    def suspend(self):
+        ref = rebeam.ref(counter.Counter, "counter")
+        rebeam.suspend(ref)
+        for _ in range(3):
+            ref.cast.incr()
+        return rebeam.get_state(ref)["n"]
+    def look(self):
+        return rebeam.get_state(rebeam.ref(counter.Counter, "counter"))["n"]
+    def resume(self):
+        ref = rebeam.ref(counter.Counter, "counter")
+        rebeam.resume(ref)
+        return ref.call.incr()
+
+tree = Supervisor([child(counter.Counter, name="counter"), child(Driver, name="driver")])
+"#,
+    );
+    project.write(
+        "counter.py",
+        "from rebeam import Actor\nclass Counter(Actor):\n    def init(self):\n        self.n = 0\n    def incr(self):\n        self.n += 1\n        return self.n\n",
+    );
+    let mut node = project.up();
+    assert_eq!(node.call("driver", "suspend", &[]), json!(0));
+    edit(&project, "counter.py", "+= 1", "+= 10");
+    node.wait_for("counter moved with state and mail");
+    assert_eq!(node.call("driver", "look", &[]), json!(0));
+    assert_eq!(node.call("driver", "resume", &[]), json!(40));
+    node.down();
+}
+
+#[test]
+fn scripts_and_functions_start_over_when_their_code_changes() {
+    let project = Project::new(
+        r#"
+import rebeam
+from rebeam import Supervisor
+import job
+
+tree = Supervisor([rebeam.script("script.py", id="script"), rebeam.function(job.run)])
+"#,
+    );
+    let body = "import time\nprint('runs one', flush=True)\ntime.sleep(600)\n";
+    project.write("script.py", body);
+    project.write("job.py", "import time\ndef run():\n    print('job one', flush=True)\n    time.sleep(600)\n");
+    let mut node = project.start(&["up", "app.py"]);
+    node.wait_for("up with 2 actors");
+    edit(&project, "script.py", "one", "two");
+    node.wait_for("runs two");
+    edit(&project, "job.py", "one", "two");
+    node.wait_for("job two");
+    assert_eq!(node.ps("script")["restarts"], json!(0));
+    node.down();
+    project.assert_nothing_left();
+}
