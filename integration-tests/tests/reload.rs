@@ -450,6 +450,36 @@ fn files_that_are_no_modules_may_be_watched_and_what_the_application_writes_is_n
 }
 
 #[test]
+fn imports_that_take_most_of_a_reload_are_named() {
+    let project = project();
+    edit(&project, "app.py", "import os\n", "import os\nimport slow_library\n");
+    // Beside the project's modules, and none of them.
+    let directory = project.path().join("lib/site-packages/slow_library");
+    std::fs::create_dir_all(&directory).expect("a directory");
+    project.write("lib/site-packages/slow_library/__init__.py", "import time\ntime.sleep(0.2)\n");
+    let path = project.path().join("lib/site-packages");
+    let start = |project: &Project| {
+        let mut command = project.command(&["up", "app.py"]);
+        command.env("PYTHONPATH", &path).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        command
+    };
+    let mut node = project.adopt(&mut start(&project));
+    node.wait_for("up with 2 actors");
+    project.write("models.py", "STEP = 2\n");
+    let line = node.wait_for("hint: `preload = [\"slow_library\"]` in the project's file saves 2");
+    assert!(line.ends_with(" ms of every reload"), "{line}");
+    node.wait_for("reloaded to v2");
+    node.down();
+    project.write("rebeam.toml", "preload = [\"slow_library\"]\n");
+    let mut node = project.adopt(&mut start(&project));
+    node.wait_for("up with 2 actors");
+    project.write("models.py", "STEP = 3\n");
+    node.wait_for("reloaded to v2");
+    assert_eq!(node.call("counter", "incr", &[]), json!(3));
+    node.down();
+}
+
+#[test]
 fn polling_does_where_the_system_tells_nothing() {
     let project = project();
     project.write("rebeam.toml", "app = \"app.py\"\nreload = \"poll\"\n");

@@ -44,6 +44,8 @@ pub enum FromZygote {
         unforkable: Option<String>,
         /// The modules of the project.
         modules: Vec<Module>,
+        /// Packages that are none of the project's and took long to import, and how long, in milliseconds.
+        slow: Vec<(String, u64)>,
     },
     /// The modules to be imported first are.
     Preloaded {

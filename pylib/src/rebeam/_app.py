@@ -29,7 +29,10 @@ class TargetError(Exception):
         self.hint = hint
 
 
-_Loaded = tuple[Supervisor, ChildSpec[Any], "str | None", bool, "list[_snapshot.Module]"]
+_Loaded = tuple[Supervisor, ChildSpec[Any], "str | None", bool, "list[_snapshot.Module]", "list[tuple[str, float]]"]
+
+SLOW = 0.05
+"""Seconds from which on an import is worth naming."""
 
 
 def load(kind: str, source: str, attribute: str | None, preload: list[str], fork: str, code: int) -> _Loaded:
@@ -45,7 +48,8 @@ def load(kind: str, source: str, attribute: str | None, preload: list[str], fork
 
     Returns:
         Its tree, how a client's gateway is started, why it must not be forked if so, whether forks must run the C
-        library's fork handlers, and what modules of the project there are.
+        library's fork handlers, what modules of the project there are, and which imports of others have taken long, in
+        seconds.
     """
     watch = _watch(os.path.basename(source))
     watch.start()
@@ -66,7 +70,8 @@ def load(kind: str, source: str, attribute: str | None, preload: list[str], fork
     if has_threads:
         _at_fork.has_threads()
     must_fork_twice = has_threads or _rebeam.has_fork_handlers()
-    return tree, _gateway.spec(), unforkable, must_fork_twice, _snapshot.modules()
+    slow = [(name, seconds) for name, seconds in watch.times.items() if seconds >= SLOW]
+    return tree, _gateway.spec(), unforkable, must_fork_twice, _snapshot.modules(), slow
 
 
 def _watch(source: str) -> _import_watch.Watch:

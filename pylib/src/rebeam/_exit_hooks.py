@@ -51,7 +51,7 @@ def imported(writes_files: bool) -> None:
 
 
 def let_import_pass() -> None:
-    """Waits until files that are made from now on are seen to be younger than those of the import: a few milliseconds."""
+    """Waits until files that are made from now on are younger than those of the import: a few milliseconds."""
     while _rebeam.file_time() == _is_imported_at:
         time.sleep(0.0005)
 

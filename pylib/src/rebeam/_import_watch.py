@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,9 @@ class Watch:
         self._marks = _marks()
         self._by: dict[object, str] = {}
         self._finder = _Finder(self)
+        self._are_of_project = [True]
+        self.times: dict[str, float] = {}
+        """Seconds that imports of the project's modules have waited for others', by the name of what was imported."""
 
     def start(self) -> None:
         """Begins to look."""
@@ -73,6 +77,21 @@ class Watch:
         """The import that was begun last has ended."""
         self.look()
         self._running.pop()
+
+    @contextmanager
+    def timed(self, name: str, loader: object) -> Iterator[None]:
+        """The import of a module is under way."""
+        is_of_project = isinstance(loader, _snapshot.Loader)
+        is_counted = self._are_of_project[-1] and not is_of_project
+        self._are_of_project.append(is_of_project)
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._are_of_project.pop()
+            if is_counted:
+                package = name.partition(".")[0]
+                self.times[package] = self.times.get(package, 0.0) + time.perf_counter() - began
 
     def look(self) -> None:
         """Ascribes what is new to the module that is being imported."""
@@ -185,7 +204,8 @@ class _Watched:
         module.__loader__ = self._loader
         self._watch.began(module.__name__)
         try:
-            self._loader.exec_module(module)
+            with self._watch.timed(module.__name__, self._loader):
+                self._loader.exec_module(module)
         finally:
             self._watch.ended()
         after = self._watch.after.get(module.__name__)

@@ -89,7 +89,7 @@ def include(path: str) -> None:
 def spec(name: str, path: str) -> ModuleSpec | None:
     """The module that a file is, by a name of one's own."""
     _modules.setdefault(name, (path, False))
-    return importlib.util.spec_from_file_location(name, path, loader=_Loader(name, path))
+    return importlib.util.spec_from_file_location(name, path, loader=Loader(name, path))
 
 
 def source(path: str) -> bytes | None:
@@ -126,34 +126,65 @@ class Module(NamedTuple):
 def is_of_project(name: str) -> bool:
     """Whether a module is one of the project's."""
     spec = importlib.util.find_spec(name)
-    return spec is not None and isinstance(spec.loader, _Loader)
+    return spec is not None and isinstance(spec.loader, Loader)
 
 
 def modules() -> list[Module]:
-    """What there is of the project, once the snapshot is complete.
+    """The modules of the project that are loaded, and those that they may import later, once the snapshot is complete.
 
-    What a module imports is read off its code, also where that is done within functions. One that imports by names that
-    are made at run time depends on all of the project.
+    What a module imports is read off its code, also where that is done within functions. A module that imports by names
+    which are made at run time depends on all of the project.
     """
-    paths = {name: path for name, (path, _) in _modules.items() if path in _files}
-    known = set(paths.values())
-    for path in _files:
-        if path not in known:
-            paths[path if path in _run else _name_of(path)] = path
-    paths.update((path, path) for path in _run if path in _files)
-    own = {name: _imp.source_hash(_DIGEST_KEY, source(path) or b"") for name, path in paths.items()}
-    digests = {name: int.from_bytes(digest, "little") for name, digest in own.items()}
-    imports = {name: _imported_by(name, path, paths) for name, path in paths.items()}
+    paths = _module_paths()
+    loaded = [name for name, path in paths.items() if name in sys.modules or path in _run]
+    imports: dict[str, list[str] | None] = {}
+    digests: dict[str, int] = {}
+    queue = dict.fromkeys(loaded)
+    reached: list[str] = []
+    while queue:
+        name = next(iter(queue))
+        del queue[name]
+        reached.append(name)
+        digests[name] = _digest(source(paths[name]) or b"")
+        imports[name] = _imported_by(name, paths[name], paths)
+        queue.update((other, None) for other in imports[name] or () if other not in imports and other not in queue)
+    everything = _Everything(paths)
     return [
         Module(
             _failure.valid(name),
-            os.fsencode(path),
+            os.fsencode(paths[name]),
             digests[name],
-            _closure(name, imports, digests),
-            name in sys.modules or path in _run,
+            _closure(name, imports, digests, everything),
+            name in sys.modules or paths[name] in _run,
         )
-        for name, path in paths.items()
+        for name in reached
     ]
+
+
+def _module_paths() -> dict[str, str]:
+    """The names of all files of the snapshot as modules, and where they are."""
+    paths = {name: path for name, (path, _) in _modules.items() if path in _files}
+    known = set(paths.values())
+    paths.update((path if path in _run else _name_of(path), path) for path in _files if path not in known)
+    paths.update((path, path) for path in _run if path in _files)
+    return paths
+
+
+def _digest(content: bytes) -> int:
+    return int.from_bytes(_imp.source_hash(_DIGEST_KEY, content), "little")
+
+
+class _Everything:
+    """A digest of all files, if one is asked for."""
+
+    def __init__(self, paths: dict[str, str]) -> None:
+        self._paths = paths
+        self._found: int | None = None
+
+    def digest(self) -> int:
+        if self._found is None:
+            self._found = _digest(b"".join(source(path) or b"" for _, path in sorted(self._paths.items())))
+        return self._found
 
 
 _DIGEST_KEY = 0x7265_6265_616D
@@ -167,8 +198,8 @@ def _name_of(path: str) -> str:
     return path.removeprefix(place).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-def _imported_by(name: str, path: str, known: dict[str, str]) -> list[str]:
-    """The modules of the project that one of them imports."""
+def _imported_by(name: str, path: str, known: dict[str, str]) -> list[str] | None:
+    """The modules of the project that one of them imports; None if that cannot be known."""
     code = _code_of(path)
     if code is None:
         return []
@@ -177,7 +208,7 @@ def _imported_by(name: str, path: str, known: dict[str, str]) -> list[str]:
     found: dict[str, None] = {}
     for imported, names in _imports(code):
         if imported is None:
-            return list(known)
+            return None
         wanted = [imported, *(f"{package}.{imported}" if imported else package for package in packages)]
         for module in wanted:
             parts = module.split(".")
@@ -224,17 +255,19 @@ def _imports(code: CodeType) -> Iterator[tuple[str | None, tuple[str, ...]]]:
             yield from _imports(constant)
 
 
-def _closure(name: str, imports: dict[str, list[str]], digests: dict[str, int]) -> int:
+def _closure(name: str, imports: dict[str, list[str] | None], digests: dict[str, int], everything: _Everything) -> int:
     reached = {name}
     queue = [name]
     # It grows as it is gone through.
     for module in queue:
-        for other in imports[module]:
+        imported = imports[module]
+        if imported is None:
+            return everything.digest()
+        for other in imported:
             if other not in reached:
                 reached.add(other)
                 queue.append(other)
-    together = b"".join(digests[module].to_bytes(8, "little") for module in sorted(reached))
-    return int.from_bytes(_imp.source_hash(_DIGEST_KEY, together), "little")
+    return _digest(b"".join(digests[module].to_bytes(8, "little") for module in sorted(reached)))
 
 
 def _keep_lines() -> None:
@@ -342,7 +375,7 @@ def _is_of_project(path: str) -> bool:
     return not path.startswith(_not_ours) and "/site-packages/" not in path and "/dist-packages/" not in path
 
 
-class _Loader(importlib.machinery.SourceFileLoader):
+class Loader(importlib.machinery.SourceFileLoader):
     """Loads a module of the project: from the snapshot, if that has it."""
 
     _source = b""
@@ -401,7 +434,7 @@ class _Finder:
             if file in _files or _is_of_project(file):
                 if _recorded is not None:
                     _modules[fullname] = file, found.submodule_search_locations is not None
-                found.loader = _Loader(fullname, file)
+                found.loader = Loader(fullname, file)
         return found
 
 
@@ -429,5 +462,5 @@ def _find_deleted(fullname: str, directories: Sequence[str]) -> ModuleSpec | Non
 
 def _spec_of(fullname: str, path: str, is_package: bool) -> ModuleSpec | None:
     places = [os.path.dirname(path)] if is_package else None
-    loader = _Loader(fullname, path)
+    loader = Loader(fullname, path)
     return importlib.util.spec_from_file_location(fullname, path, loader=loader, submodule_search_locations=places)

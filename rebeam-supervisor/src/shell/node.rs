@@ -371,7 +371,7 @@ async fn load(zygote: &Process, setup: &Setup, printer: &Printer) -> Result<Appl
                 silent.is_up.set(true);
                 zygote.send(&ToZygote::Load(setup.target.clone()), &[]).map_err(broken)?;
             }
-            FromZygote::Loaded { tree, gateway, unforkable, modules } => {
+            FromZygote::Loaded { tree, gateway, unforkable, modules, .. } => {
                 return Ok(Application { tree: *tree, gateway: *gateway, unforkable, modules });
             }
             FromZygote::LoadFailed(error) => return Err(load_failure(error)),

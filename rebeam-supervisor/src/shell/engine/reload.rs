@@ -55,6 +55,8 @@ pub(super) struct Reloading {
     bad: Vec<u64>,
     /// The digest of the current one.
     digest: u64,
+    /// Whether it was said what `preload` would save.
+    has_hinted: bool,
     /// Whether somebody watches files, and is to be told which.
     pub(super) watched: Option<Rc<dyn Fn(Vec<PathBuf>)>>,
 }
@@ -71,6 +73,7 @@ struct Loaded {
     gateway: ChildSpec,
     unforkable: Option<String>,
     modules: Vec<Module>,
+    slow: Vec<(String, u64)>,
 }
 
 /// How an attempt to load new code ended.
@@ -192,8 +195,8 @@ impl Node {
                         process.send(&ToZygote::Load(target), &[])?;
                     }
                 }
-                Some(FromZygote::Loaded { tree, gateway, unforkable, modules }) => {
-                    let loaded = Loaded { tree: *tree, gateway: *gateway, unforkable, modules };
+                Some(FromZygote::Loaded { tree, gateway, unforkable, modules, slow }) => {
+                    let loaded = Loaded { tree: *tree, gateway: *gateway, unforkable, modules, slow };
                     return Ok(Attempt::Loaded(Box::new(loaded), frames));
                 }
                 Some(FromZygote::LoadFailed(error)) => return Ok(Attempt::Failed(error)),
@@ -279,7 +282,8 @@ impl Engine {
         loaded: Loaded,
         frames: Frames,
     ) {
-        let Loaded { tree, gateway, unforkable, modules } = loaded;
+        let Loaded { tree, gateway, unforkable, modules, slow } = loaded;
+        self.hint_at_preload(&slow);
         let old = &self.versions.code(self.versions.current()).modules;
         let mut difference = versions::difference(old, &modules);
         if !trigger.files.is_empty() {
@@ -342,6 +346,19 @@ impl Engine {
         self.tell(Event::NewCode(Box::new(new)));
     }
 
+    /// Says, once, which imports would be done before all versions if the project's file named them.
+    fn hint_at_preload(&mut self, slow: &[(String, u64)]) {
+        if slow.is_empty() || std::mem::replace(&mut self.reloading.has_hinted, true) {
+            return;
+        }
+        let names: Vec<String> = slow.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+        let ms: u64 = slow.iter().map(|(_, ms)| ms).sum();
+        self.printer.say(&format!(
+            "hint: `preload = [{}]` in the project's file saves {ms} ms of every reload",
+            names.join(", ")
+        ));
+    }
+
     /// Everybody is through.
     pub(super) fn reload_is_over(&mut self, reloaded: Reloaded) {
         let (since, files) = self.reloading.since.take().unwrap_or_else(|| (Instant::now(), Vec::new()));
@@ -350,7 +367,9 @@ impl Engine {
         }
         let files: Vec<PathBuf> =
             files.iter().map(|path| path.strip_prefix(&self.setup.directory).unwrap_or(path).to_owned()).collect();
-        self.printer.reloaded(&reloaded, &files, since.elapsed());
+        if !self.life.is_stopping {
+            self.printer.reloaded(&reloaded, &files, since.elapsed());
+        }
         self.answer_askers(&Answer::Reloaded(Some(reloaded)));
     }
 
