@@ -1,6 +1,6 @@
-//! Giving this actor's state to the next process of its incarnation, and waiting until that has taken over, or has failed to.
+//! Handing this actor's state to the next process of its incarnation, and waiting for the result.
 //!
-//! It must not know what a state is: that is `rebeam._state`'s affair. The loop that handles mail stands still meanwhile.
+//! It must not know what a state is made of; that is the affair of `rebeam._state`.
 
 use std::cell::Cell;
 use std::os::fd::{BorrowedFd, RawFd};
@@ -14,22 +14,22 @@ use crate::channel::Letter;
 use crate::in_process::is_shared;
 use crate::session::{actor_exit, channel, exit_ordered, send, send_with, wait};
 
-/// What the loop ends with when the actor is to hand its state over and wait; its text is how many milliseconds handlers
-/// that overlap may take.
+/// The reason with which the loop ends when the actor is to move. Its text is the time for handlers that overlap, in
+/// milliseconds.
 pub(crate) const MOVE: &str = "move";
 
 thread_local! {
-    /// Since when this actor takes no mail.
+    /// When this actor stopped taking mail.
     static STILL_SINCE: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// From now on this actor takes no mail.
+/// Notes that this actor takes no mail from now on.
 pub(crate) fn stands_still() {
     STILL_SINCE.set(Some(Instant::now()));
 }
 
-/// Gives the state for the next process, which lies in this memory. What was done is told before, so that the next process
-/// does not do it again. With `waits`, what was handed over and not begun is dropped: it was taken back.
+/// Hands over the state, which is in the file of this descriptor. Finished messages are acknowledged first, so that they
+/// are not handled again. With `waits`, messages that were not begun are dropped: the supervisor hands them over again.
 #[pyfunction]
 pub(crate) fn hand_over(py: Python<'_>, memory: RawFd, runs_init: bool, waits: bool) -> PyResult<()> {
     let channel = channel(py)?;
@@ -44,14 +44,14 @@ pub(crate) fn hand_over(py: Python<'_>, memory: RawFd, runs_init: bool, waits: b
     send_with(py, channel, &message, &[], Some(memory))
 }
 
-/// Says that the state cannot be given, and that this process goes on; with `is_failure`, that a hook has failed.
+/// Says that the state cannot be handed over, and that this process serves again. `is_failure`: a hook has raised.
 #[pyfunction]
 pub(crate) fn cannot_move(py: Python<'_>, why: String, is_failure: bool) -> PyResult<()> {
     STILL_SINCE.take();
     send(py, channel(py)?, &ToSupervisor::CannotMove { why, is_failure }, &[])
 }
 
-/// Waits for what has become of the next process: true if this one is to go on, false if it is to end.
+/// Waits for the result of the move: true if this process is to serve again, false if it is to end.
 #[pyfunction]
 pub(crate) fn wait_for_successor(py: Python<'_>) -> PyResult<bool> {
     let channel = channel(py)?;
@@ -67,7 +67,7 @@ pub(crate) fn wait_for_successor(py: Python<'_>) -> PyResult<bool> {
             Some(Letter::LogLevel(level)) => {
                 py.import("rebeam._logging")?.call_method1("set_level", (level,))?;
             }
-            // Whatever else was asked, the next process is asked again.
+            // Other requests are repeated to the next process.
             _ => {}
         }
     }

@@ -1,10 +1,11 @@
-"""What an actor hands over to the next process of its incarnation: when it is recycled, and when its code is new.
+"""The state that an actor hands to the next process of its incarnation, in recycling and in a reload.
 
-A state is one pickle. Without a `checkpoint` of its own it is the attributes of the actor, in which the actor itself is
-not copied but meant. Objects of classes that may have changed meanwhile travel by the names of what they are made of:
-dataclasses and named tuples by their fields, members of enumerations by their names.
+A state is one pickle. If the class defines no `checkpoint`, it is the attributes of the actor; references to the actor
+itself stay references. Values whose classes may have changed are pickled by name: dataclasses and named tuples by their
+fields, members of enumerations by their names.
 
-It must not know how a state travels: memory is given to `_rebeam`, and comes from `_boot`.
+It must not know how a state is transported: it writes into memory for `_rebeam`, and reads from memory that `_boot`
+got.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ F = TypeVar("F", bound="Callable[[Any, Any], Any]")
 _CHECKPOINT, _ATTRIBUTES = "checkpoint", "attributes"
 
 _MAX_DEPTH = 8
-"""How deep in an attribute the part is looked for that cannot be moved."""
+"""How deep an attribute is searched for the part that cannot be pickled."""
 
 _StandIns = dict[tuple[str, str], type]
 
 _stand_ins: list[_StandIns] = [{}]
-"""In a test, the classes that stand for others in each version of the code, by module and qualified name of those."""
+"""For tests: which classes replace others in each version of the code, by module and qualified name of the others."""
 
 _changes: dict[tuple[str, str], Callable[[Any, Any], Any]] = {}
-"""Functions that bring the state of a class up to date, by its module and qualified name."""
+"""Functions declared with `code_change`, by module and qualified name of the class."""
 
 
 class CannotMoveError(Exception):
@@ -70,7 +71,7 @@ def code_change(actor: type[Actor]) -> Callable[[F], F]:
 
 
 def version_of(actor: Actor, code: int) -> Any:
-    """By which version the code of an actor is known to the next one: `__version__` of its class or of its module."""
+    """What `code_change` of the next code gets: `__version__` of the class or its module, else the version's number."""
     found = getattr(type(actor), "__version__", None)
     if found is None:
         found = getattr(sys.modules.get(type(actor).__module__), "__version__", None)
@@ -97,7 +98,7 @@ def give(actor: Actor, code: int, *, waits: bool) -> None:
 
 
 def has_own(actor: Actor, name: str) -> bool:
-    """Whether a hook of `Actor` is defined by its class."""
+    """Whether the class of an actor overrides a hook of `Actor`."""
     return getattr(type(actor), name) is not getattr(Actor, name)
 
 
@@ -112,7 +113,7 @@ def _state_of(actor: Actor, *, is_recycled: bool) -> tuple[str, Any]:
 
 
 def _check_runs_nothing() -> None:
-    """What an actor has running is no part of its state."""
+    """Refuses actors with threads or tasks of their own, which are not part of the state."""
     if not _rebeam.is_virtual():
         threads = [it.name for it in threading.enumerate() if it is not threading.main_thread()]
         if threads:
@@ -144,7 +145,7 @@ def _slots(cls: type) -> list[str]:
 
 
 def _new_memory() -> int:
-    """A file that nobody else sees and that takes no room on a disk, where the system has such."""
+    """An anonymous file, in memory where the system supports that."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("rebeam-state", os.MFD_CLOEXEC)
     import tempfile
@@ -154,7 +155,7 @@ def _new_memory() -> int:
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles a state: the actor is meant and not copied, and what may have changed its shape travels by name."""
+    """Pickles a state: the actor as a reference, and values whose shape may change by name."""
 
     def __init__(self, file: Any, actor: Actor) -> None:
         super().__init__(file, 5)
@@ -180,12 +181,12 @@ class _Pickler(pickle.Pickler):
 
 
 _PICKLING = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs_ex__")
-"""Where a class says for itself how its objects are pickled."""
+"""Methods by which a class defines how its objects are pickled."""
 
 
 def _defines(cls: type, name: str) -> bool:
     own = getattr(cls, name, None)
-    # Those of dataclasses with slots go by place.
+    # Dataclasses with slots generate methods that go by position.
     return (
         own is not None and own is not getattr(object, name, None) and getattr(own, "__module__", None) != "dataclasses"
     )
@@ -217,7 +218,7 @@ def _named_tuple(cls: Any, fields: dict[str, Any]) -> Any:
 
 
 def _set_fields(value: Any, state: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    """Gives an object of a dataclass its fields; those that are new take their defaults."""
+    """Sets the fields of a dataclass object; new fields take their defaults."""
     cls = type(value)
     fields, others = state
     if not dataclasses.is_dataclass(cls):
@@ -248,7 +249,7 @@ def _no_default(cls: type, name: str) -> TypeError:
 
 
 def _tell_dropped(cls: type, dropped: list[str]) -> None:
-    """Says, once for each class and field, what new code has no place for."""
+    """Logs, once for each class and field, which values were dropped."""
     for name in dropped:
         if (cls.__qualname__, name) not in _told:
             _told.add((cls.__qualname__, name))
@@ -266,12 +267,12 @@ _told: set[tuple[str, str]] = set()
 
 
 def replace(old: type, new: type) -> None:
-    """Makes a version of the code for a test, in which a class stands for another, and for what stood for that."""
+    """For tests: makes a version of the code in which a class replaces another, and whatever replaced that before."""
     stand_ins = dict(_stand_ins[-1])
     before = stand_ins.get((old.__module__, old.__qualname__), old)
     for cls in (old, before):
         stand_ins[cls.__module__, cls.__qualname__] = new
-    # It may be one that was replaced earlier.
+    # It may have been replaced earlier.
     stand_ins.pop((new.__module__, new.__qualname__), None)
     _stand_ins.append(stand_ins)
 
@@ -300,7 +301,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def loads(start: bytes, code: int) -> Any:
-    """What an actor is started with, in this version of the code: its class and arguments."""
+    """The class and arguments of an actor, in this version of the code."""
     stand_ins = _of_version(code)
     return _Unpickler(io.BytesIO(start), stand_ins).load() if stand_ins else pickle.loads(start)
 
@@ -310,7 +311,7 @@ class Taken(NamedTuple):
 
     kind: str
     is_moved: bool
-    """Whether `before_move` has run before it was taken, so that `after_move` has to."""
+    """Whether `before_move` has run, so that `after_move` has to."""
     old_version: Any
     cls: type[Actor]
     file: Any
@@ -323,7 +324,7 @@ class Taken(NamedTuple):
 
 
 def take(memory: int, code: int) -> Taken:
-    """Opens what was handed over, for this version of the code; the descriptor is used up."""
+    """Opens a state that was handed over, for this version of the code. It owns the descriptor from now on."""
     os.lseek(memory, 0, os.SEEK_SET)
     file, stand_ins = os.fdopen(memory, "rb"), _of_version(code)
     kind, is_moved, old_version, cls = _Unpickler(file, stand_ins).load()
@@ -331,7 +332,7 @@ def take(memory: int, code: int) -> Taken:
 
 
 def take_over(actor: Actor, taken: Taken, *, is_new_code: bool) -> None:
-    """Gives an actor the state that was handed over. With new code, what brings it up to date is asked first."""
+    """Gives an actor the state that was handed over; `code_change` is applied first if the code is new."""
     from rebeam import _boot
 
     with taken.file as file:
@@ -361,7 +362,7 @@ def _changed(actor: Actor, old_version: Any, state: Any) -> Any:
 
 
 def _explained(actor: Actor, kind: str, state: Any, error: Exception) -> Exception:
-    """The error for a state that cannot be pickled: it names the part that is to blame."""
+    """The error for a state that cannot be pickled; it names the part that cannot."""
     from rebeam import _pickling
 
     if kind == _CHECKPOINT:

@@ -1,9 +1,9 @@
-//! New code: which actors go over to it, in what order, and which of them go back.
+//! Reloads: which actors move to a new version of the code, in what order, and which of them go back.
 //!
-//! An actor whose code has changed goes over between two messages, as one that is recycled does: its process gives its
-//! state and waits, and another, of the new version, goes on with that. The steps are those of [`crate::incarnation`]'s
-//! machine; here it is decided whose turn it is, and what is kept so that a step can be undone. What a state is, and what
-//! a version, only the shell knows.
+//! An actor moves between two messages, as in recycling: its process hands over its state and waits, and a process of the
+//! new version takes the state over. The steps of one move are those of [`crate::incarnation`]'s machine. This module
+//! decides whose turn it is, and keeps what a rollback needs. It must not know what a state or a version is made of: that
+//! is the shell's affair.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -20,18 +20,18 @@ use crate::event::{Action, HandedOver, NewCode, State};
 use crate::incarnation::{Before, Command, Limit, Machine};
 use crate::timers::{Due, TimerKey};
 
-/// How many actors stand still at the same time. More would only wait for each other: processes are made one by one.
+/// How many actors move at the same time. More would only wait for each other, since the zygote forks one by one.
 const MOST_AT_ONCE: usize = 2;
 
-/// An actor that was asked and is busy for so long does not hold up the others.
+/// An actor that is still busy this long after it was asked to move does not hold up the others.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// When a new version of the code has proved itself in an actor.
+/// When the probation of new code ends in an actor. Until then, a failure undoes the move.
 #[derive(Clone, Copy, Debug)]
 pub struct Probation {
-    /// After so many messages handled,
+    /// After this many handled messages,
     pub messages: u64,
-    /// or after so much time.
+    /// or after this time.
     pub time: Duration,
 }
 
@@ -45,7 +45,7 @@ impl Default for Probation {
 /// How a node reloads.
 #[derive(Clone, Copy, Debug)]
 pub struct ReloadOptions {
-    /// When new code has proved itself.
+    /// When the probation of new code ends.
     pub probation: Probation,
     /// How long handlers that overlap may take to finish before they are cancelled.
     pub grace: Duration,
@@ -57,15 +57,15 @@ impl Default for ReloadOptions {
     }
 }
 
-/// The versions of a node's code.
+/// The version that the node runs, the classes that stay behind it, and the reload under way.
 #[derive(Debug)]
 pub(super) struct Versions {
     current: Version,
     pub(super) options: ReloadOptions,
-    /// Classes whose new code has failed, and the version that they stay with.
+    /// Classes whose new code has failed, with the version that they run instead.
     held_back: HashMap<String, Version>,
     under_way: Option<UnderWay>,
-    /// What the shell was last told to keep.
+    /// The versions that the shell was last told to keep.
     needed: Vec<Version>,
 }
 
@@ -98,34 +98,34 @@ impl Default for Versions {
     }
 }
 
-/// A reload that is not over.
+/// A reload that is not complete.
 #[derive(Debug, Default)]
 struct UnderWay {
-    /// Those whose turn has not come, in the order of the tree.
+    /// Actors whose turn has not come, in the order of the tree.
     waiting: VecDeque<ActorId>,
-    /// Those of them whose spec has changed, and what it was before.
+    /// Actors whose spec has changed, with the spec before.
     respecified: BTreeMap<ActorId, Arc<ActorSpec>>,
-    /// Those who go over just now.
-    going: BTreeMap<ActorId, Going>,
+    /// Actors that are moving.
+    moving: BTreeMap<ActorId, Moving>,
     changes: Vec<Change>,
-    /// Changes of the tree that are not carried out yet.
+    /// Changes of the tree that its supervisors have not carried out yet.
     expected: usize,
     timer: Option<TimerKey>,
 }
 
 #[derive(Clone, Debug)]
-struct Going {
+struct Moving {
     asked: Duration,
     /// Since when it takes no mail.
     still_since: Option<Duration>,
-    /// Why it starts over, if it does.
+    /// Why it starts over, if it does not take its state along.
     starts_over: Option<StartsOver>,
 }
 
 #[derive(Clone, Debug)]
 enum StartsOver {
     /// Its class says so, or it is a function.
-    ByItself,
+    ByChoice,
     /// Its state cannot be moved.
     Because(String),
     /// Its spec has changed.
@@ -162,14 +162,14 @@ impl Core {
             self.set_gateway(gateway);
         }
         let mut under_way = UnderWay::default();
-        // Those of an earlier reload that is not over go straight to this version.
+        // Actors that an earlier reload has not reached move straight to this version.
         let earlier = self.versions.under_way.take();
         if let Some(earlier) = &earlier {
             self.timers.cancel(earlier.timer);
         }
         under_way.expected = earlier.as_ref().map_or(0, |earlier| earlier.expected);
-        let (earlier, going) = earlier.map(|it| (it.waiting, it.going)).unwrap_or_default();
-        let is_late = |id: ActorId| earlier.contains(&id) || going.contains_key(&id);
+        let (earlier, moving) = earlier.map(|it| (it.waiting, it.moving)).unwrap_or_default();
+        let is_late = |id: ActorId| earlier.contains(&id) || moving.contains_key(&id);
         let mut ids: Vec<ActorId> = self.members.actors().map(|actor| actor.id).collect();
         ids.sort_unstable();
         for id in ids {
@@ -186,7 +186,7 @@ impl Core {
                 Reload::State | Reload::Restart => under_way.waiting.push_back(id),
             }
         }
-        under_way.going = going;
+        under_way.moving = moving;
         self.versions.under_way = Some(under_way);
         for (id, old) in self.change_tree(tree) {
             self.takes_its_new_spec(id, old);
@@ -194,7 +194,7 @@ impl Core {
         self.reload_goes_on();
     }
 
-    /// The spec of an actor has changed: it starts over, unless it is not up.
+    /// The spec of an actor has changed: it starts over if it is up.
     fn takes_its_new_spec(&mut self, id: ActorId, old: Arc<ActorSpec>) {
         let is_alive = self.members.actor(id).is_some_and(|actor| actor.incarnation().is_some());
         if let Some(under_way) = self.versions.under_way.as_mut().filter(|_| is_alive) {
@@ -205,22 +205,23 @@ impl Core {
         }
     }
 
-    /// Has those go over whose turn it is.
+    /// Asks the next actors to move, as far as there is room, and ends the reload when nothing is left to do.
     pub(super) fn reload_goes_on(&mut self) {
         let Some(mut under_way) = self.versions.under_way.take() else { return };
         self.timers.cancel(under_way.timer.take());
-        under_way.going.retain(|id, _| self.members.actor(*id).is_some_and(|actor| actor.incarnation().is_some()));
+        under_way.moving.retain(|id, _| self.members.actor(*id).is_some_and(|actor| actor.incarnation().is_some()));
         let now = self.now;
-        let is_in_the_way = |going: &Going| going.still_since.is_some() || now.saturating_sub(going.asked) < PATIENCE;
+        let is_in_the_way =
+            |moving: &Moving| moving.still_since.is_some() || now.saturating_sub(moving.asked) < PATIENCE;
         let mut later = VecDeque::new();
         while let Some(id) = under_way.waiting.pop_front() {
-            if under_way.going.values().filter(|it| is_in_the_way(it)).count() >= MOST_AT_ONCE {
+            if under_way.moving.values().filter(|it| is_in_the_way(it)).count() >= MOST_AT_ONCE {
                 later.push_back(id);
                 break;
             }
-            match self.goes_over(id, &under_way) {
+            match self.ask_to_move(id, &under_way) {
                 Turn::Asked(starts_over) => {
-                    under_way.going.insert(id, Going { asked: now, still_since: None, starts_over });
+                    under_way.moving.insert(id, Moving { asked: now, still_since: None, starts_over });
                 }
                 Turn::NotYet => later.push_back(id),
                 Turn::Passed => {}
@@ -232,7 +233,7 @@ impl Core {
         }
         later.extend(std::mem::take(&mut under_way.waiting));
         under_way.waiting = later;
-        if under_way.waiting.is_empty() && under_way.going.is_empty() && under_way.expected == 0 {
+        if under_way.waiting.is_empty() && under_way.moving.is_empty() && under_way.expected == 0 {
             let mut changes = under_way.changes;
             changes.sort_by(|a, b| a.actor.cmp(&b.actor));
             let reloaded = Reloaded { version: self.versions.current, changes };
@@ -246,11 +247,11 @@ impl Core {
         self.versions.under_way = Some(under_way);
     }
 
-    fn goes_over(&mut self, id: ActorId, under_way: &UnderWay) -> Turn {
+    fn ask_to_move(&mut self, id: ActorId, under_way: &UnderWay) -> Turn {
         let Some(actor) = self.members.actor(id) else { return Turn::Passed };
         let Some(incarnation) = actor.incarnation() else { return Turn::Passed };
         let is_respecified = under_way.respecified.contains_key(&id);
-        if under_way.going.contains_key(&id) {
+        if under_way.moving.contains_key(&id) {
             // To an earlier version, perhaps.
             return Turn::NotYet;
         }
@@ -266,7 +267,7 @@ impl Core {
         let process = incarnation.process();
         if is_respecified || actor.spec.reload == Reload::Restart || incarnation.is_function {
             self.order_to_start_over(id, process);
-            return Turn::Asked(Some(if is_respecified { StartsOver::Respecified } else { StartsOver::ByItself }));
+            return Turn::Asked(Some(if is_respecified { StartsOver::Respecified } else { StartsOver::ByChoice }));
         }
         self.order(process, Machine::move_on);
         self.got_on(process);
@@ -287,21 +288,22 @@ impl Core {
         Some(Change { actor: actor.label.clone(), class: actor.spec.class.clone(), fate })
     }
 
-    fn going_mut(&mut self, id: ActorId) -> Option<&mut Going> {
-        self.versions.under_way.as_mut()?.going.get_mut(&id)
+    fn moving_mut(&mut self, id: ActorId) -> Option<&mut Moving> {
+        self.versions.under_way.as_mut()?.moving.get_mut(&id)
     }
 
-    /// An actor is through, one way or another.
-    fn is_through(&mut self, id: ActorId, fate: impl FnOnce(Duration, Going) -> Fate) {
+    /// The reload is complete for an actor, successful or not.
+    fn complete(&mut self, id: ActorId, fate: impl FnOnce(Duration, Moving) -> Fate) {
         let now = self.now;
-        let Some(going) = self.versions.under_way.as_mut().and_then(|it| it.going.remove(&id)) else { return };
-        let change = self.change(id, fate(now, going));
+        let Some(moving) = self.versions.under_way.as_mut().and_then(|it| it.moving.remove(&id)) else { return };
+        let change = self.change(id, fate(now, moving));
         if let Some(under_way) = &mut self.versions.under_way {
             under_way.changes.extend(change);
         }
     }
 
-    /// A process has given its state. One that was asked to move waits, and the next one is made; others end first.
+    /// A process has handed over its state. If it was asked to move, it waits now, and the next process is launched; a
+    /// process that is recycled ends first.
     pub(super) fn handed_over(&mut self, handed: HandedOver) {
         let HandedOver { process, state, runs_init, took, page } = handed;
         let Some(id) = self.members.serving(process).map(|actor| actor.id) else { return };
@@ -312,23 +314,23 @@ impl Core {
         };
         self.take_mail_back(id, &page);
         let since = self.now.saturating_sub(took);
-        if let Some(going) = self.going_mut(id) {
-            going.still_since = Some(since);
+        if let Some(moving) = self.moving_mut(id) {
+            moving.still_since = Some(since);
         }
-        self.goes_on_with_new_code(id, Some(state), runs_init, commands);
+        self.launch_with_new_code(id, Some(state), runs_init, commands);
     }
 
-    /// A process that was stopped to start over is gone.
+    /// A process that was stopped to start over has ended.
     pub(super) fn starts_over(&mut self, id: ActorId, commands: Vec<Command>) {
         let now = self.now;
-        if let Some(going) = self.going_mut(id) {
-            going.still_since = Some(now);
+        if let Some(moving) = self.moving_mut(id) {
+            moving.still_since = Some(now);
         }
-        self.goes_on_with_new_code(id, None, true, commands);
+        self.launch_with_new_code(id, None, true, commands);
     }
 
-    /// The next process of an incarnation is made, with the version of the code that its class is to run.
-    fn goes_on_with_new_code(&mut self, id: ActorId, state: Option<State>, runs_init: bool, commands: Vec<Command>) {
+    /// Launches the next process of an incarnation, with the version that its class is to run.
+    fn launch_with_new_code(&mut self, id: ActorId, state: Option<State>, runs_init: bool, commands: Vec<Command>) {
         let Some(actor) = self.members.actor(id) else { return };
         let code = self.version_of(&actor.spec.class);
         let spec = self.versions.under_way.as_mut().and_then(|it| it.respecified.remove(&id));
@@ -347,7 +349,7 @@ impl Core {
         self.next_process(id, state.map(|state| (state, before)), runs_init, commands);
     }
 
-    /// A process cannot give its state, and has gone on: the actor starts over instead, unless that is a failure.
+    /// A process cannot hand over its state, and serves again. The actor starts over instead, unless a hook has failed.
     pub(super) fn cannot_move(&mut self, process: ProcessId, why: String, is_failure: bool) {
         let Some(id) = self.members.serving(process).map(|actor| actor.id) else { return };
         let Some(incarnation) = self.members.incarnation_mut(id) else { return };
@@ -355,19 +357,19 @@ impl Core {
         self.obey(id, commands);
         if is_failure {
             self.hold_back(id);
-            self.is_through(id, |_, _| Fate::Failed { why });
+            self.complete(id, |_, _| Fate::Failed { why });
             self.pump(id);
             return self.reload_goes_on();
         }
-        if let Some(going) = self.going_mut(id) {
-            going.starts_over = Some(StartsOver::Because(why));
+        if let Some(moving) = self.moving_mut(id) {
+            moving.starts_over = Some(StartsOver::Because(why));
         }
         self.order_to_start_over(id, process);
         self.pump(id);
         self.reload_goes_on();
     }
 
-    /// A process is up. If it has taken over with new code, the one before it is let go, and the new code is on probation.
+    /// A process is up. If it has taken over with new code, the process before it ends, and the probation begins.
     pub(super) fn has_taken_over(&mut self, id: ActorId) {
         let Probation { time, .. } = self.versions.options.probation;
         let now = self.now;
@@ -382,18 +384,18 @@ impl Core {
         {
             before.timer = Some(self.timers.set(now + time, Due::ProbationOver(process)));
         }
-        self.is_through(id, |now, going| {
-            let still_us = now.saturating_sub(going.still_since.unwrap_or(now)).as_micros() as u64;
-            match going.starts_over {
+        self.complete(id, |now, moving| {
+            let still_us = now.saturating_sub(moving.still_since.unwrap_or(now)).as_micros() as u64;
+            match moving.starts_over {
                 None => Fate::Moved { still_us },
-                Some(StartsOver::ByItself) => Fate::StartedOver { still_us, why: None },
+                Some(StartsOver::ByChoice) => Fate::StartedOver { still_us, why: None },
                 Some(StartsOver::Because(why)) => Fate::StartedOver { still_us, why: Some(why) },
                 Some(StartsOver::Respecified) => Fate::Respecified,
             }
         });
     }
 
-    /// The process that was to take over has failed: the one before it goes on.
+    /// The process that was to take over has failed: the process before it serves again.
     pub(super) fn goes_back(&mut self, id: ActorId, failure: &Certificate, commands: Vec<Command>) {
         let Some(incarnation) = self.members.incarnation_mut(id) else { return };
         let process = incarnation.process();
@@ -412,7 +414,7 @@ impl Core {
         self.pump(id);
     }
 
-    /// New code has failed soon after it was taken over: a new process goes on with the code and the state before.
+    /// New code has failed on probation: another process goes on with the code and the state before.
     pub(super) fn is_undone(&mut self, id: ActorId, failure: &Certificate, commands: Vec<Command>) {
         let Some(incarnation) = self.members.incarnation_mut(id) else { return };
         let Some(Before { code, state, runs_init, spec, timer, .. }) = incarnation.before.take() else { return };
@@ -426,20 +428,20 @@ impl Core {
         self.tell_needed();
     }
 
-    /// What its death takes an incarnation back to: the version, and how many messages are lost with the new one.
+    /// Where a rollback leads: the version before, and how many messages the new one has handled.
     pub(super) fn goes_back_to(&self, id: ActorId) -> Option<(Version, u64)> {
         let before = self.members.actor(id)?.incarnation()?.before.as_ref()?;
         Some((before.code, before.handled))
     }
 
-    /// The new code of a class has failed: it is not tried in others of it.
+    /// The new code of a class has failed: no other actor of that class moves to it.
     fn has_failed(&mut self, id: ActorId, failure: &Certificate) {
         self.hold_back(id);
         let why = match &failure.reason {
             ExitReason::Exception(raised) if !raised.traceback.is_empty() => raised.traceback.clone(),
             reason => reason.to_string(),
         };
-        self.is_through(id, |_, _| Fate::Failed { why });
+        self.complete(id, |_, _| Fate::Failed { why });
     }
 
     /// The class of an actor stays with the version that the actor runs.
@@ -449,7 +451,7 @@ impl Core {
         self.versions.held_back.insert(actor.spec.class.clone(), incarnation.code);
     }
 
-    /// An actor has handled messages, which its new code is tried by.
+    /// An actor has handled messages, which count towards the end of its probation.
     pub(super) fn count_on_probation(&mut self, id: ActorId, by: u64) {
         let most = self.versions.options.probation.messages;
         let Some(incarnation) = self.members.incarnation_mut(id) else { return };
@@ -461,7 +463,7 @@ impl Core {
         }
     }
 
-    /// New code has proved itself.
+    /// The probation of new code is over.
     pub(super) fn probation_over(&mut self, process: ProcessId) {
         let Some(id) = self.members.serving(process).map(|actor| actor.id) else { return };
         let Some(incarnation) = self.members.incarnation_mut(id) else { return };
@@ -471,10 +473,10 @@ impl Core {
         self.tell_needed();
     }
 
-    /// An incarnation is over: nothing goes back any more.
+    /// An incarnation has ended: there is nothing left to roll back.
     pub(super) fn forget_before(&mut self, id: ActorId, before: Option<Before>, kept: Option<ProcessId>) {
         if let Some(under_way) = &mut self.versions.under_way {
-            under_way.going.remove(&id);
+            under_way.moving.remove(&id);
         }
         if let Some(kept) = kept {
             self.actions.push_back(Action::Kill(kept));
@@ -485,7 +487,7 @@ impl Core {
         }
     }
 
-    /// Says which versions of the code may still be needed, if these are others than before.
+    /// Tells the shell which versions may still be needed, if that has changed.
     fn tell_needed(&mut self) {
         let before = self.members.actors().filter_map(|actor| actor.incarnation()?.before.as_ref());
         let mut needed: BTreeSet<Version> = before.map(|before| before.code).collect();
@@ -500,17 +502,17 @@ impl Core {
     }
 }
 
-/// How long a process that was waited for may take for its exit hooks.
+/// How long the exit hooks of a process may take after its successor has taken over.
 const LEAVES_WITHIN: Duration = Duration::from_secs(5);
 
-/// What becomes of an actor whose turn has come.
+/// What became of an actor whose turn had come.
 enum Turn {
-    /// It was asked; whether it starts over.
+    /// It was asked to move, or to start over.
     Asked(Option<StartsOver>),
-    /// It starts, or is busy with something else that passes.
+    /// It is starting, or in some other state that passes.
     NotYet,
-    /// It needs nothing.
+    /// There is nothing to do.
     Passed,
-    /// It stays with its code.
+    /// It keeps its version.
     Stays(String),
 }

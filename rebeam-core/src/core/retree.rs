@@ -1,8 +1,8 @@
-//! A tree that is declared otherwise while it runs: children that come, go or are to be run otherwise.
+//! A reload of the tree: children that are added, removed, or declared with other options.
 //!
-//! Specs are compared by their place, a supervisor's children by their ids. What is the same is left alone. An actor whose
-//! spec has changed starts over in place, with its name, its pid and its mail; a supervisor takes new flags as it runs.
-//! What was added at run time is none of this.
+//! Specs are compared by path: a supervisor's children by their ids. Unchanged children are left alone. An actor whose
+//! spec has changed starts over in place, with its name, pid and mail; a supervisor takes new flags while it runs.
+//! Children that were added at run time are not touched.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::supervisor::{ChildRef, Done, RequestError, Verb};
 type Respecified = (ActorId, Arc<ActorSpec>);
 
 impl Core {
-    /// Brings the tree to what is declared now. Gives the actors whose spec has changed, and what it was.
+    /// Applies the new declaration. Returns the actors whose spec has changed, with the spec before.
     pub(super) fn change_tree(&mut self, tree: SupervisorSpec) -> Vec<Respecified> {
         let mut respecified = Vec::new();
         self.change_supervisor(ROOT, tree, &mut respecified);
@@ -55,7 +55,7 @@ impl Core {
         let is_up = supervisor.pid.is_some();
         let mut gone: Vec<ActorId> = old.into_values().collect();
         gone.sort_unstable();
-        // First those that go: one that comes may have the name of one of them.
+        // Removals first: an added child may have the name of a removed one.
         for child in gone {
             let change = self.change_of(child, Fate::Removed);
             if is_up {
@@ -76,7 +76,7 @@ impl Core {
         self.ask_supervisor(supervisor, Requester::Nobody, What::Change(change), verb);
     }
 
-    /// Whether a child may become what is declared in its place, rather than make room for it.
+    /// Whether a child can take the new spec in place. Otherwise it is removed, and another one added.
     fn is_alike(&self, id: ActorId, new: &ChildSpec) -> bool {
         match (&new.kind, self.members.actor(id), self.members.supervisor(id)) {
             (ChildKind::Actor(new), Some(actor), _) => new.name == actor.spec.name && new.via == actor.spec.via,
@@ -119,7 +119,7 @@ impl Core {
         Change { actor, class, fate }
     }
 
-    /// A supervisor has done, or refused, what a change of the tree wants of it.
+    /// A supervisor has carried out, or refused, a change of the tree.
     pub(super) fn change_is_done(&mut self, mut change: Change, result: Result<Done, RequestError>) {
         match result {
             Err(RequestError::StartFailed(_, reason)) => change.fate = Fate::Failed { why: reason.to_string() },
@@ -132,9 +132,9 @@ impl Core {
     }
 }
 
-/// Whether two specs make the same of an actor.
+/// Whether two specs run an actor in the same way.
 fn is_same(old: &ActorSpec, new: &ActorSpec) -> bool {
-    // What it depends on, and what becomes of it in the next reload, matters to that.
+    // The other two matter to the next reload only.
     let new = ActorSpec { modules: old.modules.clone(), reload: old.reload, ..new.clone() };
     *old == new
 }

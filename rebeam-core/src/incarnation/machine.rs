@@ -24,9 +24,9 @@ enum Life {
     Ignoring,
     /// It handles mail.
     Serving,
-    /// It was asked for its state, to go on in a new process. One that moves waits until that is up.
+    /// It was asked for its state, for a new process. In a move, this process waits until the new one is up.
     HandingOver { then: After, state: Option<State>, moves: bool },
-    /// It was told to stop, to start over in a new process.
+    /// It was told to stop, and starts over in a new process.
     StartingOver,
     /// It handles the mail that came before the order to stop.
     Draining { reason: ExitReason },
@@ -106,9 +106,9 @@ pub(crate) enum Command {
     Exit,
     /// SIGKILL.
     Kill,
-    /// Ask it for its state; it ends then.
+    /// Ask for its state; the process ends then.
     Recycle,
-    /// Ask it for its state; it waits then.
+    /// Ask for its state; the process waits then.
     Move,
     /// From now on it has so much time; replaces the limit before.
     Limit(Limit),
@@ -158,9 +158,9 @@ pub(crate) enum Manner {
 pub(crate) enum End {
     /// The incarnation goes on in a new process, with this state; the commands are for that one.
     NextGeneration { state: Option<State>, commands: Vec<Command> },
-    /// It has failed to take over: the process before it, which has waited, goes on. The commands are for that one.
+    /// It has failed to take over: the process before it, which has waited, serves again. The commands are for that one.
     GoesBack { commands: Vec<Command> },
-    /// It has failed soon after it had taken over: a new process goes on with the code and the state of before.
+    /// It has failed on probation: a new process goes on with the code and the state before.
     Undone { commands: Vec<Command> },
     /// Its `init` asked to be passed over.
     Ignored,
@@ -175,9 +175,9 @@ pub(crate) struct Machine {
     life: Life,
     /// The process's own last word.
     report: Option<ExitReason>,
-    /// The process before this one: it waits until this one has taken over, and goes on if it fails to.
+    /// The process before this one: it waits until this one has taken over, and serves again if that fails.
     kept: Option<ProcessId>,
-    /// Whether a failure takes it back to the code and the state of before.
+    /// Whether a failure leads back to the code and the state before.
     is_on_probation: bool,
     /// How many processes it has had.
     generations: u32,
@@ -327,7 +327,7 @@ impl Machine {
         vec![Command::Recycle]
     }
 
-    /// The same, with other code, while this process waits.
+    /// It is to go on in a new process with other code, between two messages. This process waits meanwhile.
     pub(crate) fn move_on(&mut self) -> Vec<Command> {
         if self.life != Life::Serving {
             return Vec::new();
@@ -336,7 +336,7 @@ impl Machine {
         vec![Command::Move]
     }
 
-    /// It is to stop, and to start over in a new process; it is asked to, or has to unwind.
+    /// It is to stop, and to start over in a new process. It is asked to stop, or sent an exit signal.
     pub(crate) fn start_over(&mut self, is_asked: bool) -> Vec<Command> {
         if self.life != Life::Serving {
             return Vec::new();
@@ -353,8 +353,8 @@ impl Machine {
         if then.is_limited() { Vec::new() } else { vec![Command::Limit(Limit::Shutdown)] }
     }
 
-    /// Its process has given its state, and waits: the commands are for the process that is to take over, within this
-    /// limit. `None` if it was not asked for that.
+    /// Its process has handed over its state, and waits. The commands are for the next process, which has this limit to
+    /// take over. `None` if the process was not asked to move.
     pub(crate) fn gave_state(&mut self, limit: Limit) -> Option<Vec<Command>> {
         let Life::HandingOver { then, state: None, moves: true } = &self.life else { return None };
         let then = then.clone();
@@ -363,7 +363,7 @@ impl Machine {
         Some(self.next_process(then, limit))
     }
 
-    /// Its process cannot give its state, and has gone on.
+    /// Its process cannot hand over its state, and serves again. `None` if it was not asked to.
     pub(crate) fn cannot_move(&mut self) -> Option<Vec<Command>> {
         let Life::HandingOver { then, state: None, moves: true } = &self.life else { return None };
         let then = then.clone();
@@ -380,7 +380,7 @@ impl Machine {
         limit.into_iter().collect()
     }
 
-    /// The process that has waited for this one, and need not any more.
+    /// Takes the process that waits for this one.
     pub(crate) fn take_kept(&mut self) -> Option<ProcessId> {
         self.kept.take()
     }
@@ -390,12 +390,12 @@ impl Machine {
         self.kept.is_some()
     }
 
-    /// The process that waits has ended instead. Whether it was that one.
+    /// A process has ended; whether it was the one that waits.
     pub(crate) fn kept_died(&mut self, process: ProcessId) -> bool {
         self.kept.take_if(|kept| *kept == process).is_some()
     }
 
-    /// From now on a failure takes it back to the code and the state of before, or does not any more.
+    /// Begins or ends the probation.
     pub(crate) fn set_on_probation(&mut self, is_on_probation: bool) {
         self.is_on_probation = is_on_probation;
     }
@@ -452,7 +452,7 @@ impl Machine {
                 let commands = self.next_process(then, Limit::Start);
                 End::NextGeneration { state: Some(state), commands }
             }
-            // One that has come to its own end at the same time does not start over.
+            // An actor that has ended by itself at the same time does not start over.
             Life::StartingOver if self.report != Some(ExitReason::Normal) => {
                 self.is_on_probation = true;
                 let commands = self.next_process(After::Serve, Limit::Start);

@@ -1,7 +1,6 @@
-//! The versions of the application's code that a node keeps: one that it runs, and those that actors may go back to.
+//! The versions of the application's code that a node keeps: the current one, and those that actors may go back to.
 //!
-//! A version is memory with the project's files, and a zygote that has imported them. Where code is reloaded, zygotes are
-//! forked from a *base*, which has imported what does not change.
+//! A version is a snapshot of the project's files in shared memory, with a zygote that has imported them.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsStr;
@@ -18,41 +17,41 @@ use crate::shell::service::Service;
 /// One version of the code.
 #[derive(Debug)]
 pub(crate) struct Code {
-    /// The project's files, as its first zygote has written them down.
+    /// The snapshot, written by the version's first zygote.
     pub(crate) memory: OwnedFd,
-    /// Down where the application is not to be forked: every actor gets a fresh interpreter.
+    /// Down if the application must not be forked: then every actor gets a fresh interpreter.
     pub(crate) zygote: Service,
     pub(crate) modules: Vec<Module>,
 }
 
-/// All that are kept.
+/// All versions that are kept.
 #[derive(Debug)]
 pub(crate) struct Versions {
     current: Version,
     all: BTreeMap<Version, Code>,
-    /// The last number that was given to one.
+    /// The last number that was given out.
     last: Version,
 }
 
 impl Versions {
-    /// Of a node that has just started.
+    /// The versions of a node that has just started.
     pub(crate) fn new(first: Code) -> Self {
         Versions { current: Version::FIRST, all: BTreeMap::from([(Version::FIRST, first)]), last: Version::FIRST }
     }
 
-    /// A number for one that is to be loaded.
+    /// The number of the next version.
     pub(crate) fn next(&mut self) -> Version {
         self.last.0 += 1;
         self.last
     }
 
-    /// From now on this is what the node runs.
+    /// Adds a version, which is the current one from now on.
     pub(crate) fn add(&mut self, version: Version, code: Code) {
         self.current = version;
         self.all.insert(version, code);
     }
 
-    /// Lets go of all but those that are needed; their zygotes end.
+    /// Drops all versions but the current one and those given. Their zygotes end.
     pub(crate) fn keep(&mut self, needed: &[Version]) {
         let current = self.current;
         let gone = self.all.extract_if(.., |version, _| *version != current && !needed.contains(version));
@@ -68,7 +67,7 @@ impl Versions {
         self.current
     }
 
-    /// A version; the current one in the place of one that is not kept.
+    /// A version, or the current one if that version is not kept.
     pub(crate) fn code(&self, version: Version) -> &Code {
         self.all.get(&version).unwrap_or_else(|| &self.all[&self.current])
     }
@@ -83,7 +82,7 @@ impl Versions {
         self.all.get_mut(&version).map(|code| &mut code.zygote)
     }
 
-    /// All of them, with their zygotes.
+    /// The zygotes of all versions.
     pub(crate) fn zygotes(&self) -> impl Iterator<Item = (Version, &Service)> {
         self.all.iter().map(|(version, code)| (*version, &code.zygote))
     }
@@ -102,9 +101,9 @@ impl Versions {
 /// How one version differs from another.
 #[derive(Debug)]
 pub(crate) struct Difference {
-    /// Modules that have changed themselves, or by what they import.
+    /// Modules that have changed, or that import one that has.
     pub(crate) changed: Changed,
-    /// Files that have changed, come or gone.
+    /// Files that were changed, added or removed.
     pub(crate) files: Vec<PathBuf>,
 }
 
@@ -116,7 +115,7 @@ pub(crate) fn difference(old: &[Module], new: &[Module]) -> Difference {
     let (old, new) = (of(old), of(new));
     let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     let differs = |name: &str, what: fn(&Module) -> u64| old.get(name).map(what) != new.get(name).map(what);
-    // What nobody imports, neither before nor now, is nobody's code.
+    // A file that is not imported, neither before nor now, changes nothing.
     let is_used = |name: &str| [&old, &new].iter().any(|it| it.get(name).is_some_and(|module| module.is_loaded));
     let changed: HashSet<String> =
         names.iter().filter(|name| differs(name, |module| module.closure)).map(|name| (*name).clone()).collect();
@@ -131,7 +130,7 @@ pub(crate) fn path_of(module: &Module) -> PathBuf {
     OsStr::from_bytes(&module.path).into()
 }
 
-/// A digest of everything that is loaded, to know a version again by.
+/// A digest of all loaded modules, by which a version is recognized.
 pub(crate) fn digest(modules: &[Module]) -> u64 {
     let mut digests: Vec<(&str, u64)> =
         modules.iter().filter(|it| it.is_loaded).map(|it| (it.name.as_str(), it.closure)).collect();

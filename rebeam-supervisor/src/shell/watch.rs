@@ -1,7 +1,7 @@
-//! Watching the files of the application, and having it reloaded when they are saved.
+//! The file watcher: requests a reload when files of the application are saved.
 //!
-//! Watched are the directories of the modules that are loaded, and what the project's file names besides; never the whole
-//! project. What has really changed is found out by whoever loads it: here it is only decided when to look.
+//! It watches the directories of loaded modules and the files that match the project's `watch` patterns, never the whole
+//! project. It only decides *when* to reload; what has changed is found out by comparing digests after the import.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -18,43 +18,43 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::printer::Printer;
 use crate::shell::engine::{Node, Trigger};
 
-/// How long after a change nothing more must come before it is looked at, at first and when more has come.
+/// How long to wait after a change for more changes: of one file, and of several.
 const QUIET: Duration = Duration::from_millis(20);
 const QUIET_IN_A_BURST: Duration = Duration::from_millis(80);
 
-/// How long a burst is waited for at most.
+/// The longest wait for the end of a burst.
 const LONGEST_BURST: Duration = Duration::from_secs(1);
 
-/// How often files are looked at where the system does not tell of changes.
+/// How often files are polled where the file system reports no changes.
 const POLL: Duration = Duration::from_millis(500);
 
-/// How often directories that are not there are looked for.
+/// How often missing directories are looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
-/// A file that changes during so many reloads in a row is written by the application itself.
+/// A file that changes during this many reloads in a row is taken to be written by the application itself.
 const MOST_IN_A_ROW: u32 = 5;
 
 /// How files are watched.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) directory: PathBuf,
-    /// Patterns of files that are no modules and belong to the application, relative to the project.
+    /// Patterns of files that belong to the application and are not modules, relative to the project.
     pub(crate) patterns: Vec<String>,
-    /// Whether files are looked at now and then, since the system does not tell of changes.
+    /// Whether to poll, because the file system reports no changes.
     pub(crate) polls: bool,
 }
 
-/// What is watched.
+/// The `watch` patterns, compiled.
 #[derive(Debug)]
 pub(crate) struct Patterns(GlobSet);
 
 impl Patterns {
     /// # Errors
-    /// The pattern that is none, and why.
+    /// The first invalid pattern, and why it is invalid.
     pub(crate) fn new(patterns: &[String]) -> Result<Self, globset::Error> {
         let mut set = GlobSetBuilder::new();
         for pattern in patterns {
-            // One without a slash is for any directory of the project.
+            // A pattern without a slash matches in every directory of the project.
             let anywhere = if pattern.contains('/') { pattern.clone() } else { format!("**/{pattern}") };
             set.add(Glob::new(&anywhere)?);
         }
@@ -63,9 +63,9 @@ impl Patterns {
 }
 
 enum News {
-    /// The system tells of a change.
+    /// The system reports a change.
     Change(Event),
-    /// These files are modules that are loaded.
+    /// The files of all loaded modules.
     Modules(Vec<PathBuf>),
     Trouble(notify::Error),
 }
@@ -121,24 +121,24 @@ struct Watched {
     options: Options,
     patterns: GlobSet,
     printer: Printer,
-    /// Modules that are loaded.
+    /// Files of loaded modules.
     modules: HashSet<PathBuf>,
     directories: BTreeSet<PathBuf>,
-    /// Those that are to be watched and are not there.
+    /// Directories that should be watched and do not exist.
     missing: BTreeSet<PathBuf>,
-    /// Whether the last code could not be loaded: whatever is saved may be what it lacks.
+    /// Whether the last import failed: then any Python file that is saved may be the fix.
     is_broken: bool,
     has_warned: bool,
 }
 
-/// Files that have changed and are to be looked at.
+/// Changes that came shortly after one another.
 #[derive(Debug, Default)]
 struct Burst {
-    /// All of them.
+    /// All changed files.
     paths: BTreeSet<PathBuf>,
-    /// Those that are no modules, and belong to the application.
+    /// Those that are not modules.
     files: BTreeSet<PathBuf>,
-    /// Since when, and until when nothing more must come.
+    /// When the burst began, and when it is over unless more changes come.
     times: Option<(Instant, Instant)>,
 }
 
@@ -156,19 +156,19 @@ impl Burst {
     }
 }
 
-/// Files that change while the application is reloaded, time after time: it writes them itself.
+/// Files that change during every reload, since the application writes them itself.
 #[derive(Debug, Default)]
 struct OwnWrites {
     /// Whether a reload is under way.
     is_under_way: bool,
-    /// What has changed since it began.
+    /// Files that have changed since it began.
     changed: BTreeSet<PathBuf>,
     in_a_row: BTreeMap<PathBuf, u32>,
     muted: BTreeSet<PathBuf>,
 }
 
 impl OwnWrites {
-    /// A file has changed; whether that is to be listened to.
+    /// Notes that a file has changed; returns whether the change counts.
     fn note(&mut self, path: &Path) -> bool {
         if self.is_under_way {
             self.changed.insert(path.to_owned());
@@ -180,7 +180,7 @@ impl OwnWrites {
         self.is_under_way = true;
     }
 
-    /// A reload is over: gives what is not listened to any more.
+    /// A reload is over: returns the files whose changes do not count any more.
     fn ends(&mut self) -> Vec<PathBuf> {
         self.is_under_way = false;
         let changed = std::mem::take(&mut self.changed);
@@ -244,9 +244,9 @@ impl Watched {
         }
     }
 
-    /// The system tells of a change: whether it is ours.
+    /// The system reports a change.
     fn changed(&mut self, event: &Event, burst: &mut Burst, own: &mut OwnWrites) {
-        // Reading changes nothing, and writing is over when the file is closed, of which polling does not tell.
+        // Reads change nothing, and a write is complete when the file is closed, which polling does not report.
         let is_written = matches!(event.kind, EventKind::Access(AccessKind::Close(AccessMode::Write)));
         let is_being_written = matches!(event.kind, EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)));
         if (event.kind.is_access() && !is_written) || (is_being_written && !self.options.polls) {
@@ -276,9 +276,9 @@ impl Watched {
             && !path.is_dir()
     }
 
-    /// From now on these are the modules that are loaded.
+    /// Watches the directories of these modules.
     fn watch_modules(&mut self, files: Vec<PathBuf>) {
-        // Where a path leads over a symbolic link, both its ends are looked at.
+        // Behind a symbolic link, both the link and its target are watched.
         let real = files.iter().filter_map(|file| file.canonicalize().ok()).collect::<Vec<PathBuf>>();
         self.modules = files.into_iter().chain(real).collect();
         let parents: BTreeSet<PathBuf> =
@@ -316,7 +316,7 @@ impl Watched {
         self.directories.insert(directory);
     }
 
-    /// Directories of the project, but for hidden ones, environments and packages of other languages.
+    /// Watches a directory and all below it, except hidden ones, virtual environments and `node_modules`.
     fn watch_below(&mut self, directory: &Path) {
         let mut queue = vec![directory.to_owned()];
         while let Some(directory) = queue.pop() {
@@ -336,7 +336,7 @@ impl Watched {
         }
     }
 
-    /// Directories that were gone and are there again: what is in them may have changed.
+    /// Watches directories that exist again; their files may have changed.
     fn look_for_missing(&mut self, burst: &mut Burst) {
         let back: Vec<PathBuf> = self.missing.iter().filter(|directory| directory.is_dir()).cloned().collect();
         for directory in back {
@@ -359,7 +359,7 @@ impl Watched {
     }
 }
 
-/// Directories that are never the application's.
+/// Directories that never belong to the application.
 const OTHERS: [&str; 2] = ["__pycache__", "node_modules"];
 
 #[cfg(test)]

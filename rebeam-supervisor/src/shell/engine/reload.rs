@@ -1,7 +1,7 @@
-//! Loading a new version of the application's code, and telling the core of it.
+//! Loading a new version of the application's code.
 //!
-//! A zygote for the new version is made beside the one that is at work; when it has imported the application, the core has
-//! the actors go over that have changed. Until then nothing happens to anybody, and a newer request replaces an older one.
+//! A zygote for the new version is started beside the one in use. When it has imported the application, the core moves the
+//! actors whose code has changed. Until then no actor is affected, and a newer request cancels an older one.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -25,20 +25,20 @@ use crate::shell::zygote::{self, Base};
 /// Why there is to be a new version.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Trigger {
-    /// Files that belong to the application and are no modules of it: they have changed, and with them all of it.
+    /// Changed files that belong to the application and are not modules: all actors move.
     pub(crate) files: Vec<PathBuf>,
-    /// Whether somebody has asked for it, rather than saved a file.
+    /// Whether it was requested by hand, rather than by a save.
     pub(crate) is_asked_for: bool,
 }
 
-/// What is under way.
+/// The state of reloads.
 #[derive(Default)]
 pub(super) struct Reloading {
-    /// Where zygotes are forked from, if they are.
+    /// The process that zygotes are forked from, if there is one.
     base: Option<Rc<Mutex<Base>>>,
     /// The process of the base.
     pub(super) base_os_pid: Option<i32>,
-    /// Whether a zygote is being forked, and its process not known yet.
+    /// Whether the base is forking a zygote whose process id is not known yet.
     pub(super) is_forking: bool,
     /// The version that is being imported.
     coming: Option<Coming>,
@@ -46,28 +46,28 @@ pub(super) struct Reloading {
     memory: Option<OwnedFd>,
     attempts: u64,
     is_loading: bool,
-    /// What has been asked for since the loading under way began.
+    /// What was requested since the current import began.
     next: Option<Trigger>,
     askers: Vec<oneshot::Sender<Answer>>,
-    /// When the reload under way was asked for, and the files that it is about.
+    /// When the current reload was requested, and the files that have changed.
     since: Option<(Instant, Vec<PathBuf>)>,
-    /// The digests of versions that have failed.
+    /// Digests of versions that have failed.
     bad: Vec<u64>,
-    /// The digest of the current one.
+    /// The digest of the current version.
     digest: u64,
-    /// Whether it was said what `preload` would save.
+    /// Whether the hint at `preload` was given.
     has_hinted: bool,
-    /// Whether somebody watches files, and is to be told which.
+    /// Tells the file watcher which modules are loaded, if there is a watcher.
     pub(super) watched: Option<Rc<dyn Fn(Vec<PathBuf>)>>,
 }
 
 struct Coming {
-    /// Which attempt to load it this is.
+    /// The number of this attempt.
     attempt: u64,
     zygote: Service,
 }
 
-/// What a zygote has found in new code.
+/// What a zygote says of new code.
 struct Loaded {
     tree: SupervisorSpec,
     gateway: ChildSpec,
@@ -80,7 +80,7 @@ struct Loaded {
 enum Attempt {
     Loaded(Box<Loaded>, Frames),
     Failed(LoadError),
-    /// A newer one takes its place, or the node is ending.
+    /// A newer request has cancelled it, or the node is stopping.
     Overtaken,
 }
 
@@ -91,13 +91,13 @@ impl Reloading {
         self.base = Some(Rc::new(Mutex::new(base)));
     }
 
-    /// The processes that are no version's zygote yet.
+    /// The base, and the zygote that is importing new code.
     pub(super) fn os_pids(&self) -> impl Iterator<Item = i32> {
         let coming = self.coming.as_ref().and_then(|coming| coming.zygote.os_pid());
         self.base_os_pid.into_iter().chain(coming)
     }
 
-    /// The base has ended: from now on interpreters are started anew.
+    /// The base has ended: from now on, new versions start with a fresh interpreter.
     pub(super) fn base_died(&mut self) {
         self.base = None;
         self.base_os_pid = None;
@@ -105,7 +105,7 @@ impl Reloading {
 }
 
 impl Node {
-    /// Has the application imported anew; the answer, which comes when everybody is through, through the receiver.
+    /// Reloads the application. The answer comes when all actors have moved.
     pub(crate) fn reload(&self, trigger: Trigger) -> oneshot::Receiver<Answer> {
         let (sender, receiver) = oneshot::channel();
         let mut engine = self.0.borrow_mut();
@@ -133,14 +133,14 @@ impl Node {
         receiver
     }
 
-    /// Watches what is loaded, and tells this of its files.
+    /// Calls `tell` with the files of all loaded modules, now and after each reload.
     pub(crate) fn watch_files(&self, tell: impl Fn(Vec<PathBuf>) + 'static) {
         let mut engine = self.0.borrow_mut();
         engine.reloading.watched = Some(Rc::new(tell));
         engine.tell_watched();
     }
 
-    /// Loads what was asked for, until nothing more is.
+    /// Works on requests until there are no more.
     async fn load(self) {
         loop {
             let Some(trigger) = self.0.borrow_mut().begin_loading() else { return };
@@ -149,7 +149,7 @@ impl Node {
         }
     }
 
-    /// Has a zygote of its own import the application.
+    /// Has a new zygote import the application.
     async fn attempt(&self) -> Attempt {
         match self.try_to_load().await {
             Ok(attempt) => attempt,
@@ -215,7 +215,7 @@ impl Node {
         }
     }
 
-    /// A zygote that has imported nothing of the project: a fork of the base, or a fresh interpreter.
+    /// Starts a zygote: a fork of the base, or a fresh interpreter.
     async fn new_zygote(&self, memory: &OwnedFd) -> std::io::Result<Process> {
         let base = self.0.borrow().reloading.base.clone();
         if let Some(base) = base {
@@ -273,7 +273,7 @@ impl Engine {
         }
     }
 
-    /// New code is imported: the core is told, unless it is what runs already.
+    /// New code is imported: tells the core, unless nothing has changed.
     fn take_new_code(
         &mut self,
         trigger: &Trigger,
@@ -293,7 +293,7 @@ impl Engine {
         let digest = versions::digest(&modules);
         let has_failed = self.reloading.bad.contains(&digest);
         if has_failed && trigger.is_asked_for {
-            // Whoever stays with older code is to try again.
+            // Classes that were held back try again.
             difference.changed = Changed::All;
         }
         let is_known_bad = has_failed && trigger.files.is_empty() && !trigger.is_asked_for;
@@ -324,7 +324,7 @@ impl Engine {
         match unforkable {
             None => zygote.is_up(Instant::now()),
             Some(reason) => {
-                // As the version before, most likely, of which that was said.
+                // Not again if the version before could not be forked either.
                 if self.versions.code(self.versions.current()).zygote.ready().is_some() {
                     self.printer.unforkable(&reason);
                 }
@@ -359,7 +359,7 @@ impl Engine {
         ));
     }
 
-    /// Everybody is through.
+    /// All actors have moved, or will not.
     pub(super) fn reload_is_over(&mut self, reloaded: Reloaded) {
         let (since, files) = self.reloading.since.take().unwrap_or_else(|| (Instant::now(), Vec::new()));
         if reloaded.changes.iter().any(|change| matches!(change.fate, Fate::Failed { .. })) {
@@ -378,7 +378,6 @@ impl Engine {
         let digest = self.reloading.digest;
         if !self.reloading.bad.contains(&digest) {
             self.reloading.bad.push(digest);
-            // Of those that somebody may save again.
             let surplus = self.reloading.bad.len().saturating_sub(MOST_BAD);
             self.reloading.bad.drain(..surplus);
         }
@@ -390,7 +389,7 @@ impl Engine {
         }
     }
 
-    /// Says which files are to be watched.
+    /// Tells the watcher which modules are loaded.
     fn tell_watched(&self) {
         let Some(tell) = self.reloading.watched.clone() else { return };
         let modules = &self.versions.code(self.versions.current()).modules;
@@ -398,5 +397,5 @@ impl Engine {
     }
 }
 
-/// How many versions that have failed are remembered.
+/// How many failed versions are remembered.
 const MOST_BAD: usize = 100;
