@@ -535,6 +535,32 @@ fn modules_come_go_and_change_their_sort() {
 }
 
 #[test]
+fn a_module_that_was_missing_may_come_while_the_import_fails_or_later_and_in_a_new_directory() {
+    let project = project();
+    let mut node = project.up();
+    project.write(
+        "models.py",
+        "import pathlib, time\ntry:\n    from late import STEP\nexcept ImportError:\n    \
+         pathlib.Path('failing').touch()\n    while not pathlib.Path('go').exists():\n        time.sleep(0.01)\n    raise\n",
+    );
+    node.eventually("the import is about to fail", |_| project.path().join("failing").exists().then_some(()));
+    project.write("late.py", "STEP = 2\n");
+    // A name that is not a module's is not watched.
+    project.write("go", "");
+    node.wait_for("not reloaded, v1 goes on");
+    node.wait_for("reloaded to v2");
+    assert_eq!(node.call("counter", "incr", &[]), json!(2));
+    project.write("models.py", "from package.below.inner import STEP\n");
+    node.wait_for("No module named 'package'");
+    std::fs::create_dir_all(project.path().join("package/below")).expect("directories");
+    project.write("package/__init__.py", "");
+    project.write("package/below/inner.py", "STEP = 3\n");
+    node.wait_for("reloaded to v3");
+    assert_eq!(node.call("counter", "incr", &[]), json!(5));
+    node.down();
+}
+
+#[test]
 fn a_project_behind_a_symbolic_link_is_watched() {
     let project = project();
     let real = project.path().join("real");

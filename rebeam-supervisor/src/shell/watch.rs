@@ -4,6 +4,7 @@
 //! project. It only decides *when* to reload; what has changed is found out by comparing digests after the import.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use rebeam_protocol::outside::Answer;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::printer::Printer;
-use crate::shell::engine::{Node, Trigger};
+use crate::shell::engine::{Import, Node, Trigger};
 
 /// How long to wait after a change for more changes: of one file, and of several.
 const QUIET: Duration = Duration::from_millis(20);
@@ -65,8 +66,7 @@ impl Patterns {
 enum News {
     /// The system reports a change.
     Change(Event),
-    /// The files of all loaded modules.
-    Modules(Vec<PathBuf>),
+    Import(Import),
     Trouble(notify::Error),
 }
 
@@ -77,7 +77,7 @@ pub(crate) async fn watch(node: Node, options: Options, patterns: Patterns, prin
         Ok(backend) => backend,
         Err(error) => return cannot_watch(&printer, &error),
     };
-    node.watch_files(move |files| drop(sender.send(News::Modules(files))));
+    node.watch_imports(move |import| drop(sender.send(News::Import(import))));
     let mut watched = Watched {
         backend,
         options,
@@ -87,6 +87,7 @@ pub(crate) async fn watch(node: Node, options: Options, patterns: Patterns, prin
         directories: BTreeSet::new(),
         missing: BTreeSet::new(),
         is_broken: false,
+        others: BTreeSet::new(),
         has_warned: false,
     };
     watched.run(receiver, &node).await;
@@ -126,8 +127,10 @@ struct Watched {
     directories: BTreeSet<PathBuf>,
     /// Directories that should be watched and do not exist.
     missing: BTreeSet<PathBuf>,
-    /// Whether the last import failed: then any Python file that is saved may be the fix.
+    /// Whether the last import failed: then any Python file or directory that appears may be the fix.
     is_broken: bool,
+    /// Such files and directories that have changed since the current import began: the fix if it fails.
+    others: BTreeSet<PathBuf>,
     has_warned: bool,
 }
 
@@ -217,27 +220,31 @@ impl Watched {
             tokio::select! {
                 news = receiver.recv() => match news {
                     Some(News::Change(event)) => self.changed(&event, &mut burst, &mut own),
-                    Some(News::Modules(files)) => self.watch_modules(files),
+                    Some(News::Import(Import::Loaded(files))) => {
+                        self.is_broken = false;
+                        self.others.clear();
+                        self.watch_modules(files);
+                    }
+                    Some(News::Import(Import::Failed)) => {
+                        self.is_broken = true;
+                        for path in std::mem::take(&mut self.others) {
+                            self.note_other(&path, &mut burst);
+                        }
+                    }
                     Some(News::Trouble(error)) => self.warn(&error),
                     None => return,
                 },
-                Some(answer) = answers.next() => match answer {
-                    Ok(Answer::NotReloaded(_)) => self.is_broken = true,
-                    Ok(Answer::Reloaded(reloaded)) => {
-                        self.is_broken = false;
-                        if reloaded.is_some() {
-                            for path in own.ends() {
-                                burst.files.remove(&path);
-                                self.say_own(&path);
-                            }
-                        }
+                Some(answer) = answers.next() => if let Ok(Answer::Reloaded(Some(_))) = answer {
+                    for path in own.ends() {
+                        burst.files.remove(&path);
+                        self.say_own(&path);
                     }
-                    _ => {}
                 },
                 () = again => self.look_for_missing(&mut burst),
                 () = quiet => {
                     let Burst { files, .. } = std::mem::take(&mut burst);
                     own.begins();
+                    self.others.clear();
                     answers.push(node.reload(Trigger { files: files.into_iter().collect(), is_asked_for: false }));
                 }
             }
@@ -257,7 +264,7 @@ impl Watched {
                 self.missing.insert(path.clone());
             }
             let is_python = path.extension().is_some_and(|extension| extension == "py");
-            if self.modules.contains(path) || (self.is_broken && is_python) {
+            if self.modules.contains(path) {
                 if own.note(path) {
                     burst.note(path, true);
                 }
@@ -265,10 +272,24 @@ impl Watched {
                 if own.note(path) {
                     burst.note(path, false);
                 }
-            } else if !self.options.patterns.is_empty() && matches!(event.kind, EventKind::Create(_)) && path.is_dir() {
-                self.watch_below(path);
+            } else if is_python || is_new_directory(event, path) {
+                if !self.options.patterns.is_empty() && !is_python {
+                    self.watch_below(path);
+                }
+                match self.is_broken {
+                    true if own.note(path) => self.note_other(path, burst),
+                    _ => _ = self.others.insert(path.clone()),
+                }
             }
         }
+    }
+
+    /// The last import has failed, and this file or directory, which was not part of the application, may be the fix.
+    fn note_other(&mut self, path: &Path, burst: &mut Burst) {
+        if path.is_dir() {
+            self.watch_below(path);
+        }
+        burst.note(path, true);
     }
 
     fn is_listed(&self, path: &Path) -> bool {
@@ -325,10 +346,8 @@ impl Watched {
             }
             let Ok(entries) = std::fs::read_dir(&directory) else { continue };
             for entry in entries.flatten() {
-                let name = entry.file_name();
                 let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
-                let is_other = name.as_encoded_bytes().starts_with(b".") || OTHERS.iter().any(|other| name == *other);
-                if is_directory && !is_other && !entry.path().join("pyvenv.cfg").exists() {
+                if is_directory && !is_other(&entry.file_name()) && !entry.path().join("pyvenv.cfg").exists() {
                     queue.push(entry.path());
                 }
             }
@@ -357,6 +376,17 @@ impl Watched {
             cannot_watch(&self.printer, error);
         }
     }
+}
+
+/// Whether a change has brought a directory that may belong to the application.
+fn is_new_directory(event: &Event, path: &Path) -> bool {
+    let is_new = matches!(event.kind, EventKind::Create(_) | EventKind::Modify(ModifyKind::Name(_)));
+    is_new && !path.file_name().is_some_and(is_other) && path.is_dir()
+}
+
+/// Whether a directory of this name never belongs to the application.
+fn is_other(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".") || OTHERS.iter().any(|other| name == *other)
 }
 
 /// Directories that never belong to the application.

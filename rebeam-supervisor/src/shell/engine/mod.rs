@@ -48,7 +48,7 @@ pub(crate) use self::outside::NodeFigures;
 
 use self::outside::Clients;
 use self::reload::Reloading;
-pub(crate) use self::reload::Trigger;
+pub(crate) use self::reload::{Import, Trigger};
 use self::worker::{Trust, Worker, Writing};
 use crate::printer::{Printer, Speaker, Stream};
 use crate::python::Python;

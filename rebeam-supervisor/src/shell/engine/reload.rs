@@ -31,6 +31,15 @@ pub(crate) struct Trigger {
     pub(crate) is_asked_for: bool,
 }
 
+/// What the file watcher is told.
+#[derive(Debug)]
+pub(crate) enum Import {
+    /// New code is loaded: the files of all its modules.
+    Loaded(Vec<PathBuf>),
+    /// New code could not be loaded.
+    Failed,
+}
+
 /// The state of reloads.
 #[derive(Default)]
 pub(super) struct Reloading {
@@ -48,7 +57,9 @@ pub(super) struct Reloading {
     is_loading: bool,
     /// What was requested since the current import began.
     next: Option<Trigger>,
+    /// Those who wait for an import, and those who wait for actors to move.
     askers: Vec<oneshot::Sender<Answer>>,
+    askers_of_moves: Vec<oneshot::Sender<Answer>>,
     /// When the current reload was requested, and the files that have changed.
     since: Option<(Instant, Vec<PathBuf>)>,
     /// Digests of versions that have failed.
@@ -57,8 +68,8 @@ pub(super) struct Reloading {
     digest: u64,
     /// Whether the hint at `preload` was given.
     has_hinted: bool,
-    /// Tells the file watcher which modules are loaded, if there is a watcher.
-    pub(super) watched: Option<Rc<dyn Fn(Vec<PathBuf>)>>,
+    /// Tells the file watcher, if there is one.
+    watcher: Option<Rc<dyn Fn(Import)>>,
 }
 
 struct Coming {
@@ -133,11 +144,11 @@ impl Node {
         receiver
     }
 
-    /// Calls `tell` with the files of all loaded modules, now and after each reload.
-    pub(crate) fn watch_files(&self, tell: impl Fn(Vec<PathBuf>) + 'static) {
+    /// Calls `tell` now, with the modules that are loaded, and whenever new code was loaded or could not be.
+    pub(crate) fn watch_imports(&self, tell: impl Fn(Import) + 'static) {
         let mut engine = self.0.borrow_mut();
-        engine.reloading.watched = Some(Rc::new(tell));
-        engine.tell_watched();
+        engine.reloading.watcher = Some(Rc::new(tell));
+        engine.tell_watcher_modules();
     }
 
     /// Works on requests until there are no more.
@@ -262,15 +273,21 @@ impl Engine {
             Attempt::Overtaken => dismiss(coming),
             Attempt::Failed(error) => {
                 dismiss(coming);
-                self.reloading.since = None;
-                self.printer.not_reloaded(&error, self.versions.current());
-                self.answer_askers(&Answer::NotReloaded(error));
+                self.not_reloaded(error);
             }
             Attempt::Loaded(loaded, frames) => match (coming, memory) {
                 (Some(coming), Some(memory)) => self.take_new_code(trigger, coming, memory, *loaded, frames),
                 (coming, _) => dismiss(coming),
             },
         }
+    }
+
+    fn not_reloaded(&mut self, error: LoadError) {
+        self.reloading.since = None;
+        // First, since whoever reads the error may save the fix at once.
+        self.tell_watcher(Import::Failed);
+        self.printer.not_reloaded(&error, self.versions.current());
+        answer(&mut self.reloading.askers, &Answer::NotReloaded(error));
     }
 
     /// New code is imported: tells the core, unless nothing has changed.
@@ -300,24 +317,22 @@ impl Engine {
         if is_known_bad || (difference.files.is_empty() && difference.changed != Changed::All) {
             coming.zygote.retire();
             self.reloading.since = None;
+            self.tell_watcher_modules();
             if is_known_bad {
                 self.printer.warn(
                     "this code has failed before, and is not tried again by itself: save other code, or `rebeam reload`",
                 );
             }
-            return self.answer_askers(&Answer::Reloaded(None));
+            return answer(&mut self.reloading.askers, &Answer::Reloaded(None));
         }
         if let Err(error) = spec::check(&tree) {
             coming.zygote.retire();
-            self.reloading.since = None;
-            let error = LoadError {
+            return self.not_reloaded(LoadError {
                 kind: LoadErrorKind::Usage,
                 message: error.to_string(),
                 hint: Some(error.hint()),
                 traceback: None,
-            };
-            self.printer.not_reloaded(&error, self.versions.current());
-            return self.answer_askers(&Answer::NotReloaded(error));
+            });
         }
         let version = self.versions.next();
         let Coming { mut zygote, .. } = coming;
@@ -337,7 +352,10 @@ impl Engine {
         if let Some((_, files)) = &mut self.reloading.since {
             files.extend(difference.files);
         }
-        self.tell_watched();
+        self.tell_watcher_modules();
+        // A reload that is still under way ends with this one.
+        let askers = std::mem::take(&mut self.reloading.askers);
+        self.reloading.askers_of_moves.extend(askers);
         self.wants_standby = true;
         if let Some(node) = self.me.upgrade().map(Node) {
             tokio::task::spawn_local(node.hear_zygote(version, frames));
@@ -370,7 +388,7 @@ impl Engine {
         if !self.life.is_stopping {
             self.printer.reloaded(&reloaded, &files, since.elapsed());
         }
-        self.answer_askers(&Answer::Reloaded(Some(reloaded)));
+        answer(&mut self.reloading.askers_of_moves, &Answer::Reloaded(Some(reloaded)));
     }
 
     /// The current version has failed.
@@ -383,17 +401,23 @@ impl Engine {
         }
     }
 
-    fn answer_askers(&mut self, answer: &Answer) {
-        for asker in std::mem::take(&mut self.reloading.askers) {
-            let _ = asker.send(answer.clone());
-        }
+    /// Tells the watcher which modules are loaded.
+    fn tell_watcher_modules(&self) {
+        let modules = &self.versions.code(self.versions.current()).modules;
+        let files = modules.iter().filter(|it| it.is_loaded).map(versions::path_of).collect();
+        self.tell_watcher(Import::Loaded(files));
     }
 
-    /// Tells the watcher which modules are loaded.
-    fn tell_watched(&self) {
-        let Some(tell) = self.reloading.watched.clone() else { return };
-        let modules = &self.versions.code(self.versions.current()).modules;
-        tell(modules.iter().filter(|it| it.is_loaded).map(versions::path_of).collect());
+    fn tell_watcher(&self, import: Import) {
+        if let Some(tell) = &self.reloading.watcher {
+            tell(import);
+        }
+    }
+}
+
+fn answer(askers: &mut Vec<oneshot::Sender<Answer>>, answer: &Answer) {
+    for asker in std::mem::take(askers) {
+        let _ = asker.send(answer.clone());
     }
 }
 
