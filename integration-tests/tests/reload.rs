@@ -1,6 +1,7 @@
 //! New code under actors that run: what moves, what is undone, and what harms nobody.
 
 use std::os::unix::fs::symlink;
+use std::process::Stdio;
 
 use harness::{Node, Project};
 use serde_json::json;
@@ -488,6 +489,47 @@ fn polling_does_where_the_system_tells_nothing() {
     node.wait_for("reloaded to v2");
     assert_eq!(node.call("counter", "incr", &[]), json!(9));
     node.down();
+}
+
+/// Starts a node of a user who may have that much of inotify; `None` where this machine has no user namespaces.
+fn limited<'a>(project: &'a Project, limit: &str) -> Option<Node<'a>> {
+    let in_a_namespace = |script: &str| {
+        let mut command = project.command_of("unshare");
+        command.args(["--user", "--map-root-user", "sh", "-c", &format!("{limit} && {script}")]).arg(harness::rebeam());
+        command
+    };
+    if !in_a_namespace("true").output().ok()?.status.success() {
+        crate::not_tested("limits of inotify");
+        return None;
+    }
+    let mut command = in_a_namespace("exec \"$0\" up app.py");
+    Some(project.adopt(command.env_remove("REBEAM_NO_RELOAD").stdout(Stdio::piped()).stderr(Stdio::piped())))
+}
+
+#[test]
+fn where_the_system_watches_no_more_it_is_said_and_reloads_by_hand_work() {
+    let limits = [
+        ("echo 2 > /proc/sys/user/max_inotify_watches", "no more directories", "fs.inotify.max_user_watches"),
+        ("echo 0 > /proc/sys/user/max_inotify_instances", "too many watchers", "fs.inotify.max_user_instances"),
+    ];
+    for (limit, complaint, hint) in limits {
+        let project = project();
+        project.write("rebeam.toml", "app = \"app.py\"\nwatch = [\"*.html\"]\n");
+        for name in ["a", "b", "c"] {
+            std::fs::create_dir_all(project.path().join("templates").join(name)).expect("a directory");
+        }
+        let Some(mut node) = limited(&project, limit) else { return };
+        node.wait_for(complaint);
+        node.wait_for(hint);
+        node.wait_for("up with");
+        project.write("models.py", "STEP = 5\n");
+        // Where one directory is watched, that alone may have had it reloaded.
+        let reloaded = node.run(&["reload"]);
+        assert_eq!(reloaded.code, Some(0), "{reloaded:?}");
+        node.wait_for("reloaded to v2");
+        assert_eq!(node.call("counter", "incr", &[]), json!(5));
+        node.down();
+    }
 }
 
 #[test]

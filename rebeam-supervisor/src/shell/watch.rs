@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use globset::{Glob, GlobSet, GlobSetBuilder};
+use nix::errno::Errno;
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Config, ErrorKind, Event, EventKind, PollWatcher, RecommendedWatcher, RecursiveMode, Watcher};
 use rebeam_protocol::outside::Answer;
@@ -94,14 +95,20 @@ pub(crate) async fn watch(node: Node, options: Options, patterns: Patterns, prin
 }
 
 fn cannot_watch(printer: &Printer, error: &notify::Error) {
-    printer.warn(&format!("files cannot be watched: {error}; `rebeam reload` reloads by hand"));
-    let hint = match error.kind {
+    let (reason, limit) = match &error.kind {
         ErrorKind::MaxFilesWatch => {
-            "raise `fs.inotify.max_user_watches`, or set `reload = \"poll\"` in the project's file"
+            ("the system watches no more directories for this user".into(), Some("fs.inotify.max_user_watches"))
         }
-        _ => "`reload = \"poll\"` in the project's file has them looked at twice a second",
+        ErrorKind::Io(error) if error.raw_os_error() == Some(Errno::EMFILE as i32) => {
+            ("this user has too many watchers of files".into(), Some("fs.inotify.max_user_instances"))
+        }
+        _ => (error.to_string(), None),
     };
-    printer.say(&format!("hint: {hint}"));
+    printer.warn(&format!("not all files can be watched: {reason}; `rebeam reload` reloads by hand"));
+    let raise = limit.map(|limit| format!("raise `{limit}` (sysctl), or ")).unwrap_or_default();
+    printer.say(&format!(
+        "hint: {raise}set `reload = \"poll\"` in the project's file: then files are read twice a second"
+    ));
 }
 
 type Backend = Box<dyn Watcher>;
