@@ -176,8 +176,8 @@ SECTIONS: dict[str, dict[str, str]] = {
     "System messages and upgrades": {
         "UPG-001": "A suspended actor handles no mail, which waits in order; it answers what is asked of its process.",
         "UPG-002": "State is read, and replaced, between two messages; a replacement that raises changes nothing.",
-        "UPG-003": "New code takes over state and mail by `code_change`; name, pid, links, monitors and timers stay, and "
-        "nobody sees a `Down`.",
+        "UPG-003": "New code takes over state and mail by `code_change`; name, pid, links, monitors and timers stay, "
+        "and nobody sees a `Down`.",
         "UPG-004": "`code_change` may refuse: the old code goes on with its state.",
         "UPG-005": "An upgrade of a supervisor.",
         "UPG-006": "Which actors run a class can be asked of the tree.",

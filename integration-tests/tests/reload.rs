@@ -461,7 +461,7 @@ fn imports_that_take_most_of_a_reload_are_named() {
     let path = project.path().join("lib/site-packages");
     let start = |project: &Project| {
         let mut command = project.command(&["up", "app.py"]);
-        command.env("PYTHONPATH", &path).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        command.env("PYTHONPATH", &path).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     };
     let mut node = project.adopt(&mut start(&project));
