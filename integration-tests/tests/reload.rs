@@ -187,9 +187,11 @@ fn a_hook_of_the_old_code_that_raises_leaves_that_at_work() {
         let project = Project::new(&raising(place));
         let mut node = project.up();
         project.write("app.py", HOOKS);
-        node.wait_for("held failed and stays with its code");
+        node.wait_for("`rebeam restart held` starts it over with the new code");
         node.wait_for(&format!("ValueError: in {place}"));
         assert_eq!(node.call("held", "incr", &[]), json!(101));
+        node.run(&["restart", "held"]);
+        assert_eq!(node.ps("held")["version"], json!(2));
         node.down();
     }
 }
@@ -214,10 +216,77 @@ fn new_code_that_dies_soon_is_undone_with_the_state_before_and_is_not_tried_agai
     project.write("models.py", "STEP = 2\n");
     node.wait_for("reloaded to v3");
     project.write("models.py", "STEP = 'x'\n");
-    node.wait_for("this code has failed before");
+    node.wait_for("counter not moved: this code of `app.Counter` has failed before");
     assert_eq!(node.call("counter", "incr", &[]), json!(6));
-    node.run(&["reload"]);
-    node.wait_for("reloaded to v4");
+    let asked = node.run(&["reload"]).stdout;
+    assert!(asked.starts_with("reloaded to v5: counter moved") && !asked.contains("quiet"), "{asked}");
+    node.down();
+}
+
+/// Two actors whose code is in modules of their own.
+fn two_modules() -> Project {
+    let project = Project::new(
+        r#"
+import a, b
+from rebeam import Supervisor, child
+
+tree = Supervisor([child(a.A, name="a"), child(b.B, name="b")])
+"#,
+    );
+    let source = |class: &str| {
+        format!(
+            "from rebeam import Actor\n\nclass {class}(Actor):\n    def init(self):\n        self.n = 0\n    def incr(self):\n        self.n += 1\n        return self.n\n"
+        )
+    };
+    project.write("a.py", &source("A"));
+    project.write("b.py", &source("B"));
+    project
+}
+
+#[test]
+fn bad_code_of_one_class_is_no_matter_of_another() {
+    let project = two_modules();
+    let mut node = project.up();
+    edit(&project, "a.py", "return self.n", "raise ValueError(self.n)");
+    node.wait_for("reloaded to v2");
+    node.run(&["call", "a", "incr"]).assert_error(1, &["ValueError"]);
+    node.wait_for("it goes on with v1");
+    // Whatever else is saved, the class stays with what works, also when it starts again.
+    edit(&project, "b.py", "return self.n", "return 10 * self.n");
+    let line = node.wait_for("reloaded to v3");
+    assert!(line.contains("b.py; b moved"), "{line}");
+    harness::kill(node.os_pid_of("a"), nix::sys::signal::Signal::SIGKILL);
+    node.eventually("it is back", |node| (node.ps("a")["restarts"] == json!(1)).then_some(()));
+    assert_eq!((node.call("a", "incr", &[]), node.call("b", "incr", &[])), (json!(1), json!(10)));
+    // Whoever asks for the bad code gets that, for this class.
+    let asked = node.run(&["reload"]).stdout;
+    assert!(asked.starts_with("reloaded to v4: a moved with state and mail ("), "{asked}");
+    assert_eq!(node.run(&["reload"]).stdout, "no code has changed\n");
+    node.down();
+}
+
+#[test]
+fn a_fix_is_taken_though_the_code_before_has_not_failed_yet() {
+    let project = two_modules();
+    edit(
+        &project,
+        "a.py",
+        "    def incr",
+        "    def slowly(self):\n        import time\n        time.sleep(1)\n        return 0\n    def incr",
+    );
+    let mut node = project.up();
+    edit(&project, "a.py", "        return 0", "        raise ValueError(0)");
+    node.wait_for("reloaded to v2");
+    let waits = std::thread::scope(|scope| {
+        let called = scope.spawn(|| project.run(&["call", "a", "slowly"]));
+        node.eventually("it has begun", |node| node.ps("a")["busy"].is_object().then_some(()));
+        edit(&project, "a.py", "        raise ValueError(0)", "        return 7");
+        called.join().expect("a call")
+    });
+    waits.assert_error(1, &["ValueError"]);
+    let line = node.wait_for("reloaded to v3");
+    assert!(line.contains("a moved with state and mail"), "{line}");
+    assert_eq!(node.call("a", "slowly", &[]), json!(7));
     node.down();
 }
 
@@ -268,12 +337,10 @@ tree = Supervisor([
     }
     edit(&project, "app.py", "def work", "# new\ndef work");
     let line = node.wait_for("reloaded to v2");
-    assert!(line.contains("asks, locked, threaded, work started over") && line.contains("stays stays"), "{line}");
-    node.wait_for(
-        "locked started over, since its state cannot be moved: `self.made['deep'][0]` cannot be moved: _thread.lock",
-    );
-    node.wait_for("threaded started over, since its state cannot be moved: it has threads of its own: my-thread");
-    node.wait_for("stays stays with its code: `reload=\"never\"`");
+    assert!(line.contains("asks, locked, threaded, work started over") && line.contains("stays not moved"), "{line}");
+    node.wait_for("stays not moved: `reload=\"never\"`");
+    node.wait_for("locked started over without its state: `self.made['deep'][0]` cannot be moved: _thread.lock");
+    node.wait_for("threaded started over without its state: it has threads of its own: my-thread");
     for name in ["locked", "asks"] {
         assert_eq!(node.call(name, "incr", &[]), json!(1));
         assert_eq!(node.ps(name)["restarts"], json!(0));
@@ -323,7 +390,7 @@ tree = Supervisor([child(Holder, name="holder")])
     assert_eq!(node.call("holder", "work", &[]), json!([before[0], 2, "second"]));
     // Whoever fails to take over lets the old one open them again.
     edit(&project, "app.py", "self.open(self.port)", "1 / 0");
-    node.wait_for("holder failed and stays with its code");
+    node.wait_for("holder not moved, since code has failed");
     assert_eq!(node.call("holder", "work", &[]), json!([before[0], 3, "second"]));
     node.down();
 }
@@ -385,10 +452,13 @@ fn every_process_imports_from_the_snapshot_of_its_version() {
     project.write("rebeam.toml", "probation = { seconds = 0 }\n");
     let mut node = project.up();
     project.write("lazy.py", "VALUE = 'v2'\n");
-    // Nobody has imported it: that alone is no new code.
+    let line = node.wait_for("reloaded to v2");
+    assert!(line.contains("lazy.py; counter, fresh moved"), "{line}");
     project.write("models.py", "STEP = 2\n");
-    node.wait_for("reloaded to v2");
-    project.write("lazy.py", "VALUE = 'later'\n");
+    node.wait_for("reloaded to v3");
+    // What is on the disk is broken, and then gone.
+    project.write("app.py", "1 / 0\n");
+    node.wait_for("not reloaded, v3 goes on");
     std::fs::remove_file(project.path().join("lazy.py")).expect("a file");
     for name in ["counter", "fresh"] {
         assert_eq!(node.call(name, "lazily", &[]), json!("v2"), "{name}");
@@ -807,7 +877,7 @@ tree = Supervisor([child(Held, False, name="large"), child(Held, True, name="odd
     let mut node = project.up();
     edit(&project, "app.py", "\"old\"", "\"new\"");
     let line = node.wait_for("reloaded to v2");
-    assert!(line.contains("large moved with state and mail; odd failed and stays with its code"), "{line}");
+    assert!(line.contains("large moved with state and mail; odd not moved, since code has failed"), "{line}");
     node.wait_for("ValueError: invalid literal for int() with base 10: 'no number'");
     assert_eq!(node.call("large", "size", &[]), json!([300_000_000, true, "new"]));
     assert_eq!(node.call("odd", "size", &[]), json!([300_000_000, true, "old"]));

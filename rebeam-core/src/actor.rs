@@ -26,6 +26,8 @@ pub(crate) struct Actor {
     pub(crate) life: Life,
     /// How often it was started.
     pub(crate) starts: u32,
+    /// Whether its arguments were let go, so that it cannot start over.
+    pub(crate) has_no_arguments: bool,
     /// Its last incarnation, alive or not.
     pub(crate) last_pid: Option<Pid>,
     /// Calls that were dropped before they were handed over: nobody waited for them any more.

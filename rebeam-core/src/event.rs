@@ -1,7 +1,7 @@
 //! What the core is told, and what it wants done.
 
 use std::any::Any;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -328,30 +328,12 @@ pub struct NewCode {
     pub tree: SupervisorSpec,
     /// How the gateway of a client is started; `None`: there is none.
     pub gateway: Option<ChildSpec>,
-    /// Whose code has changed.
-    pub changed: Changed,
-}
-
-/// Which modules have changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Changed {
-    /// These, by themselves or by what they import.
-    Modules(HashSet<String>),
-    /// It cannot be known: all of them.
-    All,
-    /// One class, by module and name; for tests.
-    Class(String),
-}
-
-impl Changed {
-    /// Whether the code of an actor has.
-    pub fn is_code_of(&self, actor: &ActorSpec) -> bool {
-        match self {
-            Changed::Modules(changed) => actor.modules.iter().any(|module| changed.contains(module)),
-            Changed::Class(class) => actor.class == *class,
-            Changed::All => true,
-        }
-    }
+    /// Digests of all modules, each with what it imports. A test may name a class instead of a module.
+    pub modules: HashMap<String, u64>,
+    /// Whether all actors move, because something else has changed that belongs to the application.
+    pub moves_all: bool,
+    /// Whether code that has failed before is tried again.
+    pub retries: bool,
 }
 
 /// What a process hands over to the next one of its incarnation. What it is, only the shell knows.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use rebeam_protocol::address::{Caller, ReplyTo};
 use rebeam_protocol::exit::ExitReason;
-use rebeam_protocol::id::{CallId, ProcessId, RequestId};
+use rebeam_protocol::id::{ActorId, CallId, ProcessId, RequestId};
 use rebeam_protocol::outside::Change;
 
 /// Who asks the supervisor itself for something.
@@ -50,7 +50,10 @@ pub(crate) enum What {
     Count,
     Spec,
     /// A change of the tree is carried out.
-    Change(Change),
+    Change {
+        change: Change,
+        child: ActorId,
+    },
 }
 
 #[derive(Debug, Default)]

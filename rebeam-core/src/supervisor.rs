@@ -9,7 +9,7 @@
 //! [`Machine::child_ignored`] or [`Machine::child_ended`]; every [`Command::Stop`] by [`Machine::child_ended`]; every
 //! [`Command::Pause`] by [`Machine::pause_over`] with its number.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use rebeam_protocol::exit::ExitReason;
@@ -21,7 +21,7 @@ use crate::intensity::RestartWindow;
 use crate::strategy;
 
 /// What a supervisor has to know about a child. Children are ordered by their [`ActorId`], which counts up: a child
-/// that is added later comes later.
+/// that is added later comes later, unless [`Machine::reorder`] says otherwise.
 #[derive(Clone, Debug)]
 pub struct Traits {
     /// Its id; not looked at under a dynamic supervisor.
@@ -258,6 +258,8 @@ pub struct Machine {
     auto_shutdown: AutoShutdown,
     window: RestartWindow,
     children: BTreeMap<ActorId, Child>,
+    /// The start order, where it is not that of the ids.
+    ranks: HashMap<ActorId, usize>,
     starting: usize,
     stopping: usize,
     phase: Phase,
@@ -276,6 +278,7 @@ impl Machine {
             auto_shutdown: spec.auto_shutdown,
             window: RestartWindow::new(spec.max_restarts, Duration::from_millis(spec.max_ms)),
             children: children.into_iter().map(|(key, traits)| (key, Child::new(traits))).collect(),
+            ranks: HashMap::new(),
             starting: 0,
             stopping: 0,
             phase: Phase::New,
@@ -288,6 +291,7 @@ impl Machine {
     /// From now on it has these flags. Restarts that have happened count on.
     pub fn respecify(&mut self, spec: &SupervisorSpec) {
         self.window.set_limit(spec.max_restarts, Duration::from_millis(spec.max_ms));
+        self.kind = spec.kind;
         self.strategy = spec.strategy;
         self.auto_shutdown = spec.auto_shutdown;
     }
@@ -299,9 +303,33 @@ impl Machine {
         }
     }
 
+    /// From now on it has this child, which is stopped, unless it has it already.
+    pub fn add(&mut self, child: ActorId, traits: Traits) {
+        self.children.entry(child).or_insert_with(|| Child::new(traits));
+    }
+
+    /// From now on these children are started in this order, before all others.
+    pub fn reorder(&mut self, children: &[ActorId]) {
+        self.ranks.clear();
+        if !children.is_sorted() {
+            self.ranks.extend(children.iter().copied().zip(0..));
+        }
+    }
+
+    /// The children in start order.
+    fn order(&self) -> impl DoubleEndedIterator<Item = ActorId> {
+        let by_rank = (!self.ranks.is_empty()).then(|| {
+            let mut children: Vec<ActorId> = self.children.keys().copied().collect();
+            children.sort_by_key(|child| (self.ranks.get(child).copied().unwrap_or(usize::MAX), *child));
+            children
+        });
+        let by_id = by_rank.is_none().then(|| self.children.keys().copied());
+        by_id.into_iter().flatten().chain(by_rank.into_iter().flatten())
+    }
+
     /// Starts the children, one after another (SUP-010).
     pub fn begin(&mut self, now: Duration) {
-        self.phase = Phase::Starting { queue: self.children.keys().copied().collect() };
+        self.phase = Phase::Starting { queue: self.order().collect() };
         self.advance(now);
     }
 
@@ -428,7 +456,8 @@ impl Machine {
 
     /// The children in start order, with their ids.
     pub fn children(&self) -> impl DoubleEndedIterator<Item = (ActorId, &str, &ChildState)> {
-        self.children.iter().map(|(key, child)| (*key, child.traits.id.as_str(), &child.state))
+        self.order()
+            .filter_map(|key| self.children.get(&key).map(|child| (key, child.traits.id.as_str(), &child.state)))
     }
 
     /// What the supervisor itself is doing.
@@ -880,7 +909,7 @@ impl Machine {
         if self.kind == SupervisorKind::Spawned {
             return self.start(child);
         }
-        let plan = strategy::plan(self.strategy, self.children.keys().copied(), child);
+        let plan = strategy::plan(self.strategy, self.order(), child);
         self.phase = Phase::Restarting { stops: plan.stop, starts: plan.start };
     }
 
@@ -888,7 +917,7 @@ impl Machine {
         if let Phase::Serving { request, .. } = self.phase {
             self.answer(request, Err(RequestError::Ending));
         }
-        let stops = self.children.keys().rev().copied().collect();
+        let stops = self.order().rev().collect();
         self.phase = Phase::Ending { stops, purpose, end };
         self.advance(now);
     }

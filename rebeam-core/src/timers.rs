@@ -36,7 +36,7 @@ pub(crate) enum Due {
     /// It is time to see who else can go over to new code.
     ReloadGoesOn,
     /// The code that this process runs has proved itself.
-    ProbationOver(ProcessId),
+    ProbationOver(Pid),
     /// A process that another has taken over from should have ended by itself.
     Leaves(ProcessId),
     /// Somebody has waited long enough for an actor to come up.

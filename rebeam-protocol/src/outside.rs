@@ -341,8 +341,10 @@ pub enum Fate {
         /// Why its state could not be moved; `None`: its class says that it is not to be, or it is a function.
         why: Option<String>,
     },
-    /// The new code has failed as it was taken over: the old code goes on.
+    /// Something has failed: it stays as it is.
     Failed {
+        /// What.
+        what: Failure,
         /// The traceback, or the reason.
         why: String,
     },
@@ -357,6 +359,17 @@ pub enum Fate {
     Removed,
     /// The tree declares it otherwise: it has started over.
     Respecified,
+}
+
+/// What has failed in a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Failure {
+    /// The new code, as it took over or soon after.
+    NewCode,
+    /// The old code, as it handed over its state.
+    OldCode,
+    /// The start of a child that is new in the tree.
+    Start,
 }
 
 /// One entry of a registry, as `rebeam names` and `rebeam groups` show it.

@@ -17,7 +17,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use rebeam_core::event::{Changed, Death, HandedOver, Launch, LaunchError, NewCode, NodeEnd, NodeEvent, State, Status};
+use rebeam_core::event::{Death, HandedOver, Launch, LaunchError, NewCode, NodeEnd, NodeEvent, State, Status};
 use rebeam_core::shell::{self, Frame, Heard, Shell as _};
 use rebeam_core::tracing::Span;
 use rebeam_core::{Core, EntryChange, Event};
@@ -76,6 +76,8 @@ struct Shell {
     dead_letters: Vec<DeadLetter>,
     /// What became of the last reload.
     reloaded: Option<Reloaded>,
+    /// Which version each class that was reloaded has.
+    modules: HashMap<String, u64>,
     chance: Option<Chance>,
     is_up: bool,
     /// How it ended, once it has.
@@ -137,6 +139,7 @@ impl Node {
             deaths: Vec::new(),
             dead_letters: Vec::new(),
             reloaded: None,
+            modules: HashMap::new(),
             chance: seed.map(|seed| Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)),
             is_up: false,
             ended: None,
@@ -252,20 +255,23 @@ impl Node {
         seconds: f64,
     ) -> PyResult<Vec<(String, &'static str, String)>> {
         let tree = spec::supervisor(tree, "root".into())?;
-        let version = {
+        {
             let mut shell = self.shell();
             shell.reloaded = None;
-            Version(shell.core.version().0 + 1)
-        };
-        let changed = Changed::Class(class);
-        self.tell(Event::NewCode(Box::new(NewCode { version, tree, gateway: None, changed })));
+            let version = Version(shell.core.version().0 + 1);
+            shell.modules.insert(class, u64::from(version.0));
+            let modules = shell.modules.clone();
+            let new = NewCode { version, tree, gateway: None, modules, moves_all: false, retries: false };
+            drop(shell);
+            self.tell(Event::NewCode(Box::new(new)));
+        }
         self.wait(py, seconds, "the reload did not come to an end", |shell| shell.reloaded.is_some())?;
         let reloaded = self.shell().reloaded.take();
         let change = |change: Change| {
             let (word, why) = match change.fate {
                 Fate::Moved { .. } => ("moved", String::new()),
                 Fate::StartedOver { why, .. } => ("restarted", why.unwrap_or_default()),
-                Fate::Failed { why } => ("failed", why),
+                Fate::Failed { why, .. } => ("failed", why),
                 Fate::Stays { why } => ("stays", why),
                 Fate::Added => ("added", String::new()),
                 Fate::Removed => ("removed", String::new()),

@@ -1,6 +1,6 @@
-"""The code of the project as it was when the node started: one version for all, whatever is saved meanwhile.
+"""One version of the project's code: what is imported from it is the same for all, whatever is saved meanwhile.
 
-The first zygote of a node writes down what it imports, and what lies beside that, in memory that the supervisor has
+The first zygote of a version writes down what it imports, and what lies beside that, in memory that the supervisor has
 made. Whoever imports later takes it from there: forks that import late, fresh interpreters, the zygote that replaces a
 dead one.
 Installed packages are none of the project's, and are imported as ever. Editable installations are the project's.
@@ -146,8 +146,9 @@ def modules() -> list[Module]:
         del queue[name]
         reached.append(name)
         digests[name] = _digest(source(paths[name]) or b"")
-        imports[name] = _imported_by(name, paths[name], paths)
-        queue.update((other, None) for other in imports[name] or () if other not in imports and other not in queue)
+        imported = imports[name] = _imported_by(name, paths[name], paths)
+        further = paths if imported is None else imported
+        queue.update((other, None) for other in further if other not in imports and other not in queue)
     everything = _Everything(paths)
     return [
         Module(
@@ -165,7 +166,10 @@ def _module_paths() -> dict[str, str]:
     """The names of all files of the snapshot as modules, and where they are."""
     paths = {name: path for name, (path, _) in _modules.items() if path in _files}
     known = set(paths.values())
-    paths.update((path if path in _run else _name_of(path), path) for path in _files if path not in known)
+    for path in _files:
+        if path not in known:
+            # One that was imported goes first: `models/__init__.py` hides `models.py`.
+            paths.setdefault(path if path in _run else _name_of(path), path)
     paths.update((path, path) for path in _run if path in _files)
     return paths
 
@@ -205,15 +209,28 @@ def _imported_by(name: str, path: str, known: dict[str, str]) -> list[str] | Non
         return []
     above = [name.rsplit(".", count)[0] for count in range(1, name.count(".") + 1)]
     packages = [name, *above] if os.path.basename(path) == "__init__.py" else above
+    codes = list(_codes(code))
+    # What one function imports, another may use.
+    names = dict.fromkeys(itertools.chain.from_iterable(part.co_names for part in codes))
+    if not _BY_NAMES.isdisjoint(names):
+        return None
     found: dict[str, None] = {}
-    for imported, names in _imports(code):
-        if imported is None:
-            return None
-        wanted = [imported, *(f"{package}.{imported}" if imported else package for package in packages)]
-        for module in wanted:
-            parts = module.split(".")
-            found.update((".".join(parts[: count + 1]), None) for count in range(len(parts)))
-            found.update((f"{module}.{part}", None) for part in names)
+    for part in codes:
+        takes_all = ("*",) in part.co_consts
+        for imported in _imports(part):
+            for module in [imported, *(f"{package}.{imported}" if imported else package for package in packages)]:
+                parts = module.split(".")
+                found.update((".".join(parts[: count + 1]), None) for count in range(len(parts)))
+                if takes_all:
+                    found.update((other, None) for other in known if other.rpartition(".")[0] == module)
+    queue = list(found)
+    # It grows as it is gone through: `package.module.name` may be used wherever `package` is imported.
+    for module in queue:
+        for name in names:
+            below = f"{module}.{name}"
+            if below in known and below not in found:
+                found[below] = None
+                queue.append(below)
     return [module for module in found if module in known]
 
 
@@ -235,12 +252,18 @@ _BY_NAMES = frozenset(("__import__", "import_module", "importlib", "pkgutil", "r
 """What imports by names that are made at run time."""
 
 
-def _imports(code: CodeType) -> Iterator[tuple[str | None, tuple[str, ...]]]:
-    """What code imports: names, with all names that it uses; None for what cannot be known."""
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """Code, and all code that is within."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, type(code)):
+            yield from _codes(constant)
+
+
+def _imports(code: CodeType) -> Iterator[str]:
+    """The names that code imports, not looking at code that is within."""
     from opcode import EXTENDED_ARG, opmap
 
-    if not _BY_NAMES.isdisjoint(code.co_names):
-        yield None, ()
     operations, arguments = code.co_code[::2], code.co_code[1::2]
     at = operations.find(opmap["IMPORT_NAME"])
     while at >= 0:
@@ -248,11 +271,8 @@ def _imports(code: CodeType) -> Iterator[tuple[str | None, tuple[str, ...]]]:
         while before >= 0 and operations[before] == EXTENDED_ARG:
             number |= arguments[before] << shift
             before, shift = before - 1, shift + 8
-        yield code.co_names[number], code.co_names
+        yield code.co_names[number]
         at = operations.find(opmap["IMPORT_NAME"], at + 1)
-    for constant in code.co_consts:
-        if isinstance(constant, type(code)):
-            yield from _imports(constant)
 
 
 def _closure(name: str, imports: dict[str, list[str] | None], digests: dict[str, int], everything: _Everything) -> int:

@@ -71,7 +71,7 @@ impl Core {
             state: self.state_of(actor.id),
             pid: actor.pid(),
             os_pid: known.as_ref().map(|(os_pid, ..)| *os_pid),
-            code: incarnation.map(|incarnation| incarnation.code),
+            code: incarnation.map(|incarnation| incarnation.version),
             restarts: actor.starts.saturating_sub(1),
             waiting: actor.waiting(known.as_ref().map(|(_, page, _)| page)) as u64,
             age_ms: incarnation.map(|incarnation| self.now.saturating_sub(incarnation.since).as_millis() as u64),

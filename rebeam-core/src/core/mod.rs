@@ -216,7 +216,7 @@ impl Core {
                 Due::Aged(process) => self.recycle(process),
                 Due::WaitOver(wait) => self.wait_over(wait),
                 Due::ReloadGoesOn => self.reload_goes_on(),
-                Due::ProbationOver(process) => self.probation_over(process),
+                Due::ProbationOver(pid) => self.probation_over(pid),
                 Due::Leaves(process) => self.actions.push_back(Action::Kill(process)),
             }
         }

@@ -21,9 +21,11 @@ impl Core {
         is_all: bool,
     ) {
         let pid = incarnation.process().pid;
+        // What is not replaced yet, since the process that was to replace it has failed.
+        let earlier = incarnation.made_before.take().map(|before| before.made).unwrap_or_default();
         let made = match is_all {
             true => self.all_it_made(id, pid),
-            false => std::mem::take(&mut incarnation.made),
+            false => earlier.followed_by(std::mem::take(&mut incarnation.made)),
         };
         incarnation.made = Made::default();
         incarnation.inherited = if is_replaced { made.entries.clone() } else { Vec::new() };
@@ -46,14 +48,23 @@ impl Core {
         let Some(incarnation) = self.members.incarnation_mut(id) else { return };
         incarnation.inherited.clear();
         let before = incarnation.made_before.take().map(|before| before.made).unwrap_or_default();
-        let known: Vec<u64> = before.entries.iter().map(|entry| entry.number).collect();
-        let mut made = std::mem::replace(&mut incarnation.made, before);
-        let entries = std::mem::take(&mut made.entries);
-        self.take_back(id, pid, made);
-        for entry in entries.into_iter().filter(|entry| !known.contains(&entry.number)) {
+        let made = std::mem::take(&mut incarnation.made).without(&before);
+        incarnation.made = before;
+        self.take_back_all(id, pid, made);
+    }
+
+    /// Takes back what an actor has made since it had made that.
+    pub(super) fn take_back_since(&mut self, id: ActorId, pid: Pid, then: &Made) {
+        let made = self.all_it_made(id, pid).without(then);
+        self.take_back_all(id, pid, made);
+    }
+
+    fn take_back_all(&mut self, id: ActorId, pid: Pid, mut made: Made) {
+        for entry in std::mem::take(&mut made.entries) {
             let changes = self.registries.take_out(entry.registry, &entry.key, entry.holder, entry.number);
             self.changed(changes);
         }
+        self.take_back(id, pid, made);
     }
 
     /// Takes back timers, monitors and watches.
@@ -74,7 +85,7 @@ impl Core {
     }
 
     /// What an incarnation has made in all of its life; not what it is called by its place in the tree.
-    fn all_it_made(&self, id: ActorId, pid: Pid) -> Made {
+    pub(super) fn all_it_made(&self, id: ActorId, pid: Pid) -> Made {
         let name = self.members.name_of(id).map(|name| text_key(name));
         let via = self.members.actor(id).and_then(|actor| actor.spec.via.as_ref());
         let via = via.and_then(|(registry, key)| Some((self.registry(&Registry::Named(registry.clone()))?, key)));

@@ -11,13 +11,16 @@ use std::time::Duration;
 
 use rebeam_protocol::certificate::Certificate;
 use rebeam_protocol::exit::ExitReason;
-use rebeam_protocol::id::{ActorId, ProcessId, Version};
-use rebeam_protocol::outside::{Change, Fate, Reloaded};
+use rebeam_protocol::hash::fnv1a;
+use rebeam_protocol::id::{ActorId, Pid, ProcessId, Version};
+use rebeam_protocol::message::CallFailure;
+use rebeam_protocol::outside::{Change, Failure, Fate, Reloaded};
 use rebeam_protocol::spec::{ActorSpec, Reload};
 
 use super::Core;
+use crate::actor::Actor;
 use crate::event::{Action, HandedOver, NewCode, State};
-use crate::incarnation::{Before, Command, Limit, Machine};
+use crate::incarnation::{Before, Code, Command, Incarnation, Limit, Machine};
 use crate::timers::{Due, TimerKey};
 
 /// How many actors move at the same time. More would only wait for each other, since the zygote forks one by one.
@@ -25,6 +28,9 @@ const MOST_AT_ONCE: usize = 2;
 
 /// An actor that is still busy this long after it was asked to move does not hold up the others.
 const PATIENCE: Duration = Duration::from_millis(50);
+
+/// A process that has not taken over after this time does not hold up the others.
+const PATIENCE_WITH_A_START: Duration = Duration::from_millis(250);
 
 /// When the probation of new code ends in an actor. Until then, a failure undoes the move.
 #[derive(Clone, Copy, Debug)]
@@ -61,37 +67,77 @@ impl Default for ReloadOptions {
 #[derive(Debug)]
 pub(super) struct Versions {
     current: Version,
+    /// Digests of its modules, each with what it imports.
+    modules: HashMap<String, u64>,
     pub(super) options: ReloadOptions,
-    /// Classes whose new code has failed, with the version that they run instead.
-    held_back: HashMap<String, Version>,
-    under_way: Option<UnderWay>,
+    /// Code that has failed: the class, and the digest of its code. Oldest first.
+    failed: VecDeque<(String, u64)>,
+    /// Classes whose newest code has failed.
+    held_back: HashMap<String, HeldBack>,
+    /// Children that a reload has added and that have not started, with the digest of their code.
+    pub(super) not_started: BTreeMap<ActorId, u64>,
+    pub(super) under_way: Option<UnderWay>,
     /// The versions that the shell was last told to keep.
     needed: Vec<Version>,
 }
 
+/// What a class runs instead of its newest code.
+#[derive(Debug)]
+struct HeldBack {
+    code: Code,
+    spec: Arc<ActorSpec>,
+}
+
+/// How many failures are remembered.
+const MOST_FAILED: usize = 100;
+
 impl Versions {
-    /// A change of the tree is under way.
-    pub(super) fn expect_change(&mut self) {
-        if let Some(under_way) = &mut self.under_way {
-            under_way.expected += 1;
+    /// The digest of the code that an actor of the current version runs.
+    pub(super) fn digest(&self, spec: &ActorSpec) -> u64 {
+        digest(&self.modules, spec)
+    }
+
+    fn has_failed(&self, class: &str, digest: u64) -> bool {
+        self.failed.iter().any(|(of, failed)| of == class && *failed == digest)
+    }
+
+    fn note_failed(&mut self, class: &str, digest: u64) {
+        if !self.has_failed(class, digest) {
+            self.failed.push_back((class.to_owned(), digest));
+            if self.failed.len() > MOST_FAILED {
+                self.failed.pop_front();
+            }
         }
     }
 
-    /// One is carried out, or will never be.
-    pub(super) fn changed(&mut self, change: Option<Change>) {
-        if let Some(under_way) = &mut self.under_way {
-            under_way.expected = under_way.expected.saturating_sub(1);
-            under_way.changes.extend(change);
-        }
+    /// Classes that have got other code than what has failed are held back no more.
+    fn release_held_back(&mut self) {
+        let Versions { modules, failed, held_back, .. } = self;
+        held_back.retain(|class, held| {
+            let digest = digest(modules, &held.spec);
+            failed.iter().any(|(of, failed)| of == class && *failed == digest)
+        });
     }
+}
+
+/// The digest of an actor's code: of the modules of its class, with what they import.
+fn digest(modules: &HashMap<String, u64>, spec: &ActorSpec) -> u64 {
+    let of = |name: &String| {
+        let digest = modules.get(name)?;
+        Some(fnv1a(&[name.as_bytes(), &digest.to_le_bytes()].concat()))
+    };
+    spec.modules.iter().chain([&spec.class]).filter_map(of).fold(0, u64::wrapping_add)
 }
 
 impl Default for Versions {
     fn default() -> Self {
         Versions {
             current: Version::FIRST,
+            modules: HashMap::new(),
             options: ReloadOptions::default(),
+            failed: VecDeque::new(),
             held_back: HashMap::new(),
+            not_started: BTreeMap::new(),
             under_way: None,
             needed: vec![Version::FIRST],
         }
@@ -100,17 +146,31 @@ impl Default for Versions {
 
 /// A reload that is not complete.
 #[derive(Debug, Default)]
-struct UnderWay {
+pub(super) struct UnderWay {
+    /// Whether all actors move.
+    moves_all: bool,
     /// Actors whose turn has not come, in the order of the tree.
     waiting: VecDeque<ActorId>,
     /// Actors whose spec has changed, with the spec before.
     respecified: BTreeMap<ActorId, Arc<ActorSpec>>,
     /// Actors that are moving.
     moving: BTreeMap<ActorId, Moving>,
-    changes: Vec<Change>,
-    /// Changes of the tree that its supervisors have not carried out yet.
-    expected: usize,
+    pub(super) changes: Vec<Change>,
+    /// Changes of the tree that its supervisors have been asked for and have not carried out.
+    pub(super) expected: usize,
+    /// How many of these are removals.
+    pub(super) removals: usize,
+    /// Children that are started once all removals are carried out.
+    pub(super) additions: Vec<Addition>,
     timer: Option<TimerKey>,
+}
+
+/// A child that is new in the tree.
+#[derive(Debug)]
+pub(super) struct Addition {
+    pub(super) supervisor: ActorId,
+    pub(super) child: ActorId,
+    pub(super) change: Change,
 }
 
 #[derive(Clone, Debug)]
@@ -148,45 +208,96 @@ impl Core {
         self.versions.current
     }
 
-    /// The version that a process of this class is to run.
-    pub(super) fn version_of(&self, class: &str) -> Version {
-        self.versions.held_back.get(class).copied().unwrap_or(self.versions.current)
+    /// Says what the first version of the code is made of, by digests of its modules.
+    pub fn set_modules(&mut self, modules: HashMap<String, u64>) {
+        self.versions.modules = modules;
+    }
+
+    /// Whether an actor runs other code than the current version has for it.
+    pub fn is_anyone_behind(&self) -> bool {
+        let is_behind = |actor: &Actor| actor.incarnation().is_some_and(|incarnation| incarnation.is_behind);
+        self.members.actors().any(|actor| actor.spec.reload != Reload::Never && is_behind(actor))
+    }
+
+    /// The actors that the reload under way waits for.
+    pub fn reload_waits_for(&self) -> Vec<String> {
+        let Some(under_way) = &self.versions.under_way else { return Vec::new() };
+        let ids = under_way.moving.keys().chain(&under_way.waiting);
+        ids.filter_map(|id| self.members.actor(*id)).map(|actor| actor.label.clone()).collect()
+    }
+
+    /// The code that an actor starts with.
+    pub(super) fn code_of(&self, spec: &ActorSpec) -> Code {
+        let current = || Code { version: self.versions.current, digest: self.versions.digest(spec) };
+        self.versions.held_back.get(&spec.class).map_or_else(current, |held| held.code)
+    }
+
+    /// The code that a further process of an incarnation runs: the same as before, from the current version if that has it.
+    pub(super) fn next_code(&self, id: ActorId) -> Option<Code> {
+        let actor = self.members.actor(id)?;
+        let incarnation = actor.incarnation()?;
+        let (code, is_behind) = (incarnation.code, incarnation.is_behind);
+        Some(if is_behind { code } else { Code { version: self.versions.current, ..code } })
+    }
+
+    /// Notes the code that an incarnation runs from now on.
+    pub(super) fn runs(&mut self, id: ActorId, code: Code) {
+        let Some(actor) = self.members.actor(id) else { return };
+        let is_behind = code.digest != self.versions.digest(&actor.spec);
+        if let Some(incarnation) = self.members.incarnation_mut(id) {
+            (incarnation.code, incarnation.is_behind) = (code, is_behind);
+        }
     }
 
     /// There is a new version of the code.
     pub(super) fn new_code(&mut self, new: NewCode) {
-        let NewCode { version, tree, gateway, changed } = new;
-        self.versions.current = version;
-        self.versions.held_back.clear();
+        let NewCode { version, tree, gateway, modules, moves_all, retries } = new;
+        let old = std::mem::replace(&mut self.versions.modules, modules);
+        let before = std::mem::replace(&mut self.versions.current, version);
+        if retries {
+            self.versions.failed.clear();
+        }
+        self.versions.release_held_back();
         if let Some(gateway) = gateway {
             self.set_gateway(gateway);
         }
-        let mut under_way = UnderWay::default();
         // Actors that an earlier reload has not reached move straight to this version.
-        let earlier = self.versions.under_way.take();
-        if let Some(earlier) = &earlier {
-            self.timers.cancel(earlier.timer);
-        }
-        under_way.expected = earlier.as_ref().map_or(0, |earlier| earlier.expected);
-        let (earlier, moving) = earlier.map(|it| (it.waiting, it.moving)).unwrap_or_default();
-        let is_late = |id: ActorId| earlier.contains(&id) || moving.contains_key(&id);
+        let mut under_way = self.versions.under_way.take().unwrap_or_default();
+        self.timers.cancel(under_way.timer.take());
+        let late: BTreeSet<ActorId> = under_way.waiting.drain(..).chain(under_way.moving.keys().copied()).collect();
+        let late_move = std::mem::replace(&mut under_way.moves_all, moves_all);
         let mut ids: Vec<ActorId> = self.members.actors().map(|actor| actor.id).collect();
         ids.sort_unstable();
         for id in ids {
             let Some(actor) = self.members.actor(id) else { continue };
-            if actor.incarnation().is_none() || !(is_late(id) || changed.is_code_of(&actor.spec)) {
+            let Some(code) = actor.incarnation().map(|incarnation| incarnation.code) else { continue };
+            let now = self.versions.digest(&actor.spec);
+            let has_changed = moves_all || digest(&old, &actor.spec) != now;
+            let spec = actor.spec.clone();
+            let was_behind = actor.incarnation().is_some_and(|incarnation| incarnation.is_behind);
+            let code = if was_behind { code } else { Code { version: before, ..code } };
+            self.runs(id, code);
+            let is_late = late.contains(&id);
+            let is_behind = code.digest != now && (has_changed || is_late || retries);
+            let is_respecified = under_way.respecified.contains_key(&id);
+            if !(is_behind || moves_all || is_respecified || is_late && late_move) {
                 continue;
             }
-            match actor.spec.reload {
-                Reload::Never => under_way.changes.push(Change {
-                    actor: actor.label.clone(),
-                    class: actor.spec.class.clone(),
-                    fate: Fate::Stays { why: "`reload=\"never\"`".into() },
-                }),
-                Reload::State | Reload::Restart => under_way.waiting.push_back(id),
+            let stays = match spec.reload {
+                Reload::Never => Some("`reload=\"never\"`".to_owned()),
+                Reload::State | Reload::Restart if self.versions.has_failed(&spec.class, now) => {
+                    let held = HeldBack { code, spec: spec.clone() };
+                    self.versions.held_back.entry(spec.class.clone()).or_insert(held);
+                    Some(format!("this code of `{}` has failed before; `rebeam reload` tries it again", spec.class))
+                }
+                Reload::State | Reload::Restart => None,
+            };
+            match stays {
+                Some(why) if has_changed => under_way.changes.extend(self.change(id, Fate::Stays { why })),
+                Some(_) => {}
+                None => under_way.waiting.push_back(id),
             }
         }
-        under_way.moving = moving;
         self.versions.under_way = Some(under_way);
         for (id, old) in self.change_tree(tree) {
             self.takes_its_new_spec(id, old);
@@ -198,7 +309,7 @@ impl Core {
     fn takes_its_new_spec(&mut self, id: ActorId, old: Arc<ActorSpec>) {
         let is_alive = self.members.actor(id).is_some_and(|actor| actor.incarnation().is_some());
         if let Some(under_way) = self.versions.under_way.as_mut().filter(|_| is_alive) {
-            under_way.respecified.insert(id, old);
+            under_way.respecified.entry(id).or_insert(old);
             if !under_way.waiting.contains(&id) {
                 under_way.waiting.push_back(id);
             }
@@ -207,12 +318,15 @@ impl Core {
 
     /// Asks the next actors to move, as far as there is room, and ends the reload when nothing is left to do.
     pub(super) fn reload_goes_on(&mut self) {
+        self.start_what_is_added();
         let Some(mut under_way) = self.versions.under_way.take() else { return };
         self.timers.cancel(under_way.timer.take());
         under_way.moving.retain(|id, _| self.members.actor(*id).is_some_and(|actor| actor.incarnation().is_some()));
         let now = self.now;
-        let is_in_the_way =
-            |moving: &Moving| moving.still_since.is_some() || now.saturating_sub(moving.asked) < PATIENCE;
+        let is_in_the_way = |moving: &Moving| match moving.still_since {
+            Some(since) => now.saturating_sub(since) < PATIENCE_WITH_A_START,
+            None => now.saturating_sub(moving.asked) < PATIENCE,
+        };
         let mut later = VecDeque::new();
         while let Some(id) = under_way.waiting.pop_front() {
             if under_way.moving.values().filter(|it| is_in_the_way(it)).count() >= MOST_AT_ONCE {
@@ -233,10 +347,9 @@ impl Core {
         }
         later.extend(std::mem::take(&mut under_way.waiting));
         under_way.waiting = later;
-        if under_way.waiting.is_empty() && under_way.moving.is_empty() && under_way.expected == 0 {
-            let mut changes = under_way.changes;
-            changes.sort_by(|a, b| a.actor.cmp(&b.actor));
-            let reloaded = Reloaded { version: self.versions.current, changes };
+        let is_complete = under_way.waiting.is_empty() && under_way.moving.is_empty();
+        if is_complete && under_way.expected == 0 && under_way.additions.is_empty() {
+            let reloaded = Reloaded { version: self.versions.current, changes: summed_up(under_way.changes) };
             self.actions.push_back(Action::Reloaded(Box::new(reloaded)));
             self.tell_needed();
             return;
@@ -255,10 +368,10 @@ impl Core {
             // To an earlier version, perhaps.
             return Turn::NotYet;
         }
-        if incarnation.code == self.versions.current && !is_respecified {
+        if incarnation.version == self.versions.current && !is_respecified {
             return Turn::Passed;
         }
-        if self.versions.held_back.contains_key(&actor.spec.class) {
+        if self.versions.held_back.contains_key(&actor.spec.class) && !is_respecified {
             return Turn::Stays(format!("the new code of `{}` has failed", actor.spec.class));
         }
         if !incarnation.machine.is_serving() {
@@ -266,6 +379,9 @@ impl Core {
         }
         let process = incarnation.process();
         if is_respecified || actor.spec.reload == Reload::Restart || incarnation.is_function {
+            if actor.has_no_arguments {
+                return Turn::Stays(NO_ARGUMENTS.into());
+            }
             self.order_to_start_over(id, process);
             return Turn::Asked(Some(if is_respecified { StartsOver::Respecified } else { StartsOver::ByChoice }));
         }
@@ -313,6 +429,9 @@ impl Core {
             return self.order(process, |machine| machine.handed_over(state));
         };
         self.take_mail_back(id, &page);
+        for timer in self.members.incarnation_mut(id).map(Incarnation::process_ended).into_iter().flatten() {
+            self.timers.cancel(timer);
+        }
         let since = self.now.saturating_sub(took);
         if let Some(moving) = self.moving_mut(id) {
             moving.still_since = Some(since);
@@ -329,24 +448,35 @@ impl Core {
         self.launch_with_new_code(id, None, true, commands);
     }
 
-    /// Launches the next process of an incarnation, with the version that its class is to run.
+    /// Launches the next process of an incarnation, with the code that its class is to run.
     fn launch_with_new_code(&mut self, id: ActorId, state: Option<State>, runs_init: bool, commands: Vec<Command>) {
         let Some(actor) = self.members.actor(id) else { return };
-        let code = self.version_of(&actor.spec.class);
-        let spec = self.versions.under_way.as_mut().and_then(|it| it.respecified.remove(&id));
+        let (Some(process), Some(before)) = (actor.process(), self.next_code(id)) else { return };
+        let code = self.code_of(&actor.spec);
+        let made = self.all_it_made(id, process.pid);
+        // Whoever takes its state along starts over afterwards to take its new spec.
+        let respecified = self.versions.under_way.as_mut().map(|it| &mut it.respecified);
+        let spec = respecified.filter(|_| state.is_none()).and_then(|it| it.remove(&id));
         let Some(incarnation) = self.members.incarnation_mut(id) else { return };
-        let before = std::mem::replace(&mut incarnation.code, code);
-        let earlier = incarnation.before.replace(Before {
+        let version = incarnation.version;
+        let owed = incarnation.owed().clone();
+        let mut earlier = incarnation.before.take();
+        let timer = earlier.as_mut().and_then(|earlier| earlier.timer.take());
+        incarnation.before = Some(Before {
+            version,
             code: before,
             state: state.clone(),
             runs_init,
             spec,
             handled: 0,
             timer: None,
+            made,
+            owed,
+            earlier: earlier.map(Before::into_earlier),
         });
-        let timer = earlier.and_then(|earlier| earlier.timer);
         self.timers.cancel(timer);
-        self.next_process(id, state.map(|state| (state, before)), runs_init, commands);
+        self.runs(id, code);
+        self.next_process(id, state.map(|state| (state, version)), runs_init, commands);
     }
 
     /// A process cannot hand over its state, and serves again. The actor starts over instead, unless a hook has failed.
@@ -355,16 +485,17 @@ impl Core {
         let Some(incarnation) = self.members.incarnation_mut(id) else { return };
         let Some(commands) = incarnation.machine.cannot_move() else { return };
         self.obey(id, commands);
+        let has_arguments = self.members.actor(id).is_some_and(|actor| !actor.has_no_arguments);
         if is_failure {
-            self.hold_back(id);
-            self.complete(id, |_, _| Fate::Failed { why });
-            self.pump(id);
-            return self.reload_goes_on();
+            self.complete(id, |_, _| Fate::Failed { what: Failure::OldCode, why });
+        } else if !has_arguments {
+            self.complete(id, |_, _| Fate::Stays { why: format!("{why}; and {NO_ARGUMENTS}") });
+        } else {
+            if let Some(moving) = self.moving_mut(id) {
+                moving.starts_over = Some(StartsOver::Because(why));
+            }
+            self.order_to_start_over(id, process);
         }
-        if let Some(moving) = self.moving_mut(id) {
-            moving.starts_over = Some(StartsOver::Because(why));
-        }
-        self.order_to_start_over(id, process);
         self.pump(id);
         self.reload_goes_on();
     }
@@ -382,7 +513,7 @@ impl Core {
         if let Some(before) = &mut incarnation.before
             && before.timer.is_none()
         {
-            before.timer = Some(self.timers.set(now + time, Due::ProbationOver(process)));
+            before.timer = Some(self.timers.set(now + time, Due::ProbationOver(process.pid)));
         }
         self.complete(id, |now, moving| {
             let still_us = now.saturating_sub(moving.still_since.unwrap_or(now)).as_micros() as u64;
@@ -397,58 +528,91 @@ impl Core {
 
     /// The process that was to take over has failed: the process before it serves again.
     pub(super) fn goes_back(&mut self, id: ActorId, failure: &Certificate, commands: Vec<Command>) {
+        let Probation { time, .. } = self.versions.options.probation;
         let Some(incarnation) = self.members.incarnation_mut(id) else { return };
         let process = incarnation.process();
-        if let Some(before) = incarnation.before.take() {
-            incarnation.code = before.code;
+        let failed = incarnation.code;
+        let Some(before) = incarnation.before.take() else { return };
+        incarnation.version = before.version;
+        incarnation.before = before.earlier.map(|earlier| *earlier);
+        incarnation.machine.set_on_probation(incarnation.before.is_some());
+        if let Some(before) = &mut incarnation.before {
+            before.timer = Some(self.timers.set(self.now + time, Due::ProbationOver(process.pid)));
         }
         let asked = incarnation.asked().to_vec();
+        self.runs(id, before.code);
         self.restore_what_was_made_before(id, process.pid);
         self.actions.push_back(Action::GoOn(process));
-        self.has_failed(id, failure);
+        self.has_failed(id, failed, failure);
         for message in &asked {
             self.hand_to_process(process, message);
         }
         self.obey(id, commands);
         self.got_on(process);
+        self.watch(id);
         self.pump(id);
     }
 
     /// New code has failed on probation: another process goes on with the code and the state before.
-    pub(super) fn is_undone(&mut self, id: ActorId, failure: &Certificate, commands: Vec<Command>) {
+    pub(super) fn is_undone(&mut self, id: ActorId, failure: &Arc<Certificate>, commands: Vec<Command>) {
         let Some(incarnation) = self.members.incarnation_mut(id) else { return };
-        let Some(Before { code, state, runs_init, spec, timer, .. }) = incarnation.before.take() else { return };
-        incarnation.code = code;
+        let Some(before) = incarnation.before.take() else { return };
+        let Before { code, state, runs_init, spec, timer, made, owed, earlier, .. } = before;
+        let pid = incarnation.process().pid;
+        let failed = incarnation.code;
+        incarnation.before = earlier.map(|earlier| *earlier);
+        incarnation.machine.set_on_probation(incarnation.before.is_some());
+        // The state before knows nothing of what the new code has made and put off.
+        let unknown = incarnation.take_owed_since(&owed);
         if let (Some(spec), Some(actor)) = (spec, self.members.actor_mut(id)) {
             actor.spec = spec;
         }
         self.timers.cancel(timer);
-        self.has_failed(id, failure);
-        self.next_process(id, state.map(|state| (state, code)), runs_init, commands);
+        self.runs(id, code);
+        self.take_back_since(id, pid, &made);
+        for call in unknown {
+            self.fail_call(call, CallFailure::Died { certificate: failure.clone(), begun: true });
+        }
+        self.has_failed(id, failed, failure);
+        self.next_process(id, state.map(|state| (state, code.version)), runs_init, commands);
         self.tell_needed();
     }
 
     /// Where a rollback leads: the version before, and how many messages the new one has handled.
     pub(super) fn goes_back_to(&self, id: ActorId) -> Option<(Version, u64)> {
         let before = self.members.actor(id)?.incarnation()?.before.as_ref()?;
-        Some((before.code, before.handled))
+        Some((before.code.version, before.handled))
     }
 
-    /// The new code of a class has failed: no other actor of that class moves to it.
-    fn has_failed(&mut self, id: ActorId, failure: &Certificate) {
-        self.hold_back(id);
-        let why = match &failure.reason {
-            ExitReason::Exception(raised) if !raised.traceback.is_empty() => raised.traceback.clone(),
-            reason => reason.to_string(),
-        };
-        self.complete(id, |_, _| Fate::Failed { why });
-    }
-
-    /// The class of an actor stays with the version that the actor runs.
-    fn hold_back(&mut self, id: ActorId) {
+    /// Code of a class has failed, and the actor runs what was before. If it was the newest code, no other actor of that
+    /// class moves to it; else the actor moves on to the newest.
+    fn has_failed(&mut self, id: ActorId, failed: Code, failure: &Certificate) {
         let Some(actor) = self.members.actor(id) else { return };
-        let Some(incarnation) = actor.incarnation() else { return };
-        self.versions.held_back.insert(actor.spec.class.clone(), incarnation.code);
+        let Some(code) = actor.incarnation().map(|incarnation| incarnation.code) else { return };
+        let spec = actor.spec.clone();
+        let newest = self.versions.digest(&spec);
+        let is_newest = failed.digest == newest;
+        self.versions.note_failed(&spec.class, failed.digest);
+        // Code that has proved itself is not bad for having failed later.
+        self.versions.failed.retain(|(class, digest)| *class != spec.class || *digest != code.digest);
+        match self.versions.held_back.get_mut(&spec.class) {
+            _ if code.digest == newest => drop(self.versions.held_back.remove(&spec.class)),
+            Some(held) if held.code.digest == failed.digest => held.code = code,
+            Some(_) => {}
+            None if is_newest => {
+                self.versions.held_back.insert(spec.class.clone(), HeldBack { code, spec });
+            }
+            None => {
+                if let Some(under_way) = &mut self.versions.under_way {
+                    under_way.moving.remove(&id);
+                    if !under_way.waiting.contains(&id) {
+                        under_way.waiting.push_back(id);
+                    }
+                }
+                return;
+            }
+        }
+        self.complete(id, |_, _| Fate::Failed { what: Failure::NewCode, why: why_of(&failure.reason) });
     }
 
     /// An actor has handled messages, which count towards the end of its probation.
@@ -458,14 +622,14 @@ impl Core {
         let Some(before) = &mut incarnation.before else { return };
         before.handled += by;
         if before.handled >= most {
-            let process = incarnation.process();
-            self.probation_over(process);
+            let pid = incarnation.process().pid;
+            self.probation_over(pid);
         }
     }
 
     /// The probation of new code is over.
-    pub(super) fn probation_over(&mut self, process: ProcessId) {
-        let Some(id) = self.members.serving(process).map(|actor| actor.id) else { return };
+    pub(super) fn probation_over(&mut self, pid: Pid) {
+        let Some(id) = self.members.living(pid) else { return };
         let Some(incarnation) = self.members.incarnation_mut(id) else { return };
         incarnation.machine.set_on_probation(false);
         let timer = incarnation.before.take().and_then(|before| before.timer);
@@ -474,26 +638,33 @@ impl Core {
     }
 
     /// An incarnation has ended: there is nothing left to roll back.
-    pub(super) fn forget_before(&mut self, id: ActorId, before: Option<Before>, kept: Option<ProcessId>) {
-        if let Some(under_way) = &mut self.versions.under_way {
-            under_way.moving.remove(&id);
+    pub(super) fn forget_before(&mut self, id: ActorId, reason: &ExitReason, incarnation: &mut Incarnation) {
+        if !self.shutdown.is_stopping() {
+            let why = || Some(format!("it ended as it was to move: {reason}"));
+            self.complete(id, |_, _| Fate::StartedOver { still_us: 0, why: why() });
         }
-        if let Some(kept) = kept {
+        if let Some(kept) = incarnation.machine.take_kept() {
             self.actions.push_back(Action::Kill(kept));
         }
-        if let Some(before) = before {
-            self.timers.cancel(before.timer);
+        let before = incarnation.before.take();
+        if before.is_some() || incarnation.is_behind {
+            self.timers.cancel(before.and_then(|before| before.timer));
             self.tell_needed();
         }
     }
 
     /// Tells the shell which versions may still be needed, if that has changed.
     fn tell_needed(&mut self) {
-        let before = self.members.actors().filter_map(|actor| actor.incarnation()?.before.as_ref());
-        let mut needed: BTreeSet<Version> = before.map(|before| before.code).collect();
-        let starting = self.members.actors().filter_map(|actor| actor.incarnation());
-        needed.extend(starting.filter(|it| it.machine.is_starting()).map(|it| it.code));
-        needed.extend(self.versions.held_back.values().copied().chain([self.versions.current]));
+        let mut needed: BTreeSet<Version> = BTreeSet::from([self.versions.current]);
+        needed.extend(self.versions.held_back.values().map(|held| held.code.version));
+        for actor in self.members.actors() {
+            let Some(incarnation) = actor.incarnation() else { continue };
+            if incarnation.machine.is_starting() || incarnation.is_behind {
+                needed.insert(incarnation.code.version);
+            }
+            let before = std::iter::successors(incarnation.before.as_ref(), |before| before.earlier.as_deref());
+            needed.extend(before.map(|before| before.code.version));
+        }
         let needed: Vec<Version> = needed.into_iter().collect();
         if needed != self.versions.needed {
             self.versions.needed.clone_from(&needed);
@@ -504,6 +675,30 @@ impl Core {
 
 /// How long the exit hooks of a process may take after its successor has taken over.
 const LEAVES_WITHIN: Duration = Duration::from_secs(5);
+
+/// One change for each actor: what has happened last. One that has gone and come was declared otherwise.
+fn summed_up(changes: Vec<Change>) -> Vec<Change> {
+    let mut by_actor: BTreeMap<String, Change> = BTreeMap::new();
+    for mut change in changes {
+        let before = by_actor.get(&change.actor).map(|before| &before.fate);
+        if matches!((before, &change.fate), (Some(Fate::Removed), Fate::Added)) {
+            change.fate = Fate::Respecified;
+        }
+        by_actor.insert(change.actor.clone(), change);
+    }
+    by_actor.into_values().collect()
+}
+
+const NO_ARGUMENTS: &str =
+    "it cannot start over: it is temporary, and its arguments, which are larger than 16 KiB, were not kept";
+
+/// Why something has failed, with the traceback if there is one.
+pub(super) fn why_of(reason: &ExitReason) -> String {
+    match reason {
+        ExitReason::Exception(raised) if !raised.traceback.is_empty() => raised.traceback.clone(),
+        reason => reason.to_string(),
+    }
+}
 
 /// What became of an actor whose turn had come.
 enum Turn {

@@ -281,7 +281,7 @@ impl Core {
                 }
                 return;
             }
-            (What::Change(change), result) => return self.change_is_done(change, result),
+            (What::Change { change, child }, result) => return self.change_is_done(change, child, result),
             (_, Err(error)) => (ProcessAnswer::Child(self.child_error(error)), Bytes::new()),
             (What::Start, Ok(Done::Child(child))) => {
                 let pid = self.members.pid(child);

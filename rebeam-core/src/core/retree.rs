@@ -8,10 +8,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use rebeam_protocol::id::ActorId;
-use rebeam_protocol::outside::{Change, Fate};
-use rebeam_protocol::spec::{ActorSpec, ChildKind, ChildSpec, SupervisorSpec};
+use rebeam_protocol::outside::{Change, Failure, Fate};
+use rebeam_protocol::spec::{ActorSpec, ChildKind, ChildSpec, SupervisorKind, SupervisorSpec};
 
 use super::Core;
+use super::reload::{Addition, why_of};
 use crate::members::{ROOT, traits};
 use crate::requests::{Requester, What};
 use crate::supervisor::{ChildRef, Done, RequestError, Verb};
@@ -40,6 +41,9 @@ impl Core {
                     old.remove(&child.id);
                     listed.push(known);
                     self.change_child(id, known, child, respecified);
+                    if self.is_to_start_again(known) {
+                        added.push((known, traits(child)));
+                    }
                 }
                 None => {
                     let new = self.add_child(child.clone(), id);
@@ -51,29 +55,61 @@ impl Core {
         let Some(supervisor) = self.members.supervisor_mut(id) else { return };
         supervisor.machine.respecify(&new);
         supervisor.spec = Arc::new(new);
-        supervisor.listed = listed;
         let is_up = supervisor.pid.is_some();
+        if is_up {
+            added.iter().for_each(|(child, traits)| supervisor.machine.add(*child, traits.clone()));
+            supervisor.machine.reorder(&listed);
+        }
+        supervisor.listed = listed;
         let mut gone: Vec<ActorId> = old.into_values().collect();
         gone.sort_unstable();
-        // Removals first: an added child may have the name of a removed one.
         for child in gone {
-            let change = self.change_of(child, Fate::Removed);
+            self.versions.not_started.remove(&child);
+            if let Some(under_way) = &mut self.versions.under_way {
+                under_way.additions.retain(|addition| addition.child != child);
+            }
             if is_up {
+                let change = self.change_of(child, Fate::Removed);
                 self.ask_supervisor(id, Requester::Nobody, What::Done, Verb::Terminate(ChildRef::Key(child)));
-                self.ask_for_change(id, change, Verb::Delete(ChildRef::Key(child)));
+                self.ask_for_removal(id, child, change);
             } else {
                 self.remove(child);
             }
         }
-        for (child, traits) in added.into_iter().filter(|_| is_up) {
+        for (child, _) in added.into_iter().filter(|_| is_up) {
             let change = self.change_of(child, Fate::Added);
-            self.ask_for_change(id, change, Verb::Start(child, traits));
+            if let Some(under_way) = &mut self.versions.under_way {
+                under_way.additions.push(Addition { supervisor: id, child, change });
+            }
         }
     }
 
-    fn ask_for_change(&mut self, supervisor: ActorId, change: Change, verb: Verb) {
-        self.versions.expect_change();
-        self.ask_supervisor(supervisor, Requester::Nobody, What::Change(change), verb);
+    fn ask_for_removal(&mut self, supervisor: ActorId, child: ActorId, change: Change) {
+        if let Some(under_way) = &mut self.versions.under_way {
+            under_way.expected += 1;
+            under_way.removals += 1;
+        }
+        let what = What::Change { change, child };
+        self.ask_supervisor(supervisor, Requester::Nobody, what, Verb::Delete(ChildRef::Key(child)));
+    }
+
+    /// Whether a child was added by an earlier reload, has not started, and has got other code since.
+    fn is_to_start_again(&self, child: ActorId) -> bool {
+        let Some(failed) = self.versions.not_started.get(&child) else { return false };
+        // What is below a supervisor is not looked at.
+        self.members.actor(child).is_none_or(|actor| self.versions.digest(&actor.spec) != *failed)
+    }
+
+    /// Starts the children that are new in the tree, once those that are to go are gone: one may have the name of another.
+    pub(super) fn start_what_is_added(&mut self) {
+        let Some(under_way) = self.versions.under_way.as_mut().filter(|it| it.removals == 0) else { return };
+        let additions = std::mem::take(&mut under_way.additions);
+        under_way.expected += additions.len();
+        for Addition { supervisor, child, change } in additions {
+            self.versions.not_started.remove(&child);
+            let what = What::Change { change, child };
+            self.ask_supervisor(supervisor, Requester::Nobody, what, Verb::Restart(ChildRef::Key(child)));
+        }
     }
 
     /// Whether a child can take the new spec in place. Otherwise it is removed, and another one added.
@@ -81,7 +117,12 @@ impl Core {
         match (&new.kind, self.members.actor(id), self.members.supervisor(id)) {
             (ChildKind::Actor(new), Some(actor), _) => new.name == actor.spec.name && new.via == actor.spec.via,
             (ChildKind::Supervisor(new), _, Some(supervisor)) => {
-                new.name == supervisor.spec.name && new.kind == supervisor.spec.kind
+                let old = &supervisor.spec;
+                let is_alike = match (old.kind, new.kind) {
+                    (SupervisorKind::Dynamic { .. }, SupervisorKind::Dynamic { .. }) => true,
+                    (old, new) => old == new,
+                };
+                old.name == new.name && is_alike
             }
             _ => false,
         }
@@ -120,14 +161,20 @@ impl Core {
     }
 
     /// A supervisor has carried out, or refused, a change of the tree.
-    pub(super) fn change_is_done(&mut self, mut change: Change, result: Result<Done, RequestError>) {
-        match result {
-            Err(RequestError::StartFailed(_, reason)) => change.fate = Fate::Failed { why: reason.to_string() },
-            Err(RequestError::Ending) => return self.versions.changed(None),
-            // A temporary child is gone with its end.
-            _ => {}
+    pub(super) fn change_is_done(&mut self, mut change: Change, child: ActorId, result: Result<Done, RequestError>) {
+        let is_removal = change.fate == Fate::Removed;
+        let is_refused = matches!(result, Err(RequestError::Ending));
+        if let Err(RequestError::StartFailed(_, reason)) = result {
+            let digest = self.members.actor(child).map_or(0, |actor| self.versions.digest(&actor.spec));
+            self.versions.not_started.insert(child, digest);
+            change.fate = Fate::Failed { what: Failure::Start, why: why_of(&reason) };
         }
-        self.versions.changed(Some(change));
+        if let Some(under_way) = &mut self.versions.under_way {
+            under_way.expected = under_way.expected.saturating_sub(1);
+            under_way.removals = under_way.removals.saturating_sub(usize::from(is_removal));
+            // One that cannot be found is gone: a temporary child goes with its end.
+            under_way.changes.extend((!is_refused).then_some(change));
+        }
         self.reload_goes_on();
     }
 }

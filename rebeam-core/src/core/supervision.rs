@@ -193,6 +193,7 @@ impl Core {
         let listed = supervisor.listed.clone();
         let children = listed.iter().copied().zip(supervisor.spec.children.iter().map(traits));
         supervisor.machine = Machine::new(&supervisor.spec, children);
+        supervisor.machine.reorder(&listed);
         supervisor.pid = Some(pid);
         supervisor.last_pid = Some(pid);
         supervisor.starts += 1;
@@ -343,13 +344,14 @@ impl Core {
     fn start_actor(&mut self, id: ActorId) {
         let process = self.members.new_process();
         let now = self.now;
-        let Some(code) = self.members.actor(id).map(|actor| self.version_of(&actor.spec.class)) else { return };
+        let Some(code) = self.members.actor(id).map(|actor| self.code_of(&actor.spec)) else { return };
         let Some(actor) = self.members.actor_mut(id) else { return };
         actor.last_pid = Some(process.pid);
         actor.life = Life::Alive(Box::new(Incarnation::new(process, code, now)));
-        let launch = launch(actor, process, code, None);
+        let launch = launch(actor, process, code.version, None);
         actor.starts += 1;
         self.members.born(process.pid, id);
+        self.runs(id, code);
         self.announce(id, process.pid);
         self.actions.push_back(Action::Launch(launch));
         self.obey(id, vec![incarnation::Command::Limit(Limit::Start)]);
@@ -510,6 +512,7 @@ impl Core {
         let is_recycled = actor.spec.limits != Limits::default() || actor.spec.has_checkpoint;
         if actor.restart == Restart::Temporary && !is_listed && !is_recycled && actor.spec.start.len() > KEPT_ARGUMENTS
         {
+            actor.has_no_arguments = true;
             actor.spec = Arc::new(ActorSpec { start: Vec::new(), ..(*actor.spec).clone() });
         }
     }
@@ -603,14 +606,14 @@ impl Core {
             end => end,
         };
         self.timers.cancel(incarnation.limit.take());
-        let kept = incarnation.machine.take_kept();
-        self.forget_before(id, incarnation.before.take(), kept);
+        self.forget_before(id, &reason, &mut incarnation);
         let is_ordered = incarnation.machine.is_ordered();
         let fates = self.release(id, pid, &death.page);
         let verdict = self.ask_for_verdict(id, &reason, &end, !is_ordered && is_poisoned(&fates));
         let clock_ns = death.clock_ns;
         let next = verdict.map_or(Next::Nothing, |verdict| self.next_of(id, verdict));
-        let cause = Ended { since: incarnation.since, code: incarnation.code, reason: reason.clone(), killer };
+        let code = incarnation.version;
+        let cause = Ended { since: incarnation.since, code, reason: reason.clone(), killer };
         let certificate = Arc::new(self.certificate(id, cause, &fates, next, death));
         self.remember(id, &reason, certificate.clone());
         self.forget_caller(Caller::Actor(pid));
@@ -785,8 +788,11 @@ impl Core {
         self.take_mail_back(id, page);
         match state {
             Some(state) => {
-                let code = self.members.incarnation_mut(id).map(|incarnation| incarnation.code);
-                self.next_process(id, code.map(|code| (state, code)), true, commands);
+                let code = self.next_code(id);
+                if let Some(code) = code {
+                    self.runs(id, code);
+                }
+                self.next_process(id, code.map(|code| (state, code.version)), true, commands);
             }
             None => self.starts_over(id, commands),
         }
@@ -829,7 +835,8 @@ impl Core {
         let is_all = incarnation.is_function || takes_over.is_none();
         self.keep_what_it_made(id, &mut incarnation, runs_init, is_all);
         let owed = if takes_over.is_none() { incarnation.take_owed_answers() } else { Vec::new() };
-        let (code, is_suspended) = (incarnation.code, incarnation.is_suspended);
+        let (code, is_suspended) = (incarnation.code.version, incarnation.is_suspended);
+        incarnation.version = code;
         let Some(actor) = self.members.actor_mut(id) else { return };
         actor.life = Life::Alive(incarnation);
         let mut launch = launch(actor, process, code, takes_over);
@@ -854,7 +861,7 @@ impl Core {
         let fates = if has_mail { actor.mailbox.process_died(&death.page) } else { Vec::new() };
         let clock_ns = death.clock_ns;
         let Some(incarnation) = actor.incarnation() else { return };
-        let cause = Ended { since: incarnation.since, code: incarnation.code, reason, killer };
+        let cause = Ended { since: incarnation.since, code: incarnation.version, reason, killer };
         let certificate = Arc::new(self.certificate(id, cause, &fates, next, death));
         self.deaths.add(id, certificate.clone());
         self.deaths.decided(id, next);

@@ -47,6 +47,7 @@ impl Core {
                     mailbox: Mailbox::new(spec.mailbox, spec.concurrency),
                     life: Life::Waiting,
                     starts: 0,
+                    has_no_arguments: false,
                     last_pid: None,
                     expired: 0,
                     owner: None,

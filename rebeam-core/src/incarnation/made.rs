@@ -5,6 +5,9 @@
 //! replaced once the next has returned: timers, monitors and watches are taken back; an entry of a registry stays, so that
 //! others find it, unless `init` has returned without making it again.
 
+use std::collections::HashSet;
+use std::hash::Hash;
+
 use rebeam_protocol::id::Pid;
 use rebeam_protocol::ledger::RegistryId;
 
@@ -45,6 +48,20 @@ impl Made {
         self.monitors.extend(later.monitors);
         self.watches.extend(later.watches);
         self.entries.extend(later.entries);
+        self
+    }
+
+    /// What of this is not among that.
+    pub(crate) fn without(mut self, known: &Made) -> Made {
+        fn drop_known<T: Copy + Eq + Hash>(all: &mut Vec<T>, known: &[T]) {
+            let known: HashSet<T> = known.iter().copied().collect();
+            all.retain(|it| !known.contains(it));
+        }
+        drop_known(&mut self.alarms, &known.alarms);
+        drop_known(&mut self.monitors, &known.monitors);
+        drop_known(&mut self.watches, &known.watches);
+        let numbers: HashSet<u64> = known.entries.iter().map(|entry| entry.number).collect();
+        self.entries.retain(|entry| !numbers.contains(&entry.number));
         self
     }
 

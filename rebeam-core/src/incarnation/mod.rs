@@ -15,7 +15,7 @@ use rebeam_protocol::address::ReplyTo;
 use rebeam_protocol::id::{ProcessId, Seq, Version};
 use rebeam_protocol::message::Outcome;
 
-pub(crate) use before::Before;
+pub(crate) use before::{Before, Code};
 pub(crate) use machine::{Command, End, Limit, Machine, Manner, Stop};
 pub(crate) use made::{Made, MadeBefore, MadeEntry};
 
@@ -54,8 +54,12 @@ pub(crate) struct Incarnation {
     pub(crate) made_before: Option<MadeBefore>,
     /// What of that is in registries, and `init` may enter again.
     pub(crate) inherited: Vec<MadeEntry>,
-    /// The version of the code that its process runs.
-    pub(crate) code: Version,
+    /// The version that its process runs.
+    pub(crate) version: Version,
+    /// Its code, and the version that a further process gets that from: the newest that has it.
+    pub(crate) code: Code,
+    /// Whether the current version has other code for it.
+    pub(crate) is_behind: bool,
     /// What it goes back to, should the code that it has taken over fail.
     pub(crate) before: Option<Before>,
     /// Whether it takes its own mail, by `receive`: a function, which runs from its beginning in the next process.
@@ -101,7 +105,7 @@ pub(crate) struct Postponed {
 }
 
 impl Incarnation {
-    pub(crate) fn new(process: ProcessId, code: Version, since: Duration) -> Self {
+    pub(crate) fn new(process: ProcessId, code: Code, since: Duration) -> Self {
         Incarnation {
             machine: Machine::new(process),
             since,
@@ -117,7 +121,9 @@ impl Incarnation {
             made: Made::default(),
             made_before: None,
             inherited: Vec::new(),
+            version: code.version,
             code,
+            is_behind: false,
             before: None,
             is_function: false,
             traps_exits: false,
@@ -149,6 +155,18 @@ impl Incarnation {
     /// It has taken a call and will answer it later.
     pub(crate) fn owe(&mut self, call: ReplyTo) {
         self.owed.insert(call);
+    }
+
+    /// The calls that it has taken and will answer later.
+    pub(crate) fn owed(&self) -> &BTreeSet<ReplyTo> {
+        &self.owed
+    }
+
+    /// Nobody is left who knows of calls that were put off since then: gives those.
+    pub(crate) fn take_owed_since(&mut self, then: &BTreeSet<ReplyTo>) -> Vec<ReplyTo> {
+        let since = self.owed.difference(then).copied().collect();
+        self.owed.retain(|call| then.contains(call));
+        since
     }
 
     /// Its process is asked something.

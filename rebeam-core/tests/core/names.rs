@@ -40,7 +40,7 @@ fn ask(world: &mut World, who: &str, registry: Registry, request: RegistryReques
     world.asks(who, ProcessRequest::Registry { registry, request }).expect("an answer at once")
 }
 
-fn enter(world: &mut World, who: &str, registry: Registry, key: &str) -> ProcessAnswer {
+pub(crate) fn enter(world: &mut World, who: &str, registry: Registry, key: &str) -> ProcessAnswer {
     ask(world, who, registry, RegistryRequest::Enter { key: text_key(key), who: None })
 }
 

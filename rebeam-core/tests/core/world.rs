@@ -1,11 +1,11 @@
 //! A world for the core in virtual time: a script of what processes do, a trace of what the core decided.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use bytes::Bytes;
 use rebeam_core::event::{
-    Changed, Death, HandedOver, Launch, LaunchError, NewCode, NodeEnd, NodeEvent, Recipient, State, Status,
+    Death, HandedOver, Launch, LaunchError, NewCode, NodeEnd, NodeEvent, Recipient, State, Status,
 };
 use rebeam_core::meters::Figures;
 use rebeam_core::{Action, Core, Event};
@@ -49,6 +49,7 @@ pub(crate) fn supervisor(strategy: Strategy, children: Vec<ChildSpec>) -> Superv
 #[derive(Debug)]
 struct Process {
     label: String,
+    code: Version,
     page: Snapshot,
     delivered: Vec<(Delivery, Bytes)>,
     /// Done, and not acknowledged yet: a worker does that in batches, and before it waits.
@@ -89,6 +90,10 @@ pub(crate) struct World {
     pub(crate) reloads: Vec<Reloaded>,
     /// The versions of the code that may still be needed.
     pub(crate) needed: Vec<Version>,
+    /// Those that are kept.
+    versions: BTreeSet<Version>,
+    /// Digests of the modules of the current version.
+    pub(crate) modules: HashMap<String, u64>,
     /// What each process was started from.
     starts: Vec<(String, Vec<u8>)>,
     /// The version that each process runs.
@@ -132,6 +137,8 @@ impl World {
             runs_init: false,
             reloads: Vec::new(),
             needed: vec![Version::FIRST],
+            versions: BTreeSet::from([Version::FIRST]),
+            modules: HashMap::new(),
             codes: BTreeMap::new(),
             starts: Vec::new(),
             trace: Vec::new(),
@@ -277,8 +284,15 @@ impl World {
 
     /// There is a new version of the code of these modules.
     pub(crate) fn new_code(&mut self, version: u32, tree: SupervisorSpec, modules: &[&str]) {
-        let changed = Changed::Modules(modules.iter().map(|name| (*name).to_owned()).collect());
-        let new = NewCode { version: Version(version), tree, gateway: None, changed };
+        self.modules.extend(modules.iter().map(|name| ((*name).to_owned(), u64::from(version))));
+        self.new_version(version, tree, false);
+    }
+
+    /// There is a new version, of the code that `modules` tells of.
+    pub(crate) fn new_version(&mut self, version: u32, tree: SupervisorSpec, retries: bool) {
+        let modules = self.modules.clone();
+        self.versions.insert(Version(version));
+        let new = NewCode { version: Version(version), tree, gateway: None, modules, moves_all: false, retries };
         self.tell(Event::NewCode(Box::new(new)));
     }
 
@@ -583,7 +597,7 @@ impl World {
                 let mut kept = self.kept.remove(&process).expect("it waits");
                 self.trace.push(format!("go on {}", kept.label));
                 kept.delivered.retain(|(delivery, _)| kept.page.stage(delivery.seq.0) != Stage::Waiting);
-                self.codes.insert(kept.label.clone(), self.core.version());
+                self.codes.insert(kept.label.clone(), kept.code);
                 self.processes.insert(process, kept);
             }
             Action::Leave(process) => {
@@ -592,7 +606,11 @@ impl World {
                 self.react(process, Reaction::Ends(None, Status::Exited(0)));
             }
             Action::Reloaded(reloaded) => self.reloads.push(*reloaded),
-            Action::Needed(versions) => self.needed = versions,
+            Action::Needed(versions) => {
+                let current = self.core.version();
+                self.versions.retain(|version| *version == current || versions.contains(version));
+                self.needed = versions;
+            }
             Action::Look(process) => {
                 let Some(found) = self.processes.get(&process) else { return };
                 let (page, clock_ns) = (found.page.clone(), self.now.as_nanos() as u64);
@@ -676,8 +694,14 @@ impl World {
             let error = LaunchError { text: "too many open files".into(), again: Some(Box::new(launch.clone())) };
             return self.core.handle_event(self.now, Event::LaunchFailed { process: launch.process, error });
         }
-        let process =
-            Process { label: label.clone(), page: Snapshot::default(), delivered: Vec::new(), done: Vec::new() };
+        let process = Process {
+            label: label.clone(),
+            code: launch.code,
+            page: Snapshot::default(),
+            delivered: Vec::new(),
+            done: Vec::new(),
+        };
+        assert!(self.versions.contains(&launch.code), "{label} needs {}, which is let go", launch.code);
         assert!(!self.is_running(&label), "two incarnations of {label} at once");
         self.codes.insert(label.clone(), launch.code);
         self.starts.push((label.clone(), launch.spec.start.clone()));

@@ -56,10 +56,10 @@ impl Client {
 
     /// Asks, and waits for the answer and its payload.
     pub(crate) fn ask(&mut self, request: Request, payload: &[u8]) -> Result<(Answer, Vec<u8>), Failure> {
-        // Stops and starts take as long as the actors' settings say; all else is answered at once.
+        // Stops, starts and reloads take as long as the actors and their settings say; all else is answered at once.
         let patience = match &request {
             Request::Call { timeout_ms, .. } => Some(Duration::from_millis(*timeout_ms).saturating_add(PATIENCE)),
-            Request::Tree(TreeRequest::Stop { .. } | TreeRequest::Restart { .. }) => None,
+            Request::Reload | Request::Tree(TreeRequest::Stop { .. } | TreeRequest::Restart { .. }) => None,
             _ => Some(PATIENCE),
         };
         self.asked += 1;

@@ -267,6 +267,12 @@ impl Printer {
         }
     }
 
+    /// A reload waits for actors that are busy.
+    pub(crate) fn reload_waits(&self, version: Version, busy: &[String]) {
+        let (names, verb) = (reload::listed(busy), if busy.len() == 1 { "finishes" } else { "finish" });
+        self.say(&format!("{version} is loaded; {names} first {verb} what is in hand"));
+    }
+
     /// New code could not be imported.
     pub(crate) fn not_reloaded(&self, error: &LoadError, version: Version) {
         self.warn_in_full(

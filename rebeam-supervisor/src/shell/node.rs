@@ -38,7 +38,7 @@ use crate::shell::sampler;
 use crate::shell::service::Process;
 use crate::shell::service_manager;
 use crate::shell::signals::{Hangup, Signals};
-use crate::shell::versions::{Code, Versions};
+use crate::shell::versions::{self, Code, Versions};
 use crate::shell::watch;
 use crate::shell::zygote::{self, Base, BaseError, Silent};
 use crate::view::crash::{plain_crash_block, words_of};
@@ -140,6 +140,7 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, options: RunOptions, printe
         };
         core.set_gateway(gateway);
         core.set_reload_options(options.reloading);
+        core.set_modules(versions::digests(&modules));
         let mut service = zygote::service();
         match unforkable {
             None => {

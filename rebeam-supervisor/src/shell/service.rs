@@ -1,4 +1,5 @@
-//! Service processes: processes of a node that are not actors. There are two so far, the zygote and the keeper.
+//! Service processes: processes of a node that are not actors. The zygotes, one for each version of
+//! the code, and the keeper.
 //!
 //! A [`Service`] is what the node wants to have running; a [`Process`] is one process of it, which exchanges frames with the
 //! supervisor. When a process ends, the service decides by its [`Policy`] what follows, and reports that in an [`End`]. This

@@ -2,13 +2,12 @@
 //!
 //! A version is a snapshot of the project's files in shared memory, with a zygote that has imported them.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use rebeam_core::event::Changed;
 use rebeam_protocol::id::Version;
 use rebeam_protocol::zygote::Module;
 
@@ -67,14 +66,19 @@ impl Versions {
         self.current
     }
 
-    /// A version, or the current one if that version is not kept.
-    pub(crate) fn code(&self, version: Version) -> &Code {
-        self.all.get(&version).unwrap_or_else(|| &self.all[&self.current])
+    /// A version, if it is kept.
+    pub(crate) fn code(&self, version: Version) -> Option<&Code> {
+        self.all.get(&version)
     }
 
-    /// Whether a version is kept.
-    pub(crate) fn has(&self, version: Version) -> bool {
-        self.all.contains_key(&version)
+    /// The modules of the current version.
+    pub(crate) fn modules(&self) -> &[Module] {
+        self.code(self.current).map(|code| code.modules.as_slice()).unwrap_or_default()
+    }
+
+    /// The zygote of a version, if that is kept.
+    pub(crate) fn zygote(&self, version: Version) -> Option<&Service> {
+        self.code(version).map(|code| &code.zygote)
     }
 
     /// The zygote of a version, if that is kept.
@@ -91,38 +95,21 @@ impl Versions {
     pub(crate) fn of_zygote(&self, os_pid: i32) -> Option<Version> {
         self.zygotes().find(|(_, zygote)| zygote.os_pid() == Some(os_pid)).map(|(version, _)| version)
     }
-
-    /// Memory of a version, for interpreters.
-    pub(crate) fn memory(&self, version: Version) -> BorrowedFd<'_> {
-        self.code(version).memory.as_fd()
-    }
 }
 
-/// How one version differs from another.
-#[derive(Debug)]
-pub(crate) struct Difference {
-    /// Modules that have changed, or that import one that has.
-    pub(crate) changed: Changed,
-    /// Files that were changed, added or removed.
-    pub(crate) files: Vec<PathBuf>,
-}
-
-/// How the new modules of a project differ from the old ones.
-pub(crate) fn difference(old: &[Module], new: &[Module]) -> Difference {
-    let of = |modules: &[Module]| -> BTreeMap<String, Module> {
-        modules.iter().map(|module| (module.name.clone(), module.clone())).collect()
+/// The files that were changed, added or removed from one version to another.
+pub(crate) fn changed_files(old: &[Module], new: &[Module]) -> BTreeSet<PathBuf> {
+    let of = |modules: &[Module]| -> BTreeMap<Vec<u8>, u64> {
+        modules.iter().map(|module| (module.path.clone(), module.own)).collect()
     };
     let (old, new) = (of(old), of(new));
-    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-    let differs = |name: &str, what: fn(&Module) -> u64| old.get(name).map(what) != new.get(name).map(what);
-    // A file that is not imported, neither before nor now, changes nothing.
-    let is_used = |name: &str| [&old, &new].iter().any(|it| it.get(name).is_some_and(|module| module.is_loaded));
-    let changed: HashSet<String> =
-        names.iter().filter(|name| differs(name, |module| module.closure)).map(|name| (*name).clone()).collect();
-    let files = names.iter().filter(|name| is_used(name) && differs(name, |module| module.own));
-    let path = |name: &&&String| new.get(**name).or_else(|| old.get(**name)).map(path_of);
-    let files: BTreeSet<PathBuf> = files.filter_map(|name| path(&name)).collect();
-    Difference { changed: Changed::Modules(changed), files: files.into_iter().collect() }
+    let paths = old.keys().chain(new.keys());
+    paths.filter(|path| old.get(*path) != new.get(*path)).map(|path| OsStr::from_bytes(path).into()).collect()
+}
+
+/// Digests of modules, each with what it imports.
+pub(crate) fn digests(modules: &[Module]) -> HashMap<String, u64> {
+    modules.iter().map(|module| (module.name.clone(), module.closure)).collect()
 }
 
 /// The file of a module.
@@ -130,38 +117,22 @@ pub(crate) fn path_of(module: &Module) -> PathBuf {
     OsStr::from_bytes(&module.path).into()
 }
 
-/// A digest of all loaded modules, by which a version is recognized.
-pub(crate) fn digest(modules: &[Module]) -> u64 {
-    let mut digests: Vec<(&str, u64)> =
-        modules.iter().filter(|it| it.is_loaded).map(|it| (it.name.as_str(), it.closure)).collect();
-    digests.sort_unstable();
-    let text: Vec<String> = digests.into_iter().map(|(name, digest)| format!("{name} {digest}")).collect();
-    rebeam_protocol::hash::fnv1a(text.join("\n").as_bytes())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn module(name: &str, own: u64, closure: u64) -> Module {
-        Module { name: name.into(), path: format!("/{name}.py").into_bytes(), own, closure, is_loaded: true }
-    }
-
     #[test]
-    fn what_has_changed_itself_is_told_from_what_imports_it() {
-        let old = [module("app", 1, 10), module("models", 2, 20), module("other", 3, 30), module("gone", 4, 40)];
-        let new = [module("app", 1, 11), module("models", 5, 21), module("other", 3, 30), module("come", 6, 60)];
-        let Difference { changed, files } = difference(&old, &new);
-        let names = ["app", "models", "gone", "come"].map(str::to_owned);
-        assert_eq!(changed, Changed::Modules(names.into()));
-        assert_eq!(files, ["/come.py", "/gone.py", "/models.py"].map(PathBuf::from));
-        assert!(digest(&old) != digest(&new));
-    }
-
-    #[test]
-    fn a_file_that_nobody_imports_changes_nothing() {
-        let lazy = |own| Module { is_loaded: false, ..module("lazy", own, own) };
-        let difference = difference(&[module("app", 1, 1), lazy(1)], &[module("app", 1, 1), lazy(2)]);
-        assert_eq!(difference.files, [] as [PathBuf; 0]);
+    fn a_file_has_changed_if_it_was_changed_added_or_removed() {
+        let module = |name: &str, own: u64| Module {
+            name: name.into(),
+            path: format!("/{name}.py").into_bytes(),
+            own,
+            closure: 0,
+            is_loaded: true,
+        };
+        let old = [module("app", 1), module("models", 2), module("gone", 4)];
+        let new = [module("app", 1), module("models", 5), module("come", 6)];
+        let changed = ["/come.py", "/gone.py", "/models.py"].map(PathBuf::from);
+        assert_eq!(changed_files(&old, &new), BTreeSet::from(changed));
     }
 }

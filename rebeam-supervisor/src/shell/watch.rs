@@ -3,10 +3,10 @@
 //! It watches the directories of loaded modules and the files that match the project's `watch` patterns, never the whole
 //! project. It only decides *when* to reload; what has changed is found out by comparing digests after the import.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -14,11 +14,13 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use nix::errno::Errno;
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Config, ErrorKind, Event, EventKind, PollWatcher, RecommendedWatcher, RecursiveMode, Watcher};
-use rebeam_protocol::outside::Answer;
+use rebeam_protocol::hash::fnv1a;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::MissedTickBehavior;
 
 use crate::printer::Printer;
 use crate::shell::engine::{Import, Node, Trigger};
+use crate::shell::sampler::look;
 
 /// How long to wait after a change for more changes: of one file, and of several.
 const QUIET: Duration = Duration::from_millis(20);
@@ -32,6 +34,9 @@ const POLL: Duration = Duration::from_millis(500);
 
 /// How often missing directories are looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// Files up to this size, in bytes, are read to tell whether they have changed.
+const MOST_READ: u64 = 1024 * 1024;
 
 /// A file that changes during this many reloads in a row is taken to be written by the application itself.
 const MOST_IN_A_ROW: u32 = 5;
@@ -81,6 +86,8 @@ pub(crate) async fn watch(node: Node, options: Options, patterns: Patterns, prin
     node.watch_imports(move |import| drop(sender.send(News::Import(import))));
     let mut watched = Watched {
         backend,
+        since: SystemTime::now() - node.age(),
+        contents: HashMap::new(),
         options,
         patterns: patterns.0,
         printer,
@@ -126,6 +133,10 @@ fn backend(options: &Options, sender: UnboundedSender<News>) -> notify::Result<B
 
 struct Watched {
     backend: Backend,
+    /// When the last import that is known to have read all files began.
+    since: SystemTime,
+    /// Digests of files that have changed, by which a save that changes nothing is told.
+    contents: HashMap<PathBuf, u64>,
     options: Options,
     patterns: GlobSet,
     printer: Printer,
@@ -186,11 +197,14 @@ impl OwnWrites {
         !self.muted.contains(path)
     }
 
-    fn begins(&mut self) {
+    /// A reload begins, and ends the one under way, if any: returns the files whose changes do not count any more.
+    fn begins(&mut self) -> Vec<PathBuf> {
+        let found = if self.is_under_way { self.ends() } else { Vec::new() };
         self.is_under_way = true;
+        found
     }
 
-    /// A reload is over: returns the files whose changes do not count any more.
+    /// A reload is over, whatever has come of it: returns the files whose changes do not count any more.
     fn ends(&mut self) -> Vec<PathBuf> {
         self.is_under_way = false;
         let changed = std::mem::take(&mut self.changed);
@@ -211,6 +225,8 @@ impl Watched {
     async fn run(&mut self, mut receiver: UnboundedReceiver<News>, node: &Node) {
         let (mut burst, mut own) = (Burst::default(), OwnWrites::default());
         let mut answers = FuturesUnordered::new();
+        let mut look_again = tokio::time::interval(LOOK_AGAIN);
+        look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let quiet = async {
                 match burst.times {
@@ -218,19 +234,14 @@ impl Watched {
                     None => std::future::pending().await,
                 }
             };
-            let again = async {
-                match self.missing.is_empty() {
-                    false => tokio::time::sleep(LOOK_AGAIN).await,
-                    true => std::future::pending().await,
-                }
-            };
+            let is_any_missing = !self.missing.is_empty();
             tokio::select! {
                 news = receiver.recv() => match news {
                     Some(News::Change(event)) => self.changed(&event, &mut burst, &mut own),
                     Some(News::Import(Import::Loaded(files))) => {
                         self.is_broken = false;
                         self.others.clear();
-                        self.watch_modules(files);
+                        self.watch_modules(files, &mut burst).await;
                     }
                     Some(News::Import(Import::Failed)) => {
                         self.is_broken = true;
@@ -241,17 +252,18 @@ impl Watched {
                     Some(News::Trouble(error)) => self.warn(&error),
                     None => return,
                 },
-                Some(answer) = answers.next() => if let Ok(Answer::Reloaded(Some(_))) = answer {
-                    for path in own.ends() {
-                        burst.files.remove(&path);
-                        self.say_own(&path);
-                    }
+                Some(_) = answers.next() => if answers.is_empty() {
+                    self.mute(own.ends(), &mut burst);
                 },
-                () = again => self.look_for_missing(&mut burst),
+                _ = look_again.tick(), if is_any_missing => self.look_for_missing(&mut burst),
                 () = quiet => {
-                    let Burst { files, .. } = std::mem::take(&mut burst);
-                    own.begins();
+                    self.mute(own.begins(), &mut burst);
+                    let Burst { paths, files, .. } = std::mem::take(&mut burst);
+                    if paths.is_empty() {
+                        continue;
+                    }
                     self.others.clear();
+                    self.since = SystemTime::now();
                     answers.push(node.reload(Trigger { files: files.into_iter().collect(), is_asked_for: false }));
                 }
             }
@@ -266,9 +278,17 @@ impl Watched {
         if (event.kind.is_access() && !is_written) || (is_being_written && !self.options.polls) {
             return;
         }
+        if event.need_rescan() {
+            // Changes were lost.
+            burst.note(&self.options.directory, true);
+        }
         for path in &event.paths {
-            if self.directories.contains(path) && matches!(event.kind, EventKind::Remove(_)) {
-                self.missing.insert(path.clone());
+            let is_moved = matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
+            if is_moved && self.directories.contains(path) {
+                self.lose(path);
+            }
+            if self.is_as_it_was(path) && !self.is_broken {
+                continue;
             }
             let is_python = path.extension().is_some_and(|extension| extension == "py");
             if self.modules.contains(path) {
@@ -282,6 +302,12 @@ impl Watched {
             } else if is_python || is_new_directory(event, path) {
                 if !self.options.patterns.is_empty() && !is_python {
                     self.watch_below(path);
+                    // Files may have come before it was watched.
+                    for file in files_below(path).filter(|file| self.is_listed(file)) {
+                        if own.note(&file) {
+                            burst.note(&file, false);
+                        }
+                    }
                 }
                 match self.is_broken {
                     true if own.note(path) => self.note_other(path, burst),
@@ -299,16 +325,47 @@ impl Watched {
         burst.note(path, true);
     }
 
+    /// Whether a file holds what it held when it last changed.
+    fn is_as_it_was(&mut self, path: &Path) -> bool {
+        if !self.modules.contains(path) && !self.is_listed(path) {
+            return false;
+        }
+        match std::fs::metadata(path).and_then(|file| {
+            if file.len() <= MOST_READ { std::fs::read(path) } else { Err(std::io::ErrorKind::FileTooLarge.into()) }
+        }) {
+            Ok(content) => {
+                let digest = fnv1a(&content);
+                self.contents.insert(path.to_owned(), digest) == Some(digest)
+            }
+            Err(_) => {
+                self.contents.remove(path);
+                false
+            }
+        }
+    }
+
+    /// A directory was removed or renamed, and with it all below. There may be another by its name.
+    fn lose(&mut self, directory: &Path) {
+        let lost: Vec<PathBuf> = self.directories.iter().filter(|it| it.starts_with(directory)).cloned().collect();
+        for directory in lost {
+            let _ = self.backend.unwatch(&directory);
+            self.missing.insert(directory);
+        }
+    }
+
     fn is_listed(&self, path: &Path) -> bool {
         path.strip_prefix(&self.options.directory).is_ok_and(|relative| self.patterns.is_match(relative))
             && !path.is_dir()
     }
 
     /// Watches the directories of these modules.
-    fn watch_modules(&mut self, files: Vec<PathBuf>) {
+    async fn watch_modules(&mut self, files: Vec<PathBuf>, burst: &mut Burst) {
         // Behind a symbolic link, both the link and its target are watched.
-        let real = files.iter().filter_map(|file| file.canonicalize().ok()).collect::<Vec<PathBuf>>();
-        self.modules = files.into_iter().chain(real).collect();
+        let and_targets = move || {
+            let targets: Vec<PathBuf> = files.iter().filter_map(|file| file.canonicalize().ok()).collect();
+            files.into_iter().chain(targets).collect()
+        };
+        self.modules = look(and_targets).await.unwrap_or_default();
         let parents: BTreeSet<PathBuf> =
             self.modules.iter().filter_map(|file| Some(file.parent()?.to_owned())).collect();
         let gone: Vec<PathBuf> = self.directories.difference(&parents).cloned().collect();
@@ -319,8 +376,15 @@ impl Watched {
                 self.missing.remove(&directory);
             }
         }
+        let new: BTreeSet<PathBuf> = parents.difference(&self.directories).cloned().collect();
         for directory in parents {
             self.watch_directory(directory);
+        }
+        // What was saved after it was read, and before it was watched.
+        for file in self.modules.iter().filter(|file| file.parent().is_some_and(|parent| new.contains(parent))) {
+            if std::fs::metadata(file).and_then(|it| it.modified()).is_ok_and(|modified| modified >= self.since) {
+                burst.note(file, true);
+            }
         }
         if !self.options.patterns.is_empty() {
             let project = self.options.directory.clone();
@@ -371,11 +435,16 @@ impl Watched {
         }
     }
 
-    fn say_own(&self, path: &Path) {
-        let path = path.strip_prefix(&self.options.directory).unwrap_or(path).display();
-        self.printer.warn(&format!(
-            "`{path}` changes during every reload, as if the application wrote it: it is not watched any more"
-        ));
+    /// From now on, changes of these files do not count.
+    fn mute(&self, files: Vec<PathBuf>, burst: &mut Burst) {
+        for path in files {
+            burst.files.remove(&path);
+            burst.paths.remove(&path);
+            let path = path.strip_prefix(&self.options.directory).unwrap_or(&path).display();
+            self.printer.warn(&format!(
+                "`{path}` changes during every reload, as if the application wrote it: it is not watched any more"
+            ));
+        }
     }
 
     fn warn(&mut self, error: &notify::Error) {
@@ -394,6 +463,22 @@ fn is_new_directory(event: &Event, path: &Path) -> bool {
 /// Whether a directory of this name never belongs to the application.
 fn is_other(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".") || OTHERS.iter().any(|other| name == *other)
+}
+
+/// All files below a directory, as far as they may belong to the application.
+fn files_below(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    let mut queue = vec![directory.to_owned()];
+    let mut found = Vec::new();
+    while let Some(directory) = queue.pop() {
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() && !is_other(&entry.file_name()) => queue.push(entry.path()),
+                Ok(kind) if kind.is_file() => found.push(entry.path()),
+                _ => {}
+            }
+        }
+    }
+    found.into_iter()
 }
 
 /// Directories that never belong to the application.
@@ -433,5 +518,30 @@ mod tests {
             own.begins();
             assert_eq!(own.ends(), [] as [PathBuf; 0]);
         }
+    }
+
+    #[test]
+    fn a_file_that_is_saved_twice_for_each_change_is_listened_to_for_ever() {
+        let mut own = OwnWrites::default();
+        for _ in 0..3 * MOST_IN_A_ROW {
+            assert!(own.note(Path::new("app.py")));
+            own.begins();
+            // The second save, as the first is reloaded, is a reload of its own.
+            assert!(own.note(Path::new("app.py")));
+            assert_eq!(own.ends(), [] as [PathBuf; 0]);
+            own.begins();
+            assert_eq!(own.ends(), [] as [PathBuf; 0]);
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_written_during_imports_that_end_each_other_is_found_as_well() {
+        let mut own = OwnWrites::default();
+        let mut found = Vec::new();
+        for _ in 0..2 * MOST_IN_A_ROW {
+            found.extend(own.begins());
+            own.note(Path::new("own.py"));
+        }
+        assert_eq!(found, [PathBuf::from("own.py")]);
     }
 }

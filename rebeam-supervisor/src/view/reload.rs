@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rebeam_protocol::outside::{Change, Fate, Reloaded};
+use rebeam_protocol::outside::{Change, Failure, Fate, Reloaded};
 use serde_json::{Value, json};
 
 use crate::view::text::{duration, in_line};
@@ -40,8 +40,9 @@ fn through(reloaded: &Reloaded) -> String {
         (of(|fate| matches!(fate, Fate::Added)), "added"),
         (of(|fate| matches!(fate, Fate::Removed)), "removed"),
         (of(|fate| matches!(fate, Fate::Respecified)), "restarted with new options"),
-        (of(|fate| matches!(fate, Fate::Failed { .. })), "failed and stays with its code"),
-        (of(|fate| matches!(fate, Fate::Stays { .. })), "stays with its code"),
+        (of(|fate| matches!(fate, Fate::Failed { what: Failure::Start, .. })), "did not start"),
+        (of(is_failed_move), "not moved, since code has failed"),
+        (of(|fate| matches!(fate, Fate::Stays { .. })), "not moved"),
     ];
     let words: Vec<String> = words
         .iter()
@@ -72,7 +73,7 @@ fn ms(us: u64) -> String {
     duration(Duration::from_micros(us))
 }
 
-fn listed(names: &[String]) -> String {
+pub(crate) fn listed(names: &[String]) -> String {
     match names.len() {
         0..=MOST_NAMES => names.join(", "),
         all => format!("{} and {} more", names[..MOST_NAMES - 1].join(", "), all - (MOST_NAMES - 1)),
@@ -84,8 +85,8 @@ pub(crate) fn details(reloaded: &Reloaded) -> Vec<String> {
     let mut by_why: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
     for change in &reloaded.changes {
         let (what, why) = match &change.fate {
-            Fate::StartedOver { why: Some(why), .. } => ("started over, since its state cannot be moved", why),
-            Fate::Stays { why } => ("stays with its code", why),
+            Fate::StartedOver { why: Some(why), .. } => ("started over without its state", why),
+            Fate::Stays { why } => ("not moved", why),
             _ => continue,
         };
         by_why.entry((what, why)).or_default().push(in_line(&change.actor).into());
@@ -96,17 +97,29 @@ pub(crate) fn details(reloaded: &Reloaded) -> Vec<String> {
 /// What has failed: a line for each, and its traceback.
 pub(crate) fn failures(reloaded: &Reloaded) -> Vec<(String, String)> {
     let failed = reloaded.changes.iter().filter_map(|change| match &change.fate {
-        Fate::Failed { why } => Some((change, why)),
+        Fate::Failed { what, why } => Some((change, *what, why)),
         _ => None,
     });
-    let line = |change: &Change| {
-        format!(
-            "the new code of `{}` has failed in `{}`, which goes on as it was",
-            change.class,
-            in_line(&change.actor)
-        )
+    let line = |change: &Change, what: Failure| {
+        let actor = in_line(&change.actor);
+        match what {
+            Failure::NewCode => {
+                format!("the new code of `{}` has failed in `{actor}`, which goes on as it was", change.class)
+            }
+            Failure::OldCode => format!(
+                "`{actor}` goes on as it was: the code that it runs has failed as it was to hand over its state; \
+                 `rebeam restart {actor}` starts it over with the new code"
+            ),
+            Failure::Start => {
+                format!("`{actor}`, which is new in the tree, did not start; it is tried again when its code changes")
+            }
+        }
     };
-    failed.map(|(change, why)| (line(change), why.clone())).collect()
+    failed.map(|(change, what, why)| (line(change, what), why.clone())).collect()
+}
+
+fn is_failed_move(fate: &Fate) -> bool {
+    matches!(fate, Fate::Failed { what: Failure::NewCode | Failure::OldCode, .. })
 }
 
 /// The same as data.
@@ -126,7 +139,8 @@ pub(crate) fn changes(reloaded: &Reloaded) -> Vec<Value> {
         let (fate, why) = match &change.fate {
             Fate::Moved { .. } => ("moved", None),
             Fate::StartedOver { why, .. } => ("started_over", why.as_ref()),
-            Fate::Failed { why } => ("failed", Some(why)),
+            Fate::Failed { what: Failure::Start, why } => ("not_started", Some(why)),
+            Fate::Failed { why, .. } => ("failed", Some(why)),
             Fate::Stays { why } => ("stays", Some(why)),
             Fate::Added => ("added", None),
             Fate::Removed => ("removed", None),

@@ -146,9 +146,6 @@ impl Shell for Engine {
     }
 
     fn report(&mut self, certificate: &Arc<Certificate>, next: Next) {
-        if matches!(next, Next::Undone { .. }) {
-            self.note_bad();
-        }
         self.printer.crash(certificate, next);
     }
 

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::worker::Trust;
-use super::{Engine, Forking, Node};
+use super::{Engine, Node};
 use crate::shell::reaper;
 use crate::shell::sampler::{self, look};
 use crate::shell::service::Service;
@@ -18,7 +18,7 @@ const PERIOD: Duration = Duration::from_millis(500);
 const LATE: Duration = Duration::from_millis(500);
 
 /// How long a zygote may take for a fork, stopped or not.
-const HANGS: Duration = Duration::from_secs(10);
+pub(super) const HANGS: Duration = Duration::from_secs(10);
 
 /// What is being made, and whether somebody looks.
 #[derive(Debug, Default)]
@@ -63,14 +63,7 @@ impl Engine {
 
     /// Those that fork what is being forked.
     fn zygotes_at_work(&self) -> impl Iterator<Item = &Service> {
-        let code = match &self.forking {
-            Some(Forking::Standby(code, _)) => Some(*code),
-            Some(Forking::Worker(process)) => {
-                self.workers.get(process).and_then(|it| it.unborn.as_ref()).map(|unborn| unborn.launch.code)
-            }
-            None => None,
-        };
-        code.into_iter().map(|code| &self.versions.code(code).zygote)
+        self.forking.as_ref().and_then(|forking| self.versions.zygote(forking.code)).into_iter()
     }
 
     /// Kills what was stopped; the reaper sees to it that it is made again.
@@ -78,7 +71,7 @@ impl Engine {
         for os_pid in stopped {
             if let Some(version) = self.versions.of_zygote(*os_pid) {
                 self.printer.warn(&format!("the zygote (process {os_pid}) was stopped by a signal, and is replaced"));
-                self.versions.code(version).zygote.kill();
+                self.versions.zygote(version).into_iter().for_each(Service::kill);
             } else if let Some(process) = self.by_os_pid.get(os_pid)
                 && let Some(worker) = self.workers.get_mut(process).filter(|worker| worker.is_expected())
             {

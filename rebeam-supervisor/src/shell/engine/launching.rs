@@ -1,7 +1,7 @@
 //! Making workers and seeing them die: the queue to the zygote, the zygote's own life, the reaper's finds.
 
 use std::collections::HashSet;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,17 +15,18 @@ use rebeam_protocol::worker::ToWorker;
 use rebeam_protocol::zygote::{FromZygote, ToZygote};
 
 use super::worker::{Output, Trust, Unborn, Worker, Writing};
-use super::{Engine, Forking, Node, Standby};
+use super::{Engine, Forked, Forking, Node, Standby};
 use crate::printer::{Speaker, Stream};
 use crate::shell::arenas::Memories;
 use crate::shell::descriptors::PER_ACTOR;
 use crate::shell::keeper;
-use crate::shell::launcher::{Inherited, Wiring};
+use crate::shell::launcher::{TheirEnds, Wiring};
 use crate::shell::memory;
 use crate::shell::output::{LastLines, LineReader};
 use crate::shell::reaper::{self, Stray};
 use crate::shell::sampler::look;
-use crate::shell::service::Next;
+use crate::shell::service::{Next, Service};
+use crate::shell::versions::Code;
 use crate::shell::watched::watch;
 use crate::shell::zygote;
 use rebeam_sys::clock::monotonic_ns;
@@ -44,8 +45,12 @@ struct Dead {
 }
 
 impl Forking {
+    fn is_of(&self, process: ProcessId) -> bool {
+        matches!(self.of, Forked::Worker(of) if of == process)
+    }
+
     fn is_standby_of(&self, code: Version) -> bool {
-        matches!(self, Forking::Standby(own, _) if *own == code)
+        self.code == code && matches!(self.of, Forked::Standby(_))
     }
 }
 
@@ -64,8 +69,9 @@ impl Engine {
             self.born(process, os_pid);
             return Ok(());
         }
-        if let Some(Forking::Standby(_, wiring)) = self.forking.take_if(|it| !must_be_fresh && it.is_standby_of(code)) {
-            self.forking = Some(Forking::Worker(process));
+        let forking = self.forking.take_if(|it| !must_be_fresh && it.is_standby_of(code));
+        if let Some(Forking { code, request, of: Forked::Standby(wiring) }) = forking {
+            self.forking = Some(Forking { code, request, of: Forked::Worker(process) });
             return self.wire(launch, wiring);
         }
         let (wiring, theirs) = Wiring::new()?;
@@ -80,12 +86,15 @@ impl Engine {
         let is_idle = self.forking.is_none() && self.standby.is_none() && self.queue.is_empty() && !self.life.has_ended;
         // One try for each birth: what fails now would fail again at once.
         let code = self.versions.current();
-        if let (true, Some(zygote)) = (is_idle && self.wants_standby, self.versions.code(code).zygote.ready()) {
+        let zygote = self.versions.zygote(code).and_then(Service::ready);
+        if let Some(zygote) = zygote.filter(|_| is_idle && self.wants_standby) {
             self.wants_standby = false;
+            self.forks += 1;
+            let request = self.forks;
             if let Ok((wiring, theirs)) = Wiring::new()
-                && zygote.send(&ToZygote::Fork { request: 0 }, &theirs.as_fds()).is_ok()
+                && zygote.send(&ToZygote::Fork { request }, &theirs.as_fds()).is_ok()
             {
-                self.forking = Some(Forking::Standby(code, wiring));
+                self.forking = Some(Forking { code, request, of: Forked::Standby(wiring) });
                 self.watch_births();
             }
         }
@@ -157,10 +166,24 @@ impl Engine {
         Ok(())
     }
 
-    /// Hands the next waiting launch to the zygote, or to a fresh interpreter where there is none.
+    /// Takes the next waiting launch whose zygote is not still starting.
+    fn next_waiting(&mut self) -> Option<(ProcessId, TheirEnds)> {
+        let waits = |process: &ProcessId| {
+            let unborn = self.workers.get(process).filter(|it| !it.is_killed).and_then(|it| it.unborn.as_ref());
+            let launch = unborn.map(|unborn| &unborn.launch);
+            launch.is_some_and(|launch| {
+                let is_starting = self.versions.zygote(launch.code).is_some_and(Service::is_starting);
+                is_starting && !launch.spec.process.need_fresh_interpreter()
+            })
+        };
+        let place = self.queue.iter().position(|(process, _)| !waits(process))?;
+        self.queue.remove(place)
+    }
+
+    /// Hands the next waiting launch to its zygote, or to a fresh interpreter where there is none.
     fn launch_next(&mut self) {
         while self.forking.is_none()
-            && let Some((process, theirs)) = self.queue.pop_front()
+            && let Some((process, theirs)) = self.next_waiting()
         {
             if !self.workers.contains_key(&process) {
                 continue;
@@ -174,23 +197,24 @@ impl Engine {
             let code = unborn.map_or(self.versions.current(), |unborn| unborn.launch.code);
             let options = unborn.map(|unborn| unborn.launch.spec.process.clone()).unwrap_or_default();
             let may_fork = !options.need_fresh_interpreter();
-            let zygote = &self.versions.code(code).zygote;
-            if may_fork && zygote.is_starting() {
-                self.queue.push_front((process, theirs));
-                return;
-            }
+            let Some(Code { zygote, memory, .. }) = self.versions.code(code) else {
+                let error = std::io::Error::other(format!("{code} of the code is not kept any more"));
+                self.launch_failed(process, &error);
+                continue;
+            };
             match zygote.ready().filter(|_| may_fork) {
                 Some(zygote) => {
-                    let request = process.pid.serial;
+                    self.forks += 1;
+                    let request = self.forks;
                     match zygote.send(&ToZygote::Fork { request }, &theirs.as_fds()) {
                         Ok(()) => {
-                            self.forking = Some(Forking::Worker(process));
+                            self.forking = Some(Forking { code, request, of: Forked::Worker(process) });
                             self.watch_births();
                         }
                         Err(error) => self.launch_failed(process, &error),
                     }
                 }
-                None => match (self.spawn)(theirs, &self.setup, &options, self.inherited(code)) {
+                None => match (self.spawn)(theirs, &self.setup, &options, [self.ledger.memory(), memory.as_fd()]) {
                     Ok(os_pid) => self.born(process, os_pid),
                     Err(error) => self.launch_failed(process, &error),
                 },
@@ -241,7 +265,7 @@ impl Engine {
         match worker.os_pid {
             Some(os_pid) => reaper::kill_group(os_pid),
             // Its fork is under way: it is killed when it is there. (A zygote that hangs is looked after in `births`.)
-            None if matches!(self.forking, Some(Forking::Worker(forking)) if forking == process) => {}
+            None if self.forking.as_ref().is_some_and(|forking| forking.is_of(process)) => {}
             None => {
                 self.queue.retain(|(waiting, _)| *waiting != process);
                 self.bury_unborn(process);
@@ -252,24 +276,24 @@ impl Engine {
     pub(super) fn zygote_said(&mut self, version: Version, message: FromZygote) {
         match message {
             FromZygote::Ready { .. } | FromZygote::Preloaded { .. } => {}
-            FromZygote::Forked { os_pid, .. } => {
+            FromZygote::Forked { request, os_pid } => {
                 let os_pid = os_pid as i32;
-                match self.forking.take() {
-                    Some(Forking::Worker(process)) => self.born(process, os_pid),
-                    Some(Forking::Standby(code, wiring)) if code == self.versions.current() => {
-                        self.standby = Some(Standby { code, wiring, os_pid });
+                match self.take_fork(version, request) {
+                    Some(Forked::Worker(process)) => self.born(process, os_pid),
+                    Some(Forked::Standby(wiring)) if version == self.versions.current() => {
+                        self.standby = Some(Standby { code: version, wiring, os_pid });
                     }
-                    // Of a version that is not the node's any more: dropping its descriptors ends it by its lifeline.
-                    Some(Forking::Standby(..)) => reaper::kill_group(os_pid),
-                    None => {}
+                    // Nobody waits for it any more: without its descriptors it ends by its lifeline.
+                    _ if reaper::is_child(os_pid) => reaper::kill_group(os_pid),
+                    _ => {}
                 }
                 self.launch_next();
                 // It may have died already, unknown to the reaper until now.
                 self.reap();
             }
-            FromZygote::ForkFailed { error, .. } => {
+            FromZygote::ForkFailed { request, error } => {
                 // What was to be ahead of need is tried again when it is needed.
-                if let Some(Forking::Worker(process)) = self.forking.take() {
+                if let Some(Forked::Worker(process)) = self.take_fork(version, request) {
                     let again = self.forget_worker(process).and_then(|mut worker| Some(worker.unborn.take()?.launch));
                     // The kernel refuses a fork for want of processes or memory, and for nothing else.
                     let error = LaunchError { text: format!("failed to fork: {error}"), again: again.map(Box::new) };
@@ -278,11 +302,11 @@ impl Engine {
                 self.launch_next();
                 self.reap();
             }
-            FromZygote::Unforkable { reason, .. } => {
+            FromZygote::Unforkable { request, reason } => {
                 self.printer.unforkable(&reason);
-                let unborn = self.forking.take();
+                let unborn = self.take_fork(version, request);
                 self.retire_zygote(version);
-                if let Some(Forking::Worker(process)) = unborn {
+                if let Some(Forked::Worker(process)) = unborn {
                     self.make_again(process);
                 }
                 self.launch_next();
@@ -350,13 +374,20 @@ impl Engine {
         self.forking.is_some() || self.reloading.is_forking
     }
 
+    /// The fork that a zygote tells of, unless nobody waits for that any more.
+    fn take_fork(&mut self, version: Version, request: u64) -> Option<Forked> {
+        let forking = self.forking.take_if(|forking| forking.code == version && forking.request == request);
+        forking.map(|forking| forking.of)
+    }
+
     /// Lets go of the versions that are not needed. A fork that is under way in the zygote of one of them has no answer.
     pub(super) fn let_go_of_versions(&mut self, needed: &[Version]) {
         self.versions.keep(needed);
-        match &self.forking {
-            // Dropping the descriptors ends the new process, by its lifeline.
-            Some(Forking::Standby(code, _)) if !self.versions.has(*code) => self.forking = None,
-            _ => return,
+        let versions = &self.versions;
+        // Dropping the descriptors ends the new process, by its lifeline.
+        let Some(forking) = self.forking.take_if(|forking| versions.code(forking.code).is_none()) else { return };
+        if let Forked::Worker(process) = forking.of {
+            self.make_again(process);
         }
         self.launch_next();
     }
@@ -418,6 +449,8 @@ impl Engine {
             self.zygote_died(version, reaped);
         } else if self.keeper.os_pid() == Some(os_pid) {
             self.keeper_died(reaped);
+        } else if self.reloading.coming_died(os_pid, reaped) {
+            // The attempt fails.
         } else if self.reloading.base_os_pid == Some(os_pid) {
             // The next new code is imported from scratch.
             self.reloading.base_died();
@@ -441,13 +474,13 @@ impl Engine {
 
     /// Listens to the zygote, if there is one; one that cannot be listened to is of no use.
     pub(super) fn listen_to_zygote(&self, version: Version) {
-        let zygote = &self.versions.code(version).zygote;
-        let (Some(node), Some(process)) = (self.me.upgrade().map(Node), zygote.process()) else { return };
+        let process = self.versions.zygote(version).and_then(Service::process);
+        let (Some(node), Some(process)) = (self.me.upgrade().map(Node), process) else { return };
         match process.frames() {
             Ok(frames) => drop(tokio::task::spawn_local(node.hear_zygote(version, frames))),
             Err(error) => {
                 self.printer.warn(&format!("the zygote cannot be listened to: {}", explain(&error)));
-                zygote.kill();
+                reaper::kill_group(process.os_pid);
             }
         }
     }
@@ -508,14 +541,15 @@ impl Engine {
     fn zygote_died(&mut self, version: Version, reaped: reaper::Reaped) {
         let end = self.versions.zygote_mut(version).and_then(|zygote| zygote.ended(reaped, Instant::now()));
         // What was being forked may have been made, unknown to us: dropping its descriptors ends it by its lifeline.
-        let unborn = self.forking.take();
+        let unborn = self.forking.take_if(|forking| forking.code == version).map(|forking| forking.of);
         if let Some(end) = end.filter(|_| !self.life.has_ended) {
             self.printer.warn(&end.to_string());
             self.replace_zygote(version, end.next);
         }
-        if let Some(Forking::Worker(process)) = unborn {
+        if let Some(Forked::Worker(process)) = unborn {
             self.make_again(process);
         }
+        self.launch_next();
     }
 
     /// Makes a worker again that a zygote was to fork and has not.
@@ -541,13 +575,13 @@ impl Engine {
         }
     }
 
-    fn inherited(&self, version: Version) -> Inherited<'_> {
-        [self.ledger.memory(), self.versions.memory(version)]
-    }
-
     fn replace_zygote(&mut self, version: Version, next: Next) {
+        let Some(code) = self.versions.code(version) else { return };
         let started = match next {
-            Next::Restarts => zygote::start(&self.setup.python, &self.setup.directory, self.inherited(version)),
+            Next::Restarts => {
+                let inherited = [self.ledger.memory(), code.memory.as_fd()];
+                zygote::start(&self.setup.python, &self.setup.directory, inherited)
+            }
             Next::GivesUp => Err(std::io::Error::other("it has failed too often")),
         };
         match started {

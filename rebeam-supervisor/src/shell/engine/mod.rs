@@ -148,6 +148,8 @@ struct Engine {
     spawn: Spawn,
     /// The fork under way.
     forking: Option<Forking>,
+    /// How many forks were asked for.
+    forks: u64,
     /// A worker that was forked ahead, and waits to be told who it is.
     standby: Option<Standby>,
     wants_standby: bool,
@@ -207,11 +209,20 @@ pub(crate) struct Services {
 /// Starts a fresh interpreter as a worker with these ends; gives its process id.
 type Spawn = fn(TheirEnds, &Setup, &ProcessOptions, Inherited<'_>) -> io::Result<i32>;
 
-/// What the zygote is forking.
-enum Forking {
+/// A fork that a zygote was asked for and has not reported.
+struct Forking {
+    /// Of which version of the code.
+    code: Version,
+    /// The number of the request.
+    request: u64,
+    of: Forked,
+}
+
+/// What is being forked.
+enum Forked {
     Worker(ProcessId),
-    /// One of this version of the code that is not anybody yet.
-    Standby(Version, Wiring),
+    /// One that is not anybody yet.
+    Standby(Wiring),
 }
 
 struct Standby {
@@ -250,6 +261,7 @@ impl Node {
                     theirs.spawn(&setup.python, &setup.directory, options, inherited)
                 },
                 forking: None,
+                forks: 0,
                 standby: None,
                 wants_standby: false,
                 has_strays: false,
@@ -306,7 +318,7 @@ impl Node {
     /// Ends the zygote with the node. It stays the node's until it has ended: strays are still looked for, and are killed.
     pub(crate) async fn end_zygote(&self) {
         let current = self.0.borrow().versions.current();
-        let ended = self.0.borrow().versions.code(current).zygote.process().map(zygote::order_end);
+        let ended = self.0.borrow().versions.zygote(current).and_then(Service::process).map(zygote::order_end);
         if let Some(ended) = ended {
             ended.await;
         }
@@ -393,7 +405,7 @@ impl Node {
                 Ok(Some((message, _))) => self.with(|engine| engine.zygote_said(version, message)),
                 // The end itself comes from the reaper.
                 Ok(None) => return,
-                Err(_) => return self.0.borrow().versions.code(version).zygote.kill(),
+                Err(_) => return self.0.borrow().versions.zygote(version).into_iter().for_each(Service::kill),
             }
         }
     }

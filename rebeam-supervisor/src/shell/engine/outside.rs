@@ -172,7 +172,7 @@ impl Node {
         });
         NodeFigures {
             core,
-            zygote: engine.versions.code(engine.versions.current()).zygote.os_pid(),
+            zygote: engine.versions.zygote(engine.versions.current()).and_then(|zygote| zygote.os_pid()),
             code: engine.core.version(),
             age: engine.started.elapsed(),
             dropped_lines: engine.printer.dropped(),

@@ -3,24 +3,32 @@
 //! A zygote for the new version is started beside the one in use. When it has imported the application, the core moves the
 //! actors whose code has changed. Until then no actor is affected, and a newer request cancels an older one.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rebeam_core::Event;
-use rebeam_core::event::{Changed, NewCode};
+use rebeam_core::event::NewCode;
 use rebeam_core::spec;
-use rebeam_protocol::outside::{Answer, Fate, Reloaded};
+use rebeam_protocol::id::Version;
+use rebeam_protocol::outside::{Answer, Reloaded};
 use rebeam_protocol::spec::{ChildSpec, SupervisorSpec};
 use rebeam_protocol::zygote::{FromZygote, LoadError, LoadErrorKind, Module, ToZygote};
 use rebeam_sys::memory::create_empty;
 use tokio::sync::{Mutex, oneshot};
 
+use super::births::HANGS;
 use super::{Engine, Node};
+use crate::shell::reaper::{self, Reaped};
 use crate::shell::service::{Frames, Process, Service};
 use crate::shell::versions::{self, Code};
 use crate::shell::zygote::{self, Base};
+
+/// An import, or moves, that take longer than this are told of.
+const LATE_IMPORT: Duration = Duration::from_secs(2);
+const LATE_MOVES: Duration = Duration::from_secs(1);
 
 /// Why there is to be a new version.
 #[derive(Clone, Debug, Default)]
@@ -34,7 +42,7 @@ pub(crate) struct Trigger {
 /// What the file watcher is told.
 #[derive(Debug)]
 pub(crate) enum Import {
-    /// New code is loaded: the files of all its modules.
+    /// New code is loaded: the files of all its modules, imported or to be imported.
     Loaded(Vec<PathBuf>),
     /// New code could not be loaded.
     Failed,
@@ -51,31 +59,41 @@ pub(super) struct Reloading {
     pub(super) is_forking: bool,
     /// The version that is being imported.
     coming: Option<Coming>,
-    /// The memory for its code.
-    memory: Option<OwnedFd>,
-    attempts: u64,
     is_loading: bool,
     /// What was requested since the current import began.
     next: Option<Trigger>,
-    /// Those who wait for an import, and those who wait for actors to move.
-    askers: Vec<oneshot::Sender<Answer>>,
-    askers_of_moves: Vec<oneshot::Sender<Answer>>,
-    /// When the current reload was requested, and the files that have changed.
-    since: Option<(Instant, Vec<PathBuf>)>,
-    /// Digests of versions that have failed.
-    bad: Vec<u64>,
-    /// The digest of the current version.
-    digest: u64,
+    /// The reload whose code is being imported, and the one whose actors are moving.
+    importing: Progress,
+    moving: Progress,
     /// Whether the hint at `preload` was given.
     has_hinted: bool,
     /// Tells the file watcher, if there is one.
     watcher: Option<Rc<dyn Fn(Import)>>,
 }
 
+/// A version that is being imported.
 struct Coming {
-    /// The number of this attempt.
-    attempt: u64,
     zygote: Service,
+    /// The memory for its code.
+    memory: OwnedFd,
+}
+
+/// What is known of a reload until it is over.
+#[derive(Default)]
+struct Progress {
+    since: Option<Instant>,
+    /// The files that have changed.
+    files: BTreeSet<PathBuf>,
+    /// Those who wait for its outcome.
+    askers: Vec<oneshot::Sender<Answer>>,
+}
+
+impl Progress {
+    fn answer(self, answer: &Answer) {
+        for asker in self.askers {
+            let _ = asker.send(answer.clone());
+        }
+    }
 }
 
 /// What a zygote says of new code.
@@ -113,6 +131,12 @@ impl Reloading {
         self.base = None;
         self.base_os_pid = None;
     }
+
+    /// Whether it was the zygote that is importing new code that has ended.
+    pub(super) fn coming_died(&mut self, os_pid: i32, reaped: Reaped) -> bool {
+        let coming = self.coming.as_mut().filter(|coming| coming.zygote.os_pid() == Some(os_pid));
+        coming.is_some_and(|coming| coming.zygote.ended(reaped, Instant::now()).is_some())
+    }
 }
 
 impl Node {
@@ -130,7 +154,7 @@ impl Node {
             let _ = sender.send(Answer::Refused(refusal.into()));
             return receiver;
         }
-        engine.reloading.askers.push(sender);
+        engine.reloading.importing.askers.push(sender);
         let next = engine.reloading.next.get_or_insert_default();
         next.files.extend(trigger.files);
         next.is_asked_for |= trigger.is_asked_for;
@@ -177,51 +201,42 @@ impl Node {
         let memory = create_empty(c"rebeam-code")?;
         let process = self.new_zygote(&memory).await?;
         let mut frames = process.frames()?;
-        let attempt = {
+        {
             let mut engine = self.0.borrow_mut();
-            engine.reloading.attempts += 1;
-            let attempt = engine.reloading.attempts;
             zygote::print_output(&process, &engine.printer, None);
             let mut zygote = zygote::service();
             zygote.started(process);
-            let is_overtaken = engine.reloading.next.is_some();
-            if is_overtaken {
+            if engine.reloading.next.is_some() {
                 zygote.kill();
             }
-            engine.reloading.coming = Some(Coming { attempt, zygote });
-            engine.reloading.memory = Some(memory);
-            attempt
-        };
+            engine.reloading.coming = Some(Coming { zygote, memory });
+        }
+        let mut is_late = std::pin::pin!(tokio::time::sleep(LATE_IMPORT));
         loop {
-            let message = frames.next::<FromZygote>().await?.map(|(message, _)| message);
-            let engine = self.0.borrow_mut();
-            let is_ours = engine.reloading.coming.as_ref().is_some_and(|coming| coming.attempt == attempt);
-            if !is_ours || engine.reloading.next.is_some() || engine.life.is_stopping {
+            let message = tokio::select! {
+                message = frames.next::<FromZygote>() => message?.map(|(message, _)| message),
+                () = &mut is_late, if !is_late.is_elapsed() => {
+                    let engine = self.0.borrow();
+                    engine.printer.say("the new code is being imported, and the old code goes on meanwhile");
+                    continue;
+                }
+            };
+            let engine = self.0.borrow();
+            if engine.reloading.next.is_some() || engine.life.is_stopping {
                 return Ok(Attempt::Overtaken);
             }
-            match message {
-                Some(FromZygote::Ready { .. }) => {
-                    let target = engine.setup.target.clone();
-                    if let Some(process) = engine.reloading.coming.as_ref().and_then(|it| it.zygote.process()) {
-                        process.send(&ToZygote::Load(target), &[])?;
-                    }
+            let process = engine.reloading.coming.as_ref().and_then(|coming| coming.zygote.process());
+            match (message, process) {
+                (Some(FromZygote::Ready { .. }), Some(process)) => {
+                    process.send(&ToZygote::Load(engine.setup.target.clone()), &[])?;
                 }
-                Some(FromZygote::Loaded { tree, gateway, unforkable, modules, slow }) => {
+                (Some(FromZygote::Loaded { tree, gateway, unforkable, modules, slow }), Some(_)) => {
                     let loaded = Loaded { tree: *tree, gateway: *gateway, unforkable, modules, slow };
                     return Ok(Attempt::Loaded(Box::new(loaded), frames));
                 }
-                Some(FromZygote::LoadFailed(error)) => return Ok(Attempt::Failed(error)),
-                Some(_) => {}
-                None => {
-                    let message = "the interpreter ended while it imported the new code".into();
-                    let hint = Some("what it wrote is above; does the application exit or crash on import?".into());
-                    return Ok(Attempt::Failed(LoadError {
-                        kind: LoadErrorKind::Raised,
-                        message,
-                        hint,
-                        traceback: None,
-                    }));
-                }
+                (Some(FromZygote::LoadFailed(error)), _) => return Ok(Attempt::Failed(error)),
+                (Some(_), Some(_)) => {}
+                (None, _) | (_, None) => return Ok(Attempt::Failed(interpreter_ended())),
             }
         }
     }
@@ -231,20 +246,32 @@ impl Node {
         let base = self.0.borrow().reloading.base.clone();
         if let Some(base) = base {
             self.0.borrow_mut().reloading.is_forking = true;
-            let forked = base.lock().await.fork(memory.as_fd()).await;
+            let mut base = base.lock().await;
+            let forked = tokio::time::timeout(HANGS, base.fork(memory.as_fd())).await;
             let mut engine = self.0.borrow_mut();
             engine.reloading.is_forking = false;
-            match forked {
-                Ok(process) => return Ok(process),
-                Err(error) => {
-                    engine.printer.warn(&format!("the new code is imported from scratch: {error}"));
-                    engine.reloading.base = None;
-                }
-            }
+            let error = match forked {
+                Ok(Ok(process)) => return Ok(process),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "the process that is forked for it does not answer".into(),
+            };
+            engine.printer.warn(&format!("from now on, new code is imported from scratch: {error}"));
+            engine.reloading.base = None;
+            engine.reloading.base_os_pid.into_iter().for_each(reaper::kill_group);
         }
         let engine = self.0.borrow();
         let inherited = [engine.ledger.memory(), memory.as_fd()];
         zygote::start(&engine.setup.python, &engine.setup.directory, inherited)
+    }
+
+    /// Says for whom a reload waits, if it is not over soon.
+    async fn say_if_late(self, version: Version) {
+        tokio::time::sleep(LATE_MOVES).await;
+        let engine = self.0.borrow();
+        let busy = engine.core.reload_waits_for();
+        if engine.versions.current() == version && !busy.is_empty() && !engine.life.is_stopping {
+            engine.printer.reload_waits(version, &busy);
+        }
     }
 }
 
@@ -252,115 +279,89 @@ impl Engine {
     fn begin_loading(&mut self) -> Option<Trigger> {
         let next = self.reloading.next.take().filter(|_| !self.life.is_stopping);
         match &next {
-            Some(_) => {
-                let since = self.reloading.since.take().map_or_else(Instant::now, |(since, _)| since);
-                self.reloading.since = Some((since, Vec::new()));
-            }
+            Some(_) => drop(self.reloading.importing.since.get_or_insert_with(Instant::now)),
             None => self.reloading.is_loading = false,
         }
         next
     }
 
     fn end_loading(&mut self, trigger: &Trigger, attempt: Attempt) {
-        let coming = self.reloading.coming.take();
-        let memory = self.reloading.memory.take();
-        let dismiss = |coming: Option<Coming>| {
-            if let Some(mut coming) = coming {
-                coming.zygote.retire();
-            }
-        };
-        match attempt {
-            Attempt::Overtaken => dismiss(coming),
-            Attempt::Failed(error) => {
-                dismiss(coming);
+        let Some(mut coming) = self.reloading.coming.take() else {
+            if let Attempt::Failed(error) = attempt {
                 self.not_reloaded(error);
             }
-            Attempt::Loaded(loaded, frames) => match (coming, memory) {
-                (Some(coming), Some(memory)) => self.take_new_code(trigger, coming, memory, *loaded, frames),
-                (coming, _) => dismiss(coming),
+            return;
+        };
+        match attempt {
+            Attempt::Overtaken => coming.zygote.retire(),
+            Attempt::Failed(error) => {
+                coming.zygote.retire();
+                self.not_reloaded(error);
+            }
+            Attempt::Loaded(..) if coming.zygote.process().is_none() => self.not_reloaded(interpreter_ended()),
+            Attempt::Loaded(loaded, frames) => match spec::check(&loaded.tree) {
+                Ok(()) => self.take_new_code(trigger, coming, *loaded, frames),
+                Err(error) => {
+                    coming.zygote.retire();
+                    self.not_reloaded(LoadError {
+                        kind: LoadErrorKind::Usage,
+                        message: error.to_string(),
+                        hint: Some(error.hint()),
+                        traceback: None,
+                    });
+                }
             },
         }
     }
 
     fn not_reloaded(&mut self, error: LoadError) {
-        self.reloading.since = None;
         // First, since whoever reads the error may save the fix at once.
         self.tell_watcher(Import::Failed);
         self.printer.not_reloaded(&error, self.versions.current());
-        answer(&mut self.reloading.askers, &Answer::NotReloaded(error));
+        std::mem::take(&mut self.reloading.importing).answer(&Answer::NotReloaded(error));
     }
 
     /// New code is imported: tells the core, unless nothing has changed.
-    fn take_new_code(
-        &mut self,
-        trigger: &Trigger,
-        mut coming: Coming,
-        memory: OwnedFd,
-        loaded: Loaded,
-        frames: Frames,
-    ) {
+    fn take_new_code(&mut self, trigger: &Trigger, coming: Coming, loaded: Loaded, frames: Frames) {
         let Loaded { tree, gateway, unforkable, modules, slow } = loaded;
+        let Coming { mut zygote, memory } = coming;
         self.hint_at_preload(&slow);
-        let old = &self.versions.code(self.versions.current()).modules;
-        let mut difference = versions::difference(old, &modules);
-        if !trigger.files.is_empty() {
-            difference.changed = Changed::All;
-            difference.files.extend(trigger.files.iter().cloned());
-        }
-        let digest = versions::digest(&modules);
-        let has_failed = self.reloading.bad.contains(&digest);
-        if has_failed && trigger.is_asked_for {
-            // Classes that were held back try again.
-            difference.changed = Changed::All;
-        }
-        let is_known_bad = has_failed && trigger.files.is_empty() && !trigger.is_asked_for;
-        if is_known_bad || (difference.files.is_empty() && difference.changed != Changed::All) {
-            coming.zygote.retire();
-            self.reloading.since = None;
+        let importing = std::mem::take(&mut self.reloading.importing);
+        let mut files = versions::changed_files(self.versions.modules(), &modules);
+        files.extend(trigger.files.iter().cloned());
+        let retries = trigger.is_asked_for && self.core.is_anyone_behind();
+        if files.is_empty() && !retries {
+            zygote.retire();
             self.tell_watcher_modules();
-            if is_known_bad {
-                self.printer.warn(
-                    "this code has failed before, and is not tried again by itself: save other code, or `rebeam reload`",
-                );
-            }
-            return answer(&mut self.reloading.askers, &Answer::Reloaded(None));
-        }
-        if let Err(error) = spec::check(&tree) {
-            coming.zygote.retire();
-            return self.not_reloaded(LoadError {
-                kind: LoadErrorKind::Usage,
-                message: error.to_string(),
-                hint: Some(error.hint()),
-                traceback: None,
-            });
+            return importing.answer(&Answer::Reloaded(None));
         }
         let version = self.versions.next();
-        let Coming { mut zygote, .. } = coming;
         match unforkable {
             None => zygote.is_up(Instant::now()),
             Some(reason) => {
                 // Not again if the version before could not be forked either.
-                if self.versions.code(self.versions.current()).zygote.ready().is_some() {
+                if self.versions.zygote(self.versions.current()).and_then(Service::ready).is_some() {
                     self.printer.unforkable(&reason);
                 }
                 zygote.retire();
             }
         }
+        let digests = versions::digests(&modules);
         self.discard_standby();
         self.versions.add(version, Code { memory, zygote, modules });
-        self.reloading.digest = digest;
-        if let Some((_, files)) = &mut self.reloading.since {
-            files.extend(difference.files);
-        }
-        self.tell_watcher_modules();
         // A reload that is still under way ends with this one.
-        let askers = std::mem::take(&mut self.reloading.askers);
-        self.reloading.askers_of_moves.extend(askers);
+        let moving = &mut self.reloading.moving;
+        moving.since = importing.since;
+        moving.files.extend(files);
+        moving.askers.extend(importing.askers);
+        self.tell_watcher_modules();
         self.wants_standby = true;
         if let Some(node) = self.me.upgrade().map(Node) {
-            tokio::task::spawn_local(node.hear_zygote(version, frames));
+            tokio::task::spawn_local(node.clone().hear_zygote(version, frames));
+            tokio::task::spawn_local(node.say_if_late(version));
         }
-        let new = NewCode { version, tree, gateway: Some(gateway), changed: difference.changed };
+        let moves_all = !trigger.files.is_empty();
+        let new = NewCode { version, tree, gateway: Some(gateway), modules: digests, moves_all, retries };
         self.tell(Event::NewCode(Box::new(new)));
     }
 
@@ -379,33 +380,22 @@ impl Engine {
 
     /// All actors have moved, or will not.
     pub(super) fn reload_is_over(&mut self, reloaded: Reloaded) {
-        let (since, files) = self.reloading.since.take().unwrap_or_else(|| (Instant::now(), Vec::new()));
-        if reloaded.changes.iter().any(|change| matches!(change.fate, Fate::Failed { .. })) {
-            self.note_bad();
-        }
-        let files: Vec<PathBuf> =
-            files.iter().map(|path| path.strip_prefix(&self.setup.directory).unwrap_or(path).to_owned()).collect();
+        let moving = std::mem::take(&mut self.reloading.moving);
+        let relative = |path: &PathBuf| path.strip_prefix(&self.setup.directory).unwrap_or(path).to_owned();
+        let files: Vec<PathBuf> = moving.files.iter().map(relative).collect();
         if !self.life.is_stopping {
-            self.printer.reloaded(&reloaded, &files, since.elapsed());
+            let took = moving.since.map(|since| since.elapsed()).unwrap_or_default();
+            self.printer.reloaded(&reloaded, &files, took);
         }
-        answer(&mut self.reloading.askers_of_moves, &Answer::Reloaded(Some(reloaded)));
+        moving.answer(&Answer::Reloaded(Some(reloaded)));
     }
 
-    /// The current version has failed.
-    pub(super) fn note_bad(&mut self) {
-        let digest = self.reloading.digest;
-        if !self.reloading.bad.contains(&digest) {
-            self.reloading.bad.push(digest);
-            let surplus = self.reloading.bad.len().saturating_sub(MOST_BAD);
-            self.reloading.bad.drain(..surplus);
-        }
-    }
-
-    /// Tells the watcher which modules are loaded.
+    /// Tells the watcher which modules there are.
     fn tell_watcher_modules(&self) {
-        let modules = &self.versions.code(self.versions.current()).modules;
-        let files = modules.iter().filter(|it| it.is_loaded).map(versions::path_of).collect();
-        self.tell_watcher(Import::Loaded(files));
+        if self.reloading.watcher.is_some() {
+            let files = self.versions.modules().iter().map(versions::path_of).collect();
+            self.tell_watcher(Import::Loaded(files));
+        }
     }
 
     fn tell_watcher(&self, import: Import) {
@@ -415,11 +405,11 @@ impl Engine {
     }
 }
 
-fn answer(askers: &mut Vec<oneshot::Sender<Answer>>, answer: &Answer) {
-    for asker in std::mem::take(askers) {
-        let _ = asker.send(answer.clone());
+fn interpreter_ended() -> LoadError {
+    LoadError {
+        kind: LoadErrorKind::Raised,
+        message: "the interpreter ended while it imported the new code".into(),
+        hint: Some("what it wrote is above; does the application exit or crash on import?".into()),
+        traceback: None,
     }
 }
-
-/// How many failed versions are remembered.
-const MOST_BAD: usize = 100;
