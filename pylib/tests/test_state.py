@@ -7,13 +7,17 @@ import dataclasses
 import datetime
 import enum
 import io
+import os
+import tempfile
 import threading
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import pytest
 import rebeam
 from rebeam import Actor, Supervisor, _state, child
 from rebeam.testing import running
+
+T = TypeVar("T")
 
 
 class Colour(enum.Enum):
@@ -112,6 +116,74 @@ def moved(actor: Actor, new: type[Actor] | None = None) -> Any:
     return other
 
 
+@dataclasses.dataclass
+class Bag(dict[str, int]):
+    size: int = 0
+
+
+@dataclasses.dataclass
+class Numbers(list[int]):
+    name: str = ""
+
+
+class Base:
+    __slots__ = ("own",)
+
+
+@dataclasses.dataclass
+class Derived(Base):
+    field: int
+
+
+@dataclasses.dataclass
+class Made:
+    value: int
+
+    def __new__(cls, value: int) -> Made:
+        return super().__new__(cls)
+
+    def __getnewargs__(self) -> tuple[int]:
+        return (self.value,)
+
+
+@dataclasses.dataclass
+class Listed(Generic[T]):
+    items: list[T]
+
+
+class Wide(Point):
+    """With a `__dict__`."""
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+class Word(enum.StrEnum):
+    YES = "yes"
+
+
+class Reduced(enum.Enum):
+    ONE = 1
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _reduced, ()
+
+
+def _reduced() -> Reduced:
+    return Reduced.ONE
+
+
+class Huge:
+    def __reduce__(self) -> Any:
+        raise MemoryError
+
+
+class Fewer(enum.Enum):
+    GREEN = 1
+
+
 def holder(**attributes: Any) -> Any:
     actor = Holder()
     for name, value in attributes.items():
@@ -149,6 +221,61 @@ def test_kinds_of_values() -> None:
         assert repr(getattr(other, name)) == repr(value), name
     assert other.colour is Colour.GREEN and other.node.below.colour is Colour.GREEN
     assert (other.slotted.open, other.slotted.private()) == (1, 2)
+
+
+def test_nothing_is_lost_of_classes_that_hold_more_than_fields() -> None:
+    bag, numbers, derived, wide = Bag(3), Numbers("n"), Derived(1), Wide(1, [2])
+    bag["a"] = 1
+    numbers.append(7)
+    derived.own = "own"  # type: ignore[attr-defined]
+    wide.more = "more"  # type: ignore[attr-defined]
+    other = moved(
+        holder(
+            bag=bag,
+            numbers=numbers,
+            derived=derived,
+            wide=wide,
+            made=Made(4),
+            listed=Listed([1]),
+            level=Level.HIGH,
+            word=Word.YES,
+            reduced=Reduced.ONE,
+        )
+    )
+    assert dict(other.bag) == {"a": 1} and other.bag.size == 3
+    assert list(other.numbers) == [7] and other.numbers.name == "n"
+    assert (other.derived.own, other.derived.field) == ("own", 1)
+    assert (other.wide, other.wide.more) == ((1, [2]), "more") and type(other.wide) is Wide
+    assert (other.made.value, other.listed.items) == (4, [1])
+    assert other.level is Level.HIGH and other.word is Word.YES and other.reduced is Reduced.ONE
+
+
+def test_a_member_that_is_gone_is_named() -> None:
+    _state.replace(Colour, Fewer)
+    with pytest.raises(TypeError, match=r"`Fewer` has no member `RED` any more"):
+        moved(holder(colour=Colour.RED))
+
+
+def test_finalizers_go_along_with_their_objects() -> None:
+    directory = tempfile.TemporaryDirectory()
+    actor = holder(directory=directory)
+    pickler = _state._Pickler(io.BytesIO(), actor)
+    pickler.dump(_state._attributes(actor))
+    assert [it.peek()[0] for it in pickler.finalizers] == [directory]  # type: ignore[index]
+    other = moved(actor)
+    assert other.directory._finalizer.alive
+    directory._finalizer.detach()  # type: ignore[attr-defined]
+    assert os.path.isdir(directory.name)
+    other.directory.cleanup()
+    assert not os.path.isdir(directory.name)
+
+
+def test_a_lack_of_memory_is_no_fault_of_the_state() -> None:
+    with running(Supervisor([child(Counter, name="a")])) as node:
+        rebeam.ref(Counter, "a").call(Counter.keep, Huge)
+        [change] = node.reload(Counter, Faster)
+        assert change.outcome == "failed" and "MemoryError" in change.why
+        assert rebeam.ref(Counter, "a").call(Counter.incr) == 1
 
 
 def test_shapes_that_have_changed(caplog: pytest.LogCaptureFixture) -> None:
@@ -209,6 +336,39 @@ class Counter(Actor):
     def late(self) -> None:
         rebeam.reply(self.asked, self.n)
 
+    def keep(self, cls: Any) -> None:
+        self.kept = cls()
+
+    def keep_node(self) -> None:
+        self.node = Node(1, Colour.RED)
+
+
+class Demands(Counter):
+    def code_change(self, old_version: Any, state: Any) -> Any:
+        state["node"].demanded = 7
+        return state
+
+    def demanded(self) -> Any:
+        return self.node.demanded  # type: ignore[attr-defined]
+
+
+class Forgets(Counter):
+    def code_change(self, old_version: Any, state: Any) -> Any:
+        state["n"] = 0
+
+
+class Idles(Counter):
+    def init(self) -> None:
+        super().init()
+        rebeam.idle(10.0)
+
+    def handle_info(self, message: Any) -> None:
+        self.n += 1000
+
+
+class IdlesOn(Idles):
+    pass
+
 
 class Faster(Counter):
     def code_change(self, old_version: Any, state: Any) -> Any:
@@ -264,6 +424,40 @@ def test_new_code_is_on_probation_by_the_time_of_the_test() -> None:
             counter.call(Counter.incr)
         node.idle()
         assert node.deaths[1].next == "restarts"
+
+
+def test_classes_are_replaced_one_after_another() -> None:
+    with running(Supervisor([child(Counter, name="a")])) as node:
+        assert node.reload(Counter, Faster)[0].outcome == "moved"
+        assert node.reload(Faster, Refuses)[0].outcome == "failed"
+        node.reload(Refuses, Idles)
+        assert rebeam.ref(Counter, "a").call(Counter.incr) == 1
+        with pytest.raises(TypeError, match="two classes of actors"):
+            node.reload(int, str)  # type: ignore[arg-type]
+
+
+def test_code_change_gives_a_value_to_a_new_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(Supervisor([child(Counter, name="a")])) as node:
+        rebeam.ref(Counter, "a").call(Counter.keep_node)
+        monkeypatch.setitem(_state._stand_ins[0], (Node.__module__, "Node"), NodeDemanding)
+        assert node.reload(Counter, Demands) == [("a", "moved", "")]
+        assert rebeam.ref(Demands, "a").call(Demands.demanded) == 7
+
+
+def test_a_code_change_that_returns_nothing_is_named() -> None:
+    with running(Supervisor([child(Counter, name="a")])) as node:
+        [change] = node.reload(Counter, Forgets)
+        assert "`Forgets.code_change` returned None: it has to return the state" in change.why
+
+
+def test_an_idle_time_goes_on_in_the_next_process() -> None:
+    with running(Supervisor([child(Idles, name="a")])) as node:
+        node.advance(6.0)
+        assert node.reload(Idles, IdlesOn)[0].outcome == "moved"
+        node.advance(3.0)
+        assert rebeam.get_state(rebeam.ref(Idles, "a"))["n"] == 0
+        node.advance(2.0)
+        assert rebeam.get_state(rebeam.ref(Idles, "a"))["n"] == 1000
 
 
 def test_what_cannot_move_starts_over() -> None:

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use pyo3::exceptions::{PySystemExit, PyTypeError};
+use pyo3::exceptions::{PySystemExit, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple, PyType};
@@ -36,6 +36,8 @@ thread_local! {
     static AFTER: Cell<Option<Py<PyAny>>> = const { Cell::new(None) };
     /// How long to wait for the next message before the actor is told that none came.
     static IDLE: Cell<Option<Duration>> = const { Cell::new(None) };
+    /// The same of an actor that goes on in another process, or has come from one: how much is left, and of how much.
+    static IDLE_LEFT: Cell<Option<(Duration, Duration)>> = const { Cell::new(None) };
     static SEEN: RefCell<Seen> = RefCell::default();
     /// Whether this actor is a function, which takes its own mail and so learns of a stop there.
     static IS_PLAIN: Cell<bool> = const { Cell::new(false) };
@@ -60,7 +62,7 @@ pub(crate) fn set_after(function: Py<PyAny>) {
 #[pyfunction]
 pub(crate) fn set_idle(seconds: f64) -> PyResult<()> {
     let idle = Duration::try_from_secs_f64(seconds)
-        .map_err(|_| pyo3::exceptions::PyValueError::new_err(format!("an idle time of {seconds} seconds")))?;
+        .map_err(|_| PyValueError::new_err(format!("an idle time of {seconds} seconds")))?;
     IDLE.set(Some(idle));
     Ok(())
 }
@@ -146,6 +148,16 @@ impl Handlers {
         channel.page.done(message.get().seq);
         Ok(())
     }
+
+    /// Concludes a message whose handler was cancelled, since the actor goes on in another process: a caller gets
+    /// `Restarting` with this name.
+    fn cut(&self, py: Python<'_>, message: &Bound<'_, Message>, target: String) -> PyResult<()> {
+        let channel = channel(py)?;
+        let failure = CallFailure::Restarting { target };
+        self.conclude(py, channel, message.get(), Err(Refusal::Bad(failure)))?;
+        channel.page.done(message.get().seq);
+        Ok(())
+    }
 }
 
 /// Whether it is what the actor itself is to hear, before which it was idle.
@@ -171,7 +183,10 @@ pub(crate) fn serve(
 ) -> PyResult<(&'static str, String, Option<String>)> {
     let channel = channel(py)?;
     let mut handlers = handlers.borrow_mut();
-    let (mut idle_until, mut patience) = (None, Duration::ZERO);
+    let (mut idle_until, mut patience) = match IDLE_LEFT.take() {
+        Some((left, patience)) => (Some(clock::now() + left), patience),
+        None => (None, Duration::ZERO),
+    };
     loop {
         run_after(py)?;
         if let Some(idle) = IDLE.take() {
@@ -194,7 +209,10 @@ pub(crate) fn serve(
         match handlers.take(py, channel, letter)? {
             // The signal handlers of a busy actor run between two messages at the latest.
             Taken::Done => py.check_signals()?,
-            Taken::End(kind, text, traceback) => return Ok((kind, text, traceback)),
+            Taken::End(kind, text, traceback) => {
+                IDLE_LEFT.set(idle_until.map(|until| (until.saturating_duration_since(clock::now()), patience)));
+                return Ok((kind, text, traceback));
+            }
             Taken::Begun(message, coroutine) => {
                 context::set(py, Some(message.clone_ref(py)))?;
                 let run = || py.import("rebeam._dispatch")?.call_method1("run_coroutine", (&coroutine,));
@@ -224,6 +242,22 @@ pub(crate) fn stop_if_idle(py: Python<'_>, reason: convert::PyReason) -> PyResul
 #[pyfunction]
 pub(crate) fn take_idle() -> Option<f64> {
     IDLE.take().map(|idle| idle.as_secs_f64())
+}
+
+/// The idle time of an actor that goes on in another process, or has come from one: how many seconds are left, and of
+/// how many.
+#[pyfunction]
+pub(crate) fn take_idle_left() -> Option<(f64, f64)> {
+    IDLE_LEFT.take().map(|(left, patience)| (left.as_secs_f64(), patience.as_secs_f64()))
+}
+
+/// Sets what [`take_idle_left`] gives.
+#[pyfunction]
+pub(crate) fn set_idle_left(left: f64, patience: f64) -> PyResult<()> {
+    let seconds =
+        |seconds: f64| Duration::try_from_secs_f64(seconds).map_err(|error| PyValueError::new_err(error.to_string()));
+    IDLE_LEFT.set(Some((seconds(left.max(0.0))?, seconds(patience)?)));
+    Ok(())
 }
 
 /// Seconds that the actor has to end, if it has been told so since this was asked last.

@@ -34,8 +34,8 @@ use pyo3::prelude::*;
 mod _rebeam {
     #[pymodule_export]
     use crate::actor_loop::{
-        Handlers, catch_up_now, is_recycled, receive, report, serve, set_after, set_idle, settle, started,
-        stop_if_idle, take_cancelled, take_idle, take_own_mail, take_time_left, trim_memory,
+        Handlers, catch_up_now, is_recycled, receive, report, serve, set_after, set_idle, set_idle_left, settle,
+        started, stop_if_idle, take_cancelled, take_idle, take_idle_left, take_own_mail, take_time_left, trim_memory,
     };
     #[pymodule_export]
     use crate::arenas::pin_memory;

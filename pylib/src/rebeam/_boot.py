@@ -216,6 +216,7 @@ def live(start: Start) -> NoReturn:
         _end_unless_actor(error)
         reason = _reason_of(error)
     if reason[0] in ("recycle", "move"):
+        _state.detach_finalizers()
         _leave_in_order()
     _end(_terminate(actor, reason))
 
@@ -239,6 +240,8 @@ def _make(start: Start) -> tuple[Actor, Any]:
         result = awaited(actor.init(*args, **kwargs))
     else:
         actor = taken.cls.__new__(taken.cls)
+    if taken.idle_left is not None:
+        _rebeam.set_idle_left(*taken.idle_left)
     _state.take_over(actor, taken, is_new_code=start["taken_from"] != start["code"])
     if taken.is_moved:
         awaited(actor.after_move(taken.old_version))
@@ -303,8 +306,13 @@ def _work(actor: Actor, concurrency: int) -> _Reason:
     if _spec.overlaps(type(actor)):
         from rebeam import _loop
 
-        return _loop.serve(handlers, receive, concurrency)
-    return _rebeam.serve(handlers)
+        reason = _loop.serve(handlers, receive, concurrency)
+    else:
+        reason = _rebeam.serve(handlers)
+    stream = sys.modules.get("rebeam._stream")
+    if stream is not None and reason[0] in ("move", "recycle"):
+        stream.close_all()
+    return reason
 
 
 def _warn_of_gevent() -> None:
@@ -452,6 +460,10 @@ def _reason_of(error: BaseException) -> _Reason:
 def _end(reason: _Reason) -> NoReturn:
     """Makes the final report, runs exit hooks, and ends the process without waiting for threads."""
     _flush()
+    state = sys.modules.get("rebeam._state")
+    if state is not None and reason[0] not in ("normal", "shutdown"):
+        # Another process may go on with what this one has taken over.
+        state.detach_finalizers()
     # First the reason: a hook that crashes or hangs is not to hide it.
     try:
         _rebeam.report(*reason)

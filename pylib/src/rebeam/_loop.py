@@ -80,6 +80,13 @@ def tasks() -> list[str]:
     return [task.get_name() for task in asyncio.all_tasks(_own.runner.get_loop())]
 
 
+def default_threads() -> set[threading.Thread]:
+    """The threads in which `asyncio.to_thread` and the loop itself run what blocks."""
+    if not hasattr(_own, "runner"):
+        return set()
+    return set(getattr(getattr(_own.runner.get_loop(), "_default_executor", None), "_threads", ()))
+
+
 def close() -> None:
     """Closes the loop of an actor that is a thread."""
     if hasattr(_own, "runner"):
@@ -172,6 +179,10 @@ class _Serving:
         self._loop.set_exception_handler(self._on_stray_error)
         _pending.look_for(self._loop, self._look)
         self._loop.call_soon(self._look)
+        idle_left = _rebeam.take_idle_left()
+        if idle_left is not None:
+            self._patience = idle_left[1]
+            self._idle = self._loop.call_later(idle_left[0], self._on_idle)
         _own.serving = self
         if hasattr(_own, "failed"):
             self._fail(_own.failed)
@@ -237,6 +248,8 @@ class _Serving:
                 self.reason = taken
                 if taken[0] == "move":
                     self._cut_in(int(taken[1]) / 1000)
+                if self._idle is not None:
+                    _rebeam.set_idle_left(self._idle.when() - self._loop.time(), self._patience)
                 return self._end_if_idle()
             self._wait_no_more()
             if taken is not True:
@@ -259,9 +272,12 @@ class _Serving:
             return None
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         try:
-            # What was cut short stays in hand: it ends with the actor, and is told so.
             if not (task.cancelled() and message.number in self._cut):
                 self._handlers.finish(message, None if error else task.result(), error)
+            elif self.reason[0] == "move":
+                self._handlers.cut(message, _runtime.me().path)
+                _tell_cut(message.method)
+            # Else it stays in hand: it ends with the actor, and is told so.
         except BaseException as fatal:
             return self._fail(fatal)
         if self._is_stopping:
@@ -345,3 +361,11 @@ class _Serving:
             self._fail(context["exception"])
         else:
             loop.default_exception_handler(context)
+
+
+def _tell_cut(method: str) -> None:
+    import logging
+
+    logging.getLogger("rebeam").warning(
+        "`%s` was cancelled: it had not ended when the actor was to move to new code", method
+    )

@@ -19,11 +19,12 @@ import os
 import pickle
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+import weakref
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from rebeam import _rebeam
 from rebeam._actor import Actor
-from rebeam._errors import ActorExit, SpecError
+from rebeam._errors import ActorExit, BadReturn, SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,9 @@ _StandIns = dict[tuple[str, str], type]
 
 _stand_ins: list[_StandIns] = [{}]
 """For tests: which classes replace others in each version of the code, by module and qualified name of the others."""
+
+_replaced: dict[type, type] = {}
+"""For tests: which class each class was last replaced by."""
 
 _changes: dict[tuple[str, str], Callable[[Any, Any], Any]] = {}
 """Functions declared with `code_change`, by module and qualified name of the class."""
@@ -84,16 +88,23 @@ def version_of(actor: Actor, code: int) -> Any:
 def give(actor: Actor, code: int, *, waits: bool) -> None:
     """Hands the state of an actor over; with `waits`, to a process with other code."""
     kind, state = _state_of(actor, is_recycled=not waits)
+    idle_left = _rebeam.take_idle_left()
+    if idle_left is not None:
+        # Of this process, too, should it go on.
+        _rebeam.set_idle_left(*idle_left)
     memory = _new_memory()
     with os.fdopen(memory, "wb") as file:
         try:
-            pickle.dump((kind, waits, version_of(actor, code), type(actor)), file, 5)
-            _Pickler(file, actor).dump(state)
-        except ActorExit:
+            pickle.dump((kind, waits, version_of(actor, code), type(actor), idle_left), file, 5)
+            pickler = _Pickler(file, actor)
+            pickler.dump(state)
+        except (ActorExit, MemoryError, OSError):
+            # The last two are no fault of the state.
             raise
         except Exception as error:
             raise _explained(actor, kind, state, error) from None
         file.flush()
+        _own.finalizers = pickler.finalizers
         _rebeam.hand_over(memory, kind == _CHECKPOINT, waits)
 
 
@@ -114,11 +125,13 @@ def _state_of(actor: Actor, *, is_recycled: bool) -> tuple[str, Any]:
 
 def _check_runs_nothing() -> None:
     """Refuses actors with threads or tasks of their own, which are not part of the state."""
+    loop = sys.modules.get("rebeam._loop")
     if not _rebeam.is_virtual():
-        threads = [it.name for it in threading.enumerate() if it is not threading.main_thread()]
+        # Those of `asyncio.to_thread` wait for work: their handlers have ended.
+        idle = loop.default_threads() if loop is not None else set()
+        threads = [it.name for it in threading.enumerate() if it is not threading.main_thread() and it not in idle]
         if threads:
             raise CannotMoveError(f"it has threads of its own: {', '.join(threads)}")
-    loop = sys.modules.get("rebeam._loop")
     tasks = loop.tasks() if loop is not None else []
     if tasks:
         raise CannotMoveError(f"it has tasks of its own: {', '.join(tasks)}")
@@ -160,48 +173,104 @@ class _Pickler(pickle.Pickler):
     def __init__(self, file: Any, actor: Actor) -> None:
         super().__init__(file, 5)
         self._actor = actor
+        self.finalizers: list[weakref.finalize[Any, Any]] = []
+        """Those of the objects that move."""
 
     def persistent_id(self, value: Any) -> Any:
         return "actor" if value is self._actor else None
 
     def reducer_override(self, value: Any) -> Any:
         cls = type(value)
-        if isinstance(value, enum.Enum):
-            return _reduce_member(value)
+        if cls is weakref.finalize:
+            return self._reduce_finalizer(value)
         if any(_defines(cls, name) for name in _PICKLING):
             return NotImplemented
-        if dataclasses.is_dataclass(cls):
+        if isinstance(value, enum.Enum):
+            return _reduce_member(value)
+        if dataclasses.is_dataclass(cls) and _is_plain(cls):
             names = [field.name for field in dataclasses.fields(value)]
             fields = {name: getattr(value, name) for name in names if hasattr(value, name)}
             others = {name: own for name, own in getattr(value, "__dict__", {}).items() if name not in fields}
             return _new, (cls,), (fields, others), None, None, _set_fields
         if isinstance(value, tuple) and hasattr(cls, "_fields"):
-            return _named_tuple, (cls, dict(zip(cls._fields, value, strict=True)))
+            fields = dict(zip(cls._fields, value, strict=True))
+            return _named_tuple, (cls, fields), getattr(value, "__dict__", None) or None
         return NotImplemented
 
+    def _reduce_finalizer(self, value: weakref.finalize[Any, Any]) -> Any:
+        """The next process finalizes the object, and this one does not."""
+        found = value.peek()
+        if found is None:
+            raise TypeError("a finalizer that has been called")
+        self.finalizers.append(value)
+        return _finalizer, (*found, value.atexit)
 
-_PICKLING = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs_ex__")
+
+_PICKLING = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__", "__getnewargs_ex__")
 """Methods by which a class defines how its objects are pickled."""
 
 
 def _defines(cls: type, name: str) -> bool:
-    own = getattr(cls, name, None)
-    # Dataclasses with slots generate methods that go by position.
-    return (
-        own is not None and own is not getattr(object, name, None) and getattr(own, "__module__", None) != "dataclasses"
-    )
+    """Whether a class defines that itself, or inherits it from one that does."""
+    for base in cls.__mro__:
+        if name in base.__dict__:
+            return getattr(base.__dict__[name], "__module__", None) not in _GENERATED and base not in _BY_VALUE
+    return False
+
+
+_GENERATED = ("dataclasses", "enum", "collections")
+"""Modules that generate such methods for dataclasses, enumerations and named tuples, which go by position or value."""
+
+_BY_VALUE = (object, int, str, bytes, float, tuple)
+"""Classes that have such methods for their values."""
+
+
+def _is_plain(cls: type) -> bool:
+    """Whether the fields of a dataclass object, and its `__dict__`, are all that there is of it."""
+    own = {name for base in cls.__mro__ if dataclasses.is_dataclass(base) for name in base.__dataclass_fields__}
+    new: object = cls.__new__
+    return new is object.__new__ and not issubclass(cls, _CONTAINERS) and own.issuperset(_slots(cls))
+
+
+_CONTAINERS = (dict, list, set, BaseException)
+"""Classes whose objects hold more than attributes, and are made by `object.__new__` or their own."""
+
+
+def _finalizer(obj: Any, function: Any, args: Any, kwargs: Any, at_exit: bool) -> Any:
+    made = weakref.finalize(obj, function, *args, **(kwargs or {}))
+    made.atexit = at_exit
+    _own.finalizers = [*getattr(_own, "finalizers", ()), made]
+    return made
+
+
+_own = threading.local()
+"""Of this actor: `finalizers` of the objects that it has taken over or handed over, and, while it takes over,
+`leaves_out`: whether new fields without defaults stay without a value."""
+
+
+def detach_finalizers() -> None:
+    """Another process goes on with the objects that this one has taken over or handed over, and finalizes them."""
+    for finalizer in getattr(_own, "finalizers", ()):
+        finalizer.detach()
 
 
 def _reduce_member(value: enum.Enum) -> Any:
     if not isinstance(value, enum.Flag):
-        return operator.getitem, (type(value), value.name)
+        return _member, (type(value), value.name)
     cls: type[enum.Flag] = type(value)
     names = [member.name for member in cls if member in value]
     return (_flags, (cls, names)) if _flags(cls, names) is value else NotImplemented
 
 
+def _member(cls: type[enum.Enum], name: str) -> enum.Enum:
+    try:
+        return cls[name]
+    except KeyError:
+        raise TypeError(f"`{cls.__qualname__}` has no member `{name}` any more, which the state has") from None
+
+
 def _flags(cls: type[enum.Flag], names: list[Any]) -> enum.Flag:
-    return functools.reduce(operator.or_, (cls[name] for name in names), cls(0))
+    return functools.reduce(operator.or_, (cast("enum.Flag", _member(cls, name)) for name in names), cls(0))
 
 
 def _new(cls: Any) -> Any:
@@ -232,6 +301,9 @@ def _set_fields(value: Any, state: tuple[dict[str, Any], dict[str, Any]]) -> Non
             own = field.default
         elif field.default_factory is not dataclasses.MISSING:
             own = field.default_factory()
+        elif getattr(_own, "leaves_out", False):
+            # `code_change` gives it a value.
+            continue
         else:
             raise _no_default(cls, name)
         # It may be frozen.
@@ -244,7 +316,7 @@ def _set_fields(value: Any, state: tuple[dict[str, Any], dict[str, Any]]) -> Non
 def _no_default(cls: type, name: str) -> TypeError:
     return TypeError(
         f"`{cls.__qualname__}` has the new field `{name}`, for which old objects have no value: "
-        "give it a default, or define `code_change`"
+        "give it a default, or set it in `code_change`"
     )
 
 
@@ -270,16 +342,24 @@ def replace(old: type, new: type) -> None:
     """For tests: makes a version of the code in which a class replaces another, and whatever replaced that before."""
     stand_ins = dict(_stand_ins[-1])
     before = stand_ins.get((old.__module__, old.__qualname__), old)
+    stand_ins = {name: new if cls is before else cls for name, cls in stand_ins.items()}
     for cls in (old, before):
         stand_ins[cls.__module__, cls.__qualname__] = new
     # It may have been replaced earlier.
     stand_ins.pop((new.__module__, new.__qualname__), None)
     _stand_ins.append(stand_ins)
+    _replaced[old] = new
+
+
+def declared(cls: type) -> type:
+    """For tests: the class that this one replaces, if it replaces one; else itself."""
+    return next((old for old, new in _replaced.items() if new is cls), cls)
 
 
 def forget_stand_ins() -> None:
     """The test is over."""
     del _stand_ins[1:]
+    _replaced.clear()
 
 
 def _of_version(code: int) -> _StandIns:
@@ -314,6 +394,8 @@ class Taken(NamedTuple):
     """Whether `before_move` has run, so that `after_move` has to."""
     old_version: Any
     cls: type[Actor]
+    idle_left: tuple[float, float] | None
+    """After how many seconds it is to be told that no message came, and how many that were."""
     file: Any
     stand_ins: _StandIns
 
@@ -327,18 +409,24 @@ def take(memory: int, code: int) -> Taken:
     """Opens a state that was handed over, for this version of the code. It owns the descriptor from now on."""
     os.lseek(memory, 0, os.SEEK_SET)
     file, stand_ins = os.fdopen(memory, "rb"), _of_version(code)
-    kind, is_moved, old_version, cls = _Unpickler(file, stand_ins).load()
-    return Taken(kind, is_moved, old_version, cls, file, stand_ins)
+    kind, is_moved, old_version, cls, idle_left = _Unpickler(file, stand_ins).load()
+    return Taken(kind, is_moved, old_version, cls, idle_left, file, stand_ins)
 
 
 def take_over(actor: Actor, taken: Taken, *, is_new_code: bool) -> None:
     """Gives an actor the state that was handed over; `code_change` is applied first if the code is new."""
     from rebeam import _boot
 
+    function = _change_of(actor) if is_new_code else None
+    _own.leaves_out = function is not None
     with taken.file as file:
         state = _Unpickler(file, taken.stand_ins, actor).load()
-    if is_new_code:
-        state = _changed(actor, taken.old_version, state)
+    _own.leaves_out = False
+    if function is not None:
+        state = _boot.awaited(function(taken.old_version, state))
+        if taken.kind == _ATTRIBUTES and not isinstance(state, dict):
+            name = getattr(function, "__qualname__", "code_change")
+            raise BadReturn(f"`{name}` returned {state!r:.100}: it has to return the state, a dict of the attributes")
     if taken.kind == _CHECKPOINT:
         _boot.awaited(actor.restore(state))
         return
@@ -346,16 +434,12 @@ def take_over(actor: Actor, taken: Taken, *, is_new_code: bool) -> None:
         object.__setattr__(actor, name, value)
 
 
-def _changed(actor: Actor, old_version: Any, state: Any) -> Any:
-    from rebeam import _boot
-
+def _change_of(actor: Actor) -> Callable[[Any, Any], Any] | None:
+    """What brings the state of an actor up to date, if there is something."""
     if has_own(actor, "code_change"):
-        return _boot.awaited(actor.code_change(old_version, state))
-    for cls in type(actor).__mro__:
-        function = _changes.get((cls.__module__, cls.__qualname__))
-        if function is not None:
-            return _boot.awaited(function(old_version, state))
-    return state
+        return actor.code_change
+    found = (_changes.get((cls.__module__, cls.__qualname__)) for cls in type(actor).__mro__)
+    return next((function for function in found if function is not None), None)
 
 
 # ---- what is wrong --------------------------------------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -149,6 +151,7 @@ class Streams:
         self._resolve = resolve
         self._open: dict[Key, tuple[Any, int, tuple[type[BaseException], ...]]] = {}
         self._last_number = 0
+        _own.streams = self
 
     def handle(self, request: str, content: Any) -> Any:
         """Does what a `Stream` asks for, if `is_request` says that it is that; gives a coroutine where the generator is
@@ -172,6 +175,14 @@ class Streams:
     def of(self, monitor: int) -> Key | None:
         """The stream of one who iterated, by the monitor."""
         return next((key for key, (_, watched, _) in self._open.items() if watched == monitor), None)
+
+    def close_all(self) -> None:
+        """Closes all generators, since the actor goes on in another process."""
+        from rebeam import _boot
+
+        for key in list(self._open):
+            with contextlib.suppress(Exception):
+                _boot.awaited(self.close(key))
 
     def close(self, key: Key) -> Any:
         """Closes a generator; gives a coroutine where that is asynchronous."""
@@ -250,3 +261,14 @@ async def _plain_later(batch: Awaitable[Batch]) -> tuple[Any, ...]:
 
 async def _close_async(generator: AsyncGenerator[Any, Any]) -> None:
     await generator.aclose()
+
+
+_own = threading.local()
+"""The streams of this actor, if it has any."""
+
+
+def close_all() -> None:
+    """Closes all streams of this actor, since it goes on in another process."""
+    streams: Streams | None = getattr(_own, "streams", None)
+    if streams is not None:
+        streams.close_all()

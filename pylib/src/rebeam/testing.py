@@ -151,19 +151,26 @@ class Node:
         self._node.drop_next(actor if isinstance(actor, str) else str(actor._address), count)
 
     def reload(self, old: type[Actor], new: type[Actor]) -> list[Change]:
-        """Has the actors of a class go over to another class, as `rebeam up` has them when its file is saved.
+        """Moves the actors of a class to another class, as `rebeam up` does when its file is saved.
 
-        Returns when all are through. Their death undoes it until they have handled 10 messages or lived 10 s.
+        Returns when all have moved. A death undoes the move until they have handled 10 messages or lived for 10 s.
 
         Args:
-            old: the class that runs.
-            new: the one that takes over state and mail; it stands for the old one from now on.
+            old: the class that runs: the one that the tree names, or the last one that was given as `new`.
+            new: the one that takes over state and mail; it replaces the old one from now on.
 
         Returns:
             What became of each actor, by name.
+
+        Raises:
+            TypeError: one of the two is no class of actors.
         """
-        _state.replace(old, new)
-        changes = self._node.reload(self._root, f"{old.__module__}.{old.__qualname__}", _PATIENCE)
+        for cls in (old, new):
+            if not (isinstance(cls, type) and issubclass(cls, Actor)):
+                raise TypeError(f"node.reload({old!r}, {new!r}): name two classes of actors")
+        declared = _state.declared(old)
+        _state.replace(declared, new)
+        changes = self._node.reload(self._root, f"{declared.__module__}.{declared.__qualname__}", _PATIENCE)
         return [Change(*change) for change in changes]
 
     @property
