@@ -699,6 +699,13 @@ from rebeam import Actor, Supervisor, child
 class Async(Actor):
     async def init(self):
         self.n = 0
+        self.told = []
+        # The thread that this makes waits for more.
+        await asyncio.to_thread(len, "")
+    def handle_info(self, message):
+        self.told.append(repr(message))
+    def get_told(self):
+        return self.told
     async def brief(self):
         await asyncio.sleep(0.3)
         self.n += 1
@@ -746,6 +753,140 @@ tree = Supervisor([child(Async, name="async"), child(Caller, name="caller", relo
     assert!(log.contains(&"Restarting"), "{log:?}");
     assert!(log.iter().any(|it| it.contains("stream")), "{log:?}");
     assert_eq!(node.call("async", "brief", &[]), json!(11));
+    // Nobody is told of the end of whoever read the stream.
+    node.run(&["stop", "caller"]);
+    assert_eq!(node.call("async", "get_told", &[]), json!([]));
+    node.down();
+}
+
+#[test]
+fn a_caller_whose_handler_was_cancelled_is_told_though_the_move_fails() {
+    let project = Project::new(
+        r#"
+import asyncio
+from rebeam import Actor, Supervisor, child
+
+class Async(Actor):
+    async def long(self):
+        await asyncio.sleep(600)
+    async def get(self):
+        return 1
+    async def before_move(self):
+        1 / 0
+
+tree = Supervisor([child(Async, name="async")])
+"#,
+    );
+    let mut node = project.up();
+    node.run(&["cast", "async", "long"]);
+    let called = std::thread::scope(|scope| {
+        let called = scope.spawn(|| project.run(&["call", "async", "long", "--timeout", "30"]));
+        node.eventually("both have begun", |node| node.ps("async")["busy"].is_object().then_some(()));
+        edit(&project, "app.py", "return 1", "return 2");
+        called.join().expect("a call")
+    });
+    called.assert_error(1, &["is being restarted"]);
+    node.wait_for("`long` was cancelled: it had not ended when the actor was to move to new code");
+    node.wait_for("ZeroDivisionError");
+    assert_eq!(node.call("async", "get", &[]), json!(1));
+    assert!(node.ps("async")["busy"].is_null());
+    node.down();
+}
+
+#[test]
+fn idle_times_and_what_is_finalized_go_along() {
+    let project = Project::new(
+        r#"
+import os
+import tempfile
+import rebeam
+from rebeam import Actor, Supervisor, child
+
+class Idles(Actor):
+    def init(self):
+        self.told = 0
+        self.directory = tempfile.TemporaryDirectory()
+        rebeam.idle(1.5)
+    def handle_info(self, message):
+        self.told += 1
+        open(f"told-{rebeam.me().name}", "w").write(f"{rebeam.version()} {os.path.isdir(self.directory.name)}")
+
+class Overlaps(Idles):
+    async def overlap(self):
+        pass
+
+tree = Supervisor([child(Idles, name="plain"), child(Overlaps, name="overlaps")])
+"#,
+    );
+    let mut node = project.up();
+    edit(&project, "app.py", "self.told += 1", "self.told += 2");
+    node.wait_for("overlaps, plain moved with state and mail");
+    for name in ["plain", "overlaps"] {
+        let told = node.eventually("it is told", |_| {
+            let told = std::fs::read_to_string(project.path().join(format!("told-{name}"))).ok()?;
+            (!told.is_empty()).then_some(told)
+        });
+        assert_eq!(told, "2 True", "{name}");
+    }
+    node.down();
+}
+
+#[test]
+fn a_child_that_is_new_and_does_not_start_is_started_once_its_code_is_mended() {
+    let project = two_modules();
+    let mut node = project.up();
+    project.write("c.py", "from rebeam import Actor\n\nclass C(Actor):\n    def init(self):\n        1 / 0\n    def get(self):\n        return 3\n");
+    edit(&project, "app.py", "import a, b", "import a, b, c");
+    edit(&project, "app.py", "child(b.B, name=\"b\")", "child(b.B, name=\"b\"), child(c.C, name=\"c\")");
+    node.wait_for("c did not start");
+    node.wait_for("line 5, in init");
+    assert_eq!(node.ps("c")["state"], json!("stopped"));
+    edit(&project, "c.py", "1 / 0", "pass");
+    node.wait_for("c added");
+    assert_eq!(node.call("c", "get", &[]), json!(3));
+    node.down();
+}
+
+#[test]
+fn a_directory_that_is_replaced_by_another_is_watched_on() {
+    let project = Project::new(
+        &APP.replace("import models", "from package import models")
+            .replace(", child(\"elsewhere\" and __import__(\"elsewhere\").Quiet, name=\"quiet\")", ""),
+    );
+    let package = |name: &str, step: u32| {
+        std::fs::create_dir(project.path().join(name)).expect("a directory");
+        project.write(&format!("{name}/__init__.py"), "");
+        project.write(&format!("{name}/models.py"), &format!("STEP = {step}\n"));
+    };
+    package("package", 1);
+    package("other", 2);
+    let mut node = project.up();
+    let rename =
+        |from: &str, to: &str| std::fs::rename(project.path().join(from), project.path().join(to)).expect("a rename");
+    rename("package", "old");
+    rename("other", "package");
+    node.wait_for("reloaded to v2");
+    assert_eq!(node.call("counter", "incr", &[]), json!(2));
+    project.write("package/models.py", "STEP = 3\n");
+    node.wait_for("reloaded to v3");
+    assert_eq!(node.call("counter", "incr", &[]), json!(5));
+    node.down();
+}
+
+#[test]
+fn it_is_said_for_whom_a_reload_waits_and_a_second_one_is_answered_for_itself() {
+    let project = project();
+    edit(&project, "app.py", "time.sleep(1)", "time.sleep(3)");
+    let mut node = project.up();
+    node.run(&["cast", "counter", "slow"]);
+    node.eventually("it has begun", |node| node.ps("counter")["busy"].is_object().then_some(()));
+    project.write("models.py", "STEP = 7\n");
+    node.wait_for("v2 is loaded; not moved yet: counter");
+    edit(&project, "elsewhere.py", "\"quiet\"", "\"loud\"");
+    let asked = node.run(&["reload"]).stdout;
+    assert!(asked.starts_with("reloaded to v3: counter, quiet moved"), "{asked}");
+    let line = node.wait_for("reloaded to v3");
+    assert!(line.contains("elsewhere.py, models.py"), "{line}");
     node.down();
 }
 

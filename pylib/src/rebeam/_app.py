@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import fcntl
 import gc
@@ -54,6 +55,7 @@ def load(kind: str, source: str, attribute: str | None, preload: list[str], fork
     watch = _watch(os.path.basename(source))
     watch.start()
     try:
+        _add_to_path(kind, source, os.getcwd())
         for module in preload:
             _import(module, "preload")
         module = import_app(kind, source, os.getcwd())
@@ -92,8 +94,10 @@ def preload(modules: list[str]) -> tuple[str | None, bool]:
     watch.start()
     try:
         for module in modules:
-            if not _snapshot.is_of_project(module.partition(".")[0]):
-                _import(module, "preload")
+            # What is not found here may be found beside the application.
+            with contextlib.suppress(TargetError):
+                if not _snapshot.is_of_project(module.partition(".")[0]):
+                    _import(module, "preload")
     finally:
         watch.stop()
     _share_files(watch.descriptors())
@@ -131,14 +135,17 @@ def import_app(kind: str, source: str, project: str) -> Any:
     return _imported
 
 
-def _import_app(kind: str, source: str, project: str) -> Any:
-    if kind == "module":
-        if project not in sys.path:
-            sys.path.insert(0, project)
-        return _import(source, "module")
-    directory, file = os.path.split(source)
+def _add_to_path(kind: str, source: str, project: str) -> None:
+    directory = project if kind == "module" else os.path.dirname(source)
     if directory not in sys.path:
         sys.path.insert(0, directory)
+
+
+def _import_app(kind: str, source: str, project: str) -> Any:
+    _add_to_path(kind, source, project)
+    if kind == "module":
+        return _import(source, "module")
+    directory, file = os.path.split(source)
     if not os.path.isfile(source) and _snapshot.source(source) is None:
         raise TargetError(f"there is no file `{source}`", _near(file, _files(directory)))
     # What of a name is no text, a module is not called.

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _OWN_FILES = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_IMPORTLIB = os.path.join(os.path.dirname(os.path.abspath(os.__file__)), "importlib", "")
+_NO_FRAMES = (_OWN_FILES, _IMPORTLIB, "<frozen importlib")
+"""How the files begin whose frames are left out."""
 
 
 def kind_of(error: BaseException) -> str:
@@ -58,7 +61,7 @@ def _drop_own_frames(summary: traceback.TracebackException, seen: set[int]) -> N
         summary.stack[:] = [
             frame
             for frame in summary.stack
-            if not frame.filename.startswith((_OWN_FILES, "<frozen importlib")) and frame.filename != "<string>"
+            if not frame.filename.startswith(_NO_FRAMES) and frame.filename != "<string>"
         ]
     for linked in (summary.__cause__, summary.__context__, *(summary.exceptions or ())):
         if linked is not None:

@@ -612,7 +612,17 @@ impl Core {
                 return;
             }
         }
-        self.complete(id, |_, _| Fate::Failed { what: Failure::NewCode, why: why_of(&failure.reason) });
+        let mut why = match &failure.reason {
+            ExitReason::StartTimeout => {
+                "it did not take over within `start_timeout`, or 10 s if `init` does not run".into()
+            }
+            reason => why_of(reason),
+        };
+        if !failure.stacks.is_empty() {
+            // It hung: the reason alone does not say where.
+            why = format!("{why}\n{}", failure.stacks);
+        }
+        self.complete(id, |_, _| Fate::Failed { what: Failure::NewCode, why });
     }
 
     /// An actor has handled messages, which count towards the end of its probation.

@@ -269,8 +269,7 @@ impl Printer {
 
     /// A reload waits for actors that are busy.
     pub(crate) fn reload_waits(&self, version: Version, busy: &[String]) {
-        let (names, verb) = (reload::listed(busy), if busy.len() == 1 { "finishes" } else { "finish" });
-        self.say(&format!("{version} is loaded; {names} first {verb} what is in hand"));
+        self.say(&format!("{version} is loaded; not moved yet: {}", reload::listed(busy)));
     }
 
     /// New code could not be imported.
