@@ -39,13 +39,16 @@ pub(crate) struct Notices {
 }
 
 impl Links {
-    /// Links two; nothing changes if they are linked already (LNK-005).
-    pub(crate) fn link(&mut self, one: Pid, other: Pid) {
+    /// Links two; nothing changes, and it gives false, if they are linked already (LNK-005).
+    pub(crate) fn link(&mut self, one: Pid, other: Pid) -> bool {
+        let mut is_new = false;
         for (own, other) in [(one, other), (other, one)] {
             if self.links.insert((own, other)) {
                 self.counts.add(own);
+                is_new = true;
             }
         }
+        is_new
     }
 
     pub(crate) fn unlink(&mut self, one: Pid, other: Pid) {

@@ -112,6 +112,8 @@ pub enum Next {
         to: Version,
         /// How many messages the new code had handled, of which nothing is left.
         lost: u64,
+        /// Whether it has the state of then; else it has started over.
+        has_state: bool,
     },
 }
 

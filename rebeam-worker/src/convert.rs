@@ -179,7 +179,7 @@ pub(crate) fn certificate_then<'py>(
         Next::Parked => (Some("parked"), 0),
         Next::Undone { .. } => (Some("undone"), 0),
     };
-    let undone = if let Next::Undone { to, lost } = then { Some((to.0, lost)) } else { None };
+    let undone = if let Next::Undone { to, lost, .. } = then { Some((to.0, lost)) } else { None };
     dict.set_item("undone", undone)?;
     dict.set_item("version", certificate.code.0)?;
     dict.set_item("next", next)?;

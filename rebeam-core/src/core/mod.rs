@@ -195,6 +195,7 @@ impl Core {
             }
         }
         self.bury_unlaunched();
+        self.tell_what_is_needed();
     }
 
     /// Does what has become due, up to a bound: [`Core::poll_timeout`] says whether there is more.
@@ -221,6 +222,7 @@ impl Core {
             }
         }
         self.bury_unlaunched();
+        self.tell_what_is_needed();
     }
 
     /// What is to be done next, in order.

@@ -135,11 +135,18 @@ impl Core {
                 ProcessAnswer::Ok
             }
             ProcessRequest::CancelTimer { maker, timer } => {
-                let alarm = self.alarms.remove(AlarmId { maker, number: timer });
-                ProcessAnswer::TimeLeft(alarm.map(|alarm| {
+                let number = AlarmId { maker, number: timer };
+                let alarm = self.alarms.remove(number);
+                let left = alarm.as_ref().map(|alarm| alarm.key.0.saturating_sub(self.now).as_millis() as u64);
+                if let Some(alarm) = alarm {
                     self.timers.cancel(Some(alarm.key));
-                    alarm.key.0.saturating_sub(self.now).as_millis() as u64
-                }))
+                    // New code that fails leaves it as it was.
+                    let incarnation = self.members.incarnation_mut(own);
+                    if let Some(before) = incarnation.and_then(|incarnation| incarnation.before.as_mut()) {
+                        before.cancelled.push((number, alarm));
+                    }
+                }
+                ProcessAnswer::TimeLeft(left)
             }
             ProcessRequest::Supervisor { supervisor, request, waits } => {
                 return self.supervisor_request(from, own, &supervisor, request, waits);
@@ -173,7 +180,12 @@ impl Core {
     fn link(&mut self, own: Pid, other: Pid) -> ProcessAnswer {
         if self.members.living(other).is_some() {
             if own != other {
-                self.links.link(own, other);
+                let is_new = self.links.link(own, other);
+                let incarnation = self.members.living(own).and_then(|id| self.members.incarnation_mut(id));
+                if let Some(before) = incarnation.filter(|_| is_new).and_then(|incarnation| incarnation.before.as_mut())
+                {
+                    before.linked.push(other);
+                }
             }
             return ProcessAnswer::Ok;
         }

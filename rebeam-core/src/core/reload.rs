@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rebeam_protocol::certificate::Certificate;
+use rebeam_protocol::certificate::{Certificate, Next};
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::hash::fnv1a;
 use rebeam_protocol::id::{ActorId, Pid, ProcessId, Version};
@@ -72,20 +72,25 @@ pub(super) struct Versions {
     pub(super) options: ReloadOptions,
     /// Code that has failed: the class, and the digest of its code. Oldest first.
     failed: VecDeque<(String, u64)>,
-    /// Classes whose newest code has failed.
-    held_back: HashMap<String, HeldBack>,
+    /// Classes whose newest code has failed, and what they run instead; with the modules that count, which the arguments
+    /// of an actor may add to.
+    held_back: HashMap<Held, Code>,
+    /// Specs that have failed, with the digest of the code that was to run them.
+    pub(super) refused: HashMap<ActorId, (Arc<ActorSpec>, u64)>,
     /// Children that a reload has added and that have not started, with the digest of their code.
     pub(super) not_started: BTreeMap<ActorId, u64>,
     pub(super) under_way: Option<UnderWay>,
     /// The versions that the shell was last told to keep.
     needed: Vec<Version>,
+    /// Whether others may be needed by now.
+    is_stale: bool,
 }
 
-/// What a class runs instead of its newest code.
-#[derive(Debug)]
-struct HeldBack {
-    code: Code,
-    spec: Arc<ActorSpec>,
+/// A class, and modules.
+type Held = (String, Vec<String>);
+
+fn held(spec: &ActorSpec) -> Held {
+    (spec.class.clone(), spec.modules.clone())
 }
 
 /// How many failures are remembered.
@@ -94,7 +99,16 @@ const MOST_FAILED: usize = 100;
 impl Versions {
     /// The digest of the code that an actor of the current version runs.
     pub(super) fn digest(&self, spec: &ActorSpec) -> u64 {
-        digest(&self.modules, spec)
+        digest_of(&self.modules, spec)
+    }
+
+    fn held_back(&self, spec: &ActorSpec) -> Option<Code> {
+        if self.held_back.is_empty() { None } else { self.held_back.get(&held(spec)).copied() }
+    }
+
+    /// Whether a spec has failed, and neither it nor its code has changed since.
+    pub(super) fn is_refused(&self, id: ActorId, is_it: impl FnOnce(&ActorSpec) -> bool) -> bool {
+        self.refused.get(&id).is_some_and(|(spec, digest)| *digest == self.digest(spec) && is_it(spec))
     }
 
     fn has_failed(&self, class: &str, digest: u64) -> bool {
@@ -113,20 +127,24 @@ impl Versions {
     /// Classes that have got other code than what has failed are held back no more.
     fn release_held_back(&mut self) {
         let Versions { modules, failed, held_back, .. } = self;
-        held_back.retain(|class, held| {
-            let digest = digest(modules, &held.spec);
+        held_back.retain(|(class, of), _| {
+            let digest = digest(modules, class, of);
             failed.iter().any(|(of, failed)| of == class && *failed == digest)
         });
     }
 }
 
-/// The digest of an actor's code: of the modules of its class, with what they import.
-fn digest(modules: &HashMap<String, u64>, spec: &ActorSpec) -> u64 {
-    let of = |name: &String| {
+fn digest_of(modules: &HashMap<String, u64>, spec: &ActorSpec) -> u64 {
+    digest(modules, &spec.class, &spec.modules)
+}
+
+/// The digest of an actor's code: of the modules of its class, with what they import. Tests name the class itself.
+fn digest(modules: &HashMap<String, u64>, class: &String, of: &[String]) -> u64 {
+    let one = |name: &String| {
         let digest = modules.get(name)?;
         Some(fnv1a(&[name.as_bytes(), &digest.to_le_bytes()].concat()))
     };
-    spec.modules.iter().chain([&spec.class]).filter_map(of).fold(0, u64::wrapping_add)
+    of.iter().chain([class]).filter_map(one).fold(0, u64::wrapping_add)
 }
 
 impl Default for Versions {
@@ -137,9 +155,11 @@ impl Default for Versions {
             options: ReloadOptions::default(),
             failed: VecDeque::new(),
             held_back: HashMap::new(),
+            refused: HashMap::new(),
             not_started: BTreeMap::new(),
             under_way: None,
             needed: vec![Version::FIRST],
+            is_stale: false,
         }
     }
 }
@@ -149,10 +169,14 @@ impl Default for Versions {
 pub(super) struct UnderWay {
     /// Whether all actors move.
     moves_all: bool,
+    /// Whether what has failed before is tried again.
+    pub(super) retries: bool,
     /// Actors whose turn has not come, in the order of the tree.
     waiting: VecDeque<ActorId>,
-    /// Actors whose spec has changed, with the spec before.
+    /// Actors with another class or other arguments, with the spec before: they start over.
     respecified: BTreeMap<ActorId, Arc<ActorSpec>>,
+    /// Actors with other options: they move, whether or not their code has changed.
+    reoptioned: BTreeSet<ActorId>,
     /// Actors that are moving.
     moving: BTreeMap<ActorId, Moving>,
     pub(super) changes: Vec<Change>,
@@ -213,23 +237,25 @@ impl Core {
         self.versions.modules = modules;
     }
 
-    /// Whether an actor runs other code than the current version has for it.
+    /// Whether an actor runs other code than the current version has for it, or not at all, or not by its spec.
     pub fn is_anyone_behind(&self) -> bool {
         let is_behind = |actor: &Actor| actor.incarnation().is_some_and(|incarnation| incarnation.is_behind);
-        self.members.actors().any(|actor| actor.spec.reload != Reload::Never && is_behind(actor))
+        !self.versions.not_started.is_empty()
+            || !self.versions.refused.is_empty()
+            || self.members.actors().any(|actor| actor.spec.reload != Reload::Never && is_behind(actor))
     }
 
     /// The actors that the reload under way waits for.
     pub fn reload_waits_for(&self) -> Vec<String> {
         let Some(under_way) = &self.versions.under_way else { return Vec::new() };
-        let ids = under_way.moving.keys().chain(&under_way.waiting);
-        ids.filter_map(|id| self.members.actor(*id)).map(|actor| actor.label.clone()).collect()
+        let ids: BTreeSet<&ActorId> = under_way.moving.keys().chain(&under_way.waiting).collect();
+        ids.into_iter().filter_map(|id| self.members.actor(*id)).map(|actor| actor.label.clone()).collect()
     }
 
     /// The code that an actor starts with.
     pub(super) fn code_of(&self, spec: &ActorSpec) -> Code {
         let current = || Code { version: self.versions.current, digest: self.versions.digest(spec) };
-        self.versions.held_back.get(&spec.class).map_or_else(current, |held| held.code)
+        self.versions.held_back(spec).unwrap_or_else(current)
     }
 
     /// The code that a further process of an incarnation runs: the same as before, from the current version if that has it.
@@ -256,6 +282,7 @@ impl Core {
         let before = std::mem::replace(&mut self.versions.current, version);
         if retries {
             self.versions.failed.clear();
+            self.versions.refused.clear();
         }
         self.versions.release_held_back();
         if let Some(gateway) = gateway {
@@ -266,28 +293,30 @@ impl Core {
         self.timers.cancel(under_way.timer.take());
         let late: BTreeSet<ActorId> = under_way.waiting.drain(..).chain(under_way.moving.keys().copied()).collect();
         let late_move = std::mem::replace(&mut under_way.moves_all, moves_all);
+        under_way.retries = retries;
         let mut ids: Vec<ActorId> = self.members.actors().map(|actor| actor.id).collect();
         ids.sort_unstable();
         for id in ids {
             let Some(actor) = self.members.actor(id) else { continue };
             let Some(code) = actor.incarnation().map(|incarnation| incarnation.code) else { continue };
             let now = self.versions.digest(&actor.spec);
-            let has_changed = moves_all || digest(&old, &actor.spec) != now;
+            let has_changed = moves_all || digest_of(&old, &actor.spec) != now;
             let spec = actor.spec.clone();
-            let was_behind = actor.incarnation().is_some_and(|incarnation| incarnation.is_behind);
-            let code = if was_behind { code } else { Code { version: before, ..code } };
+            // Whoever is starting is launched with the version that it has.
+            let stays = |it: &Incarnation| it.is_behind || it.machine.is_starting();
+            let stays = actor.incarnation().is_some_and(stays);
+            let code = if stays { code } else { Code { version: before, ..code } };
             self.runs(id, code);
             let is_late = late.contains(&id);
             let is_behind = code.digest != now && (has_changed || is_late || retries);
-            let is_respecified = under_way.respecified.contains_key(&id);
+            let is_respecified = under_way.respecified.contains_key(&id) || under_way.reoptioned.contains(&id);
             if !(is_behind || moves_all || is_respecified || is_late && late_move) {
                 continue;
             }
             let stays = match spec.reload {
                 Reload::Never => Some("`reload=\"never\"`".to_owned()),
                 Reload::State | Reload::Restart if self.versions.has_failed(&spec.class, now) => {
-                    let held = HeldBack { code, spec: spec.clone() };
-                    self.versions.held_back.entry(spec.class.clone()).or_insert(held);
+                    self.versions.held_back.entry(held(&spec)).or_insert(code);
                     Some(format!("this code of `{}` has failed before; `rebeam reload` tries it again", spec.class))
                 }
                 Reload::State | Reload::Restart => None,
@@ -303,13 +332,23 @@ impl Core {
             self.takes_its_new_spec(id, old);
         }
         self.reload_goes_on();
+        self.tell_needed();
     }
 
-    /// The spec of an actor has changed: it starts over if it is up.
+    /// The spec of an actor has changed. If it is up, it starts over with another class or other arguments, and moves with
+    /// other options.
     fn takes_its_new_spec(&mut self, id: ActorId, old: Arc<ActorSpec>) {
-        let is_alive = self.members.actor(id).is_some_and(|actor| actor.incarnation().is_some());
-        if let Some(under_way) = self.versions.under_way.as_mut().filter(|_| is_alive) {
-            under_way.respecified.entry(id).or_insert(old);
+        let Some(actor) = self.members.actor(id).filter(|actor| actor.incarnation().is_some()) else { return };
+        let starts_over = actor.spec.class != old.class || actor.spec.start != old.start;
+        if !starts_over && actor.spec.reload == Reload::Never {
+            return;
+        }
+        if let Some(under_way) = &mut self.versions.under_way {
+            if starts_over {
+                under_way.respecified.entry(id).or_insert(old);
+            } else {
+                under_way.reoptioned.insert(id);
+            }
             if !under_way.waiting.contains(&id) {
                 under_way.waiting.push_back(id);
             }
@@ -368,10 +407,11 @@ impl Core {
             // To an earlier version, perhaps.
             return Turn::NotYet;
         }
-        if incarnation.version == self.versions.current && !is_respecified {
+        let is_changed = is_respecified || under_way.reoptioned.contains(&id);
+        if incarnation.version == self.versions.current && !is_changed {
             return Turn::Passed;
         }
-        if self.versions.held_back.contains_key(&actor.spec.class) && !is_respecified {
+        if self.versions.held_back(&actor.spec).is_some() && !is_changed {
             return Turn::Stays(format!("the new code of `{}` has failed", actor.spec.class));
         }
         if !incarnation.machine.is_serving() {
@@ -457,9 +497,13 @@ impl Core {
         // Whoever takes its state along starts over afterwards to take its new spec.
         let respecified = self.versions.under_way.as_mut().map(|it| &mut it.respecified);
         let spec = respecified.filter(|_| state.is_none()).and_then(|it| it.remove(&id));
+        if let Some(under_way) = &mut self.versions.under_way {
+            under_way.reoptioned.remove(&id);
+        }
         let Some(incarnation) = self.members.incarnation_mut(id) else { return };
         let version = incarnation.version;
         let owed = incarnation.owed().clone();
+        let traps_exits = incarnation.traps_exits;
         let mut earlier = incarnation.before.take();
         let timer = earlier.as_mut().and_then(|earlier| earlier.timer.take());
         incarnation.before = Some(Before {
@@ -472,10 +516,15 @@ impl Core {
             timer: None,
             made,
             owed,
+            traps_exits,
+            linked: Vec::new(),
+            cancelled: Vec::new(),
             earlier: earlier.map(Before::into_earlier),
         });
         self.timers.cancel(timer);
         self.runs(id, code);
+        // Code that is the same has nothing to bring up to date.
+        let version = if before.digest == code.digest { code.version } else { version };
         self.next_process(id, state.map(|state| (state, version)), runs_init, commands);
     }
 
@@ -510,6 +559,11 @@ impl Core {
             self.actions.push_back(Action::Leave(kept));
             self.timers.set(now + LEAVES_WITHIN, Due::Leaves(kept));
         }
+        let code = incarnation.code;
+        if incarnation.before.take_if(|before| before.spec.is_some() && before.code.digest == code.digest).is_some() {
+            // Its new arguments have proved themselves, and its code is as it was.
+            incarnation.machine.set_on_probation(false);
+        }
         if let Some(before) = &mut incarnation.before
             && before.timer.is_none()
         {
@@ -532,9 +586,9 @@ impl Core {
         let Some(incarnation) = self.members.incarnation_mut(id) else { return };
         let process = incarnation.process();
         let failed = incarnation.code;
-        let Some(before) = incarnation.before.take() else { return };
+        let Some(mut before) = incarnation.before.take() else { return };
         incarnation.version = before.version;
-        incarnation.before = before.earlier.map(|earlier| *earlier);
+        incarnation.before = before.earlier.take().map(|earlier| *earlier);
         incarnation.machine.set_on_probation(incarnation.before.is_some());
         if let Some(before) = &mut incarnation.before {
             before.timer = Some(self.timers.set(self.now + time, Due::ProbationOver(process.pid)));
@@ -542,6 +596,7 @@ impl Core {
         let asked = incarnation.asked().to_vec();
         self.runs(id, before.code);
         self.restore_what_was_made_before(id, process.pid);
+        self.restore(id, process.pid, &mut before);
         self.actions.push_back(Action::GoOn(process));
         self.has_failed(id, failed, failure);
         for message in &asked {
@@ -556,16 +611,19 @@ impl Core {
     /// New code has failed on probation: another process goes on with the code and the state before.
     pub(super) fn is_undone(&mut self, id: ActorId, failure: &Arc<Certificate>, commands: Vec<Command>) {
         let Some(incarnation) = self.members.incarnation_mut(id) else { return };
-        let Some(before) = incarnation.before.take() else { return };
-        let Before { code, state, runs_init, spec, timer, made, owed, earlier, .. } = before;
+        let Some(mut before) = incarnation.before.take() else { return };
         let pid = incarnation.process().pid;
         let failed = incarnation.code;
-        incarnation.before = earlier.map(|earlier| *earlier);
+        incarnation.before = before.earlier.take().map(|earlier| *earlier);
         incarnation.machine.set_on_probation(incarnation.before.is_some());
         // The state before knows nothing of what the new code has made and put off.
-        let unknown = incarnation.take_owed_since(&owed);
+        let unknown = incarnation.take_owed_since(&before.owed);
+        self.restore(id, pid, &mut before);
+        let Before { code, state, runs_init, spec, timer, made, .. } = before;
         if let (Some(spec), Some(actor)) = (spec, self.members.actor_mut(id)) {
-            actor.spec = spec;
+            let refused = std::mem::replace(&mut actor.spec, spec);
+            let digest = self.versions.digest(&refused);
+            self.versions.refused.insert(id, (refused, digest));
         }
         self.timers.cancel(timer);
         self.runs(id, code);
@@ -578,10 +636,22 @@ impl Core {
         self.tell_needed();
     }
 
-    /// Where a rollback leads: the version before, and how many messages the new one has handled.
-    pub(super) fn goes_back_to(&self, id: ActorId) -> Option<(Version, u64)> {
+    /// Links that the new code has made are taken back, and timers that it has cancelled are set again.
+    fn restore(&mut self, id: ActorId, pid: Pid, before: &mut Before) {
+        std::mem::take(&mut before.linked).into_iter().for_each(|other| self.links.unlink(pid, other));
+        if let Some(incarnation) = self.members.incarnation_mut(id) {
+            incarnation.traps_exits = before.traps_exits;
+        }
+        for (number, mut alarm) in std::mem::take(&mut before.cancelled) {
+            alarm.key = self.timers.set(alarm.key.0.max(self.now), Due::Alarm(number));
+            self.alarms.insert(number, alarm);
+        }
+    }
+
+    /// Where a rollback leads.
+    pub(super) fn goes_back_to(&self, id: ActorId) -> Option<Next> {
         let before = self.members.actor(id)?.incarnation()?.before.as_ref()?;
-        Some((before.code.version, before.handled))
+        Some(Next::Undone { to: before.code.version, lost: before.handled, has_state: before.state.is_some() })
     }
 
     /// Code of a class has failed, and the actor runs what was before. If it was the newest code, no other actor of that
@@ -595,19 +665,17 @@ impl Core {
         self.versions.note_failed(&spec.class, failed.digest);
         // Code that has proved itself is not bad for having failed later.
         self.versions.failed.retain(|(class, digest)| *class != spec.class || *digest != code.digest);
-        match self.versions.held_back.get_mut(&spec.class) {
-            _ if code.digest == newest => drop(self.versions.held_back.remove(&spec.class)),
-            Some(held) if held.code.digest == failed.digest => held.code = code,
+        let key = held(&spec);
+        match self.versions.held_back.get_mut(&key) {
+            _ if code.digest == newest => drop(self.versions.held_back.remove(&key)),
+            Some(held) if held.digest == failed.digest => *held = code,
             Some(_) => {}
-            None if is_newest => {
-                self.versions.held_back.insert(spec.class.clone(), HeldBack { code, spec });
-            }
+            None if is_newest => drop(self.versions.held_back.insert(key, code)),
             None => {
-                if let Some(under_way) = &mut self.versions.under_way {
-                    under_way.moving.remove(&id);
-                    if !under_way.waiting.contains(&id) {
-                        under_way.waiting.push_back(id);
-                    }
+                let under_way = self.versions.under_way.get_or_insert_default();
+                under_way.moving.remove(&id);
+                if !under_way.waiting.contains(&id) {
+                    under_way.waiting.push_back(id);
                 }
                 return;
             }
@@ -663,10 +731,18 @@ impl Core {
         }
     }
 
-    /// Tells the shell which versions may still be needed, if that has changed.
+    /// Other versions may be needed from now on: the shell is told when the current event has been handled.
     fn tell_needed(&mut self) {
+        self.versions.is_stale = true;
+    }
+
+    /// Tells the shell which versions may still be needed, if that has changed.
+    pub(super) fn tell_what_is_needed(&mut self) {
+        if !std::mem::take(&mut self.versions.is_stale) {
+            return;
+        }
         let mut needed: BTreeSet<Version> = BTreeSet::from([self.versions.current]);
-        needed.extend(self.versions.held_back.values().map(|held| held.code.version));
+        needed.extend(self.versions.held_back.values().map(|code| code.version));
         for actor in self.members.actors() {
             let Some(incarnation) = actor.incarnation() else { continue };
             if incarnation.machine.is_starting() || incarnation.is_behind {

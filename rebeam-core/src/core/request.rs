@@ -112,6 +112,9 @@ impl Core {
 
     pub(super) fn ask_supervisor(&mut self, supervisor: ActorId, from: Requester, what: What, verb: Verb) {
         let request = self.requests.add(from, what);
+        if self.members.supervisor(supervisor).is_none() {
+            return self.request_done(supervisor, request, Err(RequestError::Ending));
+        }
         self.command(supervisor, |machine, now| machine.request(request, verb, now));
     }
 

@@ -65,6 +65,7 @@ impl Core {
         gone.sort_unstable();
         for child in gone {
             self.versions.not_started.remove(&child);
+            self.versions.refused.remove(&child);
             if let Some(under_way) = &mut self.versions.under_way {
                 under_way.additions.retain(|addition| addition.child != child);
             }
@@ -96,6 +97,9 @@ impl Core {
     /// Whether a child was added by an earlier reload, has not started, and has got other code since.
     fn is_to_start_again(&self, child: ActorId) -> bool {
         let Some(failed) = self.versions.not_started.get(&child) else { return false };
+        if self.versions.under_way.as_ref().is_some_and(|under_way| under_way.retries) {
+            return true;
+        }
         // What is below a supervisor is not looked at.
         self.members.actor(child).is_none_or(|actor| self.versions.digest(&actor.spec) != *failed)
     }
@@ -103,7 +107,11 @@ impl Core {
     /// Starts the children that are new in the tree, once those that are to go are gone: one may have the name of another.
     pub(super) fn start_what_is_added(&mut self) {
         let Some(under_way) = self.versions.under_way.as_mut().filter(|it| it.removals == 0) else { return };
-        let additions = std::mem::take(&mut under_way.additions);
+        let mut additions = std::mem::take(&mut under_way.additions);
+        // Those of a supervisor that is not up are started with it, if ever.
+        let members = &self.members;
+        let is_up = |id: ActorId| members.supervisor(id).is_some_and(|supervisor| supervisor.pid.is_some());
+        additions.retain(|addition| is_up(addition.supervisor));
         under_way.expected += additions.len();
         for Addition { supervisor, child, change } in additions {
             self.versions.not_started.remove(&child);
@@ -140,8 +148,12 @@ impl Core {
                 self.change_supervisor(id, spec.clone(), respecified);
             }
             ChildKind::Actor(spec) => {
+                let is_refused = self.versions.is_refused(id, |refused| is_same(refused, spec));
                 let Some(actor) = self.members.actor_mut(id) else { return };
                 (actor.restart, actor.shutdown) = (new.restart, new.shutdown);
+                if is_refused {
+                    return;
+                }
                 let old = std::mem::replace(&mut actor.spec, Arc::from(spec.clone()));
                 if !is_same(&old, spec) {
                     actor.mailbox.respecify(spec.mailbox, spec.concurrency);

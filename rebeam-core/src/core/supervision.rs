@@ -483,6 +483,7 @@ impl Core {
         actor.down_since = None;
         self.obey(id, commands);
         if process.generation == Generation(0) {
+            self.versions.not_started.remove(&id);
             self.meters.started(took);
             // Not before: a start that fails is an error of its starter's, and no exit signal.
             if let Some(owner) = linked.filter(|owner| self.members.living(*owner).is_some()) {
@@ -853,8 +854,7 @@ impl Core {
     /// New code has failed as it was taken over, or soon after: the actor goes on with what was before.
     fn new_code_failed(&mut self, id: ActorId, death: Death, reason: ExitReason, killer: Killer, end: End) {
         let pid = death.process.pid;
-        let (to, lost) = self.goes_back_to(id).unwrap_or((self.version(), 0));
-        let next = Next::Undone { to, lost };
+        let Some(next) = self.goes_back_to(id) else { return };
         let Some(actor) = self.members.actor_mut(id) else { return };
         // One that was not up yet was handed nothing, and a stop that was ordered meanwhile holds.
         let has_mail = actor.mailbox.handed().next().is_some();

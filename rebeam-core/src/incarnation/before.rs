@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rebeam_protocol::address::ReplyTo;
-use rebeam_protocol::id::Version;
+use rebeam_protocol::id::{Pid, Version};
 use rebeam_protocol::spec::ActorSpec;
 
 use super::Made;
+use crate::alarms::Alarm;
 use crate::event::State;
-use crate::timers::TimerKey;
+use crate::timers::{AlarmId, TimerKey};
 
 /// The code of an actor: which version it comes from, and what it is.
 ///
@@ -42,6 +43,12 @@ pub(crate) struct Before {
     pub(crate) made: Made,
     /// The calls that it had put off until then.
     pub(crate) owed: BTreeSet<ReplyTo>,
+    /// Whether it trapped exits.
+    pub(crate) traps_exits: bool,
+    /// Whom the new code has linked itself to.
+    pub(crate) linked: Vec<Pid>,
+    /// Timers that the new code has cancelled.
+    pub(crate) cancelled: Vec<(AlarmId, Alarm)>,
     /// What was before this code, if that was still on probation.
     pub(crate) earlier: Option<Box<Before>>,
 }

@@ -716,6 +716,129 @@ fn one_that_dies_as_it_is_to_move_is_named() {
     assert!(matches!(&of[..], [(_, Fate::StartedOver { why: Some(why), .. })] if why.contains("it ended")), "{of:?}");
 }
 
+#[test]
+fn a_child_that_is_new_below_a_supervisor_that_goes_keeps_no_reload_open() {
+    let one = |names: &[&str]| inner("one", supervisor(Group::OneForOne, names.iter().map(|it| actor(it)).collect()));
+    let mut world = World::up(supervisor(Group::OneForOne, vec![one(&["x"]), actor("slow"), actor("b")]));
+    world.lazy = true;
+    world.new_code(2, supervisor(Group::OneForOne, vec![one(&["x", "n"]), actor("b")]), &[]);
+    world.new_code(3, supervisor(Group::OneForOne, vec![actor("b")]), &[]);
+    while world.reacts(0) {}
+    assert_eq!((sorted(&world), world.reloads.len()), (vec!["b".to_owned()], 1));
+    assert_eq!(world.needed, [Version(3)]);
+}
+
+#[test]
+fn one_that_is_still_starting_keeps_its_version() {
+    let mut world = World::up(tree(&["x", "y"]));
+    world.lacking = vec!["x".into()];
+    world.is_shot("x");
+    for version in [2, 3] {
+        world.new_code(version, tree(&["x", "y"]), &["y"]);
+    }
+    world.lacking.clear();
+    // The world refuses versions that are let go.
+    world.pass(Duration::from_secs(5));
+    assert!(world.is_running("x"));
+}
+
+#[test]
+fn arguments_that_are_refused_are_tried_again_when_they_or_the_code_change() {
+    let with = |start: u8| declared(&["x"], move |_, spec| spec.start = vec![start]);
+    let mut world = World::up(with(0));
+    world.fails.insert("x".into(), 1);
+    world.new_code(2, with(1), &[]);
+    assert_eq!(world.starts_of("x"), [[0], [1], [0]]);
+    assert!(world.core.is_anyone_behind());
+    fates(&mut world);
+    // Not by itself.
+    world.new_code(3, with(1), &[]);
+    assert_eq!((fates(&mut world), world.starts_of("x").len()), (vec![], 3));
+    world.new_code(4, with(1), &["x"]);
+    assert_eq!(fates(&mut world), [("x".to_owned(), Fate::Respecified)]);
+    world.new_code(5, with(2), &[]);
+    assert_eq!(world.starts_of("x"), [[0], [1], [0], [1], [2]]);
+    // What has started has proved itself: a death is an ordinary one, and keeps the arguments.
+    world.take_trace();
+    world.crashes("x");
+    world.check(&["report x Restarts", "start x"]);
+    assert_eq!(world.starts_of("x").last(), Some(&vec![2]));
+}
+
+#[test]
+fn other_options_are_taken_with_a_move() {
+    let with = |concurrency| declared(&["x"], move |_, spec| spec.concurrency = concurrency);
+    let mut world = World::up(with(1));
+    world.take_trace();
+    world.new_code(2, with(5), &[]);
+    world.check(&["move x", "start x", "leave x"]);
+    assert_eq!((fates(&mut world), world.codes["x"]), (vec![("x".to_owned(), moved())], Version(2)));
+}
+
+#[test]
+fn actors_of_one_class_whose_arguments_come_from_other_modules_are_held_back_apart() {
+    let tree = || {
+        declared(&["p", "q"], |name, spec| {
+            spec.class = "app.C".into();
+            spec.modules = vec!["app".into(), format!("of_{name}")];
+        })
+    };
+    let mut world = World::up(tree());
+    world.new_code(2, tree(), &["of_p"]);
+    world.crashes("p");
+    assert_eq!(world.codes["p"], Version(1));
+    fates(&mut world);
+    world.new_code(3, tree(), &["of_q"]);
+    assert_eq!(fates(&mut world), [("q".to_owned(), moved())]);
+    world.new_code(4, tree(), &["of_p"]);
+    assert_eq!(fates(&mut world), [("p".to_owned(), moved())]);
+    assert!(!world.core.is_anyone_behind());
+}
+
+#[test]
+fn one_that_is_busy_keeps_its_version_and_none_between() {
+    let mut world = World::up(tree(&["a"]));
+    world.stubborn = vec!["a".into()];
+    for version in 2..20 {
+        world.new_code(version, tree(&["a"]), &["a"]);
+    }
+    assert_eq!(world.needed, [Version(1), Version(19)]);
+    assert_eq!(world.core.reload_waits_for(), ["a"]);
+}
+
+#[test]
+fn what_new_code_has_cancelled_and_linked_is_as_it_was_if_it_fails() {
+    for takes_over in [false, true] {
+        let mut world = World::up(tree(&["a", "p"]));
+        let (own, other) = (world.process("a").pid, world.process("p").pid);
+        let every = ProcessRequest::SendAfter {
+            timer: 1,
+            to: Address::Pid(own),
+            after_ms: 1000,
+            every_ms: Some(1000),
+            method: "tick".into(),
+            is_method: true,
+        };
+        world.asks("a", every);
+        let records = world.core.records();
+        world.slow = vec!["a".into()];
+        world.new_code(2, tree(&["a", "p"]), &["a"]);
+        world.slow.clear();
+        if takes_over {
+            world.starts("a");
+        }
+        world.asks("a", ProcessRequest::CancelTimer { maker: own, timer: 1 });
+        world.asks("a", ProcessRequest::Link(other));
+        world.asks("a", ProcessRequest::TrapExits(true));
+        world.crashes("a");
+        assert_eq!((world.codes["a"], world.core.records()), (Version(1), records));
+        world.pass(Duration::from_secs(1));
+        assert_eq!(world.delivered("a"), ["tick"]);
+        world.is_shot("p");
+        assert_eq!(world.process("a").pid, own);
+    }
+}
+
 /// What a new version has for `a`.
 #[derive(Clone, Copy, Debug)]
 enum Edit {

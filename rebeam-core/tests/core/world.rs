@@ -646,7 +646,7 @@ impl World {
             }
             Action::Report { certificate, next } => {
                 let next = match next {
-                    Next::Undone { to, lost } => format!("Undone to {to}, {lost} lost"),
+                    Next::Undone { to, lost, .. } => format!("Undone to {to}, {lost} lost"),
                     Next::Restarts { after_ms: 0 } => "Restarts".to_owned(),
                     Next::GivesUp { .. } => "GivesUp".to_owned(),
                     next => format!("{next:?}"),

@@ -74,8 +74,11 @@ pub(crate) fn words_of(next: Next) -> String {
             format!("more than {restarts} restarts within {within}: its supervisor gives up")
         }
         Next::Parked => "the restart limit is used up: it stays down".into(),
-        Next::Undone { to, lost: 0 } => format!("it goes on with {to} and the state that it had then"),
-        Next::Undone { to, lost } => {
+        Next::Undone { to, has_state: false, .. } => {
+            format!("it starts over, as it was declared and with what {to} has")
+        }
+        Next::Undone { to, lost: 0, .. } => format!("it goes on with {to} and the state that it had then"),
+        Next::Undone { to, lost, .. } => {
             let plural = if lost == 1 { "" } else { "s" };
             format!(
                 "it goes on with {to} and the state that it had then: {lost} message{plural} since have left nothing in it"
@@ -134,6 +137,8 @@ fn next_json(next: Next) -> Json {
         Next::StaysDown => json!("stays_down"),
         Next::GivesUp { .. } => json!("gives_up"),
         Next::Parked => json!("parked"),
-        Next::Undone { to, lost } => json!({ "undone": { "version": to.0, "lost": lost } }),
+        Next::Undone { to, lost, has_state } => {
+            json!({ "undone": { "version": to.0, "lost": lost, "state": has_state } })
+        }
     }
 }

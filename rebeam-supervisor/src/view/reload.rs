@@ -104,7 +104,7 @@ pub(crate) fn failures(reloaded: &Reloaded) -> Vec<(String, String)> {
         let actor = in_line(&change.actor);
         match what {
             Failure::NewCode => {
-                format!("the new code of `{}` has failed in `{actor}`, which goes on as it was", change.class)
+                format!("the new code of `{}` has failed in `{actor}`, which runs the code before again", change.class)
             }
             Failure::OldCode => format!(
                 "`{actor}` goes on as it was: the code that it runs has failed as it was to hand over its state; \
