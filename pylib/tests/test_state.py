@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import copyreg
 import dataclasses
 import datetime
 import enum
@@ -10,6 +11,7 @@ import io
 import os
 import tempfile
 import threading
+import weakref
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import pytest
@@ -180,6 +182,21 @@ class Huge:
         raise MemoryError
 
 
+class CodedError(Exception):
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"{code}: {text}")
+        self.code = code
+
+
+@dataclasses.dataclass
+class Registered:
+    value: int
+
+
+class Plain:
+    pass
+
+
 class Fewer(enum.Enum):
     GREEN = 1
 
@@ -248,6 +265,29 @@ def test_nothing_is_lost_of_classes_that_hold_more_than_fields() -> None:
     assert (other.wide, other.wide.more) == ((1, [2]), "more") and type(other.wide) is Wide
     assert (other.made.value, other.listed.items) == (4, [1])
     assert other.level is Level.HIGH and other.word is Word.YES and other.reduced is Reduced.ONE
+
+
+def test_exceptions_move_whatever_their_init_takes() -> None:
+    error = CodedError(5, "x")
+    error.__cause__ = ValueError("why")
+    other = moved(holder(error=error, keyed=KeyError("k"), os=OSError(2, "no file", "name")))
+    assert (str(other.error), other.error.code, repr(other.error.__cause__)) == ("5: x", 5, "ValueError('why')")
+    assert repr(other.keyed) == "KeyError('k')" and other.os.filename == "name"
+
+
+def test_registered_reducers_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(copyreg.dispatch_table, Registered, lambda value: (Registered, (value.value * 2,)))
+    assert moved(holder(value=Registered(2))).value == Registered(4)
+
+
+def test_finalizers_that_nobody_holds_go_along() -> None:
+    thing, actor = Plain(), holder()
+    actor.thing = thing
+    kept = weakref.finalize(thing, print)
+    pickler = _state._Pickler(io.BytesIO(), actor)
+    pickler.dump(_state._attributes(actor))
+    assert pickler.other_finalizers() == [kept]
+    kept.detach()
 
 
 def test_a_member_that_is_gone_is_named() -> None:

@@ -42,8 +42,11 @@ pub enum FromZygote {
         gateway: Box<ChildSpec>,
         /// Why it must not be forked, if it must not.
         unforkable: Option<String>,
-        /// The modules of the project.
+        /// The modules of the project, imported or to be imported.
         modules: Vec<Module>,
+        /// Names that they import and that are no modules of the project: the last part of each; `*` if whatever comes
+        /// may be imported.
+        missing: Vec<String>,
         /// Packages that are none of the project's and took long to import, and how long, in milliseconds.
         slow: Vec<(String, u64)>,
     },
@@ -88,8 +91,6 @@ pub struct Module {
     pub own: u64,
     /// A digest of its source and of everything of the project that it imports.
     pub closure: u64,
-    /// Whether it is imported, or may only be later.
-    pub is_loaded: bool,
 }
 
 /// What `rebeam up` was pointed at.

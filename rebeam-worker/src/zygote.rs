@@ -194,15 +194,15 @@ fn load(app: &Bound<'_, PyModule>, target: &Target, code: RawFd) -> PyResult<(Fr
         Fork::Never => "never",
     };
     let loaded = app.call_method1("load", (kind, source, &target.attribute, &target.preload, fork, code))?;
-    type Modules = Vec<(String, Vec<u8>, u64, u64, bool)>;
+    type Modules = (Vec<(String, Vec<u8>, u64, u64)>, Vec<String>);
     type Loaded<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>, Option<String>, bool, Modules, Vec<(String, f64)>);
-    let (tree, gateway, unforkable, must_fork_twice, modules, slow): Loaded<'_> = loaded.extract()?;
-    let module = |(name, path, own, closure, is_loaded)| Module { name, path, own, closure, is_loaded };
+    let (tree, gateway, unforkable, must_fork_twice, (modules, missing), slow): Loaded<'_> = loaded.extract()?;
+    let module = |(name, path, own, closure)| Module { name, path, own, closure };
     let modules = modules.into_iter().map(module).collect();
     let slow = slow.into_iter().map(|(name, seconds)| (name, (seconds * 1000.0) as u64)).collect();
     let tree = Box::new(spec::supervisor(&tree, "root".into())?);
     let gateway = Box::new(spec::child(&gateway)?);
-    Ok((FromZygote::Loaded { tree, gateway, unforkable, modules, slow }, must_fork_twice))
+    Ok((FromZygote::Loaded { tree, gateway, unforkable, modules, missing, slow }, must_fork_twice))
 }
 
 fn load_error(app: &Bound<'_, PyModule>, error: &PyErr) -> PyResult<LoadError> {

@@ -30,7 +30,8 @@ class TargetError(Exception):
         self.hint = hint
 
 
-_Loaded = tuple[Supervisor, ChildSpec[Any], "str | None", bool, "list[_snapshot.Module]", "list[tuple[str, float]]"]
+_Modules = tuple["list[_snapshot.Module]", "list[str]"]
+_Loaded = tuple[Supervisor, ChildSpec[Any], "str | None", bool, _Modules, "list[tuple[str, float]]"]
 
 SLOW = 0.05
 """Seconds from which on an import is worth naming."""
@@ -49,8 +50,8 @@ def load(kind: str, source: str, attribute: str | None, preload: list[str], fork
 
     Returns:
         Its tree, how a client's gateway is started, why it must not be forked if so, whether forks must run the C
-        library's fork handlers, what modules of the project there are, and which imports of others have taken long, in
-        seconds.
+        library's fork handlers, what modules of the project there are and what they miss, and which imports of others
+        have taken long, in seconds.
     """
     watch = _watch(os.path.basename(source))
     watch.start()

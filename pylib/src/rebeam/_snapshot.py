@@ -93,7 +93,7 @@ def spec(name: str, path: str) -> ModuleSpec | None:
 
 
 def source(path: str) -> bytes | None:
-    """What a file of the project held when the node started; None if that is not known."""
+    """What a file of the project holds in this version; None if that is not known."""
     if _memory is None or path not in _files:
         return None
     (begin, end), _ = _files[path]
@@ -120,7 +120,11 @@ class Module(NamedTuple):
     """A digest of its source."""
     closure: int
     """A digest of its source, and of all modules of the project that it imports."""
-    is_loaded: bool
+
+
+def has_loaded(name: str) -> bool:
+    """Whether a module that is imported is one of the project's, whatever it is called."""
+    return isinstance(getattr(sys.modules.get(name), "__loader__", None), Loader)
 
 
 def is_of_project(name: str) -> bool:
@@ -129,37 +133,34 @@ def is_of_project(name: str) -> bool:
     return spec is not None and isinstance(spec.loader, Loader)
 
 
-def modules() -> list[Module]:
+def modules() -> tuple[list[Module], list[str]]:
     """The modules of the project that are loaded, and those that they may import later, once the snapshot is complete.
 
     What a module imports is read off its code, also where that is done within functions. A module that imports by names
     which are made at run time depends on all of the project.
+
+    Returns:
+        The modules, and what is imported that is none of them: the last part of each name, or `*` for whatever comes.
     """
     paths = _module_paths()
-    loaded = [name for name, path in paths.items() if name in sys.modules or path in _run]
+    below: dict[str, list[str]] = {}
+    for name in paths:
+        below.setdefault(name.rpartition(".")[0], []).append(name)
     imports: dict[str, list[str] | None] = {}
-    digests: dict[str, int] = {}
-    queue = dict.fromkeys(loaded)
-    reached: list[str] = []
+    missing: dict[str, None] = {}
+    queue = dict.fromkeys(name for name, path in paths.items() if name in sys.modules or path in _run)
     while queue:
         name = next(iter(queue))
         del queue[name]
-        reached.append(name)
-        digests[name] = _digest(source(paths[name]) or b"")
-        imported = imports[name] = _imported_by(name, paths[name], paths)
+        imported = imports[name] = _imported_by(name, paths[name], paths, below, missing)
         further = paths if imported is None else imported
         queue.update((other, None) for other in further if other not in imports and other not in queue)
-    everything = _Everything(paths)
-    return [
-        Module(
-            _failure.valid(name),
-            os.fsencode(paths[name]),
-            digests[name],
-            _closure(name, imports, digests, everything),
-            name in sys.modules or paths[name] in _run,
-        )
-        for name in reached
-    ]
+    digests = {name: _digest(source(paths[name]) or b"") for name in imports}
+    closures = _closures(imports, digests, _Everything(paths))
+    found = [Module(_failure.valid(name), os.fsencode(paths[name]), digests[name], closures[name]) for name in imports]
+    if None in imports.values():
+        missing["*"] = None
+    return found, [_failure.valid(name) for name in missing]
 
 
 def _module_paths() -> dict[str, str]:
@@ -202,8 +203,18 @@ def _name_of(path: str) -> str:
     return path.removeprefix(place).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-def _imported_by(name: str, path: str, known: dict[str, str]) -> list[str] | None:
-    """The modules of the project that one of them imports; None if that cannot be known."""
+def _imported_by(
+    name: str, path: str, known: dict[str, str], below: dict[str, list[str]], missing: dict[str, None]
+) -> list[str] | None:
+    """The modules of the project that one of them imports; None if that cannot be known.
+
+    Args:
+        name: its name.
+        path: its file.
+        known: the files of all modules.
+        below: the modules of each package.
+        missing: to this is added what is imported and not known, by the last part of its name.
+    """
     code = _code_of(path)
     if code is None:
         return []
@@ -218,19 +229,23 @@ def _imported_by(name: str, path: str, known: dict[str, str]) -> list[str] | Non
     for part in codes:
         takes_all = ("*",) in part.co_consts
         for imported in _imports(part):
+            if imported and imported not in sys.modules and imported not in known:
+                missing[imported.rpartition(".")[2]] = None
             for module in [imported, *(f"{package}.{imported}" if imported else package for package in packages)]:
                 parts = module.split(".")
                 found.update((".".join(parts[: count + 1]), None) for count in range(len(parts)))
                 if takes_all:
-                    found.update((other, None) for other in known if other.rpartition(".")[0] == module)
+                    found.update(dict.fromkeys(below.get(module, ())))
     queue = list(found)
-    # It grows as it is gone through: `package.module.name` may be used wherever `package` is imported.
+    # It grows as it is gone through: `package.module.x` may be used wherever `package` is imported.
     for module in queue:
-        for name in names:
-            below = f"{module}.{name}"
-            if below in known and below not in found:
-                found[below] = None
-                queue.append(below)
+        if module not in below:
+            continue
+        for used in names:
+            inner = f"{module}.{used}"
+            if inner in known and inner not in found:
+                found[inner] = None
+                queue.append(inner)
     return [module for module in found if module in known]
 
 
@@ -242,9 +257,14 @@ def _code_of(path: str) -> CodeType | None:
     if code_begin < code_end:
         code: CodeType = marshal.loads(_memory[code_begin:code_end])
         return code
+    import warnings
+
     try:
-        return compile(_memory[begin:end], path, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return compile(_memory[begin:end], path, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        # Nobody has imported it yet; whoever does will be told.
         return None
 
 
@@ -275,19 +295,57 @@ def _imports(code: CodeType) -> Iterator[str]:
         at = operations.find(opmap["IMPORT_NAME"], at + 1)
 
 
-def _closure(name: str, imports: dict[str, list[str] | None], digests: dict[str, int], everything: _Everything) -> int:
-    reached = {name}
-    queue = [name]
-    # It grows as it is gone through.
-    for module in queue:
-        imported = imports[module]
+def _closures(imports: dict[str, list[str] | None], digests: dict[str, int], everything: _Everything) -> dict[str, int]:
+    """For each module a digest of itself and of all that it imports.
+
+    Modules that import each other, by whatever way round, have one digest: of their own, and those of what else they
+    import (Tarjan's algorithm, which meets such a group only after all that it imports).
+    """
+    closures: dict[str, int] = {}
+    numbers: dict[str, int] = {}
+    least: dict[str, int] = {}
+    group: list[str] = []
+    for root in imports:
+        path = [(root, iter(imports[root] or ()))] if root not in numbers else []
+        while path:
+            name, rest = path[-1]
+            if name not in numbers:
+                numbers[name] = least[name] = len(numbers)
+                group.append(name)
+            for other in rest:
+                if other not in numbers:
+                    path.append((other, iter(imports[other] or ())))
+                    break
+                if other not in closures:
+                    least[name] = min(least[name], numbers[other])
+            else:
+                path.pop()
+                if path:
+                    least[path[-1][0]] = min(least[path[-1][0]], least[name])
+                if least[name] == numbers[name]:
+                    members = [group.pop()]
+                    while members[-1] != name:
+                        members.append(group.pop())
+                    digest = _digest_of_group(members, imports, digests, closures, everything)
+                    closures.update(dict.fromkeys(members, digest))
+    return closures
+
+
+def _digest_of_group(
+    members: list[str],
+    imports: dict[str, list[str] | None],
+    digests: dict[str, int],
+    closures: dict[str, int],
+    everything: _Everything,
+) -> int:
+    own = set(members)
+    parts = {digests[name] for name in members}
+    for name in members:
+        imported = imports[name]
         if imported is None:
-            return everything.digest()
-        for other in imported:
-            if other not in reached:
-                reached.add(other)
-                queue.append(other)
-    return _digest(b"".join(digests[module].to_bytes(8, "little") for module in sorted(reached)))
+            parts.add(everything.digest())
+        parts.update(closures[other] for other in imported or () if other not in own)
+    return _digest(b"".join(part.to_bytes(8, "little") for part in sorted(parts)))
 
 
 def _keep_lines() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Never, TypeVar, Unpack, cast
 
-from rebeam import _rebeam
+from rebeam import _rebeam, _snapshot
 from rebeam._actor import Actor
 from rebeam._errors import SpecError
 from rebeam._options import (
@@ -274,7 +274,7 @@ def _modules(*what: Any) -> list[str]:
             values = value.values() if isinstance(value, dict) else value
             queue += itertools.islice(values, _MOST_LOOKED_AT)
         module = getattr(value, "__module__", None)
-        if isinstance(module, str) and module.partition(".")[0] not in _NOT_THEIRS:
+        if isinstance(module, str) and (module.partition(".")[0] not in _NOT_THEIRS or _snapshot.has_loaded(module)):
             found[module] = None
     return list(found)
 

@@ -10,6 +10,7 @@ got.
 
 from __future__ import annotations
 
+import copyreg
 import dataclasses
 import enum
 import functools
@@ -19,6 +20,7 @@ import os
 import pickle
 import sys
 import threading
+import types
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
@@ -98,6 +100,8 @@ def give(actor: Actor, code: int, *, waits: bool) -> None:
             pickle.dump((kind, waits, version_of(actor, code), type(actor), idle_left), file, 5)
             pickler = _Pickler(file, actor)
             pickler.dump(state)
+            # Finalizers that nobody holds, of objects of the state.
+            pickler.dump(pickler.other_finalizers())
         except (ActorExit, MemoryError, OSError):
             # The last two are no fault of the state.
             raise
@@ -127,7 +131,7 @@ def _check_runs_nothing() -> None:
     """Refuses actors with threads or tasks of their own, which are not part of the state."""
     loop = sys.modules.get("rebeam._loop")
     if not _rebeam.is_virtual():
-        # Those of `asyncio.to_thread` wait for work: their handlers have ended.
+        # Those of `asyncio.to_thread` stay when they have nothing to do.
         idle = loop.default_threads() if loop is not None else set()
         threads = [it.name for it in threading.enumerate() if it is not threading.main_thread() and it not in idle]
         if threads:
@@ -183,6 +187,12 @@ class _Pickler(pickle.Pickler):
         cls = type(value)
         if cls is weakref.finalize:
             return self._reduce_finalizer(value)
+        if cls in copyreg.dispatch_table:
+            return NotImplemented
+        if isinstance(value, BaseException) and _has_own_init(cls):
+            # `pickle` would call `__init__` with `args`, which may be others than those that it takes.
+            others = {**getattr(value, "__dict__", {}), **{name: getattr(value, name) for name in _CHAIN}}
+            return _exception, (cls, value.args), others, None, None, _set_attributes
         if any(_defines(cls, name) for name in _PICKLING):
             return NotImplemented
         if isinstance(value, enum.Enum):
@@ -197,6 +207,15 @@ class _Pickler(pickle.Pickler):
             return _named_tuple, (cls, fields), getattr(value, "__dict__", None) or None
         return NotImplemented
 
+    def other_finalizers(self) -> list[weakref.finalize[Any, Any]]:
+        """Finalizers of objects that have been pickled, and that have not been pickled themselves."""
+        registry: dict[weakref.finalize[Any, Any], Any] = getattr(weakref.finalize, "_registry", {})
+        if not registry:
+            return []
+        moved = self.memo.copy()
+        found = ((finalizer, finalizer.peek()) for finalizer in list(registry) if finalizer not in self.finalizers)
+        return [finalizer for finalizer, of in found if of is not None and id(of[0]) in moved]
+
     def _reduce_finalizer(self, value: weakref.finalize[Any, Any]) -> Any:
         """The next process finalizes the object, and this one does not."""
         found = value.peek()
@@ -204,6 +223,27 @@ class _Pickler(pickle.Pickler):
             raise TypeError("a finalizer that has been called")
         self.finalizers.append(value)
         return _finalizer, (*found, value.atexit)
+
+
+_CHAIN = ("__cause__", "__suppress_context__")
+
+
+def _has_own_init(cls: type[BaseException]) -> bool:
+    is_plain = cls.__reduce__ is BaseException.__reduce__ and cls.__reduce_ex__ is object.__reduce_ex__
+    return (
+        is_plain and isinstance(cls.__init__, types.FunctionType) and isinstance(cls.__new__, types.BuiltinMethodType)
+    )
+
+
+def _exception(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    made = cls.__new__(cls, *args)
+    made.args = args
+    return made
+
+
+def _set_attributes(value: Any, attributes: dict[str, Any]) -> None:
+    for name, own in attributes.items():
+        object.__setattr__(value, name, own)
 
 
 _PICKLING = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__", "__getnewargs_ex__")
@@ -420,7 +460,9 @@ def take_over(actor: Actor, taken: Taken, *, is_new_code: bool) -> None:
     function = _change_of(actor) if is_new_code else None
     _own.leaves_out = function is not None
     with taken.file as file:
-        state = _Unpickler(file, taken.stand_ins, actor).load()
+        unpickler = _Unpickler(file, taken.stand_ins, actor)
+        state = unpickler.load()
+        unpickler.load()
     _own.leaves_out = False
     if function is not None:
         state = _boot.awaited(function(taken.old_version, state))
@@ -428,6 +470,9 @@ def take_over(actor: Actor, taken: Taken, *, is_new_code: bool) -> None:
             name = getattr(function, "__qualname__", "code_change")
             raise BadReturn(f"`{name}` returned {state!r:.100}: it has to return the state, a dict of the attributes")
     if taken.kind == _CHECKPOINT:
+        if state is not None and not has_own(actor, "restore"):
+            name = type(actor).__qualname__
+            raise TypeError(f"`{name}` has no `restore` for what `checkpoint` of the code before has returned")
         _boot.awaited(actor.restore(state))
         return
     for name, value in state.items():

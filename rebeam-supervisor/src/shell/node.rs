@@ -122,7 +122,7 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, options: RunOptions, printe
                 return Ok(());
             }
         };
-        let Application { tree, gateway, unforkable, modules } = match loaded {
+        let Application { tree, gateway, unforkable, modules, missing } = match loaded {
             Ok(loaded) => loaded,
             Err(failure) => {
                 zygote::dismiss(&zygote).await;
@@ -130,6 +130,7 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, options: RunOptions, printe
             }
         };
         warn_of_room(&tree, printer);
+        let declaration = versions::digest_of_tree(&tree);
         let at = NodeStart { node: 0, started: unix_now() };
         let mut core = match Core::new(tree, at) {
             Ok(core) => core,
@@ -153,7 +154,7 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, options: RunOptions, printe
             }
         }
         setup.python.app = Some(app_variable(&setup.target));
-        let versions = Versions::new(Code { memory: code, zygote: service, modules });
+        let versions = Versions::new(Code { memory: code, zygote: service, modules, missing, declaration });
         let services = Services { keeper, base };
         let node = Node::new(core, setup, printer.clone(), services, (ledger, versions), started);
         if let Some((options, patterns)) = options.reload {
@@ -348,6 +349,8 @@ struct Application {
     unforkable: Option<String>,
     /// The modules of the project.
     modules: Vec<Module>,
+    /// Names that they import, and that are no modules of the project.
+    missing: Vec<String>,
 }
 
 /// Has the zygote import the application.
@@ -372,8 +375,8 @@ async fn load(zygote: &Process, setup: &Setup, printer: &Printer) -> Result<Appl
                 silent.is_up.set(true);
                 zygote.send(&ToZygote::Load(setup.target.clone()), &[]).map_err(broken)?;
             }
-            FromZygote::Loaded { tree, gateway, unforkable, modules, .. } => {
-                return Ok(Application { tree: *tree, gateway: *gateway, unforkable, modules });
+            FromZygote::Loaded { tree, gateway, unforkable, modules, missing, .. } => {
+                return Ok(Application { tree: *tree, gateway: *gateway, unforkable, modules, missing });
             }
             FromZygote::LoadFailed(error) => return Err(load_failure(error)),
             FromZygote::Forked { .. }

@@ -8,7 +8,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use rebeam_protocol::hash::fnv1a;
 use rebeam_protocol::id::Version;
+use rebeam_protocol::spec::{ChildKind, SupervisorSpec};
 use rebeam_protocol::zygote::Module;
 
 use crate::shell::service::Service;
@@ -21,6 +23,10 @@ pub(crate) struct Code {
     /// Down if the application must not be forked: then every actor gets a fresh interpreter.
     pub(crate) zygote: Service,
     pub(crate) modules: Vec<Module>,
+    /// Names that are imported, and that are no modules of the project (`*`: whatever comes).
+    pub(crate) missing: Vec<String>,
+    /// A digest of the tree.
+    pub(crate) declaration: u64,
 }
 
 /// All versions that are kept.
@@ -76,6 +82,16 @@ impl Versions {
         self.code(self.current).map(|code| code.modules.as_slice()).unwrap_or_default()
     }
 
+    /// Names that the current version imports, and that are no modules of the project.
+    pub(crate) fn missing(&self) -> &[String] {
+        self.code(self.current).map(|code| code.missing.as_slice()).unwrap_or_default()
+    }
+
+    /// The digest of the current version's tree.
+    pub(crate) fn declaration(&self) -> Option<u64> {
+        self.code(self.current).map(|code| code.declaration)
+    }
+
     /// The zygote of a version, if that is kept.
     pub(crate) fn zygote(&self, version: Version) -> Option<&Service> {
         self.code(version).map(|code| &code.zygote)
@@ -112,6 +128,21 @@ pub(crate) fn digests(modules: &[Module]) -> HashMap<String, u64> {
     modules.iter().map(|module| (module.name.clone(), module.closure)).collect()
 }
 
+/// A digest of a tree, arguments left out: what holds a set may be pickled in another order each time.
+pub(crate) fn digest_of_tree(tree: &SupervisorSpec) -> u64 {
+    fn without_arguments(tree: &mut SupervisorSpec) {
+        for child in &mut tree.children {
+            match &mut child.kind {
+                ChildKind::Actor(actor) => actor.start.clear(),
+                ChildKind::Supervisor(tree) => without_arguments(tree),
+            }
+        }
+    }
+    let mut tree = tree.clone();
+    without_arguments(&mut tree);
+    fnv1a(&postcard::to_allocvec(&tree).unwrap_or_default())
+}
+
 /// The file of a module.
 pub(crate) fn path_of(module: &Module) -> PathBuf {
     OsStr::from_bytes(&module.path).into()
@@ -128,7 +159,6 @@ mod tests {
             path: format!("/{name}.py").into_bytes(),
             own,
             closure: 0,
-            is_loaded: true,
         };
         let old = [module("app", 1), module("models", 2), module("gone", 4)];
         let new = [module("app", 1), module("models", 5), module("come", 6)];

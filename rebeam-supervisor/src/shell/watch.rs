@@ -1,7 +1,7 @@
 //! The file watcher: requests a reload when files of the application are saved.
 //!
-//! It watches the directories of loaded modules and the files that match the project's `watch` patterns, never the whole
-//! project. It only decides *when* to reload; what has changed is found out by comparing digests after the import.
+//! It watches the directories of the modules that the application imports, and files that match the project's `watch`
+//! patterns. It only decides *when* to reload; what has changed is found out by comparing digests after the import.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
@@ -21,6 +21,7 @@ use tokio::time::MissedTickBehavior;
 use crate::printer::Printer;
 use crate::shell::engine::{Import, Node, Trigger};
 use crate::shell::sampler::look;
+use crate::view::text::duration;
 
 /// How long to wait after a change for more changes: of one file, and of several.
 const QUIET: Duration = Duration::from_millis(20);
@@ -38,8 +39,15 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// Files up to this size, in bytes, are read to tell whether they have changed.
 const MOST_READ: u64 = 1024 * 1024;
 
-/// A file that changes during this many reloads in a row is taken to be written by the application itself.
-const MOST_IN_A_ROW: u32 = 5;
+/// After this many reloads for one file that has changed during the reload before, a further one waits until the file has
+/// not changed for a while, which doubles each time. For files that are no modules, shortly afterwards counts as well.
+const MOST_IN_A_ROW: u32 = 8;
+const SHORTLY: Duration = Duration::from_secs(1);
+const FIRST_WAIT: Duration = Duration::from_secs(5);
+const MOST_DOUBLINGS: u32 = 9;
+
+/// How many files that may be the fix of a failed import are remembered.
+const MOST_OTHERS: usize = 1000;
 
 /// How files are watched.
 #[derive(Clone, Debug)]
@@ -96,6 +104,7 @@ pub(crate) async fn watch(node: Node, options: Options, patterns: Patterns, prin
         missing: BTreeSet::new(),
         is_broken: false,
         others: BTreeSet::new(),
+        wanted: HashSet::new(),
         has_warned: false,
     };
     watched.run(receiver, &node).await;
@@ -124,6 +133,7 @@ fn backend(options: &Options, sender: UnboundedSender<News>) -> notify::Result<B
     let tell = move |result: notify::Result<Event>| {
         let _ = sender.send(result.map_or_else(News::Trouble, News::Change));
     };
+    // Without comparing contents, two saves within one second would be one.
     let config = Config::default().with_poll_interval(POLL).with_compare_contents(true);
     Ok(match options.polls {
         true => Box::new(PollWatcher::new(tell, config)?),
@@ -140,7 +150,7 @@ struct Watched {
     options: Options,
     patterns: GlobSet,
     printer: Printer,
-    /// Files of loaded modules.
+    /// Files of modules that are imported, or may be.
     modules: HashSet<PathBuf>,
     directories: BTreeSet<PathBuf>,
     /// Directories that should be watched and do not exist.
@@ -149,6 +159,8 @@ struct Watched {
     is_broken: bool,
     /// Such files and directories that have changed since the current import began: the fix if it fails.
     others: BTreeSet<PathBuf>,
+    /// Names that are imported, and that are no modules yet.
+    wanted: HashSet<String>,
     has_warned: bool,
 }
 
@@ -177,53 +189,63 @@ impl Burst {
     }
 }
 
-/// Files that change during every reload, since the application writes them itself.
+/// Files that change again and again, as those do that the application writes itself: they are reloaded once they have not
+/// changed for a while.
 #[derive(Debug, Default)]
-struct OwnWrites {
-    /// Whether a reload is under way.
-    is_under_way: bool,
-    /// Files that have changed since it began.
-    changed: BTreeSet<PathBuf>,
-    in_a_row: BTreeMap<PathBuf, u32>,
-    muted: BTreeSet<PathBuf>,
+struct Restless {
+    /// Files that wait, and until when.
+    waiting: BTreeMap<PathBuf, Instant>,
+    /// How many reloads there were in a row for a file.
+    streaks: BTreeMap<PathBuf, u32>,
+    is_reloading: bool,
+    /// When the last reload was over.
+    last: Option<Instant>,
 }
 
-impl OwnWrites {
-    /// Notes that a file has changed; returns whether the change counts.
-    fn note(&mut self, path: &Path) -> bool {
-        if self.is_under_way {
-            self.changed.insert(path.to_owned());
+impl Restless {
+    /// A file has changed; returns whether it has to wait.
+    fn note(&mut self, path: &Path, is_module: bool, now: Instant) -> bool {
+        let Some(streak) = self.streaks.get_mut(path) else { return false };
+        let is_shortly_after = !is_module && self.last.is_some_and(|last| now.duration_since(last) < SHORTLY);
+        if !self.is_reloading && !is_shortly_after && !self.waiting.contains_key(path) {
+            self.streaks.remove(path);
+            return false;
         }
-        !self.muted.contains(path)
+        let surplus = streak.checked_sub(MOST_IN_A_ROW);
+        if let Some(surplus) = surplus {
+            self.waiting.insert(path.to_owned(), now + FIRST_WAIT * 2_u32.pow(surplus.min(MOST_DOUBLINGS)));
+        }
+        surplus.is_some()
     }
 
-    /// A reload begins, and ends the one under way, if any: returns the files whose changes do not count any more.
-    fn begins(&mut self) -> Vec<PathBuf> {
-        let found = if self.is_under_way { self.ends() } else { Vec::new() };
-        self.is_under_way = true;
-        found
+    /// There is a reload for a file; returns whether a further one may have to wait.
+    fn reloads(&mut self, path: &Path) -> bool {
+        self.is_reloading = true;
+        let streak = self.streaks.entry(path.to_owned()).or_default();
+        *streak = streak.saturating_add(1);
+        *streak == MOST_IN_A_ROW
     }
 
-    /// A reload is over, whatever has come of it: returns the files whose changes do not count any more.
-    fn ends(&mut self) -> Vec<PathBuf> {
-        self.is_under_way = false;
-        let changed = std::mem::take(&mut self.changed);
-        self.in_a_row.retain(|path, _| changed.contains(path));
-        let mut found = Vec::new();
-        for path in changed {
-            let times = self.in_a_row.entry(path.clone()).or_default();
-            *times += 1;
-            if *times == MOST_IN_A_ROW && self.muted.insert(path.clone()) {
-                found.push(path);
-            }
-        }
-        found
+    /// All reloads are over.
+    fn over(&mut self, now: Instant) {
+        self.is_reloading = false;
+        self.last = Some(now);
+    }
+
+    /// When the next file has waited long enough.
+    fn next(&self) -> Option<Instant> {
+        self.waiting.values().min().copied()
+    }
+
+    /// Files that have waited long enough.
+    fn take_due(&mut self, now: Instant) -> Vec<PathBuf> {
+        self.waiting.extract_if(.., |_, until| *until <= now).map(|(path, _)| path).collect()
     }
 }
 
 impl Watched {
     async fn run(&mut self, mut receiver: UnboundedReceiver<News>, node: &Node) {
-        let (mut burst, mut own) = (Burst::default(), OwnWrites::default());
+        let (mut burst, mut restless) = (Burst::default(), Restless::default());
         let mut answers = FuturesUnordered::new();
         let mut look_again = tokio::time::interval(LOOK_AGAIN);
         look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -234,12 +256,24 @@ impl Watched {
                     None => std::future::pending().await,
                 }
             };
+            let rested = async {
+                match restless.next() {
+                    Some(until) => tokio::time::sleep_until(until.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
             let is_any_missing = !self.missing.is_empty();
             tokio::select! {
+                // A change after the end of a reload is not taken for one before.
+                biased;
+                Some(_) = answers.next() => if answers.is_empty() {
+                    restless.over(Instant::now());
+                },
                 news = receiver.recv() => match news {
-                    Some(News::Change(event)) => self.changed(&event, &mut burst, &mut own),
-                    Some(News::Import(Import::Loaded(files))) => {
+                    Some(News::Change(event)) => self.changed(&event, &mut burst, &mut restless),
+                    Some(News::Import(Import::Loaded { files, missing })) => {
                         self.is_broken = false;
+                        self.wanted = missing.into_iter().collect();
                         self.others.clear();
                         self.watch_modules(files, &mut burst).await;
                     }
@@ -252,15 +286,16 @@ impl Watched {
                     Some(News::Trouble(error)) => self.warn(&error),
                     None => return,
                 },
-                Some(_) = answers.next() => if answers.is_empty() {
-                    self.mute(own.ends(), &mut burst);
-                },
                 _ = look_again.tick(), if is_any_missing => self.look_for_missing(&mut burst),
+                () = rested => for path in restless.take_due(Instant::now()) {
+                    burst.note(&path, self.modules.contains(&path));
+                },
                 () = quiet => {
-                    self.mute(own.begins(), &mut burst);
                     let Burst { paths, files, .. } = std::mem::take(&mut burst);
-                    if paths.is_empty() {
-                        continue;
+                    for path in &paths {
+                        if restless.reloads(path) {
+                            self.say_restless(path);
+                        }
                     }
                     self.others.clear();
                     self.since = SystemTime::now();
@@ -271,13 +306,14 @@ impl Watched {
     }
 
     /// The system reports a change.
-    fn changed(&mut self, event: &Event, burst: &mut Burst, own: &mut OwnWrites) {
+    fn changed(&mut self, event: &Event, burst: &mut Burst, restless: &mut Restless) {
         // Reads change nothing, and a write is complete when the file is closed, which polling does not report.
         let is_written = matches!(event.kind, EventKind::Access(AccessKind::Close(AccessMode::Write)));
         let is_being_written = matches!(event.kind, EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)));
         if (event.kind.is_access() && !is_written) || (is_being_written && !self.options.polls) {
             return;
         }
+        let now = Instant::now();
         if event.need_rescan() {
             // Changes were lost.
             burst.note(&self.options.directory, true);
@@ -292,11 +328,11 @@ impl Watched {
             }
             let is_python = path.extension().is_some_and(|extension| extension == "py");
             if self.modules.contains(path) {
-                if own.note(path) {
+                if !restless.note(path, true, now) {
                     burst.note(path, true);
                 }
             } else if self.is_listed(path) {
-                if own.note(path) {
+                if !restless.note(path, false, now) {
                     burst.note(path, false);
                 }
             } else if is_python || is_new_directory(event, path) {
@@ -304,17 +340,25 @@ impl Watched {
                     self.watch_below(path);
                     // Files may have come before it was watched.
                     for file in files_below(path).filter(|file| self.is_listed(file)) {
-                        if own.note(&file) {
-                            burst.note(&file, false);
-                        }
+                        burst.note(&file, false);
                     }
                 }
-                match self.is_broken {
-                    true if own.note(path) => self.note_other(path, burst),
-                    _ => _ = self.others.insert(path.clone()),
+                if self.is_broken || self.is_wanted(path) {
+                    if !restless.note(path, true, now) {
+                        self.note_other(path, burst);
+                    }
+                } else if self.others.len() < MOST_OTHERS {
+                    self.others.insert(path.clone());
                 }
             }
         }
+    }
+
+    /// Whether a module is imported by this name that was not there.
+    fn is_wanted(&self, path: &Path) -> bool {
+        let file = if path.ends_with("__init__.py") { path.parent() } else { Some(path) };
+        let name = file.and_then(Path::file_stem).and_then(OsStr::to_str);
+        self.wanted.contains("*") || name.is_some_and(|name| self.wanted.contains(name))
     }
 
     /// The last import has failed, and this file or directory, which was not part of the application, may be the fix.
@@ -388,7 +432,8 @@ impl Watched {
         }
         if !self.options.patterns.is_empty() {
             let project = self.options.directory.clone();
-            self.watch_below(&project);
+            let directories = look(move || directories_below(&project)).await.unwrap_or_default();
+            self.watch_all(directories);
         }
     }
 
@@ -408,19 +453,15 @@ impl Watched {
         self.directories.insert(directory);
     }
 
-    /// Watches a directory and all below it, except hidden ones, virtual environments and `node_modules`.
+    /// Watches a directory and all below it that may belong to the application.
     fn watch_below(&mut self, directory: &Path) {
-        let mut queue = vec![directory.to_owned()];
-        while let Some(directory) = queue.pop() {
+        self.watch_all(directories_below(directory));
+    }
+
+    fn watch_all(&mut self, directories: Vec<PathBuf>) {
+        for directory in directories {
             if self.has_warned {
                 return;
-            }
-            let Ok(entries) = std::fs::read_dir(&directory) else { continue };
-            for entry in entries.flatten() {
-                let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
-                if is_directory && !is_other(&entry.file_name()) && !entry.path().join("pyvenv.cfg").exists() {
-                    queue.push(entry.path());
-                }
             }
             self.watch_directory(directory);
         }
@@ -435,16 +476,12 @@ impl Watched {
         }
     }
 
-    /// From now on, changes of these files do not count.
-    fn mute(&self, files: Vec<PathBuf>, burst: &mut Burst) {
-        for path in files {
-            burst.files.remove(&path);
-            burst.paths.remove(&path);
-            let path = path.strip_prefix(&self.options.directory).unwrap_or(&path).display();
-            self.printer.warn(&format!(
-                "`{path}` changes during every reload, as if the application wrote it: it is not watched any more"
-            ));
-        }
+    fn say_restless(&self, path: &Path) {
+        let path = path.strip_prefix(&self.options.directory).unwrap_or(path).display();
+        self.printer.warn(&format!(
+            "`{path}` changes again and again: it is reloaded once it has not changed for {}",
+            duration(FIRST_WAIT)
+        ));
     }
 
     fn warn(&mut self, error: &notify::Error) {
@@ -463,6 +500,23 @@ fn is_new_directory(event: &Event, path: &Path) -> bool {
 /// Whether a directory of this name never belongs to the application.
 fn is_other(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".") || OTHERS.iter().any(|other| name == *other)
+}
+
+/// A directory and all below it, except hidden ones, virtual environments and others that never belong to the application.
+fn directories_below(directory: &Path) -> Vec<PathBuf> {
+    let mut found = vec![directory.to_owned()];
+    let mut next = 0;
+    while let Some(directory) = found.get(next) {
+        next += 1;
+        let Ok(entries) = std::fs::read_dir(directory) else { continue };
+        for entry in entries.flatten() {
+            let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            if is_directory && !is_other(&entry.file_name()) && !entry.path().join("pyvenv.cfg").exists() {
+                found.push(entry.path());
+            }
+        }
+    }
+    found
 }
 
 /// All files below a directory, as far as they may belong to the application.
@@ -497,51 +551,54 @@ mod tests {
         assert!(Patterns::new(&["[".into()]).is_err());
     }
 
+    /// How many reloads there are for a file that changes again and again, so long after the reload before.
+    fn reloads(times: u32, is_module: bool, after: Duration) -> u32 {
+        let (mut restless, mut now, file) = (Restless::default(), Instant::now(), Path::new("file"));
+        let mut reloads = 0;
+        for _ in 0..times {
+            if !restless.note(file, is_module, now) {
+                restless.reloads(file);
+                reloads += 1;
+                if after.is_zero() {
+                    // As it is imported.
+                    continue;
+                }
+                restless.over(now);
+            }
+            now += after;
+        }
+        reloads
+    }
+
     #[test]
-    fn a_file_that_changes_during_every_reload_is_not_listened_to_any_more() {
-        let mut own = OwnWrites::default();
-        let mut found = Vec::new();
+    fn a_file_that_the_application_writes_again_and_again_is_not_reloaded_again_and_again() {
+        assert_eq!(reloads(100, true, Duration::ZERO), 8);
+        assert_eq!(reloads(100, false, Duration::from_millis(400)), 8);
+        // Nor one that every import changes, though nothing else does.
+        let (mut restless, start, file) = (Restless::default(), Instant::now(), Path::new("own.py"));
+        let (mut now, mut reloads) = (start, 0);
+        while now < start + Duration::from_secs(3600) {
+            restless.reloads(file);
+            reloads += 1;
+            if restless.note(file, true, now) {
+                restless.over(now);
+                now = restless.next().expect("it waits");
+                assert_eq!(restless.take_due(now), [file]);
+            }
+        }
+        assert!(reloads < 20, "{reloads} in an hour");
+    }
+
+    #[test]
+    fn what_is_saved_between_reloads_is_always_reloaded() {
+        assert_eq!(reloads(100, true, Duration::from_millis(1)), 100);
+        assert_eq!(reloads(100, false, Duration::from_secs(2)), 100);
+        // And what waits is reloaded when it has rested.
+        let (mut restless, now, file) = (Restless::default(), Instant::now(), Path::new("app.py"));
         for _ in 0..MOST_IN_A_ROW {
-            own.begins();
-            assert!(own.note(Path::new("own.html")));
-            found.extend(own.ends());
+            restless.reloads(file);
         }
-        assert_eq!(found, [PathBuf::from("own.html")]);
-        assert!(!own.note(Path::new("own.html")) && own.note(Path::new("app.py")));
-    }
-
-    #[test]
-    fn what_is_saved_between_reloads_is_listened_to_for_ever() {
-        let mut own = OwnWrites::default();
-        for _ in 0..3 * MOST_IN_A_ROW {
-            assert!(own.note(Path::new("app.py")));
-            own.begins();
-            assert_eq!(own.ends(), [] as [PathBuf; 0]);
-        }
-    }
-
-    #[test]
-    fn a_file_that_is_saved_twice_for_each_change_is_listened_to_for_ever() {
-        let mut own = OwnWrites::default();
-        for _ in 0..3 * MOST_IN_A_ROW {
-            assert!(own.note(Path::new("app.py")));
-            own.begins();
-            // The second save, as the first is reloaded, is a reload of its own.
-            assert!(own.note(Path::new("app.py")));
-            assert_eq!(own.ends(), [] as [PathBuf; 0]);
-            own.begins();
-            assert_eq!(own.ends(), [] as [PathBuf; 0]);
-        }
-    }
-
-    #[test]
-    fn a_file_that_is_written_during_imports_that_end_each_other_is_found_as_well() {
-        let mut own = OwnWrites::default();
-        let mut found = Vec::new();
-        for _ in 0..2 * MOST_IN_A_ROW {
-            found.extend(own.begins());
-            own.note(Path::new("own.py"));
-        }
-        assert_eq!(found, [PathBuf::from("own.py")]);
+        assert!(restless.note(file, true, now) && restless.take_due(now).is_empty());
+        assert_eq!(restless.take_due(now + FIRST_WAIT), [file]);
     }
 }

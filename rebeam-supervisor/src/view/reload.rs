@@ -57,7 +57,7 @@ fn through(reloaded: &Reloaded) -> String {
         _ => String::new(),
     };
     match words.is_empty() {
-        true => "no actor runs that code".into(),
+        true => "no actor imports that code".into(),
         false => format!("{}{still}", words.join("; ")),
     }
 }

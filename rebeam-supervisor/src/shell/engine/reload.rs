@@ -39,11 +39,19 @@ pub(crate) struct Trigger {
     pub(crate) is_asked_for: bool,
 }
 
+impl Trigger {
+    fn add(&mut self, other: Trigger) {
+        self.files.extend(other.files);
+        self.is_asked_for |= other.is_asked_for;
+    }
+}
+
 /// What the file watcher is told.
 #[derive(Debug)]
 pub(crate) enum Import {
-    /// New code is loaded: the files of all its modules, imported or to be imported.
-    Loaded(Vec<PathBuf>),
+    /// New code is loaded: the files of all its modules, imported or to be imported, and names that it imports and
+    /// that are no modules of the project yet (`*`: whatever comes).
+    Loaded { files: Vec<PathBuf>, missing: Vec<String> },
     /// New code could not be loaded.
     Failed,
 }
@@ -62,6 +70,8 @@ pub(super) struct Reloading {
     is_loading: bool,
     /// What was requested since the current import began.
     next: Option<Trigger>,
+    /// What was requested of imports that have failed or were cancelled.
+    unused: Trigger,
     /// The reload whose code is being imported, and the one whose actors are moving.
     importing: Progress,
     moving: Progress,
@@ -102,6 +112,7 @@ struct Loaded {
     gateway: ChildSpec,
     unforkable: Option<String>,
     modules: Vec<Module>,
+    missing: Vec<String>,
     slow: Vec<(String, u64)>,
 }
 
@@ -155,9 +166,7 @@ impl Node {
             return receiver;
         }
         engine.reloading.importing.askers.push(sender);
-        let next = engine.reloading.next.get_or_insert_default();
-        next.files.extend(trigger.files);
-        next.is_asked_for |= trigger.is_asked_for;
+        engine.reloading.next.get_or_insert_default().add(trigger);
         // What is being imported is older than this.
         if let Some(coming) = &engine.reloading.coming {
             coming.zygote.kill();
@@ -180,7 +189,7 @@ impl Node {
         loop {
             let Some(trigger) = self.0.borrow_mut().begin_loading() else { return };
             let attempt = self.attempt().await;
-            self.with(|engine| engine.end_loading(&trigger, attempt));
+            self.with(|engine| engine.end_loading(trigger, attempt));
         }
     }
 
@@ -230,8 +239,8 @@ impl Node {
                 (Some(FromZygote::Ready { .. }), Some(process)) => {
                     process.send(&ToZygote::Load(engine.setup.target.clone()), &[])?;
                 }
-                (Some(FromZygote::Loaded { tree, gateway, unforkable, modules, slow }), Some(_)) => {
-                    let loaded = Loaded { tree: *tree, gateway: *gateway, unforkable, modules, slow };
+                (Some(FromZygote::Loaded { tree, gateway, unforkable, modules, missing, slow }), Some(_)) => {
+                    let loaded = Loaded { tree: *tree, gateway: *gateway, unforkable, modules, missing, slow };
                     return Ok(Attempt::Loaded(Box::new(loaded), frames));
                 }
                 (Some(FromZygote::LoadFailed(error)), _) => return Ok(Attempt::Failed(error)),
@@ -277,44 +286,53 @@ impl Node {
 
 impl Engine {
     fn begin_loading(&mut self) -> Option<Trigger> {
-        let next = self.reloading.next.take().filter(|_| !self.life.is_stopping);
-        match &next {
-            Some(_) => drop(self.reloading.importing.since.get_or_insert_with(Instant::now)),
+        let mut next = self.reloading.next.take().filter(|_| !self.life.is_stopping);
+        match &mut next {
+            Some(next) => {
+                next.add(std::mem::take(&mut self.reloading.unused));
+                self.reloading.importing.since.get_or_insert_with(Instant::now);
+            }
             None => self.reloading.is_loading = false,
         }
         next
     }
 
-    fn end_loading(&mut self, trigger: &Trigger, attempt: Attempt) {
+    fn end_loading(&mut self, trigger: Trigger, attempt: Attempt) {
         let Some(mut coming) = self.reloading.coming.take() else {
             if let Attempt::Failed(error) = attempt {
-                self.not_reloaded(error);
+                self.not_reloaded(trigger, error);
             }
             return;
         };
         match attempt {
-            Attempt::Overtaken => coming.zygote.retire(),
+            Attempt::Overtaken => {
+                coming.zygote.retire();
+                self.reloading.unused.add(trigger);
+            }
             Attempt::Failed(error) => {
                 coming.zygote.retire();
-                self.not_reloaded(error);
+                self.not_reloaded(trigger, error);
             }
-            Attempt::Loaded(..) if coming.zygote.process().is_none() => self.not_reloaded(interpreter_ended()),
+            Attempt::Loaded(..) if coming.zygote.process().is_none() => self.not_reloaded(trigger, interpreter_ended()),
             Attempt::Loaded(loaded, frames) => match spec::check(&loaded.tree) {
-                Ok(()) => self.take_new_code(trigger, coming, *loaded, frames),
+                Ok(()) => self.take_new_code(&trigger, coming, *loaded, frames),
                 Err(error) => {
                     coming.zygote.retire();
-                    self.not_reloaded(LoadError {
+                    let error = LoadError {
                         kind: LoadErrorKind::Usage,
                         message: error.to_string(),
                         hint: Some(error.hint()),
                         traceback: None,
-                    });
+                    };
+                    self.not_reloaded(trigger, error);
                 }
             },
         }
     }
 
-    fn not_reloaded(&mut self, error: LoadError) {
+    fn not_reloaded(&mut self, trigger: Trigger, error: LoadError) {
+        // Whoever has asked gets an answer now; files that have changed are not forgotten.
+        self.reloading.unused.add(Trigger { is_asked_for: false, ..trigger });
         // First, since whoever reads the error may save the fix at once.
         self.tell_watcher(Import::Failed);
         self.printer.not_reloaded(&error, self.versions.current());
@@ -323,16 +341,22 @@ impl Engine {
 
     /// New code is imported: tells the core, unless nothing has changed.
     fn take_new_code(&mut self, trigger: &Trigger, coming: Coming, loaded: Loaded, frames: Frames) {
-        let Loaded { tree, gateway, unforkable, modules, slow } = loaded;
+        let Loaded { tree, gateway, unforkable, modules, missing, slow } = loaded;
         let Coming { mut zygote, memory } = coming;
         self.hint_at_preload(&slow);
         let importing = std::mem::take(&mut self.reloading.importing);
         let mut files = versions::changed_files(self.versions.modules(), &modules);
         files.extend(trigger.files.iter().cloned());
         let retries = trigger.is_asked_for && self.core.is_anyone_behind();
-        if files.is_empty() && !retries {
+        let declaration = versions::digest_of_tree(&tree);
+        let is_declared_anew = trigger.is_asked_for && Some(declaration) != self.versions.declaration();
+        if files.is_empty() && !retries && !is_declared_anew {
             zygote.retire();
             self.tell_watcher_modules();
+            if self.reloading.moving.since.is_some() {
+                // The last change is still under way.
+                return self.reloading.moving.askers.extend(importing.askers);
+            }
             return importing.answer(&Answer::Reloaded(None));
         }
         let version = self.versions.next();
@@ -348,7 +372,7 @@ impl Engine {
         }
         let digests = versions::digests(&modules);
         self.discard_standby();
-        self.versions.add(version, Code { memory, zygote, modules });
+        self.versions.add(version, Code { memory, zygote, modules, missing, declaration });
         // A reload that is still under way ends with this one.
         let moving = &mut self.reloading.moving;
         moving.since = importing.since;
@@ -394,7 +418,7 @@ impl Engine {
     fn tell_watcher_modules(&self) {
         if self.reloading.watcher.is_some() {
             let files = self.versions.modules().iter().map(versions::path_of).collect();
-            self.tell_watcher(Import::Loaded(files));
+            self.tell_watcher(Import::Loaded { files, missing: self.versions.missing().to_vec() });
         }
     }
 

@@ -76,7 +76,13 @@ fn node(actors: &[&str]) -> Node {
     };
     let (printer, _) = Printer::json(Some("/dev/null".as_ref())).expect("a printer");
     let services = Services { keeper: keeper::service(), base: None };
-    let code = Code { memory: create_empty(c"code").expect("memory"), zygote: zygote::service(), modules: Vec::new() };
+    let code = Code {
+        memory: create_empty(c"code").expect("memory"),
+        zygote: zygote::service(),
+        modules: Vec::new(),
+        missing: Vec::new(),
+        declaration: 0,
+    };
     let memory = (Ledger::new().expect("memory"), Versions::new(code));
     let node = Node::new(core, setup, printer, services, memory, Instant::now());
     node.0.borrow_mut().spawn = spawn;
