@@ -83,7 +83,7 @@ def tasks() -> list[str]:
 def default_threads() -> set[threading.Thread]:
     """The threads of `asyncio.to_thread` and of the loop itself, if none of them has anything to do."""
     executor = getattr(_own.runner.get_loop(), "_default_executor", None) if hasattr(_own, "runner") else None
-    threads = set(getattr(executor, "_threads", ()))
+    threads: set[threading.Thread] = set(getattr(executor, "_threads", ()))
     idle = getattr(getattr(executor, "_idle_semaphore", None), "_value", 0)
     return threads if idle >= len(threads) else set()
 

@@ -198,7 +198,7 @@ class _Pickler(pickle.Pickler):
         if isinstance(value, enum.Enum):
             return _reduce_member(value)
         if dataclasses.is_dataclass(cls) and _is_plain(cls):
-            names = [field.name for field in dataclasses.fields(value)]
+            names = [field.name for field in dataclasses.fields(cls)]
             fields = {name: getattr(value, name) for name in names if hasattr(value, name)}
             others = {name: own for name, own in getattr(value, "__dict__", {}).items() if name not in fields}
             return _new, (cls,), (fields, others), None, None, _set_fields
@@ -461,7 +461,7 @@ def take_over(actor: Actor, taken: Taken, *, is_new_code: bool) -> None:
     _own.leaves_out = function is not None
     with taken.file as file:
         unpickler = _Unpickler(file, taken.stand_ins, actor)
-        state = unpickler.load()
+        state: Any = unpickler.load()
         unpickler.load()
     _own.leaves_out = False
     if function is not None:

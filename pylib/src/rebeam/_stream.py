@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from rebeam import _pending, _rebeam
-from rebeam._errors import ActorDied, BadCall, NoProc, Restarting, described
+from rebeam._errors import ActorDied, BadCall, NoProc, described
 from rebeam._failure import format_traceback, kind_of, message_of
 from rebeam._ref import Pid
 
@@ -215,7 +215,7 @@ class Streams:
 
     def _take(self, key: Key, wanted: int) -> Any:
         if key not in self._open:
-            return Batch([], True, Restarting("the stream was closed: its actor goes on in a new process"))
+            return Batch([], True, BadCall("the stream was closed, or its actor has gone on in a new process"))
         generator, _, answers = self._open[key]
         if inspect.isasyncgen(generator):
             return self._take_async(key, generator, wanted, answers)
