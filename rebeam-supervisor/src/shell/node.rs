@@ -158,7 +158,7 @@ pub(crate) fn run(mut setup: Setup, node_dir: &Path, options: RunOptions, printe
         let services = Services { keeper, base };
         let node = Node::new(core, setup, printer.clone(), services, (ledger, versions), started);
         if let Some((options, patterns)) = options.reload {
-            tokio::task::spawn_local(watch::watch(node.clone(), options, patterns, printer.clone()));
+            watch::watch(node.clone(), options, patterns, printer.clone()).await;
         }
         tokio::task::spawn_local(signals.attend(
             node.clone(),

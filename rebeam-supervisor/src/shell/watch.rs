@@ -84,9 +84,9 @@ enum News {
     Trouble(notify::Error),
 }
 
-/// Watches until the node ends.
+/// Begins to watch; goes on until the node ends.
 pub(crate) async fn watch(node: Node, options: Options, patterns: Patterns, printer: Printer) {
-    let (sender, receiver) = unbounded_channel();
+    let (sender, mut receiver) = unbounded_channel();
     let backend = match backend(&options, sender.clone()) {
         Ok(backend) => backend,
         Err(error) => return cannot_watch(&printer, &error),
@@ -107,7 +107,12 @@ pub(crate) async fn watch(node: Node, options: Options, patterns: Patterns, prin
         wanted: HashSet::new(),
         has_warned: false,
     };
-    watched.run(receiver, &node).await;
+    let mut burst = Burst::default();
+    // Before anybody is told that the node is up: a change from then on is seen.
+    if let Some(News::Import(import)) = receiver.recv().await {
+        watched.imported(import, &mut burst).await;
+    }
+    tokio::task::spawn_local(async move { watched.run(receiver, burst, &node).await });
 }
 
 fn cannot_watch(printer: &Printer, error: &notify::Error) {
@@ -244,8 +249,8 @@ impl Restless {
 }
 
 impl Watched {
-    async fn run(&mut self, mut receiver: UnboundedReceiver<News>, node: &Node) {
-        let (mut burst, mut restless) = (Burst::default(), Restless::default());
+    async fn run(&mut self, mut receiver: UnboundedReceiver<News>, mut burst: Burst, node: &Node) {
+        let mut restless = Restless::default();
         let mut answers = FuturesUnordered::new();
         let mut look_again = tokio::time::interval(LOOK_AGAIN);
         look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -254,6 +259,10 @@ impl Watched {
                 match burst.times {
                     Some((_, until)) => tokio::time::sleep_until(until.into()).await,
                     None => std::future::pending().await,
+                }
+                // Before that, nothing is reloaded.
+                while !node.is_up() {
+                    tokio::time::sleep(QUIET).await;
                 }
             };
             let rested = async {
@@ -271,18 +280,7 @@ impl Watched {
                 },
                 news = receiver.recv() => match news {
                     Some(News::Change(event)) => self.changed(&event, &mut burst, &mut restless),
-                    Some(News::Import(Import::Loaded { files, missing })) => {
-                        self.is_broken = false;
-                        self.wanted = missing.into_iter().collect();
-                        self.others.clear();
-                        self.watch_modules(files, &mut burst).await;
-                    }
-                    Some(News::Import(Import::Failed)) => {
-                        self.is_broken = true;
-                        for path in std::mem::take(&mut self.others) {
-                            self.note_other(&path, &mut burst);
-                        }
-                    }
+                    Some(News::Import(import)) => self.imported(import, &mut burst).await,
                     Some(News::Trouble(error)) => self.warn(&error),
                     None => return,
                 },
@@ -300,6 +298,24 @@ impl Watched {
                     self.others.clear();
                     self.since = SystemTime::now();
                     answers.push(node.reload(Trigger { files: files.into_iter().collect(), is_asked_for: false }));
+                }
+            }
+        }
+    }
+
+    /// The application was imported, or could not be.
+    async fn imported(&mut self, import: Import, burst: &mut Burst) {
+        match import {
+            Import::Loaded { files, missing } => {
+                self.is_broken = false;
+                self.wanted = missing.into_iter().collect();
+                self.others.clear();
+                self.watch_modules(files, burst).await;
+            }
+            Import::Failed => {
+                self.is_broken = true;
+                for path in std::mem::take(&mut self.others) {
+                    self.note_other(&path, burst);
                 }
             }
         }

@@ -177,6 +177,11 @@ impl Node {
         receiver
     }
 
+    /// Whether the whole tree has started.
+    pub(crate) fn is_up(&self) -> bool {
+        self.0.borrow().life.is_up
+    }
+
     /// Calls `tell` now, with the modules that are loaded, and whenever new code was loaded or could not be.
     pub(crate) fn watch_imports(&self, tell: impl Fn(Import) + 'static) {
         let mut engine = self.0.borrow_mut();
