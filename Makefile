@@ -22,7 +22,7 @@ IMAGE := localhost/rebeam-shop:latest
 RUN_TESTS := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run --no-fail-fast" || echo "test --no-fail-fast")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo demo-batch test test-rust test-python test-wheel test-pythons test-container image lint fmt deny bench bench-batch bench-peers soak chaos torture-reload instructions wheel fuzz doc docs clean FORCE
+.PHONY: help setup build demo demo-batch test test-rust test-python test-wheel test-pythons test-container image lint fmt deny bench bench-batch bench-peers soak chaos torture-reload torture-tables instructions wheel fuzz doc docs clean FORCE
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-12s %s\n", $$1, $$2 }'
@@ -121,6 +121,9 @@ torture-reload: build setup ## reloads under load, killed in each step: 20 seeds
 	REBEAM_RELOAD_SEEDS=20 REBEAM_RELOADS=50 REBEAM_RELOAD_MESSAGES=10000 REBEAM_TEST_PYTHON=$(BIN)/python \
 		$(CARGO) test -p integration-tests --test main -- --exact \
 		reload::nothing_is_lost_or_doubled_under_load_whichever_step_of_a_reload_is_killed
+
+torture-tables: ## ten minutes of readers of the tables that are stopped and killed at any moment, and of the store, stopped
+	REBEAM_TORTURE_S=600 $(CARGO) test --release -p rebeam-store --test torture -- --nocapture --test-threads 1
 
 soak: $(VENV)/made ## ten minutes of examples/shop under load, with a kill every second
 	$(CARGO) build --release --workspace

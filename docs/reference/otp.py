@@ -167,6 +167,15 @@ SECTIONS: dict[str, dict[str, str]] = {
         "NAM-008": "dispatch runs in the caller; a value is its holder's; keys compare with their type.",
         "NAM-009": "A plain send to a free name fails; to the dead it is lost.",
     },
+    "Tables": {
+        "ETS-001": "A table goes with its owner, however that ends, before anybody hears of it; a name has one table.",
+        "ETS-002": "private, protected (the default), public; a breach raises in the caller and changes nothing.",
+        "ETS-003": "set and ordered_set hold one value per key, bag several, duplicate_bag repeats, too.",
+        "ETS-004": "set compares keys with their type, ordered_set by value.",
+        "ETS-005": "Every change is done whole and alone: counters, take, lists.",
+        "ETS-006": "heir, and giving away.",
+        "ETS-007": "A walk shows every row that was there throughout once, and never fails.",
+    },
     "Groups": {
         "PGR-001": "A group exists while it has members; who joins thrice is listed thrice.",
         "PGR-002": "A dead member is gone from all its groups.",
@@ -218,13 +227,13 @@ DIFFERS = {
     "MSG-003": "No test relies on an order there.",
     "TMR-005": "The node counts time with `Instant`, which is monotonic by its type; the wall clock is not asked.",
     "MAP-10": "As said; see `rebeam ps` in the tests of the command line.",
-    "MAP-15": "Comes with registries and tables; keys of partitions are encoded with their type.",
+    "ETS-006": "Comes next.",
     "MAP-16": "Comes with a second node.",
     "UPG-005": "Comes with `rebeam upgrade`; a reload starts and stops children at once.",
 }
 
 FUNCTION = re.compile(r"^\s*(?:pub )?(?:fn|def) (\w+)\(", re.M)
-KINDS = "sup|gen|lnk|mon|nam|pgr|tmr|msg|map|tsk"
+KINDS = "sup|gen|lnk|mon|nam|ets|pgr|tmr|msg|map|tsk"
 ID = re.compile(rf"({KINDS})_(\d{{2,3}})(?:_to_(?:{KINDS})_(\d{{2,3}}))?")
 
 

@@ -25,6 +25,7 @@ mod reload;
 mod run;
 mod scripts;
 mod supervision;
+mod tables;
 mod tidy;
 mod zygote;
 

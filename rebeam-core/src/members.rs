@@ -57,6 +57,7 @@ impl Supervisor {
             (SupervisorKind::Dynamic { .. } | SupervisorKind::Spawned, _) => SupervisorSort::Dynamic,
             (SupervisorKind::Partition, _) => SupervisorSort::Partition,
             (SupervisorKind::Registry { .. }, _) => SupervisorSort::Registry,
+            (SupervisorKind::Table(_), _) => SupervisorSort::Table,
             (SupervisorKind::Static, Strategy::OneForOne) => SupervisorSort::OneForOne,
             (SupervisorKind::Static, Strategy::OneForAll) => SupervisorSort::OneForAll,
             (SupervisorKind::Static, Strategy::RestForOne) => SupervisorSort::RestForOne,

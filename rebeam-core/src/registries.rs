@@ -9,6 +9,7 @@ use bytes::Bytes;
 use rebeam_protocol::address::Registry;
 use rebeam_protocol::id::Pid;
 use rebeam_protocol::ledger::{Record, RegistryId};
+use rebeam_protocol::table::{Table, TableId};
 use rustc_hash::FxBuildHasher;
 
 pub(crate) type Key = Arc<[u8]>;
@@ -38,6 +39,13 @@ pub struct EntryChange {
 }
 
 impl EntryChange {
+    /// The table that it is about, if it is about one: with whose it is and what, unless it is gone.
+    pub fn table(&self) -> Option<(TableId, Option<(Pid, Table)>)> {
+        let is_table = self.registry == RegistryId::TABLES;
+        let there = self.value.as_deref().and_then(|value| Some((self.holder, Table::decode(value)?)));
+        is_table.then_some((TableId(self.number), there))
+    }
+
     /// As the ledger says it.
     pub fn record(&self) -> Record<'_> {
         let entry = self.value.as_ref().map(|value| (self.holder, &**value));
@@ -46,7 +54,7 @@ impl EntryChange {
 }
 
 #[derive(Debug)]
-struct Table {
+struct Keys {
     which: Registry,
     is_unique: bool,
     keys: HashMap<Key, Vec<Entry>, FxBuildHasher>,
@@ -62,7 +70,7 @@ struct Watch {
 
 #[derive(Debug)]
 pub(crate) struct Registries {
-    tables: HashMap<RegistryId, Table, FxBuildHasher>,
+    tables: HashMap<RegistryId, Keys, FxBuildHasher>,
     /// Every entry by its number, so oldest first: where it is.
     by_number: BTreeMap<u64, (RegistryId, Key)>,
     /// Per incarnation, where it has how many entries.
@@ -77,7 +85,7 @@ pub(crate) struct Registries {
 }
 
 impl Default for Registries {
-    /// With the names and the groups, which are always there.
+    /// With the names, the groups and the tables, which are always there.
     fn default() -> Self {
         let mut registries = Registries {
             tables: HashMap::default(),
@@ -91,13 +99,14 @@ impl Default for Registries {
         };
         registries.begin(RegistryId::NAMES, Registry::Names, true);
         registries.begin(RegistryId::GROUPS, Registry::Groups, false);
+        registries.begin(RegistryId::TABLES, Registry::Tables, true);
         registries
     }
 }
 
 impl Entry {
     /// It, as if it had just come.
-    fn come(&self, registry: RegistryId, table: &Table, key: &Key) -> EntryChange {
+    fn come(&self, registry: RegistryId, table: &Keys, key: &Key) -> EntryChange {
         let (which, key, value) = (table.which.clone(), key.clone(), Some(self.value.clone()));
         EntryChange { registry, which, number: self.number, key, holder: self.holder, value }
     }
@@ -106,7 +115,7 @@ impl Entry {
 impl Registries {
     /// A registry begins, empty.
     pub(crate) fn begin(&mut self, id: RegistryId, which: Registry, is_unique: bool) {
-        self.tables.insert(id, Table { which, is_unique, keys: HashMap::default() });
+        self.tables.insert(id, Keys { which, is_unique, keys: HashMap::default() });
     }
 
     /// A registry ends, with all its entries.

@@ -10,11 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use rebeam_protocol::address::{Address, Caller, LONGEST_NAME};
 use rebeam_protocol::certificate::{Certificate, Next};
-use rebeam_protocol::id::{CallId, ProcessId, Version};
+use rebeam_protocol::id::{CallId, ProcessId, RequestId, Version};
 use rebeam_protocol::message::{DeadLetter, Lane, Outcome};
 use rebeam_protocol::outside::{Answer, Reloaded};
 use rebeam_protocol::page::{self, Snapshot};
 use rebeam_protocol::process::ProcessRequest;
+use rebeam_protocol::table::TableRequest;
 use rebeam_protocol::text::shortened;
 use rebeam_protocol::worker::{Buffers, ToSupervisor, ToWorker};
 
@@ -189,6 +190,15 @@ pub enum Heard {
     Event(Event),
     /// A caller waits no longer: what its callee is doing has to be looked up for [`Event::Abandoned`].
     Abandon(CallId),
+    /// For the store of tables.
+    Table {
+        /// The worker's number for the request.
+        request: RequestId,
+        /// What it wants.
+        body: TableRequest,
+        /// An operation.
+        payload: Bytes,
+    },
     /// For the shell alone: the handshake, log records, and what comes with memory.
     Shell(ToSupervisor),
 }
@@ -230,6 +240,9 @@ pub fn hear(
         ToSupervisor::Readiness { not_ready } => {
             let not_ready = not_ready.map(|why| why.chars().take(LONGEST_REASON).collect());
             Event::Readiness { process, not_ready }
+        }
+        ToSupervisor::Request { request, body: ProcessRequest::Table(body) } => {
+            return Ok(Heard::Table { request, body, payload });
         }
         ToSupervisor::Request { request, body } => {
             match &body {

@@ -784,7 +784,9 @@ impl Machine {
                 Some(RequestError::MaxChildren)
             }
             SupervisorKind::Dynamic { .. } | SupervisorKind::Spawned => None,
-            SupervisorKind::Partition | SupervisorKind::Registry { .. } => Some(RequestError::Unsupported),
+            SupervisorKind::Partition | SupervisorKind::Registry { .. } | SupervisorKind::Table(_) => {
+                Some(RequestError::Unsupported)
+            }
             SupervisorKind::Static => {
                 self.find(&ChildRef::Id(traits.id.clone())).map(|other| match self.state(other) {
                     Some(ChildState::Stopped | ChildState::Parked | ChildState::Restarting) => {

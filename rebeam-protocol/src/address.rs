@@ -96,6 +96,8 @@ pub enum Registry {
     Names,
     /// Its groups.
     Groups,
+    /// Its tables.
+    Tables,
     /// The registry of the tree with this name.
     Named(String),
 }
@@ -105,6 +107,7 @@ impl fmt::Display for Registry {
         f.write_str(match self {
             Registry::Names => "names",
             Registry::Groups => "groups",
+            Registry::Tables => "tables",
             Registry::Named(name) => name,
         })
     }

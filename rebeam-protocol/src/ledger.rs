@@ -19,6 +19,9 @@ pub const STATE: usize = 0;
 /// large buffers, since each of those takes a descriptor of the supervisor.
 pub const FEW_DESCRIPTORS: usize = 8;
 
+/// Byte offset of another such word: how many stores of tables have ended. What was opened before is out of date.
+pub const STORES: usize = 16;
+
 /// Byte offset of the first half.
 const START: usize = 4096;
 
@@ -77,6 +80,8 @@ impl RegistryId {
     pub const NAMES: RegistryId = RegistryId(0);
     /// The groups: each is a key, its members are entries.
     pub const GROUPS: RegistryId = RegistryId(u64::MAX);
+    /// The tables: each is a key, held by its owner, with a [`crate::table::Table`] as its value.
+    pub const TABLES: RegistryId = RegistryId(u64::MAX - 1);
 }
 
 /// A record: an entry that is there from now on (or has another value), or one that is gone.

@@ -24,6 +24,7 @@ pub mod page;
 pub mod process;
 pub mod spec;
 pub mod state;
+pub mod table;
 pub mod text;
 pub mod value;
 pub mod worker;

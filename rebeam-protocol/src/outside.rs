@@ -433,6 +433,8 @@ pub enum SupervisorSort {
     Partition,
     /// Is a registry.
     Registry,
+    /// Is a table.
+    Table,
 }
 
 impl SupervisorSort {
@@ -445,6 +447,7 @@ impl SupervisorSort {
             SupervisorSort::Dynamic => "dynamic",
             SupervisorSort::Partition => "partition",
             SupervisorSort::Registry => "registry",
+            SupervisorSort::Table => "table",
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::exit::ExitReason;
 use crate::id::{ActorId, Pid};
 use crate::message::Waits;
 use crate::spec::ChildSpec;
+use crate::table::{TableAnswer, TableRequest};
 
 /// A request of an actor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +116,8 @@ pub enum ProcessRequest {
         /// What.
         request: RegistryRequest,
     },
+    /// Something that the store of tables does; payload: what.
+    Table(TableRequest),
     /// Whether a message comes for every dead letter.
     WatchDeadLetters(bool),
     /// Who has this name, alive or between two lives?
@@ -272,6 +275,8 @@ pub enum ProcessAnswer {
     },
     /// A registry says no.
     Registry(RegistryError),
+    /// The store of tables answers.
+    Table(TableAnswer),
     /// Who holds the name.
     Whereis(Option<Whereabouts>),
 }

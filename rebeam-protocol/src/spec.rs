@@ -4,6 +4,8 @@ use std::cell::Cell;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::table::Table;
+
 /// What a supervisor is made of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SupervisorSpec {
@@ -131,6 +133,8 @@ pub enum SupervisorKind {
         /// Whether a key has one holder at most.
         is_unique: bool,
     },
+    /// A table, which is called as the child is. It has no children; its rows go with it.
+    Table(Table),
 }
 
 /// How long to wait before a child is started again.

@@ -131,15 +131,15 @@ pub struct WriteQueue {
     segment_bytes: usize,
 }
 
-/// Bytes, and the descriptor that goes with their first one.
+/// Bytes, and the descriptors that go with their first one.
 #[derive(Debug)]
 struct Segment {
     bytes: Bytes,
-    descriptor: Option<Arc<OwnedFd>>,
+    descriptors: Vec<Arc<OwnedFd>>,
 }
 
 impl WriteQueue {
-    /// Appends a frame with a descriptor.
+    /// Appends a frame with descriptors.
     ///
     /// # Errors
     /// It is larger than the limit; nothing was appended.
@@ -148,13 +148,13 @@ impl WriteQueue {
         header: &T,
         payload: &Bytes,
         limit: usize,
-        descriptor: Arc<OwnedFd>,
+        descriptors: Vec<Arc<OwnedFd>>,
     ) -> Result<(), FrameError> {
         let mut head = Vec::new();
         frame::encode_head(header, payload.len(), limit, &mut head)?;
         self.close_tail();
-        self.push_segment(head.into(), Some(descriptor));
-        self.push_segment(payload.clone(), None);
+        self.push_segment(head.into(), descriptors);
+        self.push_segment(payload.clone(), Vec::new());
         Ok(())
     }
 
@@ -168,14 +168,14 @@ impl WriteQueue {
             self.tail.extend_from_slice(payload);
         } else {
             self.close_tail();
-            self.push_segment(payload.clone(), None);
+            self.push_segment(payload.clone(), Vec::new());
         }
         Ok(())
     }
 
-    fn push_segment(&mut self, bytes: Bytes, descriptor: Option<Arc<OwnedFd>>) {
+    fn push_segment(&mut self, bytes: Bytes, descriptors: Vec<Arc<OwnedFd>>) {
         self.segment_bytes += bytes.len();
-        self.segments.push_back(Segment { bytes, descriptor });
+        self.segments.push_back(Segment { bytes, descriptors });
     }
 
     /// How many bytes wait to be written.
@@ -194,13 +194,13 @@ impl WriteQueue {
                 send(socket, &[IoSlice::new(&self.tail[self.sent..])], &[])
             } else {
                 self.close_tail();
-                // A descriptor goes with the first byte of a write.
-                let first = self.segments.front().and_then(|segment| segment.descriptor.as_ref());
-                let descriptor = first.map(|descriptor| descriptor.as_fd());
-                let is_plain = |(place, segment): &(usize, &Segment)| *place == 0 || segment.descriptor.is_none();
+                // Descriptors go with the first byte of a write.
+                let first = self.segments.front().into_iter().flat_map(|segment| &segment.descriptors);
+                let descriptors: Vec<BorrowedFd<'_>> = first.map(|descriptor| descriptor.as_fd()).collect();
+                let is_plain = |(place, segment): &(usize, &Segment)| *place == 0 || segment.descriptors.is_empty();
                 let batch = self.segments.iter().take(PARTS).enumerate().take_while(is_plain);
                 let parts: Vec<IoSlice<'_>> = batch.map(|(_, segment)| IoSlice::new(&segment.bytes)).collect();
-                send(socket, &parts, descriptor.as_slice())
+                send(socket, &parts, &descriptors)
             };
             match result {
                 Ok(count) => self.consume(count),
@@ -221,7 +221,7 @@ impl WriteQueue {
         if self.tail.len() > self.sent {
             let mut tail = Bytes::from(std::mem::take(&mut self.tail));
             tail.advance(self.sent);
-            self.push_segment(tail, None);
+            self.push_segment(tail, Vec::new());
         }
         self.tail.clear();
         self.sent = 0;
@@ -239,7 +239,7 @@ impl WriteQueue {
         while let Some(first) = self.segments.front_mut() {
             let taken = count.min(first.bytes.len());
             if taken > 0 {
-                first.descriptor = None;
+                first.descriptors.clear();
             }
             first.bytes.advance(taken);
             count -= taken;
@@ -395,7 +395,7 @@ mod tests {
             let payload = Bytes::from(vec![0; 30_000]);
             match number % 2 {
                 0 => queue.push(&number, &payload, usize::MAX),
-                _ => queue.push_with(&number, &payload, usize::MAX, file.clone()),
+                _ => queue.push_with(&number, &payload, usize::MAX, vec![file.clone()]),
             }
             .expect("no limit");
         }

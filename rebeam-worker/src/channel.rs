@@ -21,6 +21,7 @@ use rebeam_protocol::id::Seq;
 use rebeam_protocol::message::{Form, Lane, Outcome};
 use rebeam_protocol::page::{ACK_AFTER, SIZE};
 use rebeam_protocol::process::ProcessAnswer;
+use rebeam_protocol::table::TableAnswer;
 use rebeam_protocol::worker::{Delivery, Done, Full, Gate, Lease, ToSupervisor, ToWorker};
 
 use rebeam_sys::frames::NotWritten;
@@ -782,6 +783,10 @@ impl State {
                     count += 1;
                     if let Some(lease) = lease_of(&header) {
                         payload.memory = reader.frames.take_descriptor().map(|fd| Leased::new(fd, lease));
+                    }
+                    if let ToWorker::Answer { answer: ProcessAnswer::Table(TableAnswer::Attached { .. }), .. } = &header
+                    {
+                        payload.descriptors = reader.frames.take_descriptors();
                     }
                     self.file_one(header, payload);
                 }

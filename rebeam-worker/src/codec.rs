@@ -241,7 +241,8 @@ fn plain(object: &Bound<'_, PyAny>, depth: usize) -> PyResult<Value> {
     Err(PyTypeError::new_err(format!("`{class}` is not plain data")))
 }
 
-fn to_python<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyAny>> {
+/// The object of a plain value.
+pub(crate) fn to_python<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyAny>> {
     let all = |items: &[Value]| -> PyResult<Vec<Bound<'py, PyAny>>> {
         items.iter().map(|item| to_python(py, item)).collect()
     };

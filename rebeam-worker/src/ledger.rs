@@ -5,18 +5,21 @@
 //! and who never looks has no replica. In a test's one process (`crate::testing`) the node tells instead.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use indexmap::IndexMap;
 use pyo3::prelude::*;
 use rebeam_protocol::id::Pid;
-use rebeam_protocol::ledger::{FEW_DESCRIPTORS, Record, RegistryId, SIZE, STATE, Tail, decode, key_label};
+use rebeam_protocol::ledger::{FEW_DESCRIPTORS, Record, RegistryId, SIZE, STATE, STORES, Tail, decode, key_label};
 use rebeam_sys::memory::WordsOfOthers;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
 /// The memory, once it is mapped. It stays for the life of the process.
 static MEMORY: OnceLock<WordsOfOthers> = OnceLock::new();
+
+/// How many changes the node of this process has told.
+static TOLD: AtomicU64 = AtomicU64::new(0);
 
 /// Set in a process that an actor forked: it has no part in the node.
 static IS_FORGOTTEN: AtomicBool = AtomicBool::new(false);
@@ -78,10 +81,24 @@ pub(crate) fn descriptors_are_few() -> bool {
     memory().is_some_and(|memory| memory.load(FEW_DESCRIPTORS, Ordering::Relaxed) != 0)
 }
 
+/// How many stores of tables have ended.
+pub(crate) fn stores() -> u64 {
+    memory().map_or(0, |memory| memory.load(STORES, Ordering::Acquire))
+}
+
+/// Something that is another whenever an entry has changed.
+pub(crate) fn stamp() -> u64 {
+    match memory() {
+        Some(memory) => memory.load(STATE, Ordering::Acquire),
+        None => TOLD.load(Ordering::Acquire),
+    }
+}
+
 /// A node begins in this process, and tells what it has to say; or has ended.
 #[cfg(feature = "testing")]
 pub(crate) fn tell_all(is_told: bool) {
     *ledger() = Ledger { is_told, ..Ledger::default() };
+    TOLD.fetch_add(1, Ordering::AcqRel);
 }
 
 /// In a process that an actor forked: it has no part in the node any more.
@@ -98,6 +115,7 @@ pub(crate) fn tell(record: &Record<'_>) {
         ledger.replicas().entry(record.registry).or_default().note(record, &mut gone);
         gone
     };
+    TOLD.fetch_add(1, Ordering::AcqRel);
     drop(gone);
 }
 

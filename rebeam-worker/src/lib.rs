@@ -23,6 +23,7 @@ mod session;
 mod spec;
 mod status_page;
 mod system;
+mod tables;
 #[cfg(feature = "testing")]
 mod testing;
 mod wire;
@@ -73,6 +74,8 @@ mod _rebeam {
     };
     #[pymodule_export]
     use crate::system::{birth_time, file_time, has_fork_handlers};
+    #[pymodule_export]
+    use crate::tables::{Table, Walk, table_names};
     #[cfg(feature = "testing")]
     #[pymodule_export]
     use crate::testing::Node;

@@ -6,9 +6,11 @@
 //! from `rebeam._boot` on the path is the same. It must not know the protocol, nor anything else of Python's.
 //!
 //! Started by the supervisor only, its descriptors in place: `rebeam-worker zygote|worker PYTHON LIBPYTHON|-`, or
-//! `rebeam-worker keeper MARK`, which is no Python at all (see [`keeper`]).
+//! `rebeam-worker keeper MARK` (see [`keeper`]) or `rebeam-worker store new|restored DIRECTORY BYTES` (see [`store`]), which
+//! are no Python at all.
 
 mod keeper;
+mod store;
 
 use std::ffi::{CString, OsString, c_char, c_int};
 use std::os::unix::ffi::OsStringExt;
@@ -27,6 +29,12 @@ fn main() -> ExitCode {
     if args.next_if(|role| role == "keeper").is_some() {
         keeper::keep(&args.next().unwrap_or_default());
         return ExitCode::SUCCESS;
+    }
+    if args.next_if(|role| role == "store").is_some() {
+        return match store::serve(args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        };
     }
     let (Some(role), Some(python), Some(libpython)) = (args.next(), args.next(), args.next()) else {
         return fail("this program is started by `rebeam`; run `rebeam --help`");

@@ -312,6 +312,7 @@ fn registry_id(py: Python<'_>, which: &Which) -> PyResult<(RegistryId, bool)> {
     match which {
         Which::Names => Ok((RegistryId::NAMES, true)),
         Which::Groups => Ok((RegistryId::GROUPS, false)),
+        Which::Tables => Ok((RegistryId::TABLES, true)),
         Which::Named(name) => {
             let key = text_key(name);
             // What is no registry has no sort.

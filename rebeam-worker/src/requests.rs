@@ -27,6 +27,11 @@ pub(crate) fn unfit<T>(answer: &impl std::fmt::Debug) -> PyResult<T> {
 
 /// Asks something that belongs to some content, and is answered at once.
 pub(crate) fn ask_about(py: Python<'_>, body: ProcessRequest, content: &[u8]) -> PyResult<ProcessAnswer> {
+    Ok(ask_answer(py, body, content)?.0)
+}
+
+/// As [`ask_about`], with what comes with the answer.
+pub(crate) fn ask_answer(py: Python<'_>, body: ProcessRequest, content: &[u8]) -> PyResult<(ProcessAnswer, Payload)> {
     let channel = channel(py)?;
     let number = channel.next_id();
     channel.expect(number);
@@ -35,7 +40,7 @@ pub(crate) fn ask_about(py: Python<'_>, body: ProcessRequest, content: &[u8]) ->
     channel.forget(number);
     match answer? {
         Some(Filed::Answer(ProcessAnswer::TooLarge(text), _)) => Err(session::answer_too_large(py, &text)),
-        Some(Filed::Answer(answer, _)) => Ok(answer),
+        Some(Filed::Answer(answer, payload)) => Ok((answer, payload)),
         _ => Err(PyOSError::new_err("an unexpected answer")),
     }
 }

@@ -13,6 +13,7 @@ use rebeam_protocol::spec::{
 
 use crate::codec;
 use crate::convert::is_fault;
+use crate::tables;
 
 const STRATEGIES: &[(&str, Strategy)] = &[
     ("one_for_one", Strategy::OneForOne),
@@ -113,7 +114,14 @@ fn supervisor_kind(object: &Bound<'_, PyAny>) -> PyResult<SupervisorKind> {
         "partition" => SupervisorKind::Partition,
         "unique" => SupervisorKind::Registry { is_unique: true },
         "duplicate" => SupervisorKind::Registry { is_unique: false },
-        _ => return Err(unknown("kind", &kind, ["static", "dynamic", "partition", "unique", "duplicate"].into_iter())),
+        "table" => {
+            let word = |name| object.getattr(name)?.extract::<String>();
+            SupervisorKind::Table(tables::description(&word("table_kind")?, &word("table_access")?)?)
+        }
+        _ => {
+            let words = ["static", "dynamic", "partition", "unique", "duplicate", "table"];
+            return Err(unknown("kind", &kind, words.into_iter()));
+        }
     })
 }
 

@@ -25,12 +25,15 @@ use rebeam_protocol::address::{Address, Caller};
 use rebeam_protocol::certificate::{Certificate, Next};
 use rebeam_protocol::frame::MAX_FRAME;
 use rebeam_protocol::handshake::Secret;
-use rebeam_protocol::id::{CallId, NodeStart, Pid, ProcessId, Version};
+use rebeam_protocol::id::{CallId, NodeStart, Pid, ProcessId, RequestId, Version};
 use rebeam_protocol::message::{CallFailure, Callee, DeadLetter, Kind, Outcome};
 use rebeam_protocol::outside::{Answer, Change, Fate, Reloaded};
 use rebeam_protocol::page::{self, Snapshot};
+use rebeam_protocol::process::ProcessAnswer;
 use rebeam_protocol::state::MemberState;
+use rebeam_protocol::table::{TableAnswer, TableError, TableRequest};
 use rebeam_protocol::worker::{ToSupervisor, ToWorker};
+use rebeam_store::{Request, Store, Tables};
 
 use rebeam_sys::{memory, socket};
 
@@ -39,6 +42,7 @@ use crate::convert;
 use crate::ledger;
 use crate::spec;
 use crate::status_page::StatusPage;
+use crate::tables;
 use crate::wire::{NoRead, Reader, Writer};
 
 /// What the thread that drives a node is to do.
@@ -79,9 +83,27 @@ struct Shell {
     /// Which version each class that was reloaded has.
     modules: HashMap<String, u64>,
     chance: Option<Chance>,
+    /// The tables, once there was one.
+    tables: Option<Tables>,
     is_up: bool,
     /// How it ended, once it has.
     ended: Option<String>,
+}
+
+/// How many bytes the rows of all tables may have.
+const MOST_ROWS: u64 = 1 << 30;
+
+/// A store of this process, which all actors here read from.
+fn open_tables() -> Option<Tables> {
+    let directory = nix::unistd::mkdtemp(&std::env::temp_dir().join("rebeam-XXXXXX")).ok()?;
+    let store = Store::create(&directory, 4 << 30);
+    let _ = std::fs::remove_dir(&directory);
+    let mut store = store.ok()?;
+    let (_, fds) = store.attach().ok()?;
+    let reader =
+        rebeam_store::Reader::open(fds.data.as_fd(), fds.page.as_fd(), fds.pins.as_fd(), store.map_size()).ok()?;
+    tables::open_here(Some(reader));
+    Tables::new(store, MOST_ROWS).ok()
 }
 
 struct Worker {
@@ -129,6 +151,7 @@ impl Node {
             .map_err(|error| PyValueError::new_err(format!("{error}; hint: {}", error.hint())))?;
         clock::stop();
         ledger::tell_all(true);
+        tables::open_here(None);
         let shell = Shell {
             core,
             now: Duration::ZERO,
@@ -141,6 +164,7 @@ impl Node {
             reloaded: None,
             modules: HashMap::new(),
             chance: seed.map(|seed| Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)),
+            tables: None,
             is_up: false,
             ended: None,
         };
@@ -537,8 +561,45 @@ impl Shell {
                     self.tell(Event::HandedOver(Box::new(HandedOver { process, state, runs_init, took, page })));
                 }
             }
+            Ok(Heard::Table { request, body, payload }) => self.operate(process, request, body, &payload),
             Ok(Heard::Shell(_)) => {}
             Err(complaint) => self.tell(Event::Misbehaved { process, complaint }),
+        }
+    }
+
+    /// What the store of a node would do. Everybody here reads with what this process has opened.
+    fn operate(&mut self, process: ProcessId, request: RequestId, body: TableRequest, operation: &[u8]) {
+        let mut outcome = Bytes::new();
+        let answer = match (&mut self.tables, body) {
+            (Some(tables), TableRequest::Operate(id)) => {
+                let request = Request { id, by: process.pid, operation };
+                match tables.operate(&[request]).pop() {
+                    Some(Ok(done)) => {
+                        outcome = done.into();
+                        TableAnswer::Done
+                    }
+                    Some(Err(error)) => TableAnswer::Failed(error),
+                    None => TableAnswer::Failed(TableError::NoTable),
+                }
+            }
+            (Some(_), TableRequest::Attach) | (None, _) => TableAnswer::Failed(TableError::NoTable),
+        };
+        self.push(process, ToWorker::Answer { request, answer: ProcessAnswer::Table(answer) }, outcome, None);
+    }
+
+    /// A table has come, has another owner, or is gone.
+    fn note_table(&mut self, change: &EntryChange) {
+        let Some((id, there)) = change.table() else { return };
+        if self.tables.is_none() {
+            self.tables = open_tables();
+        }
+        let Some(tables) = &mut self.tables else { return };
+        match there {
+            Some((owner, table)) => tables.note(id, owner, table),
+            None => {
+                tables.forget(id);
+                while tables.clear_up().unwrap_or(false) {}
+            }
         }
     }
 
@@ -615,6 +676,7 @@ impl shell::Shell for Shell {
 
     fn note_entry(&mut self, change: &EntryChange) {
         ledger::tell(&change.record());
+        self.note_table(change);
     }
 
     fn report(&mut self, certificate: &Arc<Certificate>, next: Next) {

@@ -1,7 +1,7 @@
 //! Reading and writing frames on the one socket of a worker, waiting where that is wanted.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -38,11 +38,13 @@ pub(crate) struct Reader {
 pub(crate) struct Payload {
     bytes: Bytes,
     pub(crate) memory: Option<Leased>,
+    /// Other descriptors that have come with the frame.
+    pub(crate) descriptors: Vec<OwnedFd>,
 }
 
 impl From<Bytes> for Payload {
     fn from(bytes: Bytes) -> Self {
-        Payload { bytes, memory: None }
+        Payload { bytes, memory: None, descriptors: Vec::new() }
     }
 }
 

@@ -34,6 +34,7 @@ from rebeam._errors import (
     MailboxFull,
     MessageTooLarge,
     NoProc,
+    NoTable,
     NotAnActor,
     NotRegistered,
     RebeamError,
@@ -42,6 +43,11 @@ from rebeam._errors import (
     Restarting,
     SpecError,
     Stop,
+    StoreRestarted,
+    StoreUnavailable,
+    TableAccess,
+    TableExists,
+    TableFull,
     Unpicklable,
 )
 from rebeam._exit import Certificate, ExitReason, InHand
@@ -148,6 +154,7 @@ if _typing.TYPE_CHECKING:
     from rebeam._loop import background
     from rebeam._run import run
     from rebeam._state import code_change
+    from rebeam._tables import Table, TableInfo, TableSnapshot, table, tables
     from rebeam._tasks import Outcome, Task, atask, task
 
 __all__ = [
@@ -192,6 +199,7 @@ __all__ = [
     "MessageTooLarge",
     "NoProc",
     "NoReply",
+    "NoTable",
     "Node",
     "NotAnActor",
     "NotRegistered",
@@ -209,9 +217,17 @@ __all__ = [
     "SpecError",
     "Started",
     "Stop",
+    "StoreRestarted",
+    "StoreUnavailable",
     "Stream",
     "Supervisor",
     "SupervisorRef",
+    "Table",
+    "TableAccess",
+    "TableExists",
+    "TableFull",
+    "TableInfo",
+    "TableSnapshot",
     "Target",
     "Task",
     "Timer",
@@ -285,6 +301,8 @@ __all__ = [
     "stop",
     "supervisor",
     "suspend",
+    "table",
+    "tables",
     "task",
     "trap_exits",
     "unlink",
@@ -304,12 +322,17 @@ _LATER = {
     "Executor": "_executor",
     "Node": "_client",
     "Outcome": "_tasks",
+    "Table": "_tables",
+    "TableInfo": "_tables",
+    "TableSnapshot": "_tables",
     "Task": "_tasks",
     "atask": "_tasks",
     "background": "_loop",
     "code_change": "_state",
     "connect": "_client",
     "run": "_run",
+    "table": "_tables",
+    "tables": "_tables",
     "task": "_tasks",
     "writable": "_buffers",
 }

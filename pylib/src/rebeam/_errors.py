@@ -56,6 +56,30 @@ class NotRegistered(RebeamError, LookupError):
     """There is no such entry of this actor's to change or to take out."""
 
 
+class NoTable(RebeamError, LookupError):
+    """There is no table of this name, or no more."""
+
+
+class TableExists(RebeamError):
+    """A table is to be made under a name that another one has."""
+
+
+class TableAccess(RebeamError, PermissionError):
+    """A table is its owner's to write to, or, if it is private, to read."""
+
+
+class TableFull(RebeamError, MemoryError):
+    """The memory for tables is used up. Nothing was changed."""
+
+
+class StoreRestarted(RebeamError):
+    """The process that keeps the rows has ended with a change in hand: it may be done or not. All else is there."""
+
+
+class StoreUnavailable(RebeamError):
+    """There is no process that keeps rows, and there will be none."""
+
+
 class ActorDied(RebeamError):
     """The actor ended before it answered.
 
@@ -292,6 +316,27 @@ def registry_error(kind: str, registry: str, key: str, pid: Pid | None, text: st
             return ValueError("an actor enters itself, and nobody else")
         case _:
             return ValueError(text)
+
+
+def table_error(kind: str, table: str, text: str) -> Exception:
+    match kind:
+        case "no_table":
+            hint = f'; `rebeam.table("{table}", kind="set")` makes it, or `rebeam.Table("{table}")` in the tree'
+            return NoTable(f"there is no table `{table}`{hint}")
+        case "exists":
+            return TableExists(f"there is a table `{table}` already")
+        case "no_owner":
+            return NoProc(f"there is no such owner of the table `{table}`")
+        case "not_yours":
+            return TableAccess(f"the table `{table}` is its owner's to write to, or, if it is private, to read")
+        case "full":
+            return TableFull(f"the table `{table}` cannot grow: the memory for all tables is used up")
+        case "restarted":
+            return StoreRestarted(f"the store of tables has ended: the change of `{table}` may be done or not")
+        case "unavailable":
+            return StoreUnavailable(f"there are no tables: {text}")
+        case _:
+            return ValueError(f"`{table}`: {text}")
 
 
 def actor_died(fields: dict[str, Any], begun: bool) -> ActorDied:

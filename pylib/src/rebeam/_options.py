@@ -29,6 +29,8 @@ Reload: TypeAlias = Literal["state", "restart", "never"]
 Priority: TypeAlias = Literal["normal", "high"]
 Keys: TypeAlias = Literal["unique", "duplicate"]
 Pick: TypeAlias = Literal["random", "round_robin", "least_waiting"]
+TableKind: TypeAlias = Literal["set", "ordered_set", "bag", "duplicate_bag"]
+Access: TypeAlias = Literal["protected", "public", "private"]
 
 
 class Backoff(NamedTuple):

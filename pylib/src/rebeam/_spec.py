@@ -475,6 +475,8 @@ def as_child(one: object) -> ChildSpec[Any] | Supervisor:
         return one
     if isinstance(one, type) and issubclass(one, Actor):
         return child(one)
+    if isinstance(one, _rebeam.Table):
+        return TableChild(one)
     raise SpecError(f"{one!r} cannot be a child; use `child(Class, ...)` or a `Supervisor`")
 
 
@@ -551,6 +553,18 @@ class Supervisor:
 
     def __repr__(self) -> str:
         return f"<Supervisor {self.id!r}: {len(self.children)} children, {self.strategy}>"
+
+
+class TableChild(Supervisor):
+    """A table as a child of the tree: a supervisor without children, whose incarnation owns the rows."""
+
+    __slots__ = ("table_access", "table_kind")
+    kind = "table"
+
+    def __init__(self, table: _rebeam.Table) -> None:
+        super().__init__([], id=table.name)
+        self.table_kind: str = table._kind
+        self.table_access: str = table._access or "public"
 
 
 class DynamicSupervisor(Supervisor):

@@ -14,6 +14,7 @@ use rebeam_protocol::message::{CallFailure, Signal, Waits};
 use rebeam_protocol::outside::{EntryInfo, MemberKind};
 use rebeam_protocol::process::{ChildError, Entry, ProcessAnswer, ProcessRequest, RegistryError, RegistryRequest};
 use rebeam_protocol::spec::{ChildKind, ChildSpec, Restart, SupervisorKind};
+use rebeam_protocol::table::{Access, Table};
 use rebeam_protocol::value::{self, Value};
 
 use super::Core;
@@ -38,6 +39,7 @@ impl Core {
         match registry {
             Registry::Names => Some(RegistryId::NAMES),
             Registry::Groups => Some(RegistryId::GROUPS),
+            Registry::Tables => Some(RegistryId::TABLES),
             Registry::Named(name) => {
                 let node = self.members.supervisor(self.members.named(name)?)?;
                 let is_registry = matches!(node.spec.kind, SupervisorKind::Registry { .. });
@@ -85,6 +87,11 @@ impl Core {
 
     /// Registers a member under its name and key, if it has them; says who is in the way.
     pub(super) fn claim(&mut self, id: ActorId) -> Result<(), ExitReason> {
+        if let Some((name, _)) = self.table_of(id)
+            && !self.registries.entries(RegistryId::TABLES, &text_key(&name)).is_empty()
+        {
+            return Err(ExitReason::NameTaken(format!("table {name}")));
+        }
         if let Some(name) = self.members.name_of(id).cloned() {
             let is_free = self.registered(&name).is_none_or(|other| other == id);
             if !is_free || self.members.reserve(&name, id) != id {
@@ -163,8 +170,18 @@ impl Core {
         is_free_then
     }
 
+    /// The table that a member of the tree is, if it is one: its name and what it is.
+    fn table_of(&self, id: ActorId) -> Option<(String, Table)> {
+        let spec = &self.members.supervisor(id)?.spec;
+        if let SupervisorKind::Table(table) = spec.kind { Some((spec.id.clone(), table)) } else { None }
+    }
+
     /// An incarnation begins: it is found under its name and key from now on.
     pub(super) fn announce(&mut self, id: ActorId, pid: Pid) {
+        if let Some((name, table)) = self.table_of(id) {
+            let change = self.registries.enter(RegistryId::TABLES, &text_key(&name), pid, table.encode().into());
+            self.changed(change);
+        }
         let registry = match self.members.supervisor(id).map(|node| (node.spec.kind, &node.spec.name)) {
             Some((SupervisorKind::Registry { is_unique }, Some(name))) => Some((is_unique, name.clone())),
             _ => None,
@@ -299,7 +316,7 @@ impl Core {
     fn whose(&self, own: Pid, id: RegistryId, who: Option<Address>) -> Result<Pid, RegistryError> {
         let Some(to) = who else { return Ok(own) };
         let pid = self.pid_of(&to).ok_or(RegistryError::NoProc)?;
-        let is_open = matches!(id, RegistryId::NAMES | RegistryId::GROUPS);
+        let is_open = matches!(id, RegistryId::NAMES | RegistryId::GROUPS | RegistryId::TABLES);
         if is_open || pid == own { Ok(pid) } else { Err(RegistryError::NotYours) }
     }
 
@@ -311,14 +328,23 @@ impl Core {
         who: Option<Address>,
         value: Bytes,
     ) -> Result<ProcessAnswer, RegistryError> {
-        let holder = self.whose(own, id, who)?;
+        let holder = self.whose(own, id, who.clone())?;
         if self.is_dying(holder) {
             return Err(RegistryError::NoProc);
         }
         check_key(id, key)?;
         check_value(&value)?;
+        if id == RegistryId::TABLES && Table::decode(&value).is_none() {
+            return Err(RegistryError::TooMuch("this says of no table what it is".into()));
+        }
         if let Some(entry) = self.inherited(own, id, key, holder) {
             self.check_room(value.len())?;
+            if id == RegistryId::TABLES && self.registries.entries(id, key).iter().any(|it| it.value != value) {
+                // It is to be another sort of table: one with other rows.
+                let changes = self.registries.take_out(id, key, holder, entry.number);
+                self.changed(changes);
+                return self.enter(own, id, key, who, value);
+            }
             let change = self.registries.update_one(id, key, entry.number, value);
             self.changed(change);
             self.note_made(own, |made| made.entries.push(entry));
@@ -376,7 +402,17 @@ impl Core {
             self.changed(changes);
             return Ok(ProcessAnswer::Ok);
         }
-        let holder = self.whose(own, id, who)?;
+        let holder = match self.registries.entries(id, key).first() {
+            // Whoever may write to a table may delete it (ETS-002).
+            Some(entry) if id == RegistryId::TABLES => {
+                let is_public = Table::decode(&entry.value).is_some_and(|table| table.access == Access::Public);
+                if !is_public && entry.holder != own {
+                    return Err(RegistryError::NotYours);
+                }
+                entry.holder
+            }
+            _ => self.whose(own, id, who)?,
+        };
         let changes = self.registries.leave(id, key, holder, id == RegistryId::GROUPS);
         if changes.is_empty() {
             return Err(RegistryError::NotRegistered);
@@ -527,7 +563,7 @@ fn check_key(id: RegistryId, key: &[u8]) -> Result<(), RegistryError> {
         // One key has one way to be written.
         Ok(value) if value::encode(&value) != key => Err(RegistryError::TooMuch("a key that is no key".into())),
         Ok(Value::Str(_)) => Ok(()),
-        Ok(_) if !matches!(id, RegistryId::NAMES | RegistryId::GROUPS) => Ok(()),
+        Ok(_) if !matches!(id, RegistryId::NAMES | RegistryId::GROUPS | RegistryId::TABLES) => Ok(()),
         Ok(other) => Err(RegistryError::TooMuch(format!("{other} is no text"))),
         Err(error) => Err(RegistryError::TooMuch(error)),
     }

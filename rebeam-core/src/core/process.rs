@@ -14,6 +14,7 @@ use rebeam_protocol::id::{ActorId, Pid};
 use rebeam_protocol::message::{Form, Head, Signal};
 use rebeam_protocol::process::{ChildError, ProcessAnswer, ProcessRequest};
 use rebeam_protocol::spec::Overflow;
+use rebeam_protocol::table::{TableAnswer, TableError};
 
 use super::Core;
 use crate::actor::Life;
@@ -158,6 +159,11 @@ impl Core {
             ProcessRequest::WaitFor { to, timeout_ms, waits } => return self.wait_for(from, to, timeout_ms, waits),
             ProcessRequest::Registry { registry, request } => {
                 return self.registry_request(from, pid, registry, request, payload);
+            }
+            // The shell knows who keeps the rows.
+            ProcessRequest::Table(_) => {
+                let text = "there are no tables here".to_owned();
+                ProcessAnswer::Table(TableAnswer::Failed(TableError::Unavailable(text)))
             }
             ProcessRequest::WatchDeadLetters(watches) => {
                 if watches {

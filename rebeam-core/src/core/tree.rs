@@ -31,7 +31,10 @@ impl Core {
         let own = match node.spec.kind {
             // Ids mean nothing there, and need not differ.
             SupervisorKind::Dynamic { .. } | SupervisorKind::Spawned => format!("{}.{}", child.id, id.0),
-            SupervisorKind::Static | SupervisorKind::Partition | SupervisorKind::Registry { .. } => child.id,
+            SupervisorKind::Static
+            | SupervisorKind::Partition
+            | SupervisorKind::Registry { .. }
+            | SupervisorKind::Table(_) => child.id,
         };
         let path = if node.path.is_empty() { own } else { format!("{}/{own}", node.path) };
         match child.kind {

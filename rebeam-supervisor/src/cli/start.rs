@@ -140,6 +140,7 @@ pub(super) fn setup(
     Ok(Setup {
         python,
         directory,
+        node_dir: PathBuf::new(),
         target,
         target_text: target_text.display().to_string(),
         max_frame,

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{Ordering, fence};
 
-use rebeam_protocol::ledger::{FEW_DESCRIPTORS, HALF, Record, SIZE, STATE, Tail, encode};
+use rebeam_protocol::ledger::{FEW_DESCRIPTORS, HALF, Record, SIZE, STATE, STORES, Tail, encode};
 use rebeam_sys::memory::{self, SharedWords};
 
 /// Bytes of records out of date that are not worth a new beginning.
@@ -48,6 +48,11 @@ impl Ledger {
     /// Tells all workers whether descriptors are few.
     pub(crate) fn set_few_descriptors(&self, are_few: bool) {
         self.words.word(FEW_DESCRIPTORS).store(u64::from(are_few), Ordering::Relaxed);
+    }
+
+    /// Tells all workers how many stores of tables have ended.
+    pub(crate) fn set_stores(&self, ended: u64) {
+        self.words.word(STORES).store(ended, Ordering::Release);
     }
 
     /// Starts over with what holds.

@@ -26,6 +26,7 @@ pub(crate) mod service_manager;
 pub(crate) mod signals;
 pub(crate) mod spin;
 pub(crate) mod status_page;
+pub(crate) mod store;
 pub(crate) mod versions;
 pub(crate) mod watch;
 pub(crate) mod watched;

@@ -35,12 +35,12 @@ use crate::shell::otlp::{self, Exporter};
 use crate::shell::reaper;
 use crate::shell::room;
 use crate::shell::sampler;
-use crate::shell::service::Process;
+use crate::shell::service::{self, Process, Silent};
 use crate::shell::service_manager;
 use crate::shell::signals::{Hangup, Signals};
 use crate::shell::versions::{self, Code, Versions};
 use crate::shell::watch;
-use crate::shell::zygote::{self, Base, BaseError, Silent};
+use crate::shell::zygote::{self, Base, BaseError};
 use crate::view::crash::{plain_crash_block, words_of};
 use crate::view::exit_code::ExitCode;
 use crate::view::failure::Failure;
@@ -72,6 +72,7 @@ pub(crate) struct RunOptions {
 /// Whatever kept it from coming up, or made it give up.
 pub(crate) fn run(mut setup: Setup, node_dir: &Path, options: RunOptions, printer: &Printer) -> Result<(), Failure> {
     let started = Instant::now();
+    setup.node_dir = node_dir.to_owned();
     let dir =
         NodeDir::take(node_dir, &setup.directory, options.is_place_chosen).map_err(|error| node_dir_failure(&error))?;
     let dir = Rc::new(RefCell::new(dir));
@@ -357,7 +358,7 @@ struct Application {
 async fn load(zygote: &Process, setup: &Setup, printer: &Printer) -> Result<Application, Failure> {
     let broken = |error: std::io::Error| Failure::start("failed to talk to the interpreter").because(&error);
     let silent = Rc::new(Silent::default());
-    let output = zygote::print_output(zygote, printer, Some(&silent));
+    let output = service::print_output(zygote, "app", printer, Some(&silent));
     let mut frames = zygote.frames().map_err(broken)?;
     loop {
         let Some((message, _)) = frames.next::<FromZygote>().await.map_err(broken)? else {

@@ -2,9 +2,10 @@
 //!
 //! The costs are those of an actor that does nothing; what an application needs beyond that, nobody knows.
 
+use nix::unistd::SysconfVar;
 use rebeam_protocol::spec::{ChildKind, SupervisorSpec};
 
-use crate::shell::cgroup::Limits;
+use crate::shell::cgroup::{Limits, Source};
 use crate::shell::descriptors;
 use crate::view::text::kib;
 
@@ -23,6 +24,14 @@ pub(crate) struct Needs {
     pub(crate) limited_kib: u64,
     /// How many have none.
     pub(crate) unlimited: u64,
+}
+
+/// How many bytes the rows of all tables may have: a quarter of the memory that we may use.
+pub(crate) fn for_tables() -> u64 {
+    let sysconf = |name| nix::unistd::sysconf(name).ok().flatten().map(|it| it as u64);
+    let all = || Some(sysconf(SysconfVar::_PHYS_PAGES)? * sysconf(SysconfVar::PAGE_SIZE)?);
+    let limit = Source::default().memory().map(|(limit, _)| limit);
+    limit.or_else(all).unwrap_or(u64::MAX) / 4
 }
 
 /// How many idle actors fit, and what bounds them.

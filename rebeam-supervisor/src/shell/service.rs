@@ -1,29 +1,33 @@
 //! Service processes: processes of a node that are not actors. The zygotes, one for each version of
-//! the code, and the keeper.
+//! the code, the keeper, and the store of tables.
 //!
 //! A [`Service`] is what the node wants to have running; a [`Process`] is one process of it, which exchanges frames with the
 //! supervisor. When a process ends, the service decides by its [`Policy`] what follows, and reports that in an [`End`]. This
 //! module must not know what a service does: its users say how to start one, and when it is ready.
 
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Command, Stdio};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rebeam_core::event::Status;
 use rebeam_protocol::exit::signal_name;
 use rebeam_protocol::frame::MAX_FRAME;
-use rebeam_sys::frames::{FrameReader, FrameWriter, NotWritten, Read};
+use rebeam_sys::frames::{FrameReader, FrameWriter, NotWritten, Read, WriteQueue};
 use rebeam_sys::process::{Group, spawn};
 use rebeam_sys::socket::stream_pair;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::task::JoinHandle;
 
-use crate::shell::output::Outputs;
+use crate::printer::{Printer, Speaker, Stream};
+use crate::shell::output::{LastLines, LineReader, Lines, Outputs};
 use crate::shell::reaper::{self, Reaped};
-use crate::shell::watched::{Watched, watch};
+use crate::shell::watched::{Watched, readable_until, watch, watch_for_room};
 use crate::view::text::duration;
 
 /// One process of a service, which leads a session of its own.
@@ -77,6 +81,22 @@ impl Process {
     /// No descriptor is left.
     pub(crate) fn frames(&self) -> io::Result<Frames> {
         Ok(Frames { control: watch(self.control.try_clone()?)?, reader: FrameReader::new(MAX_FRAME) })
+    }
+
+    /// Writes what its socket takes; true if everything is out.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub(crate) fn flush(&self, out: &mut WriteQueue) -> io::Result<bool> {
+        out.flush(&self.control)
+    }
+
+    /// Tells when its socket has room.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(crate) fn room(&self) -> io::Result<Watched> {
+        watch_for_room(&self.control)
     }
 
     /// Sends a frame, with its descriptors. Frames are small: if there is no room, the service does not read, and it is
@@ -150,6 +170,56 @@ impl Frames {
                 Read::Nothing => guard.clear_ready(),
                 Read::Closed => return Ok(None),
                 Read::Broken => return Err(io::Error::other("descriptors came that belong to no frame")),
+            }
+        }
+    }
+
+    /// The next descriptor that came with the frame just taken.
+    pub(crate) fn take_descriptor(&mut self) -> Option<OwnedFd> {
+        self.reader.take_descriptor()
+    }
+}
+
+/// Prints what it writes under a label; into `silent` instead, as long as that says so.
+/// The tasks end with the pipes.
+pub(crate) fn print_output(
+    process: &Process,
+    label: &'static str,
+    printer: &Printer,
+    silent: Option<&Rc<Silent>>,
+) -> Vec<JoinHandle<()>> {
+    let Ok(outputs) = process.outputs() else { return Vec::new() };
+    [(outputs.stdout, Stream::Stdout), (outputs.stderr, Stream::Stderr)]
+        .map(|(pipe, stream)| {
+            tokio::task::spawn_local(print_pipe(label, printer.clone(), silent.cloned(), pipe, stream))
+        })
+        .into()
+}
+
+/// What an interpreter wrote that is not up yet: part of the error if it never is.
+#[derive(Debug, Default)]
+pub(crate) struct Silent {
+    pub(crate) lines: RefCell<LastLines>,
+    pub(crate) is_up: Cell<bool>,
+}
+
+async fn print_pipe(label: &'static str, printer: Printer, silent: Option<Rc<Silent>>, pipe: OwnedFd, stream: Stream) {
+    let Ok(pipe) = watch(pipe) else { return };
+    let mut reader = LineReader::default();
+    let show = |line: String| match &silent {
+        Some(silent) if !silent.is_up.get() => silent.lines.borrow_mut().push(line),
+        _ => printer.output(Speaker { label, pid: None, code: None }, stream, &line),
+    };
+    loop {
+        reader.take_due(Instant::now()).into_iter().for_each(&show);
+        let Some(ready) = readable_until(&pipe, reader.due()).await else { continue };
+        let Ok(mut guard) = ready else { return };
+        match reader.read(pipe.get_ref()) {
+            Lines::Closed => return reader.take_partial().into_iter().for_each(show),
+            Lines::Nothing => guard.clear_ready(),
+            Lines::Some(lines) => {
+                lines.into_iter().for_each(&show);
+                tokio::task::yield_now().await;
             }
         }
     }

@@ -1,22 +1,19 @@
 //! The zygote: a service process that imports the application once, and is forked for each actor.
 
-use std::cell::{Cell, RefCell};
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rebeam_protocol::zygote::{FromZygote, LoadError, ToZygote};
 use tokio::task::JoinHandle;
 
-use crate::printer::{Printer, Speaker, Stream};
+use crate::printer::Printer;
 use crate::python::Python;
 use crate::shell::launcher::{self, Inherited};
-use crate::shell::output::{LastLines, LineReader, Lines};
 use crate::shell::reaper;
-use crate::shell::service::{Frames, Policy, Process, Service, Unborn};
-use crate::shell::watched::{readable_until, watch};
+use crate::shell::service::{Frames, Policy, Process, Service, Silent, Unborn, print_output};
 
 /// One that died more often than this without having been healthy is not started again: fresh interpreters serve.
 const POLICY: Policy = Policy { most_failures: 3, healthy_after: Duration::from_secs(5) };
@@ -59,7 +56,7 @@ impl Base {
         printer: &Printer,
     ) -> Result<Option<Self>, BaseError> {
         let process = start(python, directory, inherited)?;
-        let output = print_output(&process, printer, Some(&Rc::new(Silent::default())));
+        let output = print_output(&process, "app", printer, Some(&Rc::new(Silent::default())));
         let mut frames = process.frames()?;
         loop {
             let Some((message, _)) = frames.next::<FromZygote>().await? else {
@@ -72,7 +69,7 @@ impl Base {
                 FromZygote::Ready { .. } => process.send(&ToZygote::Preload(modules.clone()), &[])?,
                 FromZygote::Preloaded { unforkable: None } => {
                     output.iter().for_each(JoinHandle::abort);
-                    print_output(&process, printer, None);
+                    print_output(&process, "app", printer, None);
                     return Ok(Some(Base { process, frames, requests: 0 }));
                 }
                 FromZygote::Preloaded { unforkable: Some(_) } => {
@@ -142,44 +139,6 @@ pub(crate) fn order_end(process: &Process) -> impl Future<Output = ()> + use<> {
     async {
         if let Some(ended) = ended {
             let _ = tokio::time::timeout(EXIT_TIME, ended).await;
-        }
-    }
-}
-
-/// Prints what it writes; into `silent` instead, as long as that says so.
-/// The tasks end with the pipes.
-pub(crate) fn print_output(process: &Process, printer: &Printer, silent: Option<&Rc<Silent>>) -> Vec<JoinHandle<()>> {
-    let Ok(outputs) = process.outputs() else { return Vec::new() };
-    [(outputs.stdout, Stream::Stdout), (outputs.stderr, Stream::Stderr)]
-        .map(|(pipe, stream)| tokio::task::spawn_local(print_pipe(printer.clone(), silent.cloned(), pipe, stream)))
-        .into()
-}
-
-/// What an interpreter wrote that is not up yet: part of the error if it never is.
-#[derive(Debug, Default)]
-pub(crate) struct Silent {
-    pub(crate) lines: RefCell<LastLines>,
-    pub(crate) is_up: Cell<bool>,
-}
-
-async fn print_pipe(printer: Printer, silent: Option<Rc<Silent>>, pipe: OwnedFd, stream: Stream) {
-    let Ok(pipe) = watch(pipe) else { return };
-    let mut reader = LineReader::default();
-    let show = |line: String| match &silent {
-        Some(silent) if !silent.is_up.get() => silent.lines.borrow_mut().push(line),
-        _ => printer.output(Speaker { label: "app", pid: None, code: None }, stream, &line),
-    };
-    loop {
-        reader.take_due(Instant::now()).into_iter().for_each(&show);
-        let Some(ready) = readable_until(&pipe, reader.due()).await else { continue };
-        let Ok(mut guard) = ready else { return };
-        match reader.read(pipe.get_ref()) {
-            Lines::Closed => return reader.take_partial().into_iter().for_each(show),
-            Lines::Nothing => guard.clear_ready(),
-            Lines::Some(lines) => {
-                lines.into_iter().for_each(&show);
-                tokio::task::yield_now().await;
-            }
         }
     }
 }

@@ -128,6 +128,7 @@ impl Shell for Engine {
             let all = self.core.ledger();
             self.ledger.begin_anew(all.iter().map(EntryChange::record));
         }
+        self.note_table(change);
     }
 
     fn not_launched(&mut self, label: &str, error: &str, after: Duration) {

@@ -25,7 +25,7 @@ use crate::shell::memory;
 use crate::shell::output::{LastLines, LineReader};
 use crate::shell::reaper::{self, Stray};
 use crate::shell::sampler::look;
-use crate::shell::service::{Next, Service};
+use crate::shell::service::{self, Next, Service};
 use crate::shell::versions::Code;
 use crate::shell::watched::watch;
 use crate::shell::zygote;
@@ -139,7 +139,7 @@ impl Engine {
         let state = launch.takes_over.as_ref().and_then(|(state, _)| state.get::<Arc<OwnedFd>>());
         let pushed = match state.cloned() {
             None => worker.out.push(&ToWorker::Welcome(welcome), &start, u32::MAX as usize),
-            Some(state) => worker.out.push_with(&ToWorker::Welcome(welcome), &start, u32::MAX as usize, state),
+            Some(state) => worker.out.push_with(&ToWorker::Welcome(welcome), &start, u32::MAX as usize, vec![state]),
         };
         pushed.map_err(std::io::Error::other)?;
         worker.tasks.extend([
@@ -366,7 +366,8 @@ impl Engine {
     pub(super) fn other_os_pids(&self) -> impl Iterator<Item = i32> {
         let zygotes = self.versions.zygotes().filter_map(|(_, zygote)| zygote.os_pid());
         let standby = self.standby.as_ref().map(|standby| standby.os_pid);
-        zygotes.chain(self.keeper.os_pid()).chain(standby).chain(self.reloading.os_pids())
+        let others = self.keeper.os_pid().into_iter().chain(self.tables.service.os_pid());
+        zygotes.chain(others).chain(standby).chain(self.reloading.os_pids())
     }
 
     /// Whether a process is being made whose number is not known yet.
@@ -449,6 +450,8 @@ impl Engine {
             self.zygote_died(version, reaped);
         } else if self.keeper.os_pid() == Some(os_pid) {
             self.keeper_died(reaped);
+        } else if self.tables.service.os_pid() == Some(os_pid) {
+            self.store_died(reaped);
         } else if self.reloading.coming_died(os_pid, reaped) {
             // The attempt fails.
         } else if self.reloading.base_os_pid == Some(os_pid) {
@@ -511,6 +514,7 @@ impl Engine {
             return self.make_again(process);
         }
         let Some(mut worker) = self.forget_worker(process) else { return };
+        self.forget_reader(process);
         for (output, stream) in [(&mut worker.stdout, Stream::Stdout), (&mut worker.stderr, Stream::Stderr)] {
             if let Some(line) = output.lines.take_partial() {
                 self.printer.output(
@@ -587,7 +591,7 @@ impl Engine {
         match started {
             Ok(zygote) => {
                 let _ = zygote.send(&ToZygote::Load(self.setup.target.clone()), &[]);
-                zygote::print_output(&zygote, &self.printer, None);
+                service::print_output(&zygote, "app", &self.printer, None);
                 if let Some(service) = self.versions.zygote_mut(version) {
                     service.started(zygote);
                 }

@@ -10,6 +10,7 @@ mod births;
 mod launching;
 mod outside;
 mod reload;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -17,6 +18,7 @@ mod worker;
 use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::sync::{Arc, PoisonError};
@@ -49,6 +51,7 @@ pub(crate) use self::outside::NodeFigures;
 use self::outside::Clients;
 use self::reload::Reloading;
 pub(crate) use self::reload::{Import, Trigger};
+use self::tables::Tables;
 use self::worker::{Trust, Worker, Writing};
 use crate::printer::{Printer, Speaker, Stream};
 use crate::python::Python;
@@ -109,6 +112,8 @@ pub(crate) enum Ended {
 pub(crate) struct Setup {
     pub(crate) python: Python,
     pub(crate) directory: PathBuf,
+    /// The node's own directory, where its sockets are; known when the node has taken it.
+    pub(crate) node_dir: PathBuf,
     pub(crate) target: Target,
     /// As the user wrote it.
     pub(crate) target_text: String,
@@ -173,6 +178,7 @@ struct Engine {
     ledger: Ledger,
     versions: Versions,
     reloading: Reloading,
+    tables: Tables,
     traffic: Rc<Traffic>,
     /// Where spans go, if somebody traces.
     exporter: Option<Exporter>,
@@ -281,6 +287,7 @@ impl Node {
                 ledger,
                 versions,
                 reloading,
+                tables: Tables::default(),
                 traffic: Rc::new(Traffic::new()),
                 exporter: None,
             })
@@ -324,6 +331,7 @@ impl Node {
         }
         let mut engine = self.0.borrow_mut();
         engine.versions.retire_all();
+        engine.tables.service.retire();
         engine.reloading.base_os_pid.into_iter().for_each(reaper::kill_group);
     }
 
@@ -490,6 +498,7 @@ impl Engine {
         for process in std::mem::take(&mut self.dirty) {
             self.flush(process);
         }
+        self.write_to_store();
         if let Some(are_few) = self.descriptors.look(self.workers.len()) {
             self.ledger.set_few_descriptors(are_few);
         }
@@ -531,7 +540,7 @@ impl Engine {
         }
         let pushed = match descriptor {
             None => worker.out.push(&message, &payload, limit),
-            Some(descriptor) => worker.out.push_with(&message, &payload, limit, descriptor),
+            Some(descriptor) => worker.out.push_with(&message, &payload, limit, vec![descriptor]),
         };
         if let Err(error) = pushed {
             // What stands in its place is small.
@@ -543,6 +552,16 @@ impl Engine {
         if let Some(unborn) = &mut worker.unborn {
             unborn.said.push((message, payload));
         }
+        if worker.writing == Writing::Idle {
+            worker.writing = Writing::Queued;
+            self.dirty.push(process);
+        }
+    }
+
+    /// Queues a small frame with descriptors.
+    fn push_with(&mut self, process: ProcessId, message: &ToWorker, descriptors: Vec<Arc<OwnedFd>>) {
+        let Some(worker) = self.workers.get_mut(&process) else { return };
+        let _ = worker.out.push_with(message, &Bytes::new(), frame::MAX_FRAME, descriptors);
         if worker.writing == Writing::Idle {
             worker.writing = Writing::Queued;
             self.dirty.push(process);
@@ -670,6 +689,7 @@ impl Engine {
         match shell::hear(process, message, payload, |buffers| worker.memories.ticket(buffers, &self.freed))? {
             Heard::Event(event) => self.tell(event),
             Heard::Abandon(call) => self.abandon(Caller::Actor(process.pid), call),
+            Heard::Table { request, body, payload } => self.table_asked(process, request, body, &payload),
             Heard::Shell(ToSupervisor::Arena { arena, size }) => {
                 let descriptor = worker.decoder.take_descriptor();
                 if !self.descriptors.has_room_for_arena() {

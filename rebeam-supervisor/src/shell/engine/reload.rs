@@ -22,7 +22,7 @@ use tokio::sync::{Mutex, oneshot};
 use super::births::HANGS;
 use super::{Engine, Node};
 use crate::shell::reaper::{self, Reaped};
-use crate::shell::service::{Frames, Process, Service};
+use crate::shell::service::{self, Frames, Process, Service};
 use crate::shell::versions::{self, Code};
 use crate::shell::zygote::{self, Base};
 
@@ -217,7 +217,7 @@ impl Node {
         let mut frames = process.frames()?;
         {
             let mut engine = self.0.borrow_mut();
-            zygote::print_output(&process, &engine.printer, None);
+            service::print_output(&process, "app", &engine.printer, None);
             let mut zygote = zygote::service();
             zygote.started(process);
             if engine.reloading.next.is_some() {

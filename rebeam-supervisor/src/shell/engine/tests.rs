@@ -66,6 +66,7 @@ fn node(actors: &[&str]) -> Node {
     let setup = Setup {
         python,
         directory: ".".into(),
+        node_dir: ".".into(),
         target: Target { source: Source::Module("app".into()), attribute: None, preload: Vec::new(), fork: Fork::Auto },
         target_text: "app:tree".into(),
         max_frame: MAX_FRAME,

@@ -1,0 +1,398 @@
+"""Tables: dictionaries in memory that every actor reads, and that no crash of an actor can harm.
+
+A read looks into shared memory, without a message; a change is a request to the process that keeps the rows. When a
+change has returned everybody sees it, and so does whoever gets a message that is sent afterwards. Whose a table is, and
+that it goes with its owner, is the supervisor's affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, Iterable, KeysView, Mapping, MutableMapping, ValuesView
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast, overload
+
+from rebeam import _rebeam
+from rebeam._errors import SpecError
+from rebeam._options import Access, TableKind, one_of
+from rebeam._ref import Pid, address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rebeam._ref import To
+
+K = TypeVar("K")
+V = TypeVar("V")
+D = TypeVar("D")
+
+_MISSING: Any = object()
+
+
+class TableInfo(NamedTuple):
+    """What is known of a table.
+
+    Attributes:
+        name: its name.
+        kind: "set", "ordered_set", "bag" or "duplicate_bag".
+        access: "public", "protected" or "private".
+        owner: with whose end it goes.
+        rows: how many rows it has.
+        bytes: how many bytes its rows take, roughly.
+    """
+
+    name: str
+    kind: str
+    access: str
+    owner: Pid
+    rows: int
+    bytes: int
+
+
+class _Keys(KeysView[K]):
+    _mapping: _Readable[K, Any]
+
+    def __iter__(self) -> Iterator[K]:
+        return self._mapping._walk("keys")
+
+    def __reversed__(self) -> Iterator[K]:
+        return self._mapping._walk("keys", is_reversed=True)
+
+
+class _Values(ValuesView[V]):
+    _mapping: _Readable[Any, V]
+
+    def __iter__(self) -> Iterator[V]:
+        return self._mapping._walk("values")
+
+    def __reversed__(self) -> Iterator[V]:
+        return self._mapping._walk("values", is_reversed=True)
+
+
+class _Items(ItemsView[K, V]):
+    _mapping: _Readable[K, V]
+
+    def __iter__(self) -> Iterator[tuple[K, V]]:
+        return self._mapping._walk("items")
+
+    def __reversed__(self) -> Iterator[tuple[K, V]]:
+        return self._mapping._walk("items", is_reversed=True)
+
+
+class _Readable(_rebeam.Table, Mapping[K, V]):
+    """What a table and a snapshot of one have in common. Every walk shows the rows of one moment, sorted by key."""
+
+    if TYPE_CHECKING:
+
+        def __getitem__(self, key: K, /) -> V: ...
+        def __len__(self) -> int: ...
+
+    def _walk(self, what: str, **bounds: Any) -> Iterator[Any]:
+        return self.walk(what, **bounds)
+
+    def __iter__(self) -> Iterator[K]:
+        """The keys, in order; in a bag each as often as it has values."""
+        return self._walk("keys")
+
+    def __reversed__(self) -> Iterator[K]:
+        """The keys, the last one first."""
+        return self._walk("keys", is_reversed=True)
+
+    def keys(self) -> KeysView[K]:
+        """A view of the keys."""
+        return _Keys(self)
+
+    def values(self) -> ValuesView[V]:
+        """A view of the values, in the order of their keys."""
+        return _Values(self)
+
+    def items(self) -> ItemsView[K, V]:
+        """A view of the keys and values. In a bag each value is an item of its own."""
+        return _Items(self)
+
+    def range(self, start: Any = None, stop: Any = None, *, reverse: bool = False) -> Iterator[tuple[K, V]]:
+        """The rows whose keys lie from `start` on and before `stop`; without either, from the first or to the last.
+
+        Keys of all types have an order: None, numbers, text, bytes, dates and the like, tuples.
+        """
+        return self._walk("items", start=start, stop=stop, is_reversed=reverse)
+
+    def prefix(self, items: tuple[Any, ...], *, reverse: bool = False) -> Iterator[tuple[K, V]]:
+        """The rows whose keys are tuples that begin with these items."""
+        return self._walk("items", prefix=items, is_reversed=reverse)
+
+    def first(self) -> K | None:
+        """The smallest key; None if there is none."""
+        return next(self._walk("keys"), None)
+
+    def last(self) -> K | None:
+        """The largest key; None if there is none."""
+        return next(self._walk("keys", is_reversed=True), None)
+
+    def next(self, key: Any) -> K | None:
+        """The smallest key that is larger than this one, which need not be there; None if there is none."""
+        return next(self._walk("keys", after=key), None)
+
+    def prev(self, key: Any) -> K | None:
+        """The largest key that is smaller than this one, which need not be there; None if there is none."""
+        return next(self._walk("keys", before=key, is_reversed=True), None)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other.name == self.name
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.name))
+
+
+class TableSnapshot(_Readable[K, V]):
+    """A table as it was at one moment, until it is closed.
+
+    As long as it is open the rows of that moment are kept, beside those that take their places: it should not stay open
+    for long.
+    """
+
+    def __enter__(self) -> TableSnapshot[K, V]:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<snapshot of the table {self.name!r}>"
+
+
+class Table(_Readable[K, V], MutableMapping[K, V]):
+    """A table, by its name: made by `rebeam.table`, or a child of the tree.
+
+    To a `set` and an `ordered_set` it is a dictionary. In a `bag` and a `duplicate_bag` a key has several values:
+    reading gives the list of them, `insert` adds one. A handle may be sent to other actors, and may be had before the
+    table is there.
+
+    Args:
+        name: what it is called; two tables of a node cannot have the same name.
+        kind: "set" (one value per key; 1, 1.0 and True are three keys), "ordered_set" (the three are one key), "bag"
+            (several values per key, each once) or "duplicate_bag".
+        access: who may do what: "protected" (all read, the owner writes), "public" (all write, too) or "private" (the
+            owner alone reads and writes). In the tree, where a supervisor owns it, the default is "public".
+
+    Raises:
+        SpecError: a wrong word.
+    """
+
+    if TYPE_CHECKING:
+
+        def __setitem__(self, key: K, value: V, /) -> None: ...
+        def __delitem__(self, key: K, /) -> None: ...
+
+    def __new__(cls, name: str, *, kind: TableKind = "set", access: Access | None = None) -> Table[K, V]:
+        if not isinstance(name, str) or not name:
+            raise SpecError(f"the name of a table is text, not {name!r}")
+        self = super().__new__(cls, name)
+        self._kind = one_of("kind", kind, TableKind)
+        self._access = None if access is None else one_of("access", access, Access)
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _handle, (self.name,)
+
+    def __repr__(self) -> str:
+        return f"rebeam.table({self.name!r})"
+
+    # ---- one row ---------------------------------------------------------------------------------------------------
+
+    def insert(self, key: K, value: Any) -> None:
+        """Puts a value under a key: in a bag beside what is there, else in its place."""
+        self.put_rows(((key, value),))
+
+    def insert_new(self, key: K, value: Any) -> bool:
+        """Puts a value under a key if nothing is there; whether it did."""
+        return self.put_rows(((key, value),), only_new=True)
+
+    def put_many(self, rows: Mapping[K, Any] | Iterable[tuple[K, Any]], *, only_new: bool = False) -> bool:
+        """Puts many rows, all or none of them, and much faster than one by one.
+
+        Args:
+            rows: a mapping, or pairs of keys and values.
+            only_new: puts none if one of the keys is there.
+
+        Returns:
+            Whether they were put.
+        """
+        pairs = rows.items() if isinstance(rows, Mapping) else rows
+        return self.put_rows(pairs, only_new=only_new)
+
+    def delete(self, key: K, value: Any = _MISSING) -> int:
+        """Removes what is under a key, or, in a bag, one value of it; how many rows. A missing key is no error."""
+        if value is not _MISSING:
+            return self.remove_value(key, value)
+        return self.remove(key) or 0
+
+    def delete_prefix(self, items: tuple[Any, ...]) -> int:
+        """Removes all rows whose keys are tuples that begin with these items; how many that were."""
+        return self.remove_all(items)
+
+    def delete_all(self) -> int:
+        """Removes all rows; how many that were."""
+        return self.remove_all()
+
+    def clear(self) -> None:
+        """Removes all rows."""
+        self.remove_all()
+
+    def take(self, key: K) -> list[Any]:
+        """Removes what is under a key, and gives its values: none, one, or, in a bag, several. Of several actors that
+        take at once, one gets them."""
+        return self.take_all(key)
+
+    def pop(self, key: K, default: Any = _MISSING) -> Any:
+        """Removes what is under a key, and gives it; of a bag, the list of values.
+
+        Raises:
+            KeyError: nothing is there, and no default was given.
+        """
+        taken = self.take_all(key)
+        if not taken:
+            if default is _MISSING:
+                raise KeyError(key)
+            return default
+        return taken if self.is_bag() else taken[0]
+
+    def popitem(self) -> tuple[K, V]:
+        """Removes the first row, and gives its key and value.
+
+        Raises:
+            KeyError: the table is empty.
+        """
+        for key in self:
+            taken = self.take_all(key)
+            if taken:
+                return key, cast("V", taken if self.is_bag() else taken[0])
+        raise KeyError("the table is empty")
+
+    def setdefault(self, key: K, default: Any = None) -> Any:
+        """What is under a key; if nothing is, the default, which is there from then on."""
+        while True:
+            found = self.get(key, _MISSING)
+            if found is not _MISSING:
+                return found
+            if self.insert_new(key, default):
+                return [default] if self.is_bag() else default
+
+    def update_counter(self, key: K, by: Any = 1, *, default: Any = _MISSING) -> Any:
+        """Adds to the number under a key, in one step; the sum.
+
+        Args:
+            key: the key.
+            by: what to add: a whole number or a float.
+            default: the number that counts as there if none is.
+
+        Raises:
+            KeyError: nothing is there, and no default was given.
+            ValueError: what is there is no number.
+        """
+        total = self.add(key, by, None if default is _MISSING else default)
+        if total is None:
+            raise KeyError(key)
+        return total
+
+    def compare_and_set(self, key: K, expected: Any, value: Any) -> bool:
+        """Puts a value under a key if what is there equals what is expected; whether it did. Not for bags."""
+        while True:
+            found = self.versioned(key)
+            if found is None or found[1] != expected:
+                return False
+            if self.put_rows(((key, value),), only_version=found[0]):
+                return True
+
+    @overload  # type: ignore[override]
+    def update(self, key: K, fn: Callable[[V], V], /, *, default: V = ...) -> V: ...
+    @overload
+    def update(self, rows: Mapping[K, V] | Iterable[tuple[K, V]] = ..., /, **named: V) -> None: ...
+
+    def update(self, /, *args: Any, **named: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """With a key and a function: puts what the function makes of the value under the key, and gives it.
+
+        The function runs in the actor that asks, and again if somebody has changed the row meanwhile. Not for bags.
+
+        With a mapping or pairs, as of a dictionary: puts all of them, in one step.
+
+        Args:
+            default: what the function gets if nothing is there.
+
+        Raises:
+            KeyError: nothing is there, and no default was given.
+        """
+        if len(args) == 2:
+            return self._update_one(*args, **named)
+        rows: dict[Any, Any] = {**dict(*args), **named}
+        self.put_many(rows)
+        return None
+
+    def _update_one(self, key: K, fn: Callable[[Any], Any], *, default: Any = _MISSING) -> Any:
+        while True:
+            found = self.versioned(key)
+            if found is None and default is _MISSING:
+                raise KeyError(key)
+            value = fn(default if found is None else found[1])
+            if found is None:
+                is_done = self.put_rows(((key, value),), only_new=True)
+            else:
+                is_done = self.put_rows(((key, value),), only_version=found[0])
+            if is_done:
+                return value
+
+    # ---- the table -------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> TableSnapshot[K, V]:
+        """The table as it is now, to read several rows of one moment: `with table.snapshot() as now: ...`."""
+        pinned: TableSnapshot[K, V] = TableSnapshot(self.name)
+        pinned.pin()
+        return pinned
+
+    def info(self) -> TableInfo:
+        """What is known of the table."""
+        kind, access, owner, rows, size = self.facts()
+        return TableInfo(self.name, kind, access, Pid(*owner), rows, size)
+
+    def is_bag(self) -> bool:
+        """Whether a key may have several values."""
+        return self.facts()[0] in ("bag", "duplicate_bag")
+
+    def exists(self) -> bool:
+        """Whether there is such a table now."""
+        return self.name in _rebeam.table_names()
+
+    def drop(self) -> None:
+        """Deletes the table with all its rows, and frees its name. The owner may, and anybody if it is public."""
+        super().drop()
+
+
+def table(
+    name: str, *, kind: TableKind | None = None, access: Access | None = None, owner: To | None = None
+) -> Table[Any, Any]:
+    """A table of this node, by its name.
+
+    With an option it is made, and belongs to the actor that makes it; without one this is a handle on the table that
+    somebody else makes.
+
+    Args:
+        name: what it is called.
+        kind: see `Table`. Default: "set".
+        access: see `Table`. Default: "protected".
+        owner: another actor, or a supervisor, with whose end the table goes. Default: the actor that makes it.
+
+    Raises:
+        TableExists: it is to be made, and the name is taken.
+        NoProc: there is no such owner.
+    """
+    made: Table[Any, Any] = Table(name, kind=kind or "set", access=access)
+    if kind is not None or access is not None or owner is not None:
+        made.make(made._kind, access or "protected", None if owner is None else address(owner))
+    return made
+
+
+def tables() -> list[str]:
+    """The names of all tables, in order."""
+    return _rebeam.table_names()
+
+
+def _handle(name: str) -> Table[Any, Any]:
+    return Table(name)

@@ -1,0 +1,295 @@
+//! Tables: what is kept of one, what an actor asks of the store, and what passes between the supervisor and the store.
+//!
+//! Whose a table is, and its name, stand in the ledger (see [`crate::ledger`]): a table is an entry of the registry
+//! [`RegistryId::TABLES`](crate::ledger::RegistryId::TABLES), held by its owner, and goes with it. Its rows are the store's.
+//! The supervisor passes operations on without decoding them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::Pid;
+use crate::value::Value;
+
+/// The number of a table: that of its entry in the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TableId(pub u64);
+
+/// How many values a key may have, and which keys are the same (ETS-003, ETS-004).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TableKind {
+    /// One value per key; `1`, `1.0` and `True` are three keys.
+    Set,
+    /// One value per key, in the order of the keys; `1`, `1.0` and `True` are one.
+    OrderedSet,
+    /// Several values per key, each once.
+    Bag,
+    /// Several values per key.
+    DuplicateBag,
+}
+
+impl TableKind {
+    /// Whether a key may have several values.
+    pub fn is_bag(self) -> bool {
+        matches!(self, TableKind::Bag | TableKind::DuplicateBag)
+    }
+}
+
+/// Who may do what (ETS-002).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Access {
+    /// Everybody reads and writes.
+    Public,
+    /// Everybody reads, the owner writes.
+    Protected,
+    /// The owner reads and writes.
+    Private,
+}
+
+/// What is fixed for the life of a table: the value of its entry in the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    /// See [`TableKind`].
+    pub kind: TableKind,
+    /// See [`Access`].
+    pub access: Access,
+}
+
+impl Table {
+    /// As the value of an entry.
+    pub fn encode(self) -> Vec<u8> {
+        postcard::to_stdvec(&self).unwrap_or_default()
+    }
+
+    /// From the value of an entry; `None` if it is none.
+    pub fn decode(value: &[u8]) -> Option<Self> {
+        postcard::from_bytes(value).ok()
+    }
+}
+
+/// A request of an actor that the store answers; payload of [`TableRequest::Operate`]: an [`Operation`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TableRequest {
+    /// What is needed to read.
+    Attach,
+    /// Change rows.
+    Operate(TableId),
+}
+
+/// The answer to a [`TableRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TableAnswer {
+    /// How to read: the descriptors of the data, the store's page and the page for pins come with this frame.
+    Attached {
+        /// Bytes of address space that the map takes.
+        map_size: u64,
+        /// How many stores there were before this one.
+        store: u64,
+    },
+    /// It is done, or was not to be; payload: an [`Outcome`].
+    Done,
+    /// It was not done.
+    Failed(TableError),
+}
+
+/// Why nothing was done to a table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TableError {
+    /// There is no such table, or no more.
+    NoTable,
+    /// Others may not write to it.
+    NotYours,
+    /// The memory for tables is used up.
+    Full,
+    /// The store has ended meanwhile: the change may be done or not.
+    Restarted,
+    /// There is no store.
+    Unavailable(String),
+    /// What was asked for makes no sense for this table.
+    BadRequest(String),
+}
+
+/// A row to be put into a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewRow<'a> {
+    /// The key's bytes, by which rows are ordered.
+    #[serde(borrow, with = "serde_bytes")]
+    pub key: &'a [u8],
+    /// The key itself, an encoded [`Value`], if it does not follow from those.
+    #[serde(borrow, with = "serde_bytes")]
+    pub original: &'a [u8],
+    /// The value: a byte that says how it is encoded ([`PICKLE`], [`PLAIN`]), and the rest.
+    #[serde(borrow, with = "serde_bytes")]
+    pub value: &'a [u8],
+}
+
+/// How a value is encoded: a pickle, which the store does not look into.
+pub const PICKLE: u8 = 0;
+/// How a value is encoded: as a plain [`Value`].
+pub const PLAIN: u8 = 1;
+
+/// When a change is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Only {
+    /// In any case.
+    Always,
+    /// If there is nothing under the key.
+    IfNew,
+    /// If what is there was put by this transaction.
+    IfVersion(u64),
+}
+
+/// A change of one table, done as a whole or not at all (ETS-005).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Operation<'a> {
+    /// Put rows: in a set each in the place of what was there, in a bag beside it.
+    Put {
+        /// The rows.
+        #[serde(borrow)]
+        rows: Vec<NewRow<'a>>,
+        /// For all of them: with [`Only::IfNew`] none is put if one of the keys is there.
+        only: Only,
+    },
+    /// Remove what is under a key.
+    Delete {
+        /// The key's bytes.
+        #[serde(borrow, with = "serde_bytes")]
+        key: &'a [u8],
+        /// When.
+        only: Only,
+    },
+    /// Remove one value that is under a key of a bag, as often as it is there.
+    DeleteValue {
+        /// The key's bytes.
+        #[serde(borrow, with = "serde_bytes")]
+        key: &'a [u8],
+        /// The value.
+        #[serde(borrow, with = "serde_bytes")]
+        value: &'a [u8],
+    },
+    /// Remove all rows whose keys begin so; with no bytes, all rows.
+    DeletePrefix {
+        /// The bytes.
+        #[serde(borrow, with = "serde_bytes")]
+        prefix: &'a [u8],
+    },
+    /// Remove what is under a key, and give it.
+    Take {
+        /// The key's bytes.
+        #[serde(borrow, with = "serde_bytes")]
+        key: &'a [u8],
+    },
+    /// Add to the number under a key, and give the sum.
+    Add {
+        /// The key, and the number that counts as there if none is; no bytes: it has to be there.
+        #[serde(borrow)]
+        row: NewRow<'a>,
+        /// What to add: a whole number or a float.
+        by: Value,
+    },
+}
+
+/// What came of an [`Operation`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Outcome<'a> {
+    /// It is done; so many rows have come or gone.
+    Done(u64),
+    /// Its condition does not hold.
+    Refused,
+    /// It is done; what was under the key.
+    Taken(#[serde(borrow)] Vec<Bytes<'a>>),
+    /// It is done; what is under the key now.
+    Sum(Value),
+}
+
+/// Bytes of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bytes<'a>(#[serde(borrow, with = "serde_bytes")] pub &'a [u8]);
+
+/// From the supervisor to the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToStore {
+    /// There is this table, or it has another owner now.
+    Table {
+        /// Which.
+        id: TableId,
+        /// Whose.
+        owner: Pid,
+        /// What it is.
+        table: Table,
+    },
+    /// These were all tables that there are: what a store before has left of others is to go.
+    ThatIsAll,
+    /// There is no such table any more: its rows are to go.
+    Gone {
+        /// Which.
+        id: TableId,
+    },
+    /// A process wants to read.
+    Attach {
+        /// A number for the answer.
+        tag: u64,
+    },
+    /// A process that was attached is dead.
+    Detach {
+        /// Its number.
+        reader: u64,
+    },
+    /// Payload: an [`Operation`], as an actor has sent it.
+    Operate {
+        /// A number for the answer.
+        tag: u64,
+        /// On which table.
+        id: TableId,
+        /// Who wants it.
+        by: Pid,
+    },
+}
+
+/// From the store to the supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromStore {
+    /// It can be used; the descriptor of the data, by which another store could go on, comes with this frame.
+    Ready,
+    /// It cannot be used, in words.
+    Failed(String),
+    /// The descriptors of the data, the store's page and the page for pins come with this frame.
+    Attached {
+        /// The number of the request.
+        tag: u64,
+        /// The reader's number.
+        reader: u64,
+        /// Bytes of address space that the map takes.
+        map_size: u64,
+    },
+    /// What came of an operation; payload: an [`Outcome`], if it is done.
+    Operated {
+        /// The number of the request.
+        tag: u64,
+        /// Why it is not.
+        failed: Option<TableError>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operation_comes_back_from_its_bytes() {
+        let row = NewRow { key: b"k", original: b"", value: b"\x00value" };
+        let operations = [
+            Operation::Put { rows: vec![row, row], only: Only::IfNew },
+            Operation::Delete { key: b"k", only: Only::IfVersion(7) },
+            Operation::DeletePrefix { prefix: b"" },
+            Operation::Add { row, by: Value::Int(1) },
+        ];
+        for operation in operations {
+            let bytes = postcard::to_stdvec(&operation).unwrap();
+            assert_eq!(postcard::from_bytes::<Operation<'_>>(&bytes).unwrap(), operation);
+        }
+        let outcome = Outcome::Taken(vec![Bytes(b"a"), Bytes(b"")]);
+        let bytes = postcard::to_stdvec(&outcome).unwrap();
+        assert_eq!(postcard::from_bytes::<Outcome<'_>>(&bytes).unwrap(), outcome);
+        let table = Table { kind: TableKind::Bag, access: Access::Private };
+        assert_eq!(Table::decode(&table.encode()), Some(table));
+    }
+}

@@ -1,0 +1,99 @@
+//! How keys and rows lie in the file: `table key` → `version original value`.
+//!
+//! A table's key is its number in eight bytes, so its rows lie together; in a bag the key is followed by eight bytes that
+//! count up. What is known of a table itself stands before its first row, under a key that no value has ([`crate::key`]
+//! begins with other bytes).
+
+use rebeam_protocol::table::TableId;
+
+/// Bytes of the number of a table.
+const TABLE: usize = 8;
+
+/// Bytes of the number of a value in a bag.
+const PLACE: usize = 8;
+
+/// Bytes that the key of a row may have. LMDB takes 1982 in all.
+pub const LONGEST_KEY: usize = 1900;
+
+/// What the keys of all rows of a table begin with.
+pub fn prefix(id: TableId) -> [u8; TABLE] {
+    id.0.to_be_bytes()
+}
+
+/// The first key that a row of a table may have.
+pub fn first(id: TableId) -> Vec<u8> {
+    of(id, &[1])
+}
+
+/// The key of a row, or what the keys of several begin with.
+pub fn of(id: TableId, key: &[u8]) -> Vec<u8> {
+    [&prefix(id), key].concat()
+}
+
+/// The key of a value in a bag.
+pub(crate) fn of_bag(id: TableId, key: &[u8], place: u64) -> Vec<u8> {
+    [&prefix(id), key, &place.to_be_bytes()].concat()
+}
+
+/// The bytes of a row's key, without its table; `None` if it is what is known of the table.
+pub fn key_of(whole: &[u8], is_bag: bool) -> Option<&[u8]> {
+    let key = whole.get(TABLE..)?;
+    let length = key.len().checked_sub(if is_bag { PLACE } else { 0 })?;
+    (key.first() != Some(&0)).then(|| &key[..length])
+}
+
+/// A row's value as it lies in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row<'a> {
+    /// The transaction that has put it.
+    pub version: u64,
+    /// The key itself, if it does not follow from the key's bytes.
+    pub original: &'a [u8],
+    /// Its value.
+    pub value: &'a [u8],
+}
+
+impl<'a> Row<'a> {
+    /// As it lies in the file.
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let length = (self.original.len() as u32).to_le_bytes();
+        [&self.version.to_le_bytes(), &length[..], self.original, self.value].concat()
+    }
+
+    /// From how it lies in the file; `None` if it is none.
+    pub fn decode(bytes: &'a [u8]) -> Option<Self> {
+        let (version, bytes) = bytes.split_first_chunk()?;
+        let (length, bytes) = bytes.split_first_chunk()?;
+        let (original, value) = bytes.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        Some(Row { version: u64::from_le_bytes(*version), original, value })
+    }
+}
+
+/// What is known of a table itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// How many rows it has.
+    pub rows: u64,
+    /// Bytes of their keys and values.
+    pub bytes: u64,
+    /// The next number of a value in a bag.
+    pub(crate) next: u64,
+}
+
+impl Size {
+    /// Under which key it is.
+    pub fn key(id: TableId) -> Vec<u8> {
+        of(id, &[0])
+    }
+
+    pub(crate) fn encode(self) -> Vec<u8> {
+        [self.rows, self.bytes, self.next].into_iter().flat_map(u64::to_le_bytes).collect()
+    }
+
+    /// From how it lies in the file; of a table without rows there may be nothing.
+    pub fn decode(bytes: Option<&[u8]>) -> Self {
+        let mut numbers = bytes.unwrap_or_default().chunks_exact(8);
+        let mut next = || numbers.next().and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+        Size { rows: next(), bytes: next(), next: next() }
+    }
+}

@@ -1,0 +1,270 @@
+//! Writing: what the one process that holds the tables does.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{Ordering, fence};
+
+use rebeam_sys::memory::{self, SharedWords};
+
+use crate::Result;
+use crate::mdb::{Env, Mode, ReadTxn, WriteTxn, path_of};
+use crate::pins::{ANNOUNCED, PAGE, PLACES, PUBLISHED, USED, place};
+use crate::reader::Rows;
+
+/// How many transactions may be read at once, by all together.
+const MOST_PROXIES: u32 = 16 * 1024;
+
+/// Proxies that are not worth a look at the pins.
+const FEW_PROXIES: usize = 16;
+
+/// What the file is called while LMDB opens it.
+const ROWS: &str = "rows";
+
+/// A name for a file in memory.
+struct Name(PathBuf);
+
+impl Name {
+    fn of(file: &impl AsFd, name: PathBuf) -> io::Result<Self> {
+        // One that was killed may have left its own.
+        let _ = fs::remove_file(&name);
+        symlink(path_of(file), &name)?;
+        Ok(Name(name))
+    }
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// The tables, for the one process that writes them.
+#[derive(Debug)]
+pub struct Store {
+    // Transactions before their environment: they go in this order.
+    /// One for each transaction that may be read from, the oldest first; never empty.
+    proxies: VecDeque<ReadTxn>,
+    env: Env,
+    /// Open for reading.
+    data: File,
+    map_size: usize,
+    page: OwnedFd,
+    words: SharedWords,
+    readers: BTreeMap<ReaderId, SharedWords>,
+    next_reader: ReaderId,
+    /// When there are so many proxies, the pins are looked at.
+    enough: usize,
+}
+
+/// A process that reads, as the store knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ReaderId(pub u64);
+
+/// What a process needs to read.
+#[derive(Debug)]
+pub struct Descriptors {
+    /// The file of the rows, to be read only.
+    pub data: OwnedFd,
+    /// The store's page.
+    pub page: OwnedFd,
+    /// The page for this process's pins.
+    pub pins: OwnedFd,
+}
+
+impl Store {
+    /// Makes an empty file in memory. The map takes so many bytes of address space here and in each process that reads;
+    /// more rows there cannot be. Names that LMDB needs are in `directory` for a moment, which is this store's alone.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn create(directory: &Path, map_size: usize) -> Result<Self> {
+        let mut store = Self::open(memory::create_empty(c"rebeam-rows")?, directory, map_size)?;
+        // LMDB counts from 0, which is no pin.
+        store.write(|write| {
+            write.put(b"first", &[])?;
+            write.delete(b"first").map(drop)
+        })?;
+        Ok(store)
+    }
+
+    /// Goes on where a store has ended: with a copy of its file, since whoever still reads that one is not to be disturbed.
+    ///
+    /// # Errors
+    /// Those of the system; no room for the copy is one.
+    pub fn restore(data: &OwnedFd, directory: &Path, map_size: usize) -> Result<Self> {
+        let copy = File::from(memory::create_empty(c"rebeam-rows")?);
+        // Opened anew: others share the descriptor, and with it how far it was read.
+        io::copy(&mut File::open(path_of(data))?, &mut &copy)?;
+        Self::open(copy.into(), directory, map_size)
+    }
+
+    fn open(rows: OwnedFd, directory: &Path, map_size: usize) -> Result<Self> {
+        let locks = memory::create_empty(c"rebeam-locks")?;
+        let env = {
+            // LMDB opens its two files by their names. Nothing of them is left once they are open.
+            let _rows = Name::of(&rows, directory.join(ROWS))?;
+            let _locks = Name::of(&locks, directory.join(format!("{ROWS}-lock")))?;
+            Env::open(&directory.join(ROWS), Mode::Write { most_readers: MOST_PROXIES }, map_size)?
+        };
+        let data = File::from(rows);
+        // Whoever has the file by a descriptor is to read it, and no more.
+        data.set_permissions(Permissions::from_mode(0o444))?;
+        let data = File::open(path_of(&data))?;
+        let (page, words) = memory::create_written_by_us(c"rebeam-tables", PAGE)?;
+        let mut store = Store {
+            proxies: VecDeque::new(),
+            env,
+            data,
+            map_size,
+            page,
+            words,
+            readers: BTreeMap::new(),
+            next_reader: ReaderId(1),
+            enough: FEW_PROXIES,
+        };
+        store.publish()?;
+        Ok(store)
+    }
+
+    /// The file of the rows, to be read only: what [`Store::restore`] takes.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn data(&self) -> Result<OwnedFd> {
+        Ok(self.data.try_clone()?.into())
+    }
+
+    /// How much address space a reader needs.
+    pub fn map_size(&self) -> usize {
+        self.map_size
+    }
+
+    /// Bytes of the file that were ever used. They are used again, but not given back.
+    pub fn used(&self) -> usize {
+        self.env.used()
+    }
+
+    /// Takes note of a process that wants to read.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn attach(&mut self) -> Result<(ReaderId, Descriptors)> {
+        let pins = memory::create(c"rebeam-pins", PAGE)?;
+        let words = SharedWords::new(&pins, PAGE)?;
+        let descriptors = Descriptors { data: self.data.try_clone()?.into(), page: self.page.try_clone()?, pins };
+        let id = self.next_reader;
+        self.next_reader = ReaderId(id.0 + 1);
+        self.readers.insert(id, words);
+        Ok((id, descriptors))
+    }
+
+    /// A process that reads is dead: its pins protect nothing any more. Not before: it may still be reading.
+    pub fn detach(&mut self, reader: ReaderId) {
+        self.readers.remove(&reader);
+    }
+
+    /// Carries out changes: all of them, seen by everybody when this returns, or none.
+    ///
+    /// # Errors
+    /// What `change` fails with; [`crate::Error::Full`].
+    pub fn write<T>(&mut self, change: impl FnOnce(&mut Write<'_>) -> Result<T>) -> Result<T> {
+        let result = {
+            let mut write = Write(self.env.write()?);
+            let result = change(&mut write)?;
+            self.words.word(ANNOUNCED).store(write.0.id(), Ordering::SeqCst);
+            fence(Ordering::SeqCst);
+            write.0.commit()?;
+            result
+        };
+        self.publish()?;
+        Ok(result)
+    }
+
+    /// What is committed is there for everybody from now on.
+    fn publish(&mut self) -> Result<()> {
+        let proxy = self.env.read()?;
+        let id = proxy.id();
+        if self.proxies.back().is_none_or(|newest| newest.id() < id) {
+            self.proxies.push_back(proxy);
+            self.words.word(PUBLISHED).store(id, Ordering::SeqCst);
+            fence(Ordering::SeqCst);
+        }
+        if self.proxies.len() >= self.enough {
+            self.release();
+        }
+        Ok(())
+    }
+
+    /// Drops the proxies that nobody needs. It costs a look at each page of pins, so it is not done for each transaction.
+    fn release(&mut self) {
+        let mut pins: Vec<u64> = self.readers.values().flat_map(pinned).collect();
+        pins.sort_unstable();
+        let mut rest = pins.into_iter().peekable();
+        let ids: Vec<u64> = self.proxies.iter().map(ReadTxn::id).collect();
+        let mut is_needed = ids.windows(2).map(|pair| {
+            while rest.next_if(|pin| *pin < pair[0]).is_some() {}
+            rest.peek().is_some_and(|pin| *pin < pair[1])
+        });
+        // There is one more proxy than pairs: the newest, which stays.
+        self.proxies.retain(|_| is_needed.next().unwrap_or(true));
+        self.enough = 2 * self.proxies.len() + FEW_PROXIES;
+    }
+
+    /// How many transactions are kept for those who read.
+    pub fn kept(&mut self) -> usize {
+        self.release();
+        self.proxies.len()
+    }
+}
+
+/// The pins on a page. Whoever writes the page may write anything.
+fn pinned(page: &SharedWords) -> impl Iterator<Item = u64> + '_ {
+    let used = (page.word(USED).load(Ordering::SeqCst) as usize).min(PLACES);
+    (0..used).map(|index| page.word(place(index)).load(Ordering::SeqCst)).filter(|pin| *pin != 0)
+}
+
+/// A transaction that changes rows.
+pub struct Write<'store>(WriteTxn<'store>);
+
+impl Write<'_> {
+    /// The number of this transaction: larger than that of any before.
+    pub fn version(&self) -> u64 {
+        self.0.id()
+    }
+
+    /// The value under a key, changes of this transaction included.
+    ///
+    /// # Errors
+    /// [`crate::Error::Damaged`].
+    pub fn get(&self, key: &[u8]) -> Result<Option<&[u8]>> {
+        self.0.get(key)
+    }
+
+    /// The rows whose keys begin so, in order.
+    ///
+    /// # Errors
+    /// [`crate::Error::Damaged`].
+    pub fn rows(&self, prefix: &[u8]) -> Result<Rows<'_>> {
+        Ok(Rows::new(self.0.cursor()?, prefix))
+    }
+
+    /// Puts a value under a key, whatever was there.
+    ///
+    /// # Errors
+    /// [`crate::Error::Full`].
+    pub fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        self.0.put(key, value)
+    }
+
+    /// Removes a key; false if it was not there.
+    ///
+    /// # Errors
+    /// [`crate::Error::Full`]: a removal may need pages, too.
+    pub fn delete(&mut self, key: &[u8]) -> Result<bool> {
+        self.0.delete(key)
+    }
+}

@@ -1,0 +1,407 @@
+//! What the store does for actors: it knows which tables there are, who owns them, and carries operations out.
+//!
+//! Operations that are there at once are carried out in one transaction, which costs little more than one of them does.
+//! Each is still done as a whole or not at all: if one cannot be done, each is carried out in a transaction of its own.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use rebeam_protocol::id::Pid;
+use rebeam_protocol::table::{
+    Access, Bytes, NewRow, Only, Operation, Outcome, PLAIN, Table, TableError, TableId, TableKind,
+};
+use rebeam_protocol::value::{self, Value};
+
+use crate::row::{self, LONGEST_KEY, Row, Size};
+use crate::store::{Store, Write};
+use crate::{Error, Result};
+
+/// Rows of a table that is gone that are removed at once, so that others have their turn.
+const ROWS_PER_TURN: usize = 1000;
+
+/// What a row takes beside its key and its value, roughly.
+const BESIDE: u64 = 32;
+
+/// An operation of an actor.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// On which table.
+    pub id: TableId,
+    /// Who wants it.
+    pub by: Pid,
+    /// An encoded [`Operation`].
+    pub operation: &'a [u8],
+}
+
+/// The tables of a node.
+#[derive(Debug)]
+pub struct Tables {
+    /// Where their rows are.
+    pub store: Store,
+    known: BTreeMap<TableId, (Pid, Table)>,
+    gone: VecDeque<TableId>,
+    /// Bytes of all rows, and how many there may be.
+    bytes: u64,
+    most_bytes: u64,
+}
+
+/// How an operation can fail.
+enum Failure {
+    /// By its own fault: the others are done.
+    Own(TableError),
+    /// The transaction cannot go on.
+    Store(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Store(error)
+    }
+}
+
+type Tried<T> = std::result::Result<T, Failure>;
+
+impl Tables {
+    /// Of a store whose rows may have so many bytes.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`].
+    pub fn new(mut store: Store, most_bytes: u64) -> Result<Self> {
+        // What is there already comes from a store before.
+        let bytes = store.write(|write| Ok(sizes(write)?.values().map(|size| size.bytes).sum()))?;
+        Ok(Tables { store, known: BTreeMap::new(), gone: VecDeque::new(), bytes, most_bytes })
+    }
+
+    /// There is this table, or it has another owner.
+    pub fn note(&mut self, id: TableId, owner: Pid, table: Table) {
+        self.known.insert(id, (owner, table));
+    }
+
+    /// There is no such table any more. Its rows go by and by.
+    pub fn forget(&mut self, id: TableId) {
+        self.known.remove(&id);
+        self.gone.push_back(id);
+    }
+
+    /// There are no tables but those that were noted: what else is in the file goes by and by.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn forget_others(&mut self) -> Result<()> {
+        let there = self.store.write(|write| Ok(sizes(write)?.into_keys().collect::<Vec<_>>()))?;
+        self.gone.extend(there.into_iter().filter(|id| !self.known.contains_key(id)));
+        Ok(())
+    }
+
+    /// Removes some rows of tables that are gone; true if there may be more.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn clear_up(&mut self) -> Result<bool> {
+        let Some(id) = self.gone.front().copied() else { return Ok(false) };
+        let (is_empty, freed) = self.store.write(|write| {
+            let mut size = Size::decode(write.get(&Size::key(id))?);
+            let before = size.bytes;
+            let keys = keys(write, &row::first(id), &row::prefix(id), ROWS_PER_TURN)?;
+            for (key, length) in &keys {
+                write.delete(key)?;
+                size.bytes -= weight(key, *length);
+            }
+            let is_empty = keys.len() < ROWS_PER_TURN;
+            if is_empty {
+                write.delete(&Size::key(id))?;
+            } else {
+                write.put(&Size::key(id), &size.encode())?;
+            }
+            Ok((is_empty, if is_empty { before } else { before - size.bytes }))
+        })?;
+        self.bytes = self.bytes.saturating_sub(freed);
+        if is_empty {
+            self.gone.pop_front();
+        }
+        Ok(!self.gone.is_empty())
+    }
+
+    /// Carries operations out, in their order. For each an encoded [`Outcome`], or why it was not done.
+    pub fn operate(&mut self, requests: &[Request<'_>]) -> Vec<std::result::Result<Vec<u8>, TableError>> {
+        match self.try_all(requests) {
+            Ok(results) => results,
+            Err(_) if requests.len() > 1 => requests
+                .iter()
+                .map(|request| self.try_all(std::slice::from_ref(request)).unwrap_or_else(|error| vec![failed(&error)]))
+                .map(|mut results| results.pop().unwrap_or(Err(TableError::Full)))
+                .collect(),
+            Err(error) => vec![failed(&error)],
+        }
+    }
+
+    fn try_all(&mut self, requests: &[Request<'_>]) -> Result<Vec<std::result::Result<Vec<u8>, TableError>>> {
+        let Tables { store, known, bytes, most_bytes, .. } = self;
+        let (results, after) = store.write(|write| {
+            let mut all = *bytes;
+            let mut results = Vec::with_capacity(requests.len());
+            for request in requests {
+                let done = permitted(known, request).map_err(Failure::Own).and_then(|table| {
+                    let operation = postcard::from_bytes(request.operation)
+                        .map_err(|error| bad(format!("no operation: {error}")))?;
+                    let mut change = Change::begin(write, request.id, table.kind)?;
+                    let free = most_bytes.saturating_sub(all);
+                    let before = change.size.bytes;
+                    let outcome = change.carry_out(&operation, free)?;
+                    let after = change.finish()?;
+                    all = all + after - before;
+                    Ok(outcome)
+                });
+                results.push(match done {
+                    Ok(outcome) => Ok(outcome),
+                    Err(Failure::Own(error)) => Err(error),
+                    Err(Failure::Store(error)) => return Err(error),
+                });
+            }
+            Ok((results, all))
+        })?;
+        *bytes = after;
+        Ok(results)
+    }
+}
+
+fn failed(error: &Error) -> std::result::Result<Vec<u8>, TableError> {
+    Err(match error {
+        Error::Full => TableError::Full,
+        other => TableError::Unavailable(other.to_string()),
+    })
+}
+
+fn bad(text: impl Into<String>) -> Failure {
+    Failure::Own(TableError::BadRequest(text.into()))
+}
+
+fn permitted(known: &BTreeMap<TableId, (Pid, Table)>, request: &Request<'_>) -> std::result::Result<Table, TableError> {
+    let (owner, table) = known.get(&request.id).ok_or(TableError::NoTable)?;
+    match table.access {
+        Access::Public => Ok(*table),
+        Access::Protected | Access::Private if *owner == request.by => Ok(*table),
+        Access::Protected | Access::Private => Err(TableError::NotYours),
+    }
+}
+
+fn weight(key: &[u8], value: usize) -> u64 {
+    key.len() as u64 + value as u64 + BESIDE
+}
+
+/// Every table that has rows.
+fn sizes(write: &Write<'_>) -> Result<BTreeMap<TableId, Size>> {
+    let mut rows = write.rows(&[])?;
+    let mut sizes = BTreeMap::new();
+    let mut from = Some(Vec::new());
+    while let Some(first) = from.take() {
+        rows.seek(&first);
+        if let Some((key, value)) = rows.next_row()? {
+            // The first row of each says what is known of it.
+            let id = TableId(key.first_chunk().map_or(0, |id| u64::from_be_bytes(*id)));
+            sizes.insert(id, Size::decode(Some(value)));
+            from = id.0.checked_add(1).map(|next| row::prefix(TableId(next)).to_vec());
+        }
+    }
+    Ok(sizes)
+}
+
+/// Keys that begin so, from one on, each with the length of its value; so many at most.
+fn keys(write: &Write<'_>, from: &[u8], prefix: &[u8], most: usize) -> Result<Vec<(Vec<u8>, usize)>> {
+    let mut rows = write.rows(prefix)?;
+    rows.seek(from);
+    let mut found = Vec::new();
+    while found.len() < most
+        && let Some((key, value)) = rows.next_row()?
+    {
+        found.push((key.to_vec(), value.len()));
+    }
+    Ok(found)
+}
+
+/// One operation under way.
+struct Change<'w, 'store> {
+    write: &'w mut Write<'store>,
+    id: TableId,
+    kind: TableKind,
+    size: Size,
+    was: Size,
+}
+
+impl<'w, 'store> Change<'w, 'store> {
+    fn begin(write: &'w mut Write<'store>, id: TableId, kind: TableKind) -> Result<Self> {
+        let size = Size::decode(write.get(&Size::key(id))?);
+        Ok(Change { write, id, kind, size, was: size })
+    }
+
+    /// Notes what has become of the table's size; gives its bytes.
+    fn finish(self) -> Result<u64> {
+        if self.size != self.was {
+            self.write.put(&Size::key(self.id), &self.size.encode())?;
+        }
+        Ok(self.size.bytes)
+    }
+
+    fn carry_out(&mut self, operation: &Operation<'_>, free: u64) -> Tried<Vec<u8>> {
+        let outcome = match operation {
+            Operation::Put { rows, only } => {
+                rows.iter().try_for_each(check)?;
+                if rows.iter().map(|row| weight(row.key, row.value.len())).sum::<u64>() > free {
+                    return Err(Failure::Own(TableError::Full));
+                }
+                for row in rows {
+                    if !self.holds(row.key, *only)? {
+                        return encoded(&Outcome::Refused);
+                    }
+                }
+                let before = self.size.rows;
+                rows.iter().try_for_each(|row| self.put(row))?;
+                Outcome::Done(self.size.rows - before)
+            }
+            Operation::Delete { key, only } => {
+                if !self.holds(key, *only)? {
+                    return encoded(&Outcome::Refused);
+                }
+                Outcome::Done(self.delete_key(key)?)
+            }
+            Operation::DeleteValue { key, value } => {
+                if !self.kind.is_bag() {
+                    return Err(bad("a value alone is removed from a bag"));
+                }
+                Outcome::Done(self.delete_value(key, value)?)
+            }
+            Operation::DeletePrefix { prefix } => {
+                let from = if prefix.is_empty() { row::first(self.id) } else { row::of(self.id, prefix) };
+                let prefix = row::of(self.id, prefix);
+                let mut count = 0;
+                loop {
+                    let keys = keys(self.write, &from, &prefix, ROWS_PER_TURN)?;
+                    keys.iter().try_for_each(|(key, length)| self.delete(key, *length))?;
+                    count += keys.len() as u64;
+                    if keys.len() < ROWS_PER_TURN {
+                        break Outcome::Done(count);
+                    }
+                }
+            }
+            Operation::Take { key } => {
+                let values = self.values(key)?;
+                self.delete_key(key)?;
+                return encoded(&Outcome::Taken(values.iter().map(|value| Bytes(value)).collect()));
+            }
+            Operation::Add { row, by } => return self.add(row, by),
+        };
+        encoded(&outcome)
+    }
+
+    /// The rows under a key: the whole key, and the value as it lies there.
+    fn under(&self, key: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let whole = row::of(self.id, key);
+        if !self.kind.is_bag() {
+            let value = self.write.get(&whole)?.map(<[u8]>::to_vec);
+            return Ok(value.map(|value| (whole, value)).into_iter().collect());
+        }
+        let mut rows = self.write.rows(&whole)?;
+        let mut found = Vec::new();
+        while let Some((key, value)) = rows.next_row()? {
+            found.push((key.to_vec(), value.to_vec()));
+        }
+        Ok(found)
+    }
+
+    fn values(&self, key: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let rows = self.under(key)?;
+        Ok(rows.iter().filter_map(|(_, value)| Some(Row::decode(value)?.value.to_vec())).collect())
+    }
+
+    fn holds(&self, key: &[u8], only: Only) -> Tried<bool> {
+        Ok(match only {
+            Only::Always => true,
+            Only::IfNew => self.under(key)?.is_empty(),
+            Only::IfVersion(_) if self.kind.is_bag() => return Err(bad("a key of a bag has no version")),
+            Only::IfVersion(version) => {
+                let row = self.write.get(&row::of(self.id, key))?.and_then(Row::decode);
+                row.is_some_and(|row| row.version == version)
+            }
+        })
+    }
+
+    fn put(&mut self, new: &NewRow<'_>) -> Tried<()> {
+        let NewRow { key, original, value } = *new;
+        let row = Row { version: self.write.version(), original, value }.encode();
+        let whole = match self.kind {
+            TableKind::Bag if self.values(key)?.iter().any(|there| there == value) => return Ok(()),
+            TableKind::Bag | TableKind::DuplicateBag => {
+                self.size.next += 1;
+                row::of_bag(self.id, key, self.size.next)
+            }
+            TableKind::Set | TableKind::OrderedSet => {
+                let whole = row::of(self.id, key);
+                if let Some(there) = self.write.get(&whole)? {
+                    self.size.bytes -= weight(&whole, there.len());
+                    self.size.rows -= 1;
+                }
+                whole
+            }
+        };
+        self.write.put(&whole, &row)?;
+        self.size.rows += 1;
+        self.size.bytes += weight(&whole, row.len());
+        Ok(())
+    }
+
+    fn delete(&mut self, whole: &[u8], length: usize) -> Tried<()> {
+        self.write.delete(whole)?;
+        self.size.rows -= 1;
+        self.size.bytes -= weight(whole, length);
+        Ok(())
+    }
+
+    fn delete_key(&mut self, key: &[u8]) -> Tried<u64> {
+        let rows = self.under(key)?;
+        rows.iter().try_for_each(|(whole, value)| self.delete(whole, value.len()))?;
+        Ok(rows.len() as u64)
+    }
+
+    fn delete_value(&mut self, key: &[u8], value: &[u8]) -> Tried<u64> {
+        let is_it = |there: &[u8]| Row::decode(there).is_some_and(|row| row.value == value);
+        let rows: Vec<_> = self.under(key)?.into_iter().filter(|(_, there)| is_it(there)).collect();
+        rows.iter().try_for_each(|(whole, there)| self.delete(whole, there.len()))?;
+        Ok(rows.len() as u64)
+    }
+
+    fn add(&mut self, new: &NewRow<'_>, by: &Value) -> Tried<Vec<u8>> {
+        if self.kind.is_bag() {
+            return Err(bad("there are no counters in a bag"));
+        }
+        check(new)?;
+        let there = self.write.get(&row::of(self.id, new.key))?.map(<[u8]>::to_vec);
+        let row = there.as_deref().and_then(Row::decode);
+        let value = row.map_or(new.value, |row| row.value);
+        let Some((&encoding, value)) = value.split_first() else { return encoded(&Outcome::Refused) };
+        let number = if encoding == PLAIN { value::decode(value).ok() } else { None };
+        let sum = match (number, by) {
+            (Some(Value::Int(number)), Value::Int(by)) => {
+                Value::Int(number.checked_add(*by).ok_or_else(|| bad("the sum has more than 128 bits"))?)
+            }
+            (Some(Value::Int(number)), Value::Float(by)) => Value::Float(number as f64 + by),
+            (Some(Value::Float(number)), Value::Int(by)) => Value::Float(number + *by as f64),
+            (Some(Value::Float(number)), Value::Float(by)) => Value::Float(number + by),
+            (Some(_) | None, _) => return Err(bad("what is under the key is no number")),
+        };
+        let value = [&[PLAIN], &value::encode(&sum)[..]].concat();
+        let original = row.map_or(new.original, |row| row.original);
+        self.put(&NewRow { key: new.key, original, value: &value })?;
+        encoded(&Outcome::Sum(sum))
+    }
+}
+
+fn encoded(outcome: &Outcome<'_>) -> Tried<Vec<u8>> {
+    postcard::to_stdvec(outcome).map_err(|error| bad(error.to_string()))
+}
+
+fn check(row: &NewRow<'_>) -> Tried<()> {
+    match row.key {
+        [] | [0 | 1, ..] => Err(bad("no key")),
+        key if key.len() > LONGEST_KEY => Err(bad(format!("a key of {} bytes: it may have {LONGEST_KEY}", key.len()))),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,282 @@
+//! Tables: requests of actors go on to the store, its answers back; and the store is told which tables there are.
+//!
+//! Nothing here looks into an operation. Whose a table is the core knows; whether somebody may write to it, the store decides.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use rebeam_core::EntryChange;
+use rebeam_core::shell::Frame;
+use rebeam_protocol::frame::{HEAD_ROOM, MAX_FRAME};
+use rebeam_protocol::id::{ProcessId, RequestId};
+use rebeam_protocol::process::ProcessAnswer;
+use rebeam_protocol::table::{FromStore, TableAnswer, TableError, TableId, TableRequest, ToStore};
+use rebeam_protocol::worker::ToWorker;
+use rebeam_sys::frames::WriteQueue;
+use rustc_hash::FxBuildHasher;
+
+use super::worker::Writing;
+use super::{Engine, MOST_UNREAD, Node};
+use crate::shell::reaper::Reaped;
+use crate::shell::room;
+use crate::shell::service::{self, Frames, Next, Process, Service};
+use crate::shell::store;
+
+/// What the engine knows of the store.
+pub(super) struct Tables {
+    pub(super) service: Service,
+    out: WriteQueue,
+    writing: Writing,
+    /// Who waits for what, by the number that the store was told.
+    open: BTreeMap<u64, Open>,
+    last: u64,
+    /// Processes that can read, by the store's number for them.
+    readers: HashMap<ProcessId, u64, FxBuildHasher>,
+    /// The rows, which the next store would go on with.
+    data: Option<OwnedFd>,
+    /// How many stores have ended.
+    ended: u64,
+    /// Why there is no store, and will be none.
+    given_up: Option<String>,
+}
+
+/// A request that the store has not answered.
+#[derive(Clone, Copy)]
+struct Open {
+    process: ProcessId,
+    request: RequestId,
+    /// Whether it may be asked of the next store, too: it changes nothing.
+    is_attach: bool,
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        Tables {
+            service: store::service(),
+            out: WriteQueue::default(),
+            writing: Writing::Idle,
+            open: BTreeMap::new(),
+            last: 0,
+            readers: HashMap::default(),
+            data: None,
+            ended: 0,
+            given_up: None,
+        }
+    }
+}
+
+impl Node {
+    /// Reads what a store says, until it says no more.
+    async fn hear_store(self, number: u64, mut frames: Frames) {
+        while let Ok(Some((message, payload))) = frames.next::<FromStore>().await {
+            let descriptors = std::iter::from_fn(|| frames.take_descriptor()).map(Arc::new).collect();
+            let is_current = self.with(|engine| {
+                let is_current = engine.tables.ended == number;
+                if is_current {
+                    engine.store_said(message, payload, descriptors);
+                }
+                is_current
+            });
+            if !is_current {
+                return;
+            }
+        }
+        // The end itself comes from the reaper.
+    }
+
+    async fn write_store(self, number: u64) {
+        let room = match self.0.borrow().tables.service.process().map(Process::room) {
+            Some(Ok(room)) => room,
+            Some(Err(_)) | None => return self.0.borrow().tables.service.kill(),
+        };
+        loop {
+            let Ok(mut guard) = room.writable().await else { return };
+            let mut engine = self.0.borrow_mut();
+            if engine.tables.ended != number || engine.flush_tables() {
+                return;
+            }
+            guard.clear_ready();
+        }
+    }
+}
+
+impl Engine {
+    // ---- what the store is told -------------------------------------------------------------------------------------
+
+    /// An actor wants something of the store.
+    pub(super) fn table_asked(&mut self, process: ProcessId, request: RequestId, body: TableRequest, payload: &Bytes) {
+        self.start_store();
+        if let Some(why) = &self.tables.given_up {
+            let error = TableError::Unavailable(why.clone());
+            return self.answer_table(process, request, TableAnswer::Failed(error), Bytes::new());
+        }
+        if self.tables.out.bytes() > MOST_UNREAD {
+            let error = TableError::Unavailable("too much waits to be written already".into());
+            return self.answer_table(process, request, TableAnswer::Failed(error), Bytes::new());
+        }
+        self.tables.last += 1;
+        let tag = self.tables.last;
+        let is_attach = body == TableRequest::Attach;
+        self.tables.open.insert(tag, Open { process, request, is_attach });
+        match body {
+            TableRequest::Attach => self.tell_store(&ToStore::Attach { tag }, &Bytes::new()),
+            TableRequest::Operate(id) => self.tell_store(&ToStore::Operate { tag, id, by: process.pid }, payload),
+        }
+    }
+
+    /// A table has come, has another owner, or is gone.
+    pub(super) fn note_table(&mut self, change: &EntryChange) {
+        let Some((id, there)) = change.table() else { return };
+        self.start_store();
+        self.tell_store(&about(id, there), &Bytes::new());
+    }
+
+    /// A process is dead: what it has read needs no protection any more.
+    pub(super) fn forget_reader(&mut self, process: ProcessId) {
+        if let Some(reader) = self.tables.readers.remove(&process) {
+            self.tell_store(&ToStore::Detach { reader }, &Bytes::new());
+        }
+    }
+
+    fn tell_store(&mut self, message: &ToStore, payload: &Bytes) {
+        if self.tables.service.process().is_none() {
+            return;
+        }
+        // What a worker may send is bounded where it is read.
+        let limit = self.setup.max_frame.max(MAX_FRAME) + HEAD_ROOM;
+        let _ = self.tables.out.push(message, payload, limit);
+        if self.tables.writing == Writing::Idle {
+            self.tables.writing = Writing::Queued;
+        }
+    }
+
+    /// Writes what was told the store in this turn.
+    pub(super) fn write_to_store(&mut self) {
+        if self.tables.writing != Writing::Queued {
+            return;
+        }
+        if !self.flush_tables() {
+            let Some(node) = self.me.upgrade().map(Node) else { return };
+            tokio::task::spawn_local(node.write_store(self.tables.ended));
+        }
+    }
+
+    /// Writes what the store's socket takes; true if nothing is left.
+    fn flush_tables(&mut self) -> bool {
+        let Tables { service, out, writing, .. } = &mut self.tables;
+        // A broken socket is a dead store: the reaper tells.
+        let is_done = service.process().is_none_or(|process| process.flush(out).unwrap_or(true));
+        *writing = if is_done { Writing::Idle } else { Writing::Blocked };
+        is_done
+    }
+
+    // ---- what it says -------------------------------------------------------------------------------------------------
+
+    fn store_said(&mut self, message: FromStore, payload: Bytes, mut descriptors: Vec<Arc<OwnedFd>>) {
+        match message {
+            FromStore::Ready => {
+                self.tables.service.is_up(Instant::now());
+                self.tables.data = descriptors.pop().and_then(Arc::into_inner);
+                self.ledger.set_stores(self.tables.ended);
+            }
+            FromStore::Failed(why) => self.tables.given_up = Some(why),
+            FromStore::Attached { tag, reader, map_size } => {
+                let waiting = self.tables.open.remove(&tag);
+                let waiting = waiting.filter(|open| self.workers.contains_key(&open.process));
+                let Some(Open { process, request, .. }) = waiting else {
+                    return self.tell_store(&ToStore::Detach { reader }, &Bytes::new());
+                };
+                // It may have attached twice, to a thread of its own each; the last one counts.
+                if let Some(before) = self.tables.readers.insert(process, reader) {
+                    self.tell_store(&ToStore::Detach { reader: before }, &Bytes::new());
+                }
+                let answer = TableAnswer::Attached { map_size, store: self.tables.ended };
+                let message = ToWorker::Answer { request, answer: ProcessAnswer::Table(answer) };
+                self.push_with(process, &message, descriptors);
+            }
+            FromStore::Operated { tag, failed } => {
+                let Some(Open { process, request, .. }) = self.tables.open.remove(&tag) else { return };
+                let answer = failed.map_or(TableAnswer::Done, TableAnswer::Failed);
+                self.answer_table(process, request, answer, payload);
+            }
+        }
+    }
+
+    fn answer_table(&mut self, process: ProcessId, request: RequestId, answer: TableAnswer, payload: Bytes) {
+        let message = ToWorker::Answer { request, answer: ProcessAnswer::Table(answer) };
+        self.push(process, Frame { payload, ..Frame::of(message) });
+    }
+
+    // ---- its life -------------------------------------------------------------------------------------------------------
+
+    /// Starts the store if there is none and may be one.
+    fn start_store(&mut self) {
+        if self.tables.service.process().is_some() || self.tables.given_up.is_some() || self.life.has_ended {
+            return;
+        }
+        let started =
+            store::start(&self.setup.python, &self.setup.node_dir, room::for_tables(), self.tables.data.as_ref());
+        let listening = started.and_then(|process| {
+            let frames = process.frames();
+            service::print_output(&process, "tables", &self.printer, None);
+            self.tables.service.started(process);
+            frames
+        });
+        match listening {
+            Ok(frames) => {
+                let Some(node) = self.me.upgrade().map(Node) else { return };
+                tokio::task::spawn_local(node.hear_store(self.tables.ended, frames));
+            }
+            Err(error) => {
+                self.tables.service.retire();
+                self.tables.given_up = Some(format!("it could not be started: {error}"));
+                return;
+            }
+        }
+        for change in self.core.ledger() {
+            if let Some((id, there)) = change.table() {
+                self.tell_store(&about(id, there), &Bytes::new());
+            }
+        }
+        self.tell_store(&ToStore::ThatIsAll, &Bytes::new());
+    }
+
+    pub(super) fn store_died(&mut self, reaped: Reaped) {
+        let Some(end) = self.tables.service.ended(reaped, Instant::now()) else { return };
+        self.tables.ended += 1;
+        self.tables.out = WriteQueue::default();
+        self.tables.writing = Writing::Idle;
+        self.tables.readers.clear();
+        if self.life.has_ended {
+            return;
+        }
+        if self.tables.given_up.is_none() {
+            self.printer.warn(&end.to_string());
+        }
+        if end.next == Next::GivesUp {
+            self.tables.given_up.get_or_insert_with(|| "it has died too often".into());
+        }
+        self.start_store();
+        for Open { process, request, is_attach } in std::mem::take(&mut self.tables.open).into_values() {
+            let error = match &self.tables.given_up {
+                None if is_attach => {
+                    self.table_asked(process, request, TableRequest::Attach, &Bytes::new());
+                    continue;
+                }
+                None => TableError::Restarted,
+                Some(why) => TableError::Unavailable(why.clone()),
+            };
+            self.answer_table(process, request, TableAnswer::Failed(error), Bytes::new());
+        }
+    }
+}
+
+fn about(id: TableId, there: Option<(rebeam_protocol::id::Pid, rebeam_protocol::table::Table)>) -> ToStore {
+    match there {
+        Some((owner, table)) => ToStore::Table { id, owner, table },
+        None => ToStore::Gone { id },
+    }
+}

@@ -1,0 +1,37 @@
+//! The store: the service process that keeps the rows of all tables, and alone writes them (see `rebeam-store`).
+//!
+//! It is started when the first table is made. If it dies, the next one goes on with the rows that it had.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::python::Python;
+use crate::shell::launcher::worker_program;
+use crate::shell::service::{Policy, Process, Service};
+
+/// One that dies more often than this without having been healthy has met something that every next one meets.
+const POLICY: Policy = Policy { most_failures: 5, healthy_after: Duration::from_secs(5) };
+
+/// The store of a node, which is not started yet.
+pub(crate) fn service() -> Service {
+    Service::new("store of tables", POLICY)
+}
+
+/// Starts a store whose rows may have so many bytes; with `data`, it goes on with those of the last one. Names that it
+/// needs for a moment are in `directory`.
+///
+/// # Errors
+/// Those of the system.
+pub(crate) fn start(python: &Python, directory: &Path, most_bytes: u64, data: Option<&OwnedFd>) -> io::Result<Process> {
+    let mut command = Command::new(worker_program()?);
+    let sort = if data.is_some() { "restored" } else { "new" };
+    command.arg("store").arg(sort).arg(directory).arg(OsString::from(most_bytes.to_string())).current_dir("/");
+    if let Some(mark) = &python.mark {
+        command.env("REBEAM_NODE", mark);
+    }
+    Process::start(command, data.map(AsFd::as_fd).as_slice())
+}

@@ -1,0 +1,157 @@
+//! The store: the process that keeps the rows of all tables, and alone writes them.
+//!
+//! It does what the supervisor passes on to it, one turn after the other: whatever has come is read, operations that follow on
+//! one another are carried out in one transaction, and the answers go out together. Only rows of tables that are gone are
+//! removed between turns. It must not know what an actor is, nor Python.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rebeam_protocol::frame::{HEAD_ROOM, MAX_FRAME};
+use rebeam_protocol::table::{FromStore, ToStore};
+use rebeam_store::{ReaderId, Request, Store, Tables};
+use rebeam_sys::frames::{FrameReader, Read, WriteQueue};
+use rebeam_sys::process::tie_to;
+use rebeam_sys::socket;
+
+/// The first descriptor that the supervisor starts this process with.
+const FIRST: i32 = 3;
+
+/// Address space for the rows: twice what they may take, since a page is seldom full.
+fn map_size(most_bytes: u64) -> usize {
+    let most = usize::try_from(most_bytes).unwrap_or(usize::MAX / 4).min(1 << 42);
+    (2 * most + (64 << 20)).next_multiple_of(1 << 20)
+}
+
+/// Serves until the supervisor is gone.
+///
+/// # Errors
+/// What went wrong, in words.
+pub(crate) fn serve(mut args: impl Iterator<Item = OsString>) -> Result<(), String> {
+    let (sort, directory, most) = (args.next(), args.next(), args.next());
+    let number = most.as_ref().and_then(|it| it.to_str()).and_then(|it| it.parse().ok());
+    let (Some(sort), Some(directory), Some(most_bytes)) = (sort, directory, number) else {
+        return Err("this program is started by `rebeam`; run `rebeam --help`".into());
+    };
+    let is_restored = sort == "restored";
+    // SAFETY: the supervisor started this process with these descriptors for this purpose.
+    let mut fds = (FIRST..).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    let data = if is_restored { fds.next() } else { None };
+    let (Some(control), Some(lifeline)) = (fds.next(), fds.next()) else { return Ok(()) };
+    tie_to(&lifeline).map_err(|error| error.to_string())?;
+    let directory = PathBuf::from(directory);
+    let size = map_size(most_bytes);
+    let store = match &data {
+        Some(data) => Store::restore(data, &directory, size),
+        None => Store::create(&directory, size),
+    };
+    drop(data);
+    let opened = store.and_then(|store| {
+        let data = store.data()?;
+        Ok((Tables::new(store, most_bytes)?, data))
+    });
+    let mut server = Server { control, out: WriteQueue::default() };
+    match opened {
+        Ok((tables, data)) => {
+            server.say_with(&FromStore::Ready, vec![Arc::new(data)]);
+            server.run(tables).map_err(|error| error.to_string())
+        }
+        Err(error) => {
+            server.say(&FromStore::Failed(error.to_string()), &Bytes::new());
+            let _ = server.flush();
+            Err(error.to_string())
+        }
+    }
+}
+
+struct Server {
+    control: OwnedFd,
+    out: WriteQueue,
+}
+
+impl Server {
+    fn run(mut self, mut tables: Tables) -> rebeam_store::Result<()> {
+        let mut reader = FrameReader::new(u32::MAX as usize);
+        loop {
+            self.flush()?;
+            let has_more = tables.clear_up()?;
+            let wait = if has_more { Some(Duration::ZERO) } else { None };
+            match socket::wait_readable(self.control.as_fd(), wait) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(false) => continue,
+                Ok(true) => {}
+                Err(error) => return Err(error.into()),
+            }
+            match reader.read(self.control.as_fd()) {
+                Read::Some { .. } => self.turn(&mut reader, &mut tables)?,
+                Read::Nothing => {}
+                Read::Closed => return Ok(()),
+                Read::Broken => return Err(io::Error::other("the supervisor sent what is no frame").into()),
+            }
+        }
+    }
+
+    /// Does all that has come.
+    fn turn(&mut self, reader: &mut FrameReader, tables: &mut Tables) -> rebeam_store::Result<()> {
+        let mut operations = Vec::new();
+        loop {
+            let frame = reader.next_frame::<ToStore>().map_err(io::Error::other)?;
+            if let Some((ToStore::Operate { tag, id, by }, payload)) = frame {
+                operations.push((tag, id, by, payload));
+                continue;
+            }
+            self.operate(tables, &std::mem::take(&mut operations));
+            match frame.map(|(message, _)| message) {
+                None => return Ok(()),
+                Some(ToStore::Table { id, owner, table }) => tables.note(id, owner, table),
+                Some(ToStore::ThatIsAll) => tables.forget_others()?,
+                Some(ToStore::Gone { id }) => tables.forget(id),
+                Some(ToStore::Attach { tag }) => {
+                    let (ReaderId(reader), fds) = tables.store.attach()?;
+                    let map_size = tables.store.map_size() as u64;
+                    let fds = [fds.data, fds.page, fds.pins].map(Arc::new).to_vec();
+                    self.say_with(&FromStore::Attached { tag, reader, map_size }, fds);
+                }
+                Some(ToStore::Detach { reader }) => tables.store.detach(ReaderId(reader)),
+                Some(ToStore::Operate { .. }) => {}
+            }
+        }
+    }
+
+    fn operate(
+        &mut self,
+        tables: &mut Tables,
+        operations: &[(u64, rebeam_protocol::table::TableId, rebeam_protocol::id::Pid, Bytes)],
+    ) {
+        if operations.is_empty() {
+            return;
+        }
+        let requests: Vec<Request<'_>> =
+            operations.iter().map(|(_, id, by, operation)| Request { id: *id, by: *by, operation }).collect();
+        for ((tag, ..), result) in operations.iter().zip(tables.operate(&requests)) {
+            let (failed, outcome) = result.map_or_else(|error| (Some(error), Vec::new()), |outcome| (None, outcome));
+            self.say(&FromStore::Operated { tag: *tag, failed }, &outcome.into());
+        }
+    }
+
+    fn say(&mut self, message: &FromStore, payload: &Bytes) {
+        let _ = self.out.push(message, payload, u32::MAX as usize);
+    }
+
+    fn say_with(&mut self, message: &FromStore, descriptors: Vec<Arc<OwnedFd>>) {
+        let _ = self.out.push_with(message, &Bytes::new(), MAX_FRAME + HEAD_ROOM, descriptors);
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let control: BorrowedFd<'_> = self.control.as_fd();
+        while !self.out.flush(control)? {
+            socket::wait_writable(control)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,722 @@
+//! Tables as Python has them: reads go to the file that the store writes, changes to the store.
+//!
+//! The file is opened when this process first looks into a table, never by the zygote. A read takes no lock that another
+//! process holds, and no message. What a table is, and whose, stands in the ledger; it is looked up again whenever that has
+//! changed, so a handle is never out of date.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pyo3::exceptions::{PyKeyError, PyOSError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString, PyTuple};
+use rebeam_protocol::address::Registry;
+use rebeam_protocol::id::Pid;
+use rebeam_protocol::ledger::{RegistryId, key_label, text_key};
+use rebeam_protocol::process::{ProcessAnswer, ProcessRequest, RegistryError, RegistryRequest};
+use rebeam_protocol::table::{
+    Access, NewRow, Only, Operation, Outcome, PICKLE, PLAIN, Table as Description, TableAnswer, TableError, TableId,
+    TableKind, TableRequest,
+};
+use rebeam_protocol::value::{self, Value};
+use rebeam_store::key::{self, NoKey, Numbers};
+use rebeam_store::row::{self, LONGEST_KEY, Row, Size};
+use rebeam_store::{Reader, Snapshot};
+use sha2::{Digest, Sha256};
+
+use crate::codec;
+use crate::convert;
+use crate::ledger;
+use crate::outgoing::explained;
+use crate::requests::{PyPid, ask_about, ask_answer, unfit};
+use crate::session::{channel, is_helper};
+
+/// How many rows a walk takes out of the file at once.
+const ROWS_AT_ONCE: usize = 64;
+
+/// The words of `rebeam._options`.
+const KINDS: [(&str, TableKind); 4] = [
+    ("set", TableKind::Set),
+    ("ordered_set", TableKind::OrderedSet),
+    ("bag", TableKind::Bag),
+    ("duplicate_bag", TableKind::DuplicateBag),
+];
+const ACCESSES: [(&str, Access); 3] =
+    [("public", Access::Public), ("protected", Access::Protected), ("private", Access::Private)];
+
+/// What was opened, and of which store: how many there were before it.
+static OPENED: Mutex<Option<(u64, Reader)>> = Mutex::new(None);
+
+fn opened() -> MutexGuard<'static, Option<(u64, Reader)>> {
+    OPENED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What this process reads with.
+fn reader(py: Python<'_>) -> PyResult<Reader> {
+    let stores = ledger::stores();
+    if let Some((store, reader)) = &*opened()
+        && *store == stores
+    {
+        return Ok(reader.clone());
+    }
+    let (answer, payload) = ask_answer(py, ProcessRequest::Table(TableRequest::Attach), &[])?;
+    let (map_size, store) = match answer {
+        ProcessAnswer::Table(TableAnswer::Attached { map_size, store }) => (map_size, store),
+        ProcessAnswer::Table(TableAnswer::Failed(error)) => return Err(table_error(py, "", &error)?),
+        other => return unfit(&other),
+    };
+    let [data, page, pins]: [OwnedFd; 3] = payload
+        .descriptors
+        .try_into()
+        .map_err(|_| PyOSError::new_err("the tables came without their memory: too many open files?"))?;
+    let map_size = usize::try_from(map_size).unwrap_or(usize::MAX);
+    let reader = Reader::open(data.as_fd(), page.as_fd(), pins.as_fd(), map_size).map_err(|error| refused(&error))?;
+    *opened() = Some((store, reader.clone()));
+    Ok(reader)
+}
+
+/// A node in this process has tables, or no more.
+#[cfg(feature = "testing")]
+pub(crate) fn open_here(reader: Option<Reader>) {
+    *opened() = reader.map(|reader| (ledger::stores(), reader));
+}
+
+fn refused(error: &rebeam_store::Error) -> PyErr {
+    PyOSError::new_err(error.to_string())
+}
+
+fn table_error(py: Python<'_>, name: &str, error: &TableError) -> PyResult<PyErr> {
+    let (kind, text) = match error {
+        TableError::NoTable => ("no_table", ""),
+        TableError::NotYours => ("not_yours", ""),
+        TableError::Full => ("full", ""),
+        TableError::Restarted => ("restarted", ""),
+        TableError::Unavailable(text) => ("unavailable", text.as_str()),
+        TableError::BadRequest(text) => ("bad_request", text.as_str()),
+    };
+    Ok(PyErr::from_value(py.import("rebeam._errors")?.call_method1("table_error", (kind, name, text))?))
+}
+
+/// A table, by its name.
+#[pyclass(module = "rebeam._rebeam", subclass)]
+pub(crate) struct Table {
+    #[pyo3(get)]
+    name: String,
+    in_ledger: Vec<u8>,
+    /// What was found last, and what the ledger's stamp was then.
+    found: Mutex<Option<(u64, Found)>>,
+    view: Mutex<View>,
+}
+
+#[derive(Clone, Copy)]
+struct Found {
+    id: TableId,
+    owner: Pid,
+    table: Description,
+}
+
+impl Found {
+    fn numbers(self) -> Numbers {
+        if self.table.kind == TableKind::OrderedSet { Numbers::ByValue } else { Numbers::ByType }
+    }
+
+    fn is_bag(self) -> bool {
+        self.table.kind.is_bag()
+    }
+
+    fn key(self, key: &Bound<'_, PyAny>) -> PyResult<Key> {
+        Key::new(key, self.numbers())
+    }
+}
+
+/// A key's bytes, and the key itself if it does not follow from them.
+struct Key {
+    bytes: Vec<u8>,
+    original: Vec<u8>,
+}
+
+impl Key {
+    fn new(object: &Bound<'_, PyAny>, numbers: Numbers) -> PyResult<Self> {
+        let value = plain_key(object)?;
+        let mut bytes = key::encode(&value, numbers).map_err(|error| no_key(object, &error))?;
+        let is_short = bytes.len() <= LONGEST_KEY;
+        let follows = is_short && (numbers == Numbers::ByType || key::decode(&bytes, numbers).as_ref() == Some(&value));
+        if !is_short {
+            // Still ordered, by what it begins with; and unlike any other.
+            let digest = Sha256::digest(&bytes);
+            bytes.truncate(LONGEST_KEY - digest.len());
+            bytes.extend(digest);
+        }
+        Ok(Key { bytes, original: if follows { Vec::new() } else { value::encode(&value) } })
+    }
+}
+
+fn plain_key(object: &Bound<'_, PyAny>) -> PyResult<Value> {
+    if let Ok(text) = object.cast_exact::<PyString>() {
+        return Ok(Value::Str(text.to_str()?.to_owned()));
+    }
+    codec::to_value(object).map_err(|error| match error.is_instance_of::<PyTypeError>(object.py()) {
+        true => no_key(object, &NoKey::Kind("")),
+        false => error,
+    })
+}
+
+fn no_key(object: &Bound<'_, PyAny>, error: &NoKey) -> PyErr {
+    let class = object.get_type().fully_qualified_name().map_or_else(|_| "?".into(), |name| name.to_string());
+    match error {
+        NoKey::Kind(_) => PyTypeError::new_err(format!(
+            "a key is text, a number, bytes, None, a date or the like, or a tuple of those: no `{class}`"
+        )),
+        NoKey::NotANumber | NoKey::TooDeep => PyValueError::new_err(error.to_string()),
+    }
+}
+
+fn dumped(object: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+    let is_plain = object.is_none()
+        || object.is_exact_instance_of::<PyString>()
+        || object.is_exact_instance_of::<PyInt>()
+        || object.is_exact_instance_of::<PyFloat>()
+        || object.is_exact_instance_of::<PyBool>()
+        || object.is_exact_instance_of::<PyBytes>();
+    if is_plain {
+        let value = codec::to_value(object)?;
+        // A whole number of more than 128 bits is pickled.
+        if !matches!(value, Value::Text { .. }) {
+            return Ok([&[PLAIN], &value::encode(&value)[..]].concat());
+        }
+    }
+    let py = object.py();
+    let pickle = explained(py, codec::dumps(object), |module, error| {
+        module.call_method1("explain_message", (object, error.value(py)))
+    })?;
+    Ok([&[PICKLE], pickle.as_bytes()].concat())
+}
+
+fn loaded<'py>(py: Python<'py>, value: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    match value.split_first() {
+        Some((&PLAIN, value)) => codec::load_value(py, value),
+        Some((&PICKLE, pickle)) => codec::loads(py, pickle),
+        _ => Err(PyValueError::new_err("a row that is none")),
+    }
+}
+
+fn damaged() -> PyErr {
+    PyValueError::new_err("a row that is none")
+}
+
+impl Table {
+    /// What the table is, if it is there.
+    fn look(&self, py: Python<'_>) -> PyResult<Found> {
+        if !ledger::is_there() {
+            return Err(PyErr::from_value(py.import("rebeam._errors")?.call_method1("not_an_actor", (is_helper(),))?));
+        }
+        let stamp = ledger::stamp();
+        let is_live = matches!(*self.view(), View::Live);
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((seen, found)) = *found
+            && (seen == stamp || !is_live)
+        {
+            return Ok(found);
+        }
+        let now = ledger::look(RegistryId::TABLES, |tables| {
+            let entry = tables.entries.get(&*self.in_ledger)?.first()?;
+            Some(Found { id: TableId(entry.number), owner: entry.holder, table: Description::decode(&entry.value)? })
+        });
+        *found = now.map(|now| (stamp, now));
+        drop(found);
+        match now {
+            Some(now) => Ok(now),
+            None => Err(table_error(py, &self.name, &TableError::NoTable)?),
+        }
+    }
+
+    /// Asks for something about its entry in the ledger.
+    fn ask(&self, py: Python<'_>, request: RegistryRequest, content: &[u8]) -> PyResult<()> {
+        let request = ProcessRequest::Registry { registry: Registry::Tables, request };
+        let (kind, text) = match ask_about(py, request, content)? {
+            ProcessAnswer::Ok => return Ok(()),
+            ProcessAnswer::Registry(RegistryError::AlreadyRegistered(_)) => ("exists", String::new()),
+            ProcessAnswer::Registry(RegistryError::NotRegistered | RegistryError::NoRegistry) => {
+                ("no_table", String::new())
+            }
+            ProcessAnswer::Registry(RegistryError::NotYours) => ("not_yours", String::new()),
+            ProcessAnswer::Registry(RegistryError::NoProc) => ("no_owner", String::new()),
+            ProcessAnswer::Registry(RegistryError::TooMuch(text)) => ("bad_request", text),
+            other => return unfit(&other),
+        };
+        let error = py.import("rebeam._errors")?.call_method1("table_error", (kind, &self.name, text))?;
+        Err(PyErr::from_value(error))
+    }
+
+    /// As [`look`](Self::look), for who wants to read.
+    fn readable(&self, py: Python<'_>) -> PyResult<Found> {
+        let found = self.look(py)?;
+        if found.table.access == Access::Private && channel(py)?.welcome.process.pid != found.owner {
+            return Err(table_error(py, &self.name, &TableError::NotYours)?);
+        }
+        Ok(found)
+    }
+
+    fn operate<T>(
+        &self,
+        py: Python<'_>,
+        operation: &Operation<'_>,
+        use_it: impl FnOnce(Outcome<'_>) -> PyResult<T>,
+    ) -> PyResult<T> {
+        let found = self.look(py)?;
+        let bytes = postcard::to_stdvec(operation).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let request = ProcessRequest::Table(TableRequest::Operate(found.id));
+        let (answer, payload) = ask_answer(py, request, &bytes)?;
+        match answer {
+            ProcessAnswer::Table(TableAnswer::Done) => {
+                let outcome = postcard::from_bytes(payload.as_slice());
+                use_it(outcome.map_err(|error| PyValueError::new_err(error.to_string()))?)
+            }
+            ProcessAnswer::Table(TableAnswer::Failed(error)) => Err(table_error(py, &self.name, &error)?),
+            other => unfit(&other),
+        }
+    }
+
+    /// The snapshot that reads are made from: the one that is pinned, or one of this moment.
+    fn snapshot(&self, py: Python<'_>) -> PyResult<Shared> {
+        match &*self.view() {
+            View::Live => {}
+            View::Pinned(snapshot) => return Ok(snapshot.clone()),
+            View::Closed => return Err(PyValueError::new_err(format!("the snapshot of `{}` is closed", self.name))),
+        }
+        let snapshot = reader(py)?.snapshot().map_err(|error| refused(&error))?;
+        Ok(Arc::new(Mutex::new(snapshot)))
+    }
+
+    fn view(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A copy of what is under a whole key. No code of the user's runs while the file is looked at.
+    fn bytes(&self, py: Python<'_>, whole: &[u8]) -> PyResult<Option<Vec<u8>>> {
+        let snapshot = self.snapshot(py)?;
+        let snapshot = locked(&snapshot);
+        let value = snapshot.get(whole).map_err(|error| refused(&error))?;
+        Ok(value.map(<[u8]>::to_vec))
+    }
+
+    fn size(&self, py: Python<'_>, found: Found) -> PyResult<Size> {
+        Ok(Size::decode(self.bytes(py, &Size::key(found.id))?.as_deref()))
+    }
+
+    /// The values under a key of a bag, oldest first.
+    fn values<'py>(&self, py: Python<'py>, found: Found, key: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let prefix = row::of(found.id, &found.key(key)?.bytes);
+        let snapshot = self.snapshot(py)?;
+        let mut values = Vec::new();
+        {
+            let snapshot = locked(&snapshot);
+            let mut rows = snapshot.rows(&prefix).map_err(|error| refused(&error))?;
+            while let Some((_, value)) = rows.next_row().map_err(|error| refused(&error))? {
+                values.push(value.to_vec());
+            }
+        }
+        values.iter().map(|value| loaded(py, Row::decode(value).ok_or_else(damaged)?.value)).collect()
+    }
+}
+
+/// A snapshot that several may read from.
+type Shared = Arc<Mutex<Snapshot>>;
+
+fn locked(snapshot: &Shared) -> MutexGuard<'_, Snapshot> {
+    snapshot.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a handle shows.
+enum View {
+    /// The table as it is.
+    Live,
+    /// The table as it was.
+    Pinned(Shared),
+    /// Nothing any more.
+    Closed,
+}
+
+#[pymethods]
+impl Table {
+    #[new]
+    fn new(name: String) -> Self {
+        let in_ledger = text_key(&name);
+        Table { name, in_ledger, found: Mutex::new(None), view: Mutex::new(View::Live) }
+    }
+
+    /// From now on it is read as it is now.
+    fn pin(&self, py: Python<'_>) -> PyResult<()> {
+        self.readable(py)?;
+        let snapshot = self.snapshot(py)?;
+        *self.view() = View::Pinned(snapshot);
+        Ok(())
+    }
+
+    /// From now on it is not read any more.
+    fn close(&self) {
+        *self.view() = View::Closed;
+    }
+
+    /// Makes it, empty, of a kind and with an access in the words of `rebeam._tables`; for another owner, if one is given.
+    #[pyo3(signature = (kind, access, owner = None))]
+    fn make(&self, py: Python<'_>, kind: &str, access: &str, owner: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let description = description(kind, access)?.encode();
+        let who = owner.map(convert::address).transpose()?;
+        self.ask(py, RegistryRequest::Enter { key: self.in_ledger.clone(), who }, &description)
+    }
+
+    /// Deletes it, with all its rows.
+    fn drop(&self, py: Python<'_>) -> PyResult<()> {
+        self.ask(py, RegistryRequest::Leave { key: self.in_ledger.clone(), who: None }, &[])
+    }
+
+    /// Its kind and access, as `rebeam._tables` calls them, its owner, how many rows it has, and their bytes.
+    fn facts(&self, py: Python<'_>) -> PyResult<(&'static str, &'static str, PyPid, u64, u64)> {
+        let found = self.look(py)?;
+        let Found { owner, table, .. } = found;
+        let size = self.size(py, found)?;
+        let kind = KINDS.iter().find(|(_, kind)| *kind == table.kind).map_or("", |(word, _)| word);
+        let access = ACCESSES.iter().find(|(_, access)| *access == table.access).map_or("", |(word, _)| word);
+        Ok((kind, access, convert::pid_numbers(owner), size.rows, size.bytes))
+    }
+
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+        let found = self.readable(py)?;
+        Ok(self.size(py, found)?.rows as usize)
+    }
+
+    fn __contains__(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let found = self.readable(py)?;
+        if found.is_bag() {
+            return Ok(!self.values(py, found, key)?.is_empty());
+        }
+        Ok(self.bytes(py, &row::of(found.id, &found.key(key)?.bytes))?.is_some())
+    }
+
+    /// The value under a key; of a bag, the list of them.
+    fn __getitem__<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        self.read(py, key)?.ok_or_else(|| PyKeyError::new_err((key.clone().unbind(),)))
+    }
+
+    /// The value under a key, or another; of a bag, the list of values.
+    #[pyo3(signature = (key, default = None))]
+    fn get<'py>(
+        &self,
+        py: Python<'py>,
+        key: &Bound<'py, PyAny>,
+        default: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        Ok(self.read(py, key)?.unwrap_or_else(|| default.unwrap_or_else(|| py.None().into_bound(py))))
+    }
+
+    /// The value under a key of a set, with the transaction that has put it; `None` if there is none.
+    fn versioned<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Option<(u64, Bound<'py, PyAny>)>> {
+        let found = self.readable(py)?;
+        let Some(bytes) = self.bytes(py, &row::of(found.id, &found.key(key)?.bytes))? else { return Ok(None) };
+        let row = Row::decode(&bytes).ok_or_else(damaged)?;
+        Ok(Some((row.version, loaded(py, row.value)?)))
+    }
+
+    /// Rows in order, or the other way round, of one moment: all whose keys lie between two, the second left out, or begin
+    /// with these items. `what` is `keys`, `values` or `items`.
+    #[pyo3(signature = (what, *, start = None, stop = None, prefix = None, after = None, before = None, is_reversed = false))]
+    #[expect(clippy::too_many_arguments, reason = "each is one of Python's keywords")]
+    fn walk(
+        &self,
+        py: Python<'_>,
+        what: &str,
+        start: Option<&Bound<'_, PyAny>>,
+        stop: Option<&Bound<'_, PyAny>>,
+        prefix: Option<&Bound<'_, PyTuple>>,
+        after: Option<&Bound<'_, PyAny>>,
+        before: Option<&Bound<'_, PyAny>>,
+        is_reversed: bool,
+    ) -> PyResult<Walk> {
+        let found = self.readable(py)?;
+        let whole = |key: &Bound<'_, PyAny>| Ok::<_, PyErr>(row::of(found.id, &found.key(key)?.bytes));
+        let (mut lower, mut upper) = (row::first(found.id), key_after(&row::prefix(found.id)));
+        if let Some(items) = prefix {
+            let values = items.iter().map(|item| plain_key(&item)).collect::<PyResult<Vec<_>>>()?;
+            let bytes = key::encode_prefix(&values, found.numbers()).map_err(|error| no_key(items, &error))?;
+            lower = row::of(found.id, &bytes);
+            upper = key_after(&lower);
+        }
+        if let Some(start) = start {
+            lower = lower.max(whole(start)?);
+        }
+        if let Some(after) = after {
+            lower = lower.max(key_after(&whole(after)?));
+        }
+        for stop in [stop, before].into_iter().flatten() {
+            upper = upper.min(whole(stop)?);
+        }
+        let what = match what {
+            "keys" => What::Keys,
+            "values" => What::Values,
+            _ => What::Items,
+        };
+        let snapshot = self.snapshot(py)?;
+        let walk = Walking { snapshot, found, what, lower, upper, is_reversed, rows: VecDeque::new() };
+        Ok(Walk(Mutex::new(Some(walk))))
+    }
+
+    /// Puts rows, all or none; false if `only_new` and one of the keys is there. Of pairs of keys and values.
+    #[pyo3(signature = (rows, *, only_new = false, only_version = None))]
+    fn put_rows(
+        &self,
+        py: Python<'_>,
+        rows: &Bound<'_, PyAny>,
+        only_new: bool,
+        only_version: Option<u64>,
+    ) -> PyResult<bool> {
+        let found = self.look(py)?;
+        let rows = rows.try_iter()?.map(|row| {
+            let (key, value): (Bound<'_, PyAny>, Bound<'_, PyAny>) = row?.extract()?;
+            Ok((found.key(&key)?, dumped(&value)?))
+        });
+        let rows = rows.collect::<PyResult<Vec<(Key, Vec<u8>)>>>()?;
+        let only = match only_version {
+            Some(version) => Only::IfVersion(version),
+            None if only_new => Only::IfNew,
+            None => Only::Always,
+        };
+        let rows = rows.iter().map(|(key, value)| NewRow { key: &key.bytes, original: &key.original, value }).collect();
+        self.operate(py, &Operation::Put { rows, only }, is_done)
+    }
+
+    fn __setitem__(&self, py: Python<'_>, key: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let found = self.look(py)?;
+        let (key, value) = (found.key(key)?, dumped(value)?);
+        let rows = vec![NewRow { key: &key.bytes, original: &key.original, value: &value }];
+        self.operate(py, &Operation::Put { rows, only: Only::Always }, |_| Ok(()))
+    }
+
+    fn __delitem__(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<()> {
+        match self.remove(py, key, None)? {
+            Some(0) => Err(PyKeyError::new_err((key.clone().unbind(),))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what is under a key; how many rows that was, or `None` if the version is another.
+    #[pyo3(signature = (key, only_version = None))]
+    fn remove(&self, py: Python<'_>, key: &Bound<'_, PyAny>, only_version: Option<u64>) -> PyResult<Option<u64>> {
+        let key = self.look(py)?.key(key)?;
+        let only = only_version.map_or(Only::Always, Only::IfVersion);
+        self.operate(py, &Operation::Delete { key: &key.bytes, only }, |outcome| match outcome {
+            Outcome::Done(count) => Ok(Some(count)),
+            Outcome::Refused => Ok(None),
+            other => unfit(&other),
+        })
+    }
+
+    /// Removes one value that is under a key of a bag; how often it was there.
+    fn remove_value(&self, py: Python<'_>, key: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<u64> {
+        let (key, value) = (self.look(py)?.key(key)?, dumped(value)?);
+        self.operate(py, &Operation::DeleteValue { key: &key.bytes, value: &value }, count)
+    }
+
+    /// Removes all rows whose keys are tuples that begin with these items, or all rows; how many.
+    #[pyo3(signature = (items = None))]
+    fn remove_all(&self, py: Python<'_>, items: Option<&Bound<'_, PyTuple>>) -> PyResult<u64> {
+        let found = self.look(py)?;
+        let mut prefix = Vec::new();
+        if let Some(items) = items {
+            let values = items.iter().map(|item| plain_key(&item)).collect::<PyResult<Vec<_>>>()?;
+            prefix = key::encode_prefix(&values, found.numbers()).map_err(|error| no_key(items, &error))?;
+        }
+        self.operate(py, &Operation::DeletePrefix { prefix: &prefix }, count)
+    }
+
+    /// Removes what is under a key, and gives it: a list, which is empty if nothing was there.
+    fn take_all<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let key = self.look(py)?.key(key)?;
+        self.operate(py, &Operation::Take { key: &key.bytes }, |outcome| match outcome {
+            Outcome::Taken(values) => values.iter().map(|value| loaded(py, value.0)).collect(),
+            other => unfit(&other),
+        })
+    }
+
+    /// Adds to the number under a key; the sum, or `None` if nothing is there and there is no default.
+    fn add<'py>(
+        &self,
+        py: Python<'py>,
+        key: &Bound<'py, PyAny>,
+        by: &Bound<'py, PyAny>,
+        default: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let key = self.look(py)?.key(key)?;
+        let by = number(by)?;
+        let default = default.map(number).transpose()?;
+        let value = default.map_or_else(Vec::new, |value| [&[PLAIN], &value::encode(&value)[..]].concat());
+        let row = NewRow { key: &key.bytes, original: &key.original, value: &value };
+        self.operate(py, &Operation::Add { row, by }, |outcome| match outcome {
+            Outcome::Sum(sum) => Ok(Some(codec::load_value(py, &value::encode(&sum))?)),
+            Outcome::Refused => Ok(None),
+            other => unfit(&other),
+        })
+    }
+}
+
+impl Table {
+    fn read<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let found = self.readable(py)?;
+        if found.is_bag() {
+            let values = self.values(py, found, key)?;
+            return Ok(if values.is_empty() { None } else { Some(values.into_pyobject(py)?) });
+        }
+        let Some(bytes) = self.bytes(py, &row::of(found.id, &found.key(key)?.bytes))? else { return Ok(None) };
+        Ok(Some(loaded(py, Row::decode(&bytes).ok_or_else(damaged)?.value)?))
+    }
+}
+
+fn number(object: &Bound<'_, PyAny>) -> PyResult<Value> {
+    match codec::to_value(object) {
+        Ok(value @ (Value::Int(_) | Value::Float(_))) => Ok(value),
+        _ => Err(PyTypeError::new_err(format!(
+            "a counter counts in whole numbers of 128 bits, or in floats: not by a `{}`",
+            object.get_type().fully_qualified_name()?
+        ))),
+    }
+}
+
+fn is_done(outcome: Outcome<'_>) -> PyResult<bool> {
+    match outcome {
+        Outcome::Done(_) => Ok(true),
+        Outcome::Refused => Ok(false),
+        other => unfit(&other),
+    }
+}
+
+fn count(outcome: Outcome<'_>) -> PyResult<u64> {
+    match outcome {
+        Outcome::Done(count) => Ok(count),
+        other => unfit(&other),
+    }
+}
+
+/// The smallest key that is larger than all that begin so.
+fn key_after(key: &[u8]) -> Vec<u8> {
+    let mut after = key.to_vec();
+    while after.pop_if(|last| *last == u8::MAX).is_some() {}
+    if let Some(last) = after.last_mut() {
+        *last += 1;
+    }
+    after
+}
+
+/// What a walk gives of each row.
+#[derive(Clone, Copy)]
+enum What {
+    Keys,
+    Values,
+    Items,
+}
+
+/// Goes over the rows of one moment.
+#[pyclass(module = "rebeam._rebeam")]
+pub(crate) struct Walk(Mutex<Option<Walking>>);
+
+struct Walking {
+    snapshot: Shared,
+    found: Found,
+    what: What,
+    /// What is left lies from here on, and before there.
+    lower: Vec<u8>,
+    upper: Vec<u8>,
+    is_reversed: bool,
+    /// Rows that were taken out of the file already.
+    rows: VecDeque<Py<PyAny>>,
+}
+
+#[pymethods]
+impl Walk {
+    fn __iter__(walk: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        walk
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let mut walking = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let next = walking.as_mut().map_or(Ok(None), |walking| walking.next(py));
+        // With its last row the snapshot goes, though the iterator may be kept.
+        if matches!(next, Ok(Some(_))) {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = walking;
+        }
+        next
+    }
+}
+
+impl Walking {
+    fn next<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if self.rows.is_empty() {
+            self.take_more(py)?;
+        }
+        Ok(self.rows.pop_front().map(|row| row.into_bound(py)))
+    }
+
+    fn take_more(&mut self, py: Python<'_>) -> PyResult<()> {
+        let taken = self.take_bytes().map_err(|error| refused(&error))?;
+        for (whole, value) in taken {
+            self.rows.push_back(object(py, self.found, self.what, &whole, &value)?.unbind());
+        }
+        Ok(())
+    }
+
+    /// Copies of the next rows.
+    fn take_bytes(&mut self) -> rebeam_store::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let Walking { snapshot, lower, upper, is_reversed, .. } = self;
+        let snapshot = locked(snapshot);
+        let mut rows = snapshot.rows(&[])?;
+        rows.seek(if *is_reversed { upper } else { lower });
+        let mut taken = Vec::new();
+        while taken.len() < ROWS_AT_ONCE {
+            let row = if *is_reversed { rows.previous_row()? } else { rows.next_row()? };
+            let Some((whole, value)) = row.filter(|(whole, _)| *whole >= &**lower && *whole < &**upper) else { break };
+            if *is_reversed {
+                *upper = whole.to_vec();
+            } else {
+                *lower = [whole, &[0]].concat();
+            }
+            taken.push((whole.to_vec(), value.to_vec()));
+        }
+        Ok(taken)
+    }
+}
+
+fn object<'py>(py: Python<'py>, found: Found, what: What, whole: &[u8], value: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let row = Row::decode(value).ok_or_else(damaged)?;
+    let key = || {
+        if !row.original.is_empty() {
+            return codec::load_value(py, row.original);
+        }
+        let bytes = row::key_of(whole, found.is_bag()).ok_or_else(damaged)?;
+        codec::to_python(py, &key::decode(bytes, found.numbers()).ok_or_else(damaged)?)
+    };
+    match what {
+        What::Keys => key(),
+        What::Values => loaded(py, row.value),
+        What::Items => Ok(PyTuple::new(py, [key()?, loaded(py, row.value)?])?.into_any()),
+    }
+}
+
+/// The names of all tables, in order.
+#[pyfunction]
+pub(crate) fn table_names(py: Python<'_>) -> PyResult<Vec<String>> {
+    if !ledger::is_there() {
+        return Err(PyErr::from_value(py.import("rebeam._errors")?.call_method1("not_an_actor", (is_helper(),))?));
+    }
+    let mut names: Vec<String> =
+        ledger::look(RegistryId::TABLES, |tables| tables.entries.keys().map(|key| key_label(key)).collect());
+    names.sort();
+    Ok(names)
+}
+
+/// What a table is, in those words.
+pub(crate) fn description(kind: &str, access: &str) -> PyResult<Description> {
+    let unknown = |word: &str| PyValueError::new_err(format!("`{word}` says nothing of a table"));
+    let kind_of = KINDS.iter().find(|(known, _)| *known == kind).map(|(_, kind)| *kind);
+    let access_of = ACCESSES.iter().find(|(known, _)| *known == access).map(|(_, access)| *access);
+    Ok(Description { kind: kind_of.ok_or_else(|| unknown(kind))?, access: access_of.ok_or_else(|| unknown(access))? })
+}
