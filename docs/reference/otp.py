@@ -227,7 +227,6 @@ DIFFERS = {
     "MSG-003": "No test relies on an order there.",
     "TMR-005": "The node counts time with `Instant`, which is monotonic by its type; the wall clock is not asked.",
     "MAP-10": "As said; see `rebeam ps` in the tests of the command line.",
-    "ETS-006": "Comes next.",
     "MAP-16": "Comes with a second node.",
     "UPG-005": "Comes with `rebeam upgrade`; a reload starts and stops children at once.",
 }

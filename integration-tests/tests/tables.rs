@@ -8,6 +8,7 @@ scenarios! {
     ets_001_a_name_has_one_table,
     ets_002_who_may_read_and_write_is_the_owner_s_choice,
     an_owner_may_be_another_actor_or_a_supervisor,
+    ets_006_a_table_passes_to_its_heir_or_is_given_away,
     a_table_of_the_tree_outlives_the_actors_that_use_it,
     ets_003_how_many_values_a_key_has,
     ets_004_map_15_which_keys_are_the_same,

@@ -80,8 +80,18 @@ pub(crate) struct Registries {
     watchers: HashMap<Pid, BTreeSet<u64>, FxBuildHasher>,
     /// By registry, over its restarts.
     watched: HashMap<(Registry, Key), BTreeSet<u64>, FxBuildHasher>,
+    /// Of tables, by the number of the entry.
+    heirs: HashMap<u64, Heir, FxBuildHasher>,
     next: u64,
     bytes: usize,
+}
+
+/// Who is to have a table when its owner ends.
+#[derive(Clone, Debug)]
+pub(crate) struct Heir {
+    pub(crate) pid: Pid,
+    /// What to say with it.
+    pub(crate) data: Bytes,
 }
 
 impl Default for Registries {
@@ -94,6 +104,7 @@ impl Default for Registries {
             watches: HashMap::default(),
             watchers: HashMap::default(),
             watched: HashMap::default(),
+            heirs: HashMap::default(),
             next: 0,
             bytes: 0,
         };
@@ -177,6 +188,38 @@ impl Registries {
         Some(EntryChange { registry: id, which, number, key, holder, value: Some(value) })
     }
 
+    /// Sets who has a table when its owner ends.
+    pub(crate) fn set_heir(&mut self, number: u64, heir: Option<Heir>) {
+        match heir {
+            Some(heir) => drop(self.heirs.insert(number, heir)),
+            None => drop(self.heirs.remove(&number)),
+        }
+    }
+
+    /// Who has a table when its owner ends.
+    pub(crate) fn heir(&self, number: u64) -> Option<&Heir> {
+        self.heirs.get(&number)
+    }
+
+    /// Passes the one entry under a key to another holder. Whoever was to have it then, is not any more.
+    pub(crate) fn pass(&mut self, id: RegistryId, key: &[u8], to: Pid) -> Option<EntryChange> {
+        let table = self.tables.get_mut(&id)?;
+        let key = table.keys.get_key_value(key)?.0.clone();
+        let entry = table.keys.get_mut(&key)?.first_mut()?;
+        let from = std::mem::replace(&mut entry.holder, to);
+        let place = (id, key.clone());
+        if let Some(held) = self.held.get_mut(&from) {
+            held.remove(&place);
+            if held.is_empty() {
+                self.held.remove(&from);
+            }
+        }
+        *self.held.entry(to).or_default().entry(place).or_default() += 1;
+        self.heirs.remove(&entry.number);
+        let (which, number, value) = (table.which.clone(), entry.number, Some(entry.value.clone()));
+        Some(EntryChange { registry: id, which, number, key, holder: to, value })
+    }
+
     /// Takes out all entries that a holder has under a key, or the last one.
     pub(crate) fn leave(&mut self, id: RegistryId, key: &[u8], holder: Pid, is_one: bool) -> Vec<EntryChange> {
         let own = self.entries(id, key).iter().filter(|entry| entry.holder == holder);
@@ -197,6 +240,7 @@ impl Registries {
         entries.retain(|entry| !is_taken(entry));
         for entry in &taken {
             self.by_number.remove(&entry.number);
+            self.heirs.remove(&entry.number);
         }
         if entries.is_empty() {
             table.keys.remove(&key);

@@ -142,6 +142,15 @@ pub enum Signal {
         /// Its value, which only workers understand, if the entry is there from now on; `None`: it is gone.
         value: Option<Vec<u8>>,
     },
+    /// This actor owns a table from now on: it was given away, or its owner has ended (ETS-006).
+    Table {
+        /// Its key in the ledger.
+        key: Vec<u8>,
+        /// Whose it was.
+        from: Pid,
+        /// What was to be said with it, which only workers understand.
+        data: Vec<u8>,
+    },
 }
 
 impl Signal {
@@ -153,6 +162,7 @@ impl Signal {
             Signal::Exit { .. } => 0,
             Signal::DeadLetter(letter) => letter.size(),
             Signal::Entry { key, value, .. } => key.len() + value.as_ref().map_or(0, Vec::len),
+            Signal::Table { key, data, .. } => key.len() + data.len(),
         }
     }
 
@@ -161,7 +171,7 @@ impl Signal {
         match self {
             Signal::Down { monitor, .. } => *monitor == number,
             Signal::Entry { watch, .. } => *watch == number,
-            Signal::Exit { .. } | Signal::DeadLetter(_) => false,
+            Signal::Exit { .. } | Signal::DeadLetter(_) | Signal::Table { .. } => false,
         }
     }
 }

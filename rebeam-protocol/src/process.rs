@@ -148,6 +148,20 @@ pub enum RegistryRequest {
         /// Whose, if not those of the actor that asks.
         who: Option<Address>,
     },
+    /// Give a table to another actor; payload: what to say with it.
+    Give {
+        /// Which.
+        key: Vec<u8>,
+        /// To whom.
+        to: Address,
+    },
+    /// Who is to have a table when its owner ends; payload: what to say with it.
+    Heir {
+        /// Which table.
+        key: Vec<u8>,
+        /// Whom; `None`: it ends with its owner.
+        heir: Option<Address>,
+    },
     /// The entries under a key.
     Look {
         /// Under which key.

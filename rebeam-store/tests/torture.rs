@@ -112,6 +112,10 @@ fn the_part_of_a_reader() {
     loop {
         for _ in 0..100 {
             let snapshot = reader.snapshot().unwrap();
+            if random.below(50) == 0 {
+                // As one that walks over much, while it is written to.
+                std::thread::sleep(Duration::from_millis(20));
+            }
             if let Some(fault) = fault(&snapshot, &mut random) {
                 panic!("BAD {fault}");
             }

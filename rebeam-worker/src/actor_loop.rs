@@ -29,6 +29,7 @@ use crate::outgoing::until;
 use crate::registry;
 use crate::requests;
 use crate::session::{actor_exit, channel, exit_ordered, is_helper, send, tell_news, too_large, wait};
+use crate::tables;
 use crate::wire::Payload;
 
 thread_local! {
@@ -826,6 +827,7 @@ fn signal_object<'py>(py: Python<'py>, signal: &Signal) -> PyResult<Bound<'py, P
         }
         Signal::DeadLetter(letter) => convert::dead_letter(py, letter),
         Signal::Entry { .. } => registry::change_object(py, signal),
+        Signal::Table { key, from, data } => tables::transfer_object(py, key, *from, data),
         Signal::Exit { pid, reason } => {
             module.call_method1("exit_message", (convert::pid_numbers(*pid), convert::reason_fields(reason)))
         }

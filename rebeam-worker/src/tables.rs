@@ -367,6 +367,18 @@ impl Table {
         self.ask(py, RegistryRequest::Enter { key: self.in_ledger.clone(), who }, &description)
     }
 
+    /// Gives it to another actor, and says this with it.
+    fn give(&self, py: Python<'_>, to: &Bound<'_, PyAny>, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let request = RegistryRequest::Give { key: self.in_ledger.clone(), to: convert::address(to)? };
+        self.ask(py, request, &dumped(data)?)
+    }
+
+    /// Who is to have it when its owner ends, and what is said with it then.
+    fn set_heir(&self, py: Python<'_>, heir: Option<&Bound<'_, PyAny>>, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let heir = heir.map(convert::address).transpose()?;
+        self.ask(py, RegistryRequest::Heir { key: self.in_ledger.clone(), heir }, &dumped(data)?)
+    }
+
     /// Deletes it, with all its rows.
     fn drop(&self, py: Python<'_>) -> PyResult<()> {
         self.ask(py, RegistryRequest::Leave { key: self.in_ledger.clone(), who: None }, &[])
@@ -711,6 +723,12 @@ pub(crate) fn table_names(py: Python<'_>) -> PyResult<Vec<String>> {
         ledger::look(RegistryId::TABLES, |tables| tables.entries.keys().map(|key| key_label(key)).collect());
     names.sort();
     Ok(names)
+}
+
+/// The message about a table that this actor owns from now on.
+pub(crate) fn transfer_object<'py>(py: Python<'py>, key: &[u8], from: Pid, data: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let fields = (key_label(key), convert::pid_numbers(from), loaded(py, data)?);
+    py.import("rebeam._tables")?.call_method1("transferred", fields)
 }
 
 /// What a table is, in those words.

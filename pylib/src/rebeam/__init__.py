@@ -154,7 +154,7 @@ if _typing.TYPE_CHECKING:
     from rebeam._loop import background
     from rebeam._run import run
     from rebeam._state import code_change
-    from rebeam._tables import Table, TableInfo, TableSnapshot, table, tables
+    from rebeam._tables import Table, TableInfo, TableSnapshot, TableTransfer, table, tables
     from rebeam._tasks import Outcome, Task, atask, task
 
 __all__ = [
@@ -228,6 +228,7 @@ __all__ = [
     "TableFull",
     "TableInfo",
     "TableSnapshot",
+    "TableTransfer",
     "Target",
     "Task",
     "Timer",
@@ -325,6 +326,7 @@ _LATER = {
     "Table": "_tables",
     "TableInfo": "_tables",
     "TableSnapshot": "_tables",
+    "TableTransfer": "_tables",
     "Task": "_tasks",
     "atask": "_tasks",
     "background": "_loop",

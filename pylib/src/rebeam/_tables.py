@@ -47,6 +47,21 @@ class TableInfo(NamedTuple):
     bytes: int
 
 
+class TableTransfer(NamedTuple):
+    """This actor owns a table from now on: it was given away, or the owner whose heir this actor is has ended. For
+    `handle_info`.
+
+    Attributes:
+        table: the table.
+        old_owner: whose it was.
+        data: what was to be said with it.
+    """
+
+    table: Table[Any, Any]
+    old_owner: Pid
+    data: Any
+
+
 class _Keys(KeysView[K]):
     _mapping: _Readable[K, Any]
 
@@ -360,13 +375,45 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
         """Whether there is such a table now."""
         return self.name in _rebeam.table_names()
 
+    def give_away(self, to: To, data: Any = None) -> None:
+        """Gives the table, with its rows, to another actor, which gets a `TableTransfer`. Only its owner may.
+
+        Args:
+            to: to whom.
+            data: what to say with it, up to 64 KiB.
+
+        Raises:
+            TableAccess: it is not this actor's.
+            NoProc: there is no such actor, or it is this one.
+        """
+        self.give(address(to), data)
+
+    def heir(self, to: To | None, data: Any = None) -> None:
+        """Says who is to own the table, with its rows, when its owner ends; it gets a `TableTransfer` then. Only its
+        owner may.
+
+        Args:
+            to: who; None: the table goes with its owner.
+            data: what to say with it, up to 64 KiB.
+
+        Raises:
+            TableAccess: it is not this actor's.
+            NoProc: there is no such actor.
+        """
+        self.set_heir(None if to is None else address(to), data)
+
     def drop(self) -> None:
         """Deletes the table with all its rows, and frees its name. The owner may, and anybody if it is public."""
         super().drop()
 
 
 def table(
-    name: str, *, kind: TableKind | None = None, access: Access | None = None, owner: To | None = None
+    name: str,
+    *,
+    kind: TableKind | None = None,
+    access: Access | None = None,
+    owner: To | None = None,
+    heir: To | None = None,
 ) -> Table[Any, Any]:
     """A table of this node, by its name.
 
@@ -378,20 +425,30 @@ def table(
         kind: see `Table`. Default: "set".
         access: see `Table`. Default: "protected".
         owner: another actor, or a supervisor, with whose end the table goes. Default: the actor that makes it.
+        heir: who owns it after that, see `Table.heir`; not together with `owner`. Default: nobody.
 
     Raises:
         TableExists: it is to be made, and the name is taken.
         NoProc: there is no such owner.
     """
     made: Table[Any, Any] = Table(name, kind=kind or "set", access=access)
-    if kind is not None or access is not None or owner is not None:
+    if owner is not None and heir is not None:
+        raise SpecError(f"the heir of `{name}` is its owner's to choose: not `owner=` and `heir=` together")
+    if any(option is not None for option in (kind, access, owner, heir)):
         made.make(made._kind, access or "protected", None if owner is None else address(owner))
+        if heir is not None:
+            made.heir(heir)
     return made
 
 
 def tables() -> list[str]:
     """The names of all tables, in order."""
     return _rebeam.table_names()
+
+
+def transferred(name: str, old_owner: tuple[int, int, int], data: Any) -> TableTransfer:
+    """The message that `_rebeam` hands on."""
+    return TableTransfer(Table(name), Pid(*old_owner), data)
 
 
 def _handle(name: str) -> Table[Any, Any]:

@@ -22,7 +22,7 @@ use crate::actor::{Actor, Life};
 use crate::event::Action;
 use crate::incarnation::MadeEntry;
 use crate::mailbox::Message;
-use crate::registries::EntryChange;
+use crate::registries::{EntryChange, Heir};
 use crate::requests::Requester;
 use crate::router::On;
 use crate::timers::Due;
@@ -229,9 +229,64 @@ impl Core {
 
     /// An incarnation has ended: nobody finds it any more, and it holds nothing.
     pub(super) fn withdraw(&mut self, pid: Pid) {
+        self.bequeath(pid);
         let mut changes = self.registries.release(pid);
         changes.extend(self.registries.end(RegistryId(pid.serial)));
         self.changed(changes);
+    }
+
+    /// The tables of an incarnation that has ended go to their heirs, if these are there (ETS-006).
+    fn bequeath(&mut self, pid: Pid) {
+        let tables: Vec<(Vec<u8>, u64)> = self
+            .registries
+            .held_by(pid)
+            .filter(|(id, ..)| *id == RegistryId::TABLES)
+            .map(|(_, key, number)| (key.to_vec(), number))
+            .collect();
+        for (key, number) in tables {
+            let Some(Heir { pid: heir, data }) = self.registries.heir(number).cloned() else { continue };
+            if heir != pid && self.members.living(heir).is_some() && !self.is_dying(heir) {
+                self.pass_table(&key, pid, heir, &data);
+            }
+        }
+    }
+
+    fn pass_table(&mut self, key: &[u8], from: Pid, to: Pid, data: &Bytes) {
+        let change = self.registries.pass(RegistryId::TABLES, key, to);
+        self.changed(change);
+        self.send_signal(to, Signal::Table { key: key.to_vec(), from, data: data.to_vec() });
+    }
+
+    /// The number of a table that an actor owns.
+    fn own_table(&self, own: Pid, id: RegistryId, key: &[u8]) -> Result<u64, RegistryError> {
+        let entry = self.registries.entries(id, key).first().ok_or(RegistryError::NotRegistered)?;
+        match id == RegistryId::TABLES && entry.holder == own {
+            true => Ok(entry.number),
+            false => Err(RegistryError::NotYours),
+        }
+    }
+
+    fn give(&mut self, own: Pid, id: RegistryId, key: &[u8], to: &Address, data: &Bytes) -> Result<(), RegistryError> {
+        self.own_table(own, id, key)?;
+        check_value(data)?;
+        let to = self.pid_of(to).filter(|to| *to != own && !self.is_dying(*to)).ok_or(RegistryError::NoProc)?;
+        self.pass_table(key, own, to, data);
+        Ok(())
+    }
+
+    fn set_heir(
+        &mut self,
+        own: Pid,
+        id: RegistryId,
+        key: &[u8],
+        heir: Option<&Address>,
+        data: Bytes,
+    ) -> Result<(), RegistryError> {
+        let number = self.own_table(own, id, key)?;
+        check_value(&data)?;
+        let heir = heir.map(|heir| self.pid_of(heir).ok_or(RegistryError::NoProc)).transpose()?;
+        self.registries.set_heir(number, heir.map(|pid| Heir { pid, data }));
+        Ok(())
     }
 
     /// Who asked for a key whose holder was being killed is answered now that somebody has died.
@@ -294,6 +349,10 @@ impl Core {
             RegistryRequest::Enter { key, who } => self.enter(own, id, &key, who, value),
             RegistryRequest::Update { key } => self.update(own, id, &key, value),
             RegistryRequest::Leave { key, who } => self.leave(own, id, &key, who),
+            RegistryRequest::Give { key, to } => self.give(own, id, &key, &to, &value).map(|()| ProcessAnswer::Ok),
+            RegistryRequest::Heir { key, heir } => {
+                self.set_heir(own, id, &key, heir.as_ref(), value).map(|()| ProcessAnswer::Ok)
+            }
             RegistryRequest::Look { key } => Ok(ProcessAnswer::Entries(self.found(id, &key))),
             RegistryRequest::Watch { key } => check_key(id, &key).map(|()| {
                 let watch = self.links.next_monitor();

@@ -11,6 +11,7 @@ use rebeam_protocol::process::{
     ChildError, ProcessAnswer, ProcessRequest, RegistryError, RegistryRequest, SupervisorRequest,
 };
 use rebeam_protocol::spec::{ChildSpec, Restart, Strategy, SupervisorKind};
+use rebeam_protocol::table::{Access, Table, TableKind};
 use rebeam_protocol::value::{self, Value};
 
 fn world(mut children: Vec<ChildSpec>) -> World {
@@ -327,4 +328,69 @@ fn who_waits_for_a_start_that_waits_for_him_learns_it_at_once() {
         "{:?}",
         world.replies
     );
+}
+
+// ---- tables --------------------------------------------------------------------------------------------------------
+
+/// What an actor asks of the table `t`.
+fn of_table(world: &mut World, who: &str, request: RegistryRequest, content: Vec<u8>) -> ProcessAnswer {
+    let request = ProcessRequest::Registry { registry: Registry::Tables, request };
+    world.asks_with(who, request, content.into()).expect("an answer")
+}
+
+fn makes_table(world: &mut World, who: &str, access: Access) -> ProcessAnswer {
+    let table = Table { kind: TableKind::Set, access };
+    of_table(world, who, RegistryRequest::Enter { key: text_key("t"), who: None }, table.encode())
+}
+
+#[test]
+fn ets_001_a_table_has_one_owner_and_goes_with_it_before_down() {
+    let mut world = world(vec![actor("a"), actor("b"), actor("z")]);
+    let a = world.process("a").pid;
+    assert_eq!(makes_table(&mut world, "a", Access::Protected), ProcessAnswer::Ok);
+    assert_eq!(
+        makes_table(&mut world, "b", Access::Protected),
+        ProcessAnswer::Registry(RegistryError::AlreadyRegistered(Some(a)))
+    );
+    world.asks("z", ProcessRequest::Monitor(Address::Pid(a)));
+    world.is_shot("a");
+    assert_eq!(holders(&mut world, Registry::Tables, text_key("t")), []);
+    assert_eq!(world.signals("z").len(), 1);
+    assert_eq!(makes_table(&mut world, "b", Access::Public), ProcessAnswer::Ok);
+    // What is no description is refused, and so is another's deletion, unless the table is public.
+    let bad = of_table(&mut world, "z", RegistryRequest::Enter { key: text_key("u"), who: None }, b"\xff".to_vec());
+    assert!(matches!(bad, ProcessAnswer::Registry(RegistryError::TooMuch(_))), "{bad:?}");
+    let leave = || RegistryRequest::Leave { key: text_key("t"), who: None };
+    assert_eq!(of_table(&mut world, "z", leave(), Vec::new()), ProcessAnswer::Ok);
+    makes_table(&mut world, "b", Access::Private);
+    assert_eq!(of_table(&mut world, "z", leave(), Vec::new()), ProcessAnswer::Registry(RegistryError::NotYours));
+}
+
+#[test]
+fn ets_006_a_table_goes_to_its_heir_or_is_given() {
+    let mut world = world(vec![actor("a"), actor("b"), actor("z")]);
+    let (a, b, z) = (world.process("a").pid, world.process("b").pid, world.process("z").pid);
+    let heir = |to: Option<Pid>| RegistryRequest::Heir { key: text_key("t"), heir: to.map(Address::Pid) };
+    let give = |to: Pid| RegistryRequest::Give { key: text_key("t"), to: Address::Pid(to) };
+    makes_table(&mut world, "a", Access::Protected);
+    let not_yours = ProcessAnswer::Registry(RegistryError::NotYours);
+    assert_eq!(of_table(&mut world, "b", give(z), Vec::new()), not_yours);
+    assert_eq!(of_table(&mut world, "b", heir(Some(b)), Vec::new()), not_yours);
+    assert_eq!(of_table(&mut world, "a", heir(Some(b)), b"data".to_vec()), ProcessAnswer::Ok);
+    world.is_shot("a");
+    assert_eq!(holders(&mut world, Registry::Tables, text_key("t")), [b]);
+    assert_eq!(world.signals("b"), [format!("table t from {a}")]);
+    // The new owner has no heir, and gives it to somebody who is there.
+    let no_proc = ProcessAnswer::Registry(RegistryError::NoProc);
+    assert_eq!(of_table(&mut world, "b", give(a), Vec::new()), no_proc);
+    assert_eq!(of_table(&mut world, "b", give(b), Vec::new()), no_proc);
+    assert_eq!(of_table(&mut world, "b", give(z), Vec::new()), ProcessAnswer::Ok);
+    assert_eq!(world.signals("z"), [format!("table t from {b}")]);
+    // An heir that is gone.
+    let (a, b) = (world.process("a").pid, world.process("b").pid);
+    assert_eq!(of_table(&mut world, "z", heir(Some(a)), Vec::new()), ProcessAnswer::Ok);
+    world.is_shot("a");
+    world.is_shot("z");
+    assert_eq!(holders(&mut world, Registry::Tables, text_key("t")), []);
+    assert_eq!(world.signals("b"), [] as [String; 0], "{b}");
 }

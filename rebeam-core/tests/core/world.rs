@@ -490,9 +490,13 @@ impl World {
 
     /// An actor asks for something about others; gives the answer, if it came at once.
     pub(crate) fn asks(&mut self, from: &str, body: ProcessRequest) -> Option<ProcessAnswer> {
+        self.asks_with(from, body, Bytes::new())
+    }
+
+    pub(crate) fn asks_with(&mut self, from: &str, body: ProcessRequest, payload: Bytes) -> Option<ProcessAnswer> {
         let process = self.process(from);
         let before = self.answers.len();
-        self.tell(Event::Asked { process, request: RequestId(1), body, payload: Bytes::new() });
+        self.tell(Event::Asked { process, request: RequestId(1), body, payload });
         self.answers.get(before).cloned()
     }
 
@@ -520,6 +524,7 @@ impl World {
             words.push(match &**signal {
                 Signal::Down { monitor, reason, .. } => format!("DOWN {monitor} {reason}"),
                 Signal::Exit { reason, .. } => format!("EXIT {reason}"),
+                Signal::Table { key, from, .. } => format!("table {} from {from}", key_label(key)),
                 Signal::DeadLetter(letter) => format!("DEAD {} {:?}", letter.method, letter.cause),
                 Signal::Entry { registry, key, value, .. } => {
                     format!("{}{registry}[{}]", if value.is_some() { "+" } else { "-" }, key_label(key))

@@ -1,0 +1,290 @@
+//! Operations on tables against a model of them.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by that")]
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+
+use proptest::prelude::*;
+use rebeam_protocol::id::{NodeStart, Pid};
+use rebeam_protocol::table::{
+    Access, NewRow, Only, Operation, Outcome, PICKLE, PLAIN, Table, TableError, TableId, TableKind,
+};
+use rebeam_protocol::value::{self, Value};
+use rebeam_store::key::{Numbers, encode};
+use rebeam_store::row::{self, Row, Size};
+use rebeam_store::{Reader, Request, Store, Tables};
+
+const OWNER: Pid = Pid { at: NodeStart { node: 0, started: 1 }, serial: 7 };
+const STRANGER: Pid = Pid { serial: 8, ..OWNER };
+const KINDS: [TableKind; 4] = [TableKind::Set, TableKind::OrderedSet, TableKind::Bag, TableKind::DuplicateBag];
+
+/// A change, with keys and values that are few.
+#[derive(Clone, Debug)]
+enum Change {
+    Put(Vec<(u8, u8)>, bool),
+    PutIf(u8, u8, bool),
+    Delete(u8),
+    DeleteValue(u8, u8),
+    DeletePrefix(u8),
+    Clear,
+    Take(u8),
+    Add(u8, i8, Option<u8>),
+}
+
+fn changes() -> impl Strategy<Value = Change> {
+    let (key, value) = (0u8..8, 0u8..4);
+    prop_oneof![
+        4 => (proptest::collection::vec((key.clone(), value.clone()), 1..4), any::<bool>()).prop_map(|(r, o)| Change::Put(r, o)),
+        1 => (key.clone(), value.clone(), any::<bool>()).prop_map(|(k, v, right)| Change::PutIf(k, v, right)),
+        2 => key.clone().prop_map(Change::Delete),
+        1 => (key.clone(), value.clone()).prop_map(|(k, v)| Change::DeleteValue(k, v)),
+        1 => (0u8..3).prop_map(Change::DeletePrefix),
+        1 => Just(Change::Clear),
+        2 => key.clone().prop_map(Change::Take),
+        2 => (key, any::<i8>(), proptest::option::of(value)).prop_map(|(k, by, d)| Change::Add(k, by, d)),
+    ]
+}
+
+/// Keys are pairs, so that some begin alike.
+fn key(number: u8) -> Vec<u8> {
+    let pair = [number / 3, number % 3].map(|part| Value::Int(part.into()));
+    encode(&Value::Tuple(pair.to_vec()), Numbers::ByType).unwrap()
+}
+
+fn prefix(number: u8) -> Vec<u8> {
+    rebeam_store::key::encode_prefix(&[Value::Int(number.into())], Numbers::ByType).unwrap()
+}
+
+fn plain(number: i128) -> Vec<u8> {
+    [&[PLAIN], &value::encode(&Value::Int(number))[..]].concat()
+}
+
+fn number(bytes: &[u8]) -> i128 {
+    match value::decode(&bytes[1..]) {
+        Ok(Value::Int(number)) => number,
+        other => panic!("{other:?}"),
+    }
+}
+
+type Model = BTreeMap<Vec<u8>, Vec<i128>>;
+
+/// What a change does to a model, and whether it is done; what it gives.
+fn model_of(model: &mut Model, kind: TableKind, change: &Change) -> Result<Vec<i128>, &'static str> {
+    let put = |model: &mut Model, key: Vec<u8>, value: i128| {
+        let values = model.entry(key).or_default();
+        match kind {
+            TableKind::Set | TableKind::OrderedSet => *values = vec![value],
+            TableKind::Bag if values.contains(&value) => {}
+            TableKind::Bag | TableKind::DuplicateBag => values.push(value),
+        }
+    };
+    match change {
+        Change::Put(rows, only_new) => {
+            if *only_new && rows.iter().any(|(k, _)| model.contains_key(&key(*k))) {
+                return Err("refused");
+            }
+            rows.iter().for_each(|(k, v)| put(model, key(*k), (*v).into()));
+        }
+        Change::PutIf(..) if kind.is_bag() => return Err("bad"),
+        Change::PutIf(k, _, right) if !*right || !model.contains_key(&key(*k)) => return Err("refused"),
+        Change::PutIf(k, v, _) => put(model, key(*k), (*v).into()),
+        Change::Delete(k) => drop(model.remove(&key(*k))),
+        Change::DeleteValue(..) if !kind.is_bag() => return Err("bad"),
+        Change::DeleteValue(k, v) => {
+            if let Some(values) = model.get_mut(&key(*k)) {
+                values.retain(|value| *value != i128::from(*v));
+            }
+        }
+        Change::DeletePrefix(number) => model.retain(|key, _| !key.starts_with(&prefix(*number))),
+        Change::Clear => model.clear(),
+        Change::Take(k) => return Ok(model.remove(&key(*k)).unwrap_or_default()),
+        Change::Add(..) if kind.is_bag() => return Err("bad"),
+        Change::Add(k, by, default) => {
+            let there = model.get(&key(*k)).and_then(|values| values.first().copied());
+            let Some(there) = there.or(default.map(i128::from)) else { return Err("refused") };
+            let sum = there + i128::from(*by);
+            put(model, key(*k), sum);
+            return Ok(vec![sum]);
+        }
+    }
+    model.retain(|_, values| !values.is_empty());
+    Ok(Vec::new())
+}
+
+struct World {
+    tables: Tables,
+    reader: Reader,
+}
+
+impl World {
+    fn new(most_bytes: u64) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = Store::create(directory.path(), 1 << 28).unwrap();
+        let (_, fds) = store.attach().unwrap();
+        let reader = Reader::open(fds.data.as_fd(), fds.page.as_fd(), fds.pins.as_fd(), store.map_size()).unwrap();
+        let mut tables = Tables::new(store, most_bytes).unwrap();
+        for (place, kind) in KINDS.into_iter().enumerate() {
+            tables.note(TableId(place as u64), OWNER, Table { kind, access: Access::Protected });
+        }
+        World { tables, reader }
+    }
+
+    fn operate(&mut self, id: u64, by: Pid, operation: &Operation<'_>) -> Result<Vec<u8>, TableError> {
+        let operation = postcard::to_stdvec(operation).unwrap();
+        self.tables.operate(&[Request { id: TableId(id), by, operation: &operation }]).pop().unwrap()
+    }
+
+    fn rows(&self, id: u64) -> Model {
+        let snapshot = self.reader.snapshot().unwrap();
+        let mut rows = snapshot.rows(&row::prefix(TableId(id))).unwrap();
+        rows.seek(&row::first(TableId(id)));
+        let mut model = Model::new();
+        while let Some((whole, value)) = rows.next_row().unwrap() {
+            let key = row::key_of(whole, KINDS[id as usize].is_bag()).unwrap();
+            model.entry(key.to_vec()).or_default().push(number(Row::decode(value).unwrap().value));
+        }
+        model
+    }
+
+    fn size(&self, id: u64) -> Size {
+        let snapshot = self.reader.snapshot().unwrap();
+        Size::decode(snapshot.get(&Size::key(TableId(id))).unwrap())
+    }
+
+    fn version(&self, id: u64, key: &[u8]) -> u64 {
+        let snapshot = self.reader.snapshot().unwrap();
+        let value = snapshot.get(&row::of(TableId(id), key)).unwrap();
+        value.and_then(Row::decode).map_or(0, |row| row.version)
+    }
+
+    fn change(&mut self, id: u64, change: &Change) -> Result<Vec<i128>, &'static str> {
+        let values: Vec<(Vec<u8>, Vec<u8>)> = match change {
+            Change::Put(rows, _) => rows.iter().map(|(k, v)| (key(*k), plain((*v).into()))).collect(),
+            Change::PutIf(k, v, _) | Change::DeleteValue(k, v) => vec![(key(*k), plain((*v).into()))],
+            Change::Delete(k) | Change::Take(k) => vec![(key(*k), Vec::new())],
+            Change::Add(k, _, default) => vec![(key(*k), default.map_or_else(Vec::new, |it| plain(it.into())))],
+            Change::DeletePrefix(number) => vec![(prefix(*number), Vec::new())],
+            Change::Clear => vec![(Vec::new(), Vec::new())],
+        };
+        let rows: Vec<NewRow<'_>> = values.iter().map(|(key, value)| NewRow { key, original: b"", value }).collect();
+        let (key, value) = (&*values[0].0, &*values[0].1);
+        let operation = match change {
+            Change::Put(_, true) => Operation::Put { rows, only: Only::IfNew },
+            Change::Put(_, false) => Operation::Put { rows, only: Only::Always },
+            Change::PutIf(_, _, right) => {
+                let version = self.version(id, key) + u64::from(!right);
+                Operation::Put { rows, only: Only::IfVersion(version) }
+            }
+            Change::Delete(_) => Operation::Delete { key, only: Only::Always },
+            Change::DeleteValue(..) => Operation::DeleteValue { key, value },
+            Change::DeletePrefix(_) | Change::Clear => Operation::DeletePrefix { prefix: key },
+            Change::Take(_) => Operation::Take { key },
+            Change::Add(_, by, _) => Operation::Add { row: rows[0], by: Value::Int((*by).into()) },
+        };
+        match self.operate(id, OWNER, &operation) {
+            Ok(outcome) => match postcard::from_bytes(&outcome).unwrap() {
+                Outcome::Refused => Err("refused"),
+                Outcome::Done(_) => Ok(Vec::new()),
+                Outcome::Taken(values) => Ok(values.iter().map(|value| number(value.0)).collect()),
+                Outcome::Sum(Value::Int(sum)) => Ok(vec![sum]),
+                Outcome::Sum(other) => panic!("{other:?}"),
+            },
+            Err(TableError::BadRequest(_)) => Err("bad"),
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 200, ..ProptestConfig::default() })]
+
+    /// ETS-003, ETS-005.
+    #[test]
+    fn ets_003_005_changes_do_what_they_do_to_a_model(
+        steps in proptest::collection::vec((0u64..4, changes()), 1..60),
+    ) {
+        let mut world = World::new(u64::MAX);
+        let mut models: [Model; 4] = Default::default();
+        for (id, change) in &steps {
+            let expected = model_of(&mut models[*id as usize], KINDS[*id as usize], change);
+            prop_assert_eq!(world.change(*id, change), expected, "{:?} {:?}", KINDS[*id as usize], change);
+        }
+        for id in 0..4 {
+            prop_assert_eq!(&world.rows(id), &models[id as usize]);
+            let rows: usize = models[id as usize].values().map(Vec::len).sum();
+            prop_assert_eq!(world.size(id).rows, rows as u64);
+            prop_assert_eq!(world.size(id).bytes == 0, rows == 0);
+            // A table that is gone leaves nothing.
+            world.tables.forget(TableId(id));
+        }
+        while world.tables.clear_up().unwrap() {}
+        let snapshot = world.reader.snapshot().unwrap();
+        prop_assert!(snapshot.rows(b"").unwrap().next_row().unwrap().is_none());
+    }
+}
+
+#[test]
+fn ets_002_a_stranger_changes_nothing() {
+    let mut world = World::new(u64::MAX);
+    let value = plain(1);
+    let key = key(1);
+    let put = |id| {
+        (id, Operation::Put { rows: vec![NewRow { key: &key, original: b"", value: &value }], only: Only::Always })
+    };
+    let (id, operation) = put(0);
+    assert_eq!(world.operate(id, STRANGER, &operation), Err(TableError::NotYours));
+    assert_eq!(world.operate(9, OWNER, &operation), Err(TableError::NoTable));
+    assert!(world.operate(id, OWNER, &operation).is_ok());
+    world.tables.note(TableId(0), STRANGER, Table { kind: TableKind::Set, access: Access::Private });
+    assert_eq!(world.operate(id, OWNER, &operation), Err(TableError::NotYours));
+    assert!(world.operate(id, STRANGER, &operation).is_ok());
+}
+
+#[test]
+fn what_does_not_fit_is_refused_alone_and_fits_when_something_is_gone() {
+    let mut world = World::new(100_000);
+    let large = [&[PICKLE], &[7; 60_000][..]].concat();
+    let keys = [1, 2].map(key);
+    let put = |key| Operation::Put { rows: vec![NewRow { key, original: b"", value: &large }], only: Only::Always };
+    let operations: Vec<Vec<u8>> =
+        [&keys[0], &keys[1], &keys[0]].map(|key| postcard::to_stdvec(&put(key)).unwrap()).to_vec();
+    let requests: Vec<Request<'_>> =
+        operations.iter().map(|operation| Request { id: TableId(0), by: OWNER, operation }).collect();
+    let results = world.tables.operate(&requests);
+    assert!(results[0].is_ok() && results[1] == Err(TableError::Full), "{:?}", results[1]);
+    assert_eq!(world.size(0).rows, 1);
+    assert!(world.operate(0, OWNER, &Operation::Delete { key: &keys[0], only: Only::Always }).is_ok());
+    assert!(world.operate(0, OWNER, &put(&keys[1])).is_ok());
+    // What a store before has left counts, too.
+    let directory = tempfile::tempdir().unwrap();
+    let data = world.tables.store.data().unwrap();
+    let mut again = Tables::new(Store::restore(&data, directory.path(), 1 << 28).unwrap(), 100_000).unwrap();
+    again.note(TableId(0), OWNER, Table { kind: TableKind::Set, access: Access::Protected });
+    let request = Request { id: TableId(0), by: OWNER, operation: &operations[0] };
+    assert_eq!(again.operate(&[request]).pop(), Some(Err(TableError::Full)));
+    again.forget(TableId(0));
+    again.note(TableId(1), OWNER, Table { kind: TableKind::Set, access: Access::Protected });
+    while again.clear_up().unwrap() {}
+    let request = Request { id: TableId(1), ..request };
+    assert!(again.operate(&[request]).pop().unwrap().is_ok());
+}
+
+#[test]
+fn bytes_that_are_no_operation_are_refused() {
+    let mut world = World::new(u64::MAX);
+    for operation in [&b""[..], b"\xff\xff\xff", b"\x00\xff\xff\xff\xff\x0f", b"\x00\x01\x00\x00\x00\x00"] {
+        let request = Request { id: TableId(0), by: OWNER, operation };
+        let result = world.tables.operate(&[request]).pop().unwrap();
+        assert!(matches!(result, Err(TableError::BadRequest(_))), "{result:?}");
+    }
+    let put = |key: &[u8]| {
+        let rows = vec![NewRow { key, original: b"", value: b"\x01" }];
+        postcard::to_stdvec(&Operation::Put { rows, only: Only::Always }).unwrap()
+    };
+    for key in [&b""[..], b"\x00", &[5; 4000]] {
+        let request = Request { id: TableId(0), by: OWNER, operation: &put(key) };
+        assert!(matches!(world.tables.operate(&[request]).pop().unwrap(), Err(TableError::BadRequest(_))));
+    }
+    assert_eq!(world.size(0).rows, 0);
+}
