@@ -24,5 +24,6 @@ scenarios! {
     what_was_acknowledged_is_there_after_a_kill,
     a_process_that_an_actor_forked_has_no_tables,
     a_reader_that_is_killed_again_and_again_harms_nobody,
+    a_snapshot_that_is_open_for_too_long_ends,
     nothing_of_a_table_is_in_a_directory,
 }

@@ -205,6 +205,13 @@ pub enum Event {
         /// How much.
         bytes: u64,
     },
+    /// A worker keeps a snapshot of tables, though it was told to end it.
+    KeepsSnapshot {
+        /// Who.
+        process: ProcessId,
+        /// For how long already.
+        time: Duration,
+    },
     /// A worker broke the protocol.
     Misbehaved {
         /// Who.

@@ -260,6 +260,13 @@ pub enum FromStore {
         /// Bytes of address space that the map takes.
         map_size: u64,
     },
+    /// A process reads from what is out of date, and so has the store keep it.
+    Overdue {
+        /// The reader's number.
+        reader: u64,
+        /// For how many milliseconds.
+        ms: u64,
+    },
     /// What came of an operation; payload: an [`Outcome`], if it is done.
     Operated {
         /// The number of the request.
@@ -267,6 +274,17 @@ pub enum FromStore {
         /// Why it is not.
         failed: Option<TableError>,
     },
+}
+
+impl FromStore {
+    /// How many descriptors come with the frame.
+    pub fn descriptors(&self) -> usize {
+        match self {
+            FromStore::Ready => 1,
+            FromStore::Attached { .. } => 3,
+            FromStore::Failed(_) | FromStore::Overdue { .. } | FromStore::Operated { .. } => 0,
+        }
+    }
 }
 
 #[cfg(test)]

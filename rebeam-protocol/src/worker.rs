@@ -83,6 +83,8 @@ pub enum ToWorker {
         /// The number.
         level: u16,
     },
+    /// Snapshots of tables that are open were so for too long: they end.
+    EndSnapshots,
     /// The stacks that it has written were read: the next may be written over them.
     StacksTaken,
 }

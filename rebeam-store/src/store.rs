@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{Ordering, fence};
+use std::time::{Duration, Instant};
 
 use rebeam_sys::memory::{self, SharedWords};
 
@@ -54,10 +55,18 @@ pub struct Store {
     map_size: usize,
     page: OwnedFd,
     words: SharedWords,
-    readers: BTreeMap<ReaderId, SharedWords>,
+    readers: BTreeMap<ReaderId, Pins>,
     next_reader: ReaderId,
     /// When there are so many proxies, the pins are looked at.
     enough: usize,
+}
+
+/// The pins of a process that reads.
+#[derive(Debug)]
+struct Pins {
+    words: SharedWords,
+    /// For each place the pin that was seen there last, if it was behind, and when it was first.
+    behind: Vec<Option<(u64, Instant)>>,
 }
 
 /// A process that reads, as the store knows it.
@@ -158,7 +167,7 @@ impl Store {
         let descriptors = Descriptors { data: self.data.try_clone()?.into(), page: self.page.try_clone()?, pins };
         let id = self.next_reader;
         self.next_reader = ReaderId(id.0 + 1);
-        self.readers.insert(id, words);
+        self.readers.insert(id, Pins { words, behind: Vec::new() });
         Ok((id, descriptors))
     }
 
@@ -201,7 +210,8 @@ impl Store {
 
     /// Drops the proxies that nobody needs. It costs a look at each page of pins, so it is not done for each transaction.
     fn release(&mut self) {
-        let mut pins: Vec<u64> = self.readers.values().flat_map(pinned).collect();
+        let mut pins: Vec<u64> = self.readers.values().flat_map(|pins| pinned(&pins.words)).collect();
+        pins.retain(|pin| *pin != 0);
         pins.sort_unstable();
         let mut rest = pins.into_iter().peekable();
         let ids: Vec<u64> = self.proxies.iter().map(ReadTxn::id).collect();
@@ -214,6 +224,32 @@ impl Store {
         self.enough = 2 * self.proxies.len() + FEW_PROXIES;
     }
 
+    /// Whether something is kept for those who read that is out of date.
+    pub fn keeps_old(&self) -> bool {
+        self.proxies.len() > 1
+    }
+
+    /// Who reads from a transaction that was followed by another one long ago, as long as it has been seen to do so. What
+    /// is read from the newest costs nothing, however long that takes.
+    pub fn overdue(&mut self, now: Instant, limit: Duration) -> Vec<(ReaderId, Duration)> {
+        let newest = self.proxies.back().map_or(0, ReadTxn::id);
+        let mut overdue = Vec::new();
+        for (id, Pins { words, behind }) in &mut self.readers {
+            let pins: Vec<u64> = pinned(words).collect();
+            behind.resize(pins.len(), None);
+            for (pin, behind) in pins.into_iter().zip(behind.iter_mut()) {
+                *behind = match *behind {
+                    _ if pin == 0 || pin >= newest => None,
+                    Some((before, since)) if before == pin => Some((pin, since)),
+                    _ => Some((pin, now)),
+                };
+            }
+            let longest = behind.iter().flatten().map(|(_, since)| now.saturating_duration_since(*since)).max();
+            overdue.extend(longest.filter(|longest| *longest >= limit).map(|longest| (*id, longest)));
+        }
+        overdue
+    }
+
     /// How many transactions are kept for those who read.
     pub fn kept(&mut self) -> usize {
         self.release();
@@ -221,10 +257,10 @@ impl Store {
     }
 }
 
-/// The pins on a page. Whoever writes the page may write anything.
+/// The pins on a page, 0 where there is none. Whoever writes the page may write anything.
 fn pinned(page: &SharedWords) -> impl Iterator<Item = u64> + '_ {
     let used = (page.word(USED).load(Ordering::SeqCst) as usize).min(PLACES);
-    (0..used).map(|index| page.word(place(index)).load(Ordering::SeqCst)).filter(|pin| *pin != 0)
+    (0..used).map(|index| page.word(place(index)).load(Ordering::SeqCst))
 }
 
 /// A transaction that changes rows.

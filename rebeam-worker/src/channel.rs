@@ -31,6 +31,7 @@ use crate::clock;
 use crate::gates::Gates;
 use crate::session::is_main_thread;
 use crate::status_page::StatusPage;
+use crate::tables;
 use crate::wire::{NoRead, Payload, Reader, Wait, Writer};
 
 /// Acknowledge casts after so many bytes, if not after [`ACK_AFTER`] of them: a quarter of the supervisor's window.
@@ -786,7 +787,7 @@ impl State {
                     }
                     if let ToWorker::Answer { answer: ProcessAnswer::Table(TableAnswer::Attached { .. }), .. } = &header
                     {
-                        payload.descriptors = reader.frames.take_descriptors();
+                        payload.descriptors = (0..3).filter_map(|_| reader.frames.take_descriptor()).collect();
                     }
                     self.file_one(header, payload);
                 }
@@ -830,6 +831,7 @@ impl State {
             ToWorker::Wake => {}
             ToWorker::Cancel { seq, even_if_begun } => self.cancel(seq, even_if_begun),
             ToWorker::ArenaFree { arena } => arenas::freed(arena),
+            ToWorker::EndSnapshots => tables::end_snapshots(),
             ToWorker::Gate(gate) => self.file_gate(gate),
             ToWorker::Welcome(_) => {}
         }

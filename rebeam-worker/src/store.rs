@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rebeam_protocol::frame::{HEAD_ROOM, MAX_FRAME};
@@ -21,6 +21,10 @@ use rebeam_sys::socket;
 
 /// The first descriptor that the supervisor starts this process with.
 const FIRST: i32 = 3;
+
+/// How often it is looked for snapshots that are open for long, and from when on that is reported.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const TOO_LONG: Duration = Duration::from_secs(10);
 
 /// Address space for the rows: twice what they may take, since a page is seldom full.
 fn map_size(most_bytes: u64) -> usize {
@@ -77,10 +81,20 @@ struct Server {
 impl Server {
     fn run(mut self, mut tables: Tables) -> rebeam_store::Result<()> {
         let mut reader = FrameReader::new(u32::MAX as usize);
+        let mut looked = Instant::now();
         loop {
             self.flush()?;
             let has_more = tables.clear_up()?;
-            let wait = if has_more { Some(Duration::ZERO) } else { None };
+            if looked.elapsed() >= LOOK_AGAIN {
+                looked = Instant::now();
+                for (ReaderId(reader), time) in tables.store.overdue(looked, TOO_LONG) {
+                    self.say(&FromStore::Overdue { reader, ms: time.as_millis() as u64 }, &Bytes::new());
+                }
+            }
+            let wait = match has_more {
+                true => Some(Duration::ZERO),
+                false => tables.store.keeps_old().then_some(LOOK_AGAIN),
+            };
             match socket::wait_readable(self.control.as_fd(), wait) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Ok(false) => continue,

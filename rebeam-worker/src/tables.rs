@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use pyo3::exceptions::{PyKeyError, PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -278,15 +278,31 @@ impl Table {
         }
     }
 
-    /// The snapshot that reads are made from: the one that is pinned, or one of this moment.
-    fn snapshot(&self, py: Python<'_>) -> PyResult<Shared> {
-        match &*self.view() {
-            View::Live => {}
-            View::Pinned(snapshot) => return Ok(snapshot.clone()),
+    /// Reads from the snapshot that is pinned, or from one of this moment. No code of the user's may run meanwhile.
+    fn look_at<T>(&self, py: Python<'_>, look: impl FnOnce(&Snapshot) -> rebeam_store::Result<T>) -> PyResult<T> {
+        let pinned = match &*self.view() {
+            View::Live => None,
+            View::Pinned(snapshot) => Some(snapshot.clone()),
             View::Closed => return Err(PyValueError::new_err(format!("the snapshot of `{}` is closed", self.name))),
+        };
+        let result = match pinned {
+            None => look(&reader(py)?.snapshot().map_err(|error| refused(&error))?),
+            Some(snapshot) => look(locked(&snapshot).as_ref().ok_or_else(|| was_ended(py, &self.name))?),
+        };
+        result.map_err(|error| refused(&error))
+    }
+
+    /// A snapshot that may be kept for a while: the one that is pinned, or one of this moment.
+    fn shared(&self, py: Python<'_>) -> PyResult<Shared> {
+        if let View::Pinned(snapshot) = &*self.view() {
+            return Ok(snapshot.clone());
         }
         let snapshot = reader(py)?.snapshot().map_err(|error| refused(&error))?;
-        Ok(Arc::new(Mutex::new(snapshot)))
+        let shared = Arc::new(Mutex::new(Some(snapshot)));
+        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|other| other.strong_count() > 0);
+        kept.push(Arc::downgrade(&shared));
+        Ok(shared)
     }
 
     fn view(&self) -> MutexGuard<'_, View> {
@@ -295,10 +311,7 @@ impl Table {
 
     /// A copy of what is under a whole key. No code of the user's runs while the file is looked at.
     fn bytes(&self, py: Python<'_>, whole: &[u8]) -> PyResult<Option<Vec<u8>>> {
-        let snapshot = self.snapshot(py)?;
-        let snapshot = locked(&snapshot);
-        let value = snapshot.get(whole).map_err(|error| refused(&error))?;
-        Ok(value.map(<[u8]>::to_vec))
+        self.look_at(py, |snapshot| Ok(snapshot.get(whole)?.map(<[u8]>::to_vec)))
     }
 
     fn size(&self, py: Python<'_>, found: Found) -> PyResult<Size> {
@@ -308,24 +321,37 @@ impl Table {
     /// The values under a key of a bag, oldest first.
     fn values<'py>(&self, py: Python<'py>, found: Found, key: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
         let prefix = row::of(found.id, &found.key(key)?.bytes);
-        let snapshot = self.snapshot(py)?;
-        let mut values = Vec::new();
-        {
-            let snapshot = locked(&snapshot);
-            let mut rows = snapshot.rows(&prefix).map_err(|error| refused(&error))?;
-            while let Some((_, value)) = rows.next_row().map_err(|error| refused(&error))? {
+        let values = self.look_at(py, |snapshot| {
+            let mut rows = snapshot.rows(&prefix)?;
+            let mut values = Vec::new();
+            while let Some((_, value)) = rows.next_row()? {
                 values.push(value.to_vec());
             }
-        }
+            Ok(values)
+        })?;
         values.iter().map(|value| loaded(py, Row::decode(value).ok_or_else(damaged)?.value)).collect()
     }
 }
 
-/// A snapshot that several may read from.
-type Shared = Arc<Mutex<Snapshot>>;
+/// A snapshot that several may read from; `None` once it was open for too long.
+type Shared = Arc<Mutex<Option<Snapshot>>>;
 
-fn locked(snapshot: &Shared) -> MutexGuard<'_, Snapshot> {
+/// Those that are kept by walks and by users.
+static KEPT: Mutex<Vec<Weak<Mutex<Option<Snapshot>>>>> = Mutex::new(Vec::new());
+
+fn locked(snapshot: &Shared) -> MutexGuard<'_, Option<Snapshot>> {
     snapshot.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends all snapshots that are kept: one of them was open for too long.
+pub(crate) fn end_snapshots() {
+    let kept = std::mem::take(&mut *KEPT.lock().unwrap_or_else(PoisonError::into_inner));
+    kept.iter().filter_map(Weak::upgrade).for_each(|snapshot| drop(locked(&snapshot).take()));
+}
+
+fn was_ended(py: Python<'_>, name: &str) -> PyErr {
+    let error = || py.import("rebeam._errors")?.call_method1("table_error", ("snapshot_ended", name, ""));
+    error().map_or_else(|error| error, PyErr::from_value)
 }
 
 /// What a handle shows.
@@ -349,7 +375,7 @@ impl Table {
     /// From now on it is read as it is now.
     fn pin(&self, py: Python<'_>) -> PyResult<()> {
         self.readable(py)?;
-        let snapshot = self.snapshot(py)?;
+        let snapshot = self.shared(py)?;
         *self.view() = View::Pinned(snapshot);
         Ok(())
     }
@@ -469,8 +495,9 @@ impl Table {
             "values" => What::Values,
             _ => What::Items,
         };
-        let snapshot = self.snapshot(py)?;
-        let walk = Walking { snapshot, found, what, lower, upper, is_reversed, rows: VecDeque::new() };
+        let snapshot = self.shared(py)?;
+        let name = self.name.clone();
+        let walk = Walking { name, snapshot, found, what, lower, upper, is_reversed, rows: VecDeque::new() };
         Ok(Walk(Mutex::new(Some(walk))))
     }
 
@@ -627,11 +654,15 @@ enum What {
     Items,
 }
 
+/// A row as it lies in the file: key and value.
+type Bytes = (Vec<u8>, Vec<u8>);
+
 /// Goes over the rows of one moment.
 #[pyclass(module = "rebeam._rebeam")]
 pub(crate) struct Walk(Mutex<Option<Walking>>);
 
 struct Walking {
+    name: String,
     snapshot: Shared,
     found: Found,
     what: What,
@@ -670,16 +701,18 @@ impl Walking {
 
     fn take_more(&mut self, py: Python<'_>) -> PyResult<()> {
         let taken = self.take_bytes().map_err(|error| refused(&error))?;
+        let taken = taken.ok_or_else(|| was_ended(py, &self.name))?;
         for (whole, value) in taken {
             self.rows.push_back(object(py, self.found, self.what, &whole, &value)?.unbind());
         }
         Ok(())
     }
 
-    /// Copies of the next rows.
-    fn take_bytes(&mut self) -> rebeam_store::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    /// Copies of the next rows; `None` if the snapshot was open for too long.
+    fn take_bytes(&mut self) -> rebeam_store::Result<Option<Vec<Bytes>>> {
         let Walking { snapshot, lower, upper, is_reversed, .. } = self;
         let snapshot = locked(snapshot);
+        let Some(snapshot) = &*snapshot else { return Ok(None) };
         let mut rows = snapshot.rows(&[])?;
         rows.seek(if *is_reversed { upper } else { lower });
         let mut taken = Vec::new();
@@ -693,7 +726,7 @@ impl Walking {
             }
             taken.push((whole.to_vec(), value.to_vec()));
         }
-        Ok(taken)
+        Ok(Some(taken))
     }
 }
 

@@ -72,6 +72,10 @@ class TableFull(RebeamError, MemoryError):
     """The memory for tables is used up. Nothing was changed."""
 
 
+class SnapshotEnded(RebeamError):
+    """A snapshot, or a walk over a table, was open for more than 10 s while the table was written to: it has ended."""
+
+
 class StoreRestarted(RebeamError):
     """The process that keeps the rows has ended with a change in hand: it may be done or not. All else is there."""
 
@@ -331,6 +335,10 @@ def table_error(kind: str, table: str, text: str) -> Exception:
             return TableAccess(f"the table `{table}` is its owner's to write to, or, if it is private, to read")
         case "full":
             return TableFull(f"the table `{table}` cannot grow: the memory for all tables is used up")
+        case "snapshot_ended":
+            return SnapshotEnded(
+                f"the snapshot of `{table}` was open for more than 10 s, while the table was written to"
+            )
         case "restarted":
             return StoreRestarted(f"the store of tables has ended: the change of `{table}` may be done or not")
         case "unavailable":

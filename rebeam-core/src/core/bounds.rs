@@ -4,6 +4,8 @@
 //! far beyond what an application needs; who breaks one has a leak, and ends with that as its reason. Mailboxes have bounds
 //! of their own, and so has what waits to be written to a worker, which the shell keeps.
 
+use std::time::Duration;
+
 use rebeam_protocol::address::Caller;
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::id::ProcessId;
@@ -57,6 +59,11 @@ impl Core {
     /// A worker does not read what is written to it.
     pub(super) fn reads_nothing(&mut self, process: ProcessId, bytes: u64) {
         self.holds_too_much(process, format!("{} MiB of answers that it does not read", bytes >> 20));
+    }
+
+    /// A worker keeps a snapshot of tables that it was to end.
+    pub(super) fn keeps_snapshot(&mut self, process: ProcessId, time: Duration) {
+        self.holds_too_much(process, format!("a snapshot of tables that was open for {} s", time.as_secs()));
     }
 
     fn holds_too_much(&mut self, process: ProcessId, what: String) {

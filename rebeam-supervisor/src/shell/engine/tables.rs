@@ -2,16 +2,17 @@
 //!
 //! Nothing here looks into an operation. Whose a table is the core knows; whether somebody may write to it, the store decides.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rebeam_core::EntryChange;
 use rebeam_core::shell::Frame;
+use rebeam_core::{EntryChange, Event};
 use rebeam_protocol::frame::{HEAD_ROOM, MAX_FRAME};
 use rebeam_protocol::id::{ProcessId, RequestId};
+use rebeam_protocol::page;
 use rebeam_protocol::process::ProcessAnswer;
 use rebeam_protocol::table::{FromStore, TableAnswer, TableError, TableId, TableRequest, ToStore};
 use rebeam_protocol::worker::ToWorker;
@@ -24,6 +25,10 @@ use crate::shell::reaper::Reaped;
 use crate::shell::room;
 use crate::shell::service::{self, Frames, Next, Process, Service};
 use crate::shell::store;
+use crate::view::text::duration;
+
+/// How long a process may keep a snapshot though it was told to end it: the file grows meanwhile.
+const MUCH_TOO_LONG: Duration = Duration::from_secs(30);
 
 /// What the engine knows of the store.
 pub(super) struct Tables {
@@ -35,6 +40,8 @@ pub(super) struct Tables {
     last: u64,
     /// Processes that can read, by the store's number for them.
     readers: HashMap<ProcessId, u64, FxBuildHasher>,
+    /// Those of them whose user was told that they keep snapshots.
+    told: HashSet<ProcessId>,
     /// The rows, which the next store would go on with.
     data: Option<OwnedFd>,
     /// How many stores have ended.
@@ -61,6 +68,7 @@ impl Default for Tables {
             open: BTreeMap::new(),
             last: 0,
             readers: HashMap::default(),
+            told: HashSet::new(),
             data: None,
             ended: 0,
             given_up: None,
@@ -72,7 +80,9 @@ impl Node {
     /// Reads what a store says, until it says no more.
     async fn hear_store(self, number: u64, mut frames: Frames) {
         while let Ok(Some((message, payload))) = frames.next::<FromStore>().await {
-            let descriptors = std::iter::from_fn(|| frames.take_descriptor()).map(Arc::new).collect();
+            // Those of the next frame may be there, too.
+            let count = message.descriptors();
+            let descriptors = (0..count).filter_map(|_| frames.take_descriptor()).map(Arc::new).collect();
             let is_current = self.with(|engine| {
                 let is_current = engine.tables.ended == number;
                 if is_current {
@@ -136,6 +146,7 @@ impl Engine {
 
     /// A process is dead: what it has read needs no protection any more.
     pub(super) fn forget_reader(&mut self, process: ProcessId) {
+        self.tables.told.remove(&process);
         if let Some(reader) = self.tables.readers.remove(&process) {
             self.tell_store(&ToStore::Detach { reader }, &Bytes::new());
         }
@@ -183,6 +194,7 @@ impl Engine {
                 self.ledger.set_stores(self.tables.ended);
             }
             FromStore::Failed(why) => self.tables.given_up = Some(why),
+            FromStore::Overdue { reader, ms } => self.snapshot_overdue(reader, Duration::from_millis(ms)),
             FromStore::Attached { tag, reader, map_size } => {
                 let waiting = self.tables.open.remove(&tag);
                 let waiting = waiting.filter(|open| self.workers.contains_key(&open.process));
@@ -203,6 +215,22 @@ impl Engine {
                 self.answer_table(process, request, answer, payload);
             }
         }
+    }
+
+    /// A process keeps a snapshot for long: it is told to end it; if it does not, being stopped or busy, it ends itself.
+    fn snapshot_overdue(&mut self, reader: u64, time: Duration) {
+        let found = self.tables.readers.iter().find(|(_, number)| **number == reader);
+        let Some(process) = found.map(|(process, _)| *process) else { return };
+        if time >= MUCH_TOO_LONG {
+            return self.tell(Event::KeepsSnapshot { process, time });
+        }
+        if self.tables.told.insert(process)
+            && let Some(worker) = self.workers.get(&process)
+        {
+            let time = duration(time);
+            self.printer.warn(&format!("`{}` has kept a snapshot of the tables for {time}: it is ended", worker.label));
+        }
+        self.push(process, Frame { attention: page::LOOK, ..Frame::of(ToWorker::EndSnapshots) });
     }
 
     fn answer_table(&mut self, process: ProcessId, request: RequestId, answer: TableAnswer, payload: Bytes) {
