@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
-use rebeam_sys::memory::{self, SharedWords};
+use rebeam_sys::memory::{self, Resident, SharedWords};
 
 use crate::Result;
 use crate::mdb::{Env, Mode, ReadTxn, WriteTxn, path_of};
@@ -18,6 +18,9 @@ use crate::reader::Rows;
 
 /// How many transactions may be read at once, by all together.
 const MOST_PROXIES: u32 = 16 * 1024;
+
+/// By how many bytes the file grows before they are mapped.
+const GROWTH: usize = 1 << 20;
 
 /// Proxies that are not worth a look at the pins.
 const FEW_PROXIES: usize = 16;
@@ -52,6 +55,7 @@ pub struct Store {
     env: Env,
     /// Open for reading.
     data: File,
+    resident: Resident,
     map_size: usize,
     page: OwnedFd,
     words: SharedWords,
@@ -123,11 +127,13 @@ impl Store {
         // Whoever has the file by a descriptor is to read it, and no more.
         data.set_permissions(Permissions::from_mode(0o444))?;
         let data = File::open(path_of(&data))?;
+        let resident = Resident::new(&data, map_size)?;
         let (page, words) = memory::create_written_by_us(c"rebeam-tables", PAGE)?;
         let mut store = Store {
             proxies: VecDeque::new(),
             env,
             data,
+            resident,
             map_size,
             page,
             words,
@@ -204,6 +210,12 @@ impl Store {
         }
         if self.proxies.len() >= self.enough {
             self.release();
+        }
+        // In steps, since each asks the system.
+        let used = self.env.used();
+        if used >= self.resident.length() + GROWTH {
+            // Not beyond the end of the file: the last pages may not be written yet.
+            self.resident.grow_to(used - GROWTH / 2);
         }
         Ok(())
     }

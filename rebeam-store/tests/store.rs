@@ -188,3 +188,23 @@ fn nobody_maps_the_rows_or_the_store_s_page_to_write_to_them() {
     use std::os::unix::fs::PermissionsExt;
     assert_eq!(data.metadata().unwrap().permissions().mode() & 0o777, 0o444);
 }
+
+/// Of all pages that a reader has looked at, none is its own.
+#[test]
+fn the_store_keeps_what_it_has_written_mapped() {
+    let files = Files::new();
+    let mut store = files.store(MAP);
+    let (_, reader) = reader(&mut store);
+    let rows: Vec<String> = (0..100_000).map(|index| format!("{index:06}")).collect();
+    store.write(|write| rows.iter().try_for_each(|row| write.put(row.as_bytes(), &[7; 200]))).unwrap();
+    assert!(store.used() > 20 << 20);
+    let snapshot = reader.snapshot().unwrap();
+    assert_eq!(forwards(&snapshot, "").len(), rows.len());
+    // The page is mapped by the reader's part of this process and by the store's, and so by more than one mapping.
+    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mapped = |line: &str| line.strip_prefix("Rss:").and_then(|rest| rest.trim().split(' ').next()?.parse().ok());
+    let of_rows = smaps.split("memfd:rebeam-rows").skip(1);
+    let sizes: Vec<u64> = of_rows.filter_map(|mapping| mapping.lines().find_map(mapped)).collect();
+    let used_kib = (store.used() >> 10) as u64;
+    assert!(sizes.iter().filter(|size| **size > used_kib * 8 / 10).count() >= 2, "{sizes:?} of {used_kib}");
+}

@@ -162,6 +162,40 @@ impl Mapping {
     }
 }
 
+/// A file whose pages this process keeps mapped, so that they are nobody's own: of a page that one process alone has mapped,
+/// the kernel says that it is that one's private memory, whoever filled it.
+#[derive(Debug)]
+pub struct Resident {
+    raw: MmapRaw,
+    /// Bytes from the beginning that are mapped.
+    length: usize,
+}
+
+impl Resident {
+    /// Of a file that may grow to so many bytes, and never shrinks.
+    ///
+    /// # Errors
+    /// Those of the system: no address space is one.
+    pub fn new(fd: impl AsFd, most: usize) -> io::Result<Self> {
+        Ok(Resident { raw: options(most).map_raw_read_only(&fd.as_fd())?, length: 0 })
+    }
+
+    /// Maps what the file has by now. It is no matter if that fails.
+    pub fn grow_to(&mut self, length: usize) {
+        let length = length.min(self.raw.len());
+        if length > self.length {
+            #[cfg(target_os = "linux")]
+            let _ = self.raw.advise_range(Advice::PopulateRead, self.length, length - self.length);
+            self.length = length;
+        }
+    }
+
+    /// Bytes from the beginning that are mapped.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+}
+
 /// Memory that processes read and write at the same time, word by word.
 #[derive(Debug)]
 pub struct SharedWords {
