@@ -92,7 +92,7 @@ deny: .tools/bin/cargo-deny ## licences, sources and the graph of the crates
 	$(CARGO) install cargo-deny --version $(DENY_VERSION) --locked --root .tools
 
 bench: $(VENV)/made ## figures beside their floors, as ratios of one run
-	$(BIN)/python -m pip install --quiet pandas 'uvicorn[standard]'
+	$(BIN)/python -m pip install --quiet lmdb pandas 'uvicorn[standard]'
 	$(CARGO) build --release --workspace
 	cp $(TARGET)/release/lib_rebeam.so $(MODULE).new && mv $(MODULE).new $(MODULE)
 	@# As an installed package is.

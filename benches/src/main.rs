@@ -30,7 +30,8 @@ fn main() {
     growth(&mut table, &rebeam, here);
     names(&mut table, &rebeam, here);
     starts(&mut table, &rebeam, here, &python);
-    reloads(&mut table, &rebeam, here, &python);
+    script(&mut table, &rebeam, &here.join("reload.py"), &python);
+    script(&mut table, &rebeam, &here.join("tables.py"), &python);
 
     println!("load after: {}", std::fs::read_to_string("/proc/loadavg").unwrap().trim());
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap();
@@ -138,10 +139,11 @@ fn growth(table: &mut Table, rebeam: &Path, here: &Path) {
     node.down();
 }
 
-/// The floor of a save is `uvicorn --reload` of the same imports; of what a node holds after 100 reloads, the same after 5.
-fn reloads(table: &mut Table, rebeam: &Path, here: &Path, python: &str) {
+/// What a script measures by itself. The floor of a save is `uvicorn --reload` of the same imports; of what a node holds after
+/// 100 reloads, the same after 5; of what is done to a table, what its name says.
+fn script(table: &mut Table, rebeam: &Path, script: &Path, python: &str) {
     calm();
-    let rows = output(Command::new(python).arg(here.join("reload.py")).arg(rebeam));
+    let rows = output(Command::new(python).arg(script).arg(rebeam));
     for row in serde_json::from_str::<Vec<Value>>(&rows).unwrap() {
         let values =
             |key: &str| -> Vec<f64> { row[key].as_array().unwrap().iter().filter_map(Value::as_f64).collect() };

@@ -1,6 +1,7 @@
 //! Tables: each scenario of `fixtures/tables.py` in a node of its own.
 
-use harness::scenarios;
+use harness::{Project, scenarios};
+use serde_json::json;
 
 scenarios! {
     in "fixtures/tables.py";
@@ -18,6 +19,7 @@ scenarios! {
     changes_that_look_first,
     a_table_is_a_dictionary,
     ordered_keys_are_found_by_what_they_lie_between,
+    rows_expire,
     ets_007_a_walk_shows_what_was_there_throughout_once,
     a_snapshot_shows_one_moment,
     a_store_that_is_killed_is_replaced_and_nothing_is_lost,
@@ -26,4 +28,110 @@ scenarios! {
     a_reader_that_is_killed_again_and_again_harms_nobody,
     a_snapshot_that_is_open_for_too_long_ends,
     nothing_of_a_table_is_in_a_directory,
+}
+
+/// A tree with tables of each sort, and an owner of one.
+const APP: &str = r#"
+import datetime
+import rebeam
+from rebeam import Actor, Supervisor, Table, child
+
+class Owner(Actor):
+    def init(self):
+        own = rebeam.table("own", kind="set")
+        own["object"] = Owner
+        own["plain"] = [1, {"a": (2,)}]
+
+    def fill(self):
+        t = rebeam.table("prices")
+        t.update({"apple": 3, "pear": 2.5})
+        t[("room", 1)] = {"when": datetime.date(2026, 1, 2), (1,): b"\x00", "huge": 2**100, "none": None}
+        t[("room", 2)] = {1, 2}
+
+tree = Supervisor([Table("prices", kind="ordered_set"), Table("copy", kind="ordered_set"), child(Owner, name="owner")])
+"#;
+
+#[test]
+fn tables_are_shown_and_changed_on_the_command_line() {
+    let project = Project::new(APP);
+    let node = project.up();
+    node.call("owner", "fill", &[]);
+    let list = node.run(&["table", "ls"]).stdout;
+    assert!(list.starts_with("TABLE") && list.lines().count() == 4, "{list}");
+    let all = node.run(&["table", "ls", "--json"]).json();
+    let prices = all.as_array().and_then(|all| all.iter().find(|it| it["name"] == "prices")).expect("it is there");
+    assert_eq!(
+        (&prices["kind"], &prices["access"], &prices["rows"]),
+        (&json!("ordered_set"), &json!("public"), &json!(4))
+    );
+    assert_eq!(node.run(&["table", "get", "prices", "apple"]).stdout, "3\n");
+    assert_eq!(node.run(&["table", "get", "prices", "[\"room\", 2]", "--json"]).json(), json!([1, 2]));
+    node.run(&["table", "get", "prices", "plum"]).assert_error(1, &["nothing is under the key \"plum\""]);
+    node.run(&["table", "get", "absent", "x"]).assert_error(1, &["there is no table `absent`", "rebeam table ls"]);
+    assert_eq!(
+        node.run(&["table", "show", "prices", "--json", "--limit", "2"]).json(),
+        json!([["apple", 3], ["pear", 2.5]])
+    );
+    assert!(node.run(&["table", "show", "prices", "--limit", "1"]).stdout.contains("the first 1 rows"));
+    assert_eq!(node.run(&["table", "show", "prices", "room", "2", "--json"]).json(), json!([[["room", 2], [1, 2]]]));
+    assert_eq!(node.run(&["table", "put", "prices", "[\"room\", 3]", "{\"a\": [1]}"]).code, Some(0));
+    assert_eq!(node.run(&["table", "get", "prices", "[\"room\", 3]"]).stdout, "{\"a\":[1]}\n");
+    node.run(&["table", "put", "own", "a", "1"]).assert_error(1, &["`own` is its owner's to write to"]);
+    // What is no plain data is named.
+    node.run(&["table", "get", "own", "object"]).assert_error(1, &["is not plain data"]);
+    assert_eq!(node.run(&["table", "get", "own", "plain"]).stdout, "[1,{\"a\":[2]}]\n");
+    // Everything comes back as it was.
+    let shell = |text: &str| {
+        let text = text.replace("rebeam", &harness::rebeam().display().to_string());
+        project.command_of("sh").args(["-c", &text]).output().expect("it runs")
+    };
+    let dumped = shell("rebeam table dump prices > rows && rebeam table load copy < rows && rebeam table dump copy");
+    let rows = std::fs::read_to_string(project.path().join("rows")).expect("it was written");
+    assert_eq!(String::from_utf8_lossy(&dumped.stdout), rows, "{dumped:?}");
+    assert_eq!(rows.lines().count(), 5, "{rows}");
+    let output = shell(r#"echo '[1, {"$bytes": 5}]' | rebeam table load copy"#);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("line 1 is no row"), "{output:?}");
+    node.down();
+}
+
+#[test]
+fn tables_are_reached_from_outside_with_plain_values() {
+    let project = Project::new(APP);
+    let node = project.up();
+    node.call("owner", "fill", &[]);
+    project.write(
+        "outside.py",
+        r#"
+import datetime, rebeam
+with rebeam.connect() as node:
+    assert node.tables() == ["copy", "own", "prices"]
+    prices = node.table("prices")
+    assert prices["apple"] == 3 and prices.get("plum", 7) == 7 and "pear" in prices and len(prices) == 4
+    assert prices["room", 1]["when"] == datetime.date(2026, 1, 2) and prices["room", 2] == {1, 2}
+    assert prices.prefix(("room",))[0][0] == ("room", 1) and prices.first() == "apple"
+    prices["plum"] = {"new": (1, 2)}
+    assert prices.pop("plum") == {"new": (1, 2)} and prices.update_counter("apple", 2) == 5
+    prices.update(a=1, b=2)
+    assert list(prices)[:2] == ["a", "apple"] and dict(prices)["b"] == 2
+    for use, error in (
+        (lambda: prices["plum"], KeyError),
+        (lambda: node.table("absent")["x"], rebeam.RebeamError),
+        (lambda: node.table("own").insert("x", 1), rebeam.RebeamError),
+        (lambda: prices.insert("x", object()), TypeError),
+        (lambda: prices.no_such_thing, AttributeError),
+    ):
+        try:
+            use()
+        except error as found:
+            print(type(found).__name__, found)
+        else:
+            raise AssertionError(error)
+"#,
+    );
+    let output = project.command_of(harness::python()).arg("outside.py").output().expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("there is no table `absent`") && text.contains("`own` is its owner's"), "{text}");
+    node.down();
 }

@@ -40,7 +40,7 @@ SCENARIOS = [
 
 
 def _tester() -> rebeam.ActorRef[Any]:
-    return rebeam.ref(fixture.Tester, "tester")
+    return rebeam.ref(fixture.Tester, "tester").options(timeout=60)
 
 
 def test_scenarios_are_found() -> None:

@@ -51,6 +51,8 @@ pub struct Table {
     pub kind: TableKind,
     /// See [`Access`].
     pub access: Access,
+    /// For how many milliseconds its rows stay, if nothing else is said of one; `None`: until they are removed.
+    pub ttl_ms: Option<u64>,
 }
 
 impl Table {
@@ -116,6 +118,8 @@ pub struct NewRow<'a> {
     /// The key itself, an encoded [`Value`], if it does not follow from those.
     #[serde(borrow, with = "serde_bytes")]
     pub original: &'a [u8],
+    /// When it expires, in milliseconds of the system's monotonic clock; 0: it does not.
+    pub expires: u64,
     /// The value: a byte that says how it is encoded ([`PICKLE`], [`PLAIN`]), and the rest.
     #[serde(borrow, with = "serde_bytes")]
     pub value: &'a [u8],
@@ -293,7 +297,7 @@ mod tests {
 
     #[test]
     fn an_operation_comes_back_from_its_bytes() {
-        let row = NewRow { key: b"k", original: b"", value: b"\x00value" };
+        let row = NewRow { key: b"k", original: b"", expires: 5, value: b"\x00value" };
         let operations = [
             Operation::Put { rows: vec![row, row], only: Only::IfNew },
             Operation::Delete { key: b"k", only: Only::IfVersion(7) },
@@ -307,7 +311,7 @@ mod tests {
         let outcome = Outcome::Taken(vec![Bytes(b"a"), Bytes(b"")]);
         let bytes = postcard::to_stdvec(&outcome).unwrap();
         assert_eq!(postcard::from_bytes::<Outcome<'_>>(&bytes).unwrap(), outcome);
-        let table = Table { kind: TableKind::Bag, access: Access::Private };
+        let table = Table { kind: TableKind::Bag, access: Access::Private, ttl_ms: Some(5) };
         assert_eq!(Table::decode(&table.encode()), Some(table));
     }
 }

@@ -1,4 +1,4 @@
-//! How keys and rows lie in the file: `table key` → `version original value`.
+//! How keys and rows lie in the file: `table key` → `version expiry original value`.
 //!
 //! A table's key is its number in eight bytes, so its rows lie together; in a bag the key is followed by eight bytes that
 //! count up. What is known of a table itself stands before its first row, under a key that no value has ([`crate::key`]
@@ -30,6 +30,20 @@ pub fn of(id: TableId, key: &[u8]) -> Vec<u8> {
     [&prefix(id), key].concat()
 }
 
+/// Under this number stands when rows expire, the next one first: `time row's key`, without a value.
+pub(crate) const EXPIRIES: TableId = TableId(u64::MAX);
+
+/// The key that says when a row expires.
+pub(crate) fn of_expiry(expires: u64, whole: &[u8]) -> Vec<u8> {
+    [&prefix(EXPIRIES), &expires.to_be_bytes(), whole].concat()
+}
+
+/// When which row expires, by such a key.
+pub(crate) fn expiry_of(key: &[u8]) -> Option<(u64, &[u8])> {
+    let (expires, whole) = key.get(TABLE..)?.split_first_chunk()?;
+    Some((u64::from_be_bytes(*expires), whole))
+}
+
 /// The key of a value in a bag.
 pub(crate) fn of_bag(id: TableId, key: &[u8], place: u64) -> Vec<u8> {
     [&prefix(id), key, &place.to_be_bytes()].concat()
@@ -47,6 +61,8 @@ pub fn key_of(whole: &[u8], is_bag: bool) -> Option<&[u8]> {
 pub struct Row<'a> {
     /// The transaction that has put it.
     pub version: u64,
+    /// When it expires, in milliseconds; 0: it does not.
+    pub expires: u64,
     /// The key itself, if it does not follow from the key's bytes.
     pub original: &'a [u8],
     /// Its value.
@@ -57,15 +73,21 @@ impl<'a> Row<'a> {
     /// As it lies in the file.
     pub(crate) fn encode(self) -> Vec<u8> {
         let length = (self.original.len() as u32).to_le_bytes();
-        [&self.version.to_le_bytes(), &length[..], self.original, self.value].concat()
+        [&self.version.to_le_bytes(), &self.expires.to_le_bytes(), &length[..], self.original, self.value].concat()
     }
 
     /// From how it lies in the file; `None` if it is none.
     pub fn decode(bytes: &'a [u8]) -> Option<Self> {
         let (version, bytes) = bytes.split_first_chunk()?;
+        let (expires, bytes) = bytes.split_first_chunk()?;
         let (length, bytes) = bytes.split_first_chunk()?;
         let (original, value) = bytes.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-        Some(Row { version: u64::from_le_bytes(*version), original, value })
+        Some(Row { version: u64::from_le_bytes(*version), expires: u64::from_le_bytes(*expires), original, value })
+    }
+
+    /// Whether it counts as gone at this time.
+    pub fn is_expired(&self, now: impl FnOnce() -> u64) -> bool {
+        self.expires != 0 && self.expires <= now()
     }
 }
 

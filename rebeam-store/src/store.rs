@@ -212,10 +212,20 @@ impl Store {
             self.release();
         }
         // In steps, since each asks the system.
-        let used = self.env.used();
-        if used >= self.resident.length() + GROWTH {
-            // Not beyond the end of the file: the last pages may not be written yet.
-            self.resident.grow_to(used - GROWTH / 2);
+        if self.env.used() >= self.resident.length() + GROWTH {
+            self.keep_mapped()?;
+        }
+        Ok(())
+    }
+
+    /// Maps what was written since the last time, so that no reader is charged for it.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn keep_mapped(&mut self) -> Result<()> {
+        if self.env.used() > self.resident.length() {
+            let length = self.data.metadata()?.len();
+            self.resident.grow_to(usize::try_from(length).unwrap_or(usize::MAX));
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use rebeam_protocol::table::{
 };
 use rebeam_protocol::value::{self, Value};
 
-use crate::row::{self, LONGEST_KEY, Row, Size};
+use crate::row::{self, EXPIRIES, LONGEST_KEY, Row, Size};
 use crate::store::{Store, Write};
 use crate::{Error, Result};
 
@@ -42,6 +42,8 @@ pub struct Tables {
     /// Bytes of all rows, and how many there may be.
     bytes: u64,
     most_bytes: u64,
+    /// Whether any row may expire.
+    has_expiries: bool,
 }
 
 /// How an operation can fail.
@@ -68,7 +70,7 @@ impl Tables {
     pub fn new(mut store: Store, most_bytes: u64) -> Result<Self> {
         // What is there already comes from a store before.
         let bytes = store.write(|write| Ok(sizes(write)?.values().map(|size| size.bytes).sum()))?;
-        Ok(Tables { store, known: BTreeMap::new(), gone: VecDeque::new(), bytes, most_bytes })
+        Ok(Tables { store, known: BTreeMap::new(), gone: VecDeque::new(), bytes, most_bytes, has_expiries: true })
     }
 
     /// There is this table, or it has another owner.
@@ -92,6 +94,36 @@ impl Tables {
         Ok(())
     }
 
+    /// When the next row expires.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn next_expiry(&mut self) -> Result<Option<u64>> {
+        if !self.has_expiries {
+            return Ok(None);
+        }
+        let next = self.store.write(|write| {
+            let first = write.rows(&row::prefix(EXPIRIES))?.next_row()?;
+            Ok(first.and_then(|(key, _)| row::expiry_of(key)).map(|(expires, _)| expires))
+        })?;
+        self.has_expiries = next.is_some();
+        Ok(next)
+    }
+
+    /// Removes some rows that have expired; true if there may be more.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn expire(&mut self, now: u64) -> Result<bool> {
+        if !self.has_expiries {
+            return Ok(false);
+        }
+        let known = &self.known;
+        let (count, freed) = self.store.write(|write| expire(write, known, now, ROWS_PER_TURN))?;
+        self.bytes = self.bytes.saturating_sub(freed);
+        Ok(count == ROWS_PER_TURN)
+    }
+
     /// Removes some rows of tables that are gone; true if there may be more.
     ///
     /// # Errors
@@ -103,6 +135,7 @@ impl Tables {
             let before = size.bytes;
             let keys = keys(write, &row::first(id), &row::prefix(id), ROWS_PER_TURN)?;
             for (key, length) in &keys {
+                forget_expiry(write, key)?;
                 write.delete(key)?;
                 size.bytes -= weight(key, *length);
             }
@@ -121,23 +154,33 @@ impl Tables {
         Ok(!self.gone.is_empty())
     }
 
-    /// Carries operations out, in their order. For each an encoded [`Outcome`], or why it was not done.
-    pub fn operate(&mut self, requests: &[Request<'_>]) -> Vec<std::result::Result<Vec<u8>, TableError>> {
-        match self.try_all(requests) {
+    /// Carries operations out, in their order, at this time. For each an encoded [`Outcome`], or why it was not done.
+    pub fn operate(&mut self, requests: &[Request<'_>], now: u64) -> Vec<std::result::Result<Vec<u8>, TableError>> {
+        match self.try_all(requests, now) {
             Ok(results) => results,
             Err(_) if requests.len() > 1 => requests
                 .iter()
-                .map(|request| self.try_all(std::slice::from_ref(request)).unwrap_or_else(|error| vec![failed(&error)]))
+                .map(|request| {
+                    self.try_all(std::slice::from_ref(request), now).unwrap_or_else(|error| vec![failed(&error)])
+                })
                 .map(|mut results| results.pop().unwrap_or(Err(TableError::Full)))
                 .collect(),
             Err(error) => vec![failed(&error)],
         }
     }
 
-    fn try_all(&mut self, requests: &[Request<'_>]) -> Result<Vec<std::result::Result<Vec<u8>, TableError>>> {
-        let Tables { store, known, bytes, most_bytes, .. } = self;
-        let (results, after) = store.write(|write| {
+    fn try_all(&mut self, requests: &[Request<'_>], now: u64) -> Result<Vec<std::result::Result<Vec<u8>, TableError>>> {
+        let Tables { store, known, bytes, most_bytes, has_expiries, .. } = self;
+        let (results, after, may_expire) = store.write(|write| {
             let mut all = *bytes;
+            let mut may_expire = *has_expiries;
+            // What has expired is there for nobody.
+            let mut expired = if may_expire { ROWS_PER_TURN } else { 0 };
+            while expired == ROWS_PER_TURN {
+                let (count, freed) = expire(write, known, now, ROWS_PER_TURN)?;
+                all = all.saturating_sub(freed);
+                expired = count;
+            }
             let mut results = Vec::with_capacity(requests.len());
             for request in requests {
                 let done = permitted(known, request).map_err(Failure::Own).and_then(|table| {
@@ -147,6 +190,7 @@ impl Tables {
                     let free = most_bytes.saturating_sub(all);
                     let before = change.size.bytes;
                     let outcome = change.carry_out(&operation, free)?;
+                    may_expire |= change.may_expire;
                     let after = change.finish()?;
                     all = all + after - before;
                     Ok(outcome)
@@ -157,9 +201,10 @@ impl Tables {
                     Err(Failure::Store(error)) => return Err(error),
                 });
             }
-            Ok((results, all))
+            Ok((results, all, may_expire))
         })?;
         *bytes = after;
+        *has_expiries = may_expire;
         Ok(results)
     }
 }
@@ -188,6 +233,49 @@ fn weight(key: &[u8], value: usize) -> u64 {
     key.len() as u64 + value as u64 + BESIDE
 }
 
+/// Removes rows that have expired, so many at most; how many those were, and their bytes.
+fn expire(
+    write: &mut Write<'_>,
+    known: &BTreeMap<TableId, (Pid, Table)>,
+    now: u64,
+    most: usize,
+) -> Result<(usize, u64)> {
+    let expired: Vec<Vec<u8>> = {
+        let mut rows = write.rows(&row::prefix(EXPIRIES))?;
+        let mut expired = Vec::new();
+        while expired.len() < most
+            && let Some((key, _)) = rows.next_row()?
+            && row::expiry_of(key).is_some_and(|(expires, _)| expires <= now)
+        {
+            expired.push(key.to_vec());
+        }
+        expired
+    };
+    let mut freed = 0;
+    for key in &expired {
+        let Some((_, whole)) = row::expiry_of(key) else { continue };
+        let id = TableId(whole.first_chunk().map_or(0, |id| u64::from_be_bytes(*id)));
+        let kind = known.get(&id).map_or(TableKind::Set, |(_, table)| table.kind);
+        if let Some(length) = write.get(whole)?.map(<[u8]>::len) {
+            let mut change = Change::begin(write, id, kind)?;
+            freed += weight(whole, length);
+            change.remove(whole, length)?;
+            change.finish()?;
+        }
+        write.delete(key)?;
+    }
+    Ok((expired.len(), freed))
+}
+
+/// A row is about to go, or to be put anew: it does not expire any more.
+fn forget_expiry(write: &mut Write<'_>, whole: &[u8]) -> Result<()> {
+    let expires = write.get(whole)?.and_then(Row::decode).map_or(0, |row| row.expires);
+    if expires != 0 {
+        write.delete(&row::of_expiry(expires, whole))?;
+    }
+    Ok(())
+}
+
 /// Every table that has rows.
 fn sizes(write: &Write<'_>) -> Result<BTreeMap<TableId, Size>> {
     let mut rows = write.rows(&[])?;
@@ -198,6 +286,9 @@ fn sizes(write: &Write<'_>) -> Result<BTreeMap<TableId, Size>> {
         if let Some((key, value)) = rows.next_row()? {
             // The first row of each says what is known of it.
             let id = TableId(key.first_chunk().map_or(0, |id| u64::from_be_bytes(*id)));
+            if id == EXPIRIES {
+                break;
+            }
             sizes.insert(id, Size::decode(Some(value)));
             from = id.0.checked_add(1).map(|next| row::prefix(TableId(next)).to_vec());
         }
@@ -225,12 +316,14 @@ struct Change<'w, 'store> {
     kind: TableKind,
     size: Size,
     was: Size,
+    /// Whether a row that was put expires.
+    may_expire: bool,
 }
 
 impl<'w, 'store> Change<'w, 'store> {
     fn begin(write: &'w mut Write<'store>, id: TableId, kind: TableKind) -> Result<Self> {
         let size = Size::decode(write.get(&Size::key(id))?);
-        Ok(Change { write, id, kind, size, was: size })
+        Ok(Change { write, id, kind, size, was: size, may_expire: false })
     }
 
     /// Notes what has become of the table's size; gives its bytes.
@@ -325,8 +418,8 @@ impl<'w, 'store> Change<'w, 'store> {
     }
 
     fn put(&mut self, new: &NewRow<'_>) -> Tried<()> {
-        let NewRow { key, original, value } = *new;
-        let row = Row { version: self.write.version(), original, value }.encode();
+        let NewRow { key, original, expires, value } = *new;
+        let row = Row { version: self.write.version(), expires, original, value }.encode();
         let whole = match self.kind {
             TableKind::Bag if self.values(key)?.iter().any(|there| there == value) => return Ok(()),
             TableKind::Bag | TableKind::DuplicateBag => {
@@ -335,20 +428,30 @@ impl<'w, 'store> Change<'w, 'store> {
             }
             TableKind::Set | TableKind::OrderedSet => {
                 let whole = row::of(self.id, key);
-                if let Some(there) = self.write.get(&whole)? {
-                    self.size.bytes -= weight(&whole, there.len());
+                if let Some(length) = self.write.get(&whole)?.map(<[u8]>::len) {
+                    forget_expiry(self.write, &whole)?;
+                    self.size.bytes -= weight(&whole, length);
                     self.size.rows -= 1;
                 }
                 whole
             }
         };
         self.write.put(&whole, &row)?;
+        if expires != 0 {
+            self.write.put(&row::of_expiry(expires, &whole), &[])?;
+            self.may_expire = true;
+        }
         self.size.rows += 1;
         self.size.bytes += weight(&whole, row.len());
         Ok(())
     }
 
     fn delete(&mut self, whole: &[u8], length: usize) -> Tried<()> {
+        Ok(self.remove(whole, length)?)
+    }
+
+    fn remove(&mut self, whole: &[u8], length: usize) -> Result<()> {
+        forget_expiry(self.write, whole)?;
         self.write.delete(whole)?;
         self.size.rows -= 1;
         self.size.bytes -= weight(whole, length);
@@ -389,7 +492,7 @@ impl<'w, 'store> Change<'w, 'store> {
         };
         let value = [&[PLAIN], &value::encode(&sum)[..]].concat();
         let original = row.map_or(new.original, |row| row.original);
-        self.put(&NewRow { key: new.key, original, value: &value })?;
+        self.put(&NewRow { key: new.key, original, expires: new.expires, value: &value })?;
         encoded(&Outcome::Sum(sum))
     }
 }

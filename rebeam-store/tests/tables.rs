@@ -125,14 +125,14 @@ impl World {
         let reader = Reader::open(fds.data.as_fd(), fds.page.as_fd(), fds.pins.as_fd(), store.map_size()).unwrap();
         let mut tables = Tables::new(store, most_bytes).unwrap();
         for (place, kind) in KINDS.into_iter().enumerate() {
-            tables.note(TableId(place as u64), OWNER, Table { kind, access: Access::Protected });
+            tables.note(TableId(place as u64), OWNER, Table { kind, access: Access::Protected, ttl_ms: None });
         }
         World { tables, reader }
     }
 
     fn operate(&mut self, id: u64, by: Pid, operation: &Operation<'_>) -> Result<Vec<u8>, TableError> {
         let operation = postcard::to_stdvec(operation).unwrap();
-        self.tables.operate(&[Request { id: TableId(id), by, operation: &operation }]).pop().unwrap()
+        self.tables.operate(&[Request { id: TableId(id), by, operation: &operation }], 0).pop().unwrap()
     }
 
     fn rows(&self, id: u64) -> Model {
@@ -167,7 +167,8 @@ impl World {
             Change::DeletePrefix(number) => vec![(prefix(*number), Vec::new())],
             Change::Clear => vec![(Vec::new(), Vec::new())],
         };
-        let rows: Vec<NewRow<'_>> = values.iter().map(|(key, value)| NewRow { key, original: b"", value }).collect();
+        let rows: Vec<NewRow<'_>> =
+            values.iter().map(|(key, value)| NewRow { key, original: b"", expires: 0, value }).collect();
         let (key, value) = (&*values[0].0, &*values[0].1);
         let operation = match change {
             Change::Put(_, true) => Operation::Put { rows, only: Only::IfNew },
@@ -230,13 +231,19 @@ fn ets_002_a_stranger_changes_nothing() {
     let value = plain(1);
     let key = key(1);
     let put = |id| {
-        (id, Operation::Put { rows: vec![NewRow { key: &key, original: b"", value: &value }], only: Only::Always })
+        (
+            id,
+            Operation::Put {
+                rows: vec![NewRow { key: &key, original: b"", expires: 0, value: &value }],
+                only: Only::Always,
+            },
+        )
     };
     let (id, operation) = put(0);
     assert_eq!(world.operate(id, STRANGER, &operation), Err(TableError::NotYours));
     assert_eq!(world.operate(9, OWNER, &operation), Err(TableError::NoTable));
     assert!(world.operate(id, OWNER, &operation).is_ok());
-    world.tables.note(TableId(0), STRANGER, Table { kind: TableKind::Set, access: Access::Private });
+    world.tables.note(TableId(0), STRANGER, Table { kind: TableKind::Set, access: Access::Private, ttl_ms: None });
     assert_eq!(world.operate(id, OWNER, &operation), Err(TableError::NotYours));
     assert!(world.operate(id, STRANGER, &operation).is_ok());
 }
@@ -246,12 +253,15 @@ fn what_does_not_fit_is_refused_alone_and_fits_when_something_is_gone() {
     let mut world = World::new(100_000);
     let large = [&[PICKLE], &[7; 60_000][..]].concat();
     let keys = [1, 2].map(key);
-    let put = |key| Operation::Put { rows: vec![NewRow { key, original: b"", value: &large }], only: Only::Always };
+    let put = |key| Operation::Put {
+        rows: vec![NewRow { key, original: b"", expires: 0, value: &large }],
+        only: Only::Always,
+    };
     let operations: Vec<Vec<u8>> =
         [&keys[0], &keys[1], &keys[0]].map(|key| postcard::to_stdvec(&put(key)).unwrap()).to_vec();
     let requests: Vec<Request<'_>> =
         operations.iter().map(|operation| Request { id: TableId(0), by: OWNER, operation }).collect();
-    let results = world.tables.operate(&requests);
+    let results = world.tables.operate(&requests, 0);
     assert!(results[0].is_ok() && results[1] == Err(TableError::Full), "{:?}", results[1]);
     assert_eq!(world.size(0).rows, 1);
     assert!(world.operate(0, OWNER, &Operation::Delete { key: &keys[0], only: Only::Always }).is_ok());
@@ -260,14 +270,14 @@ fn what_does_not_fit_is_refused_alone_and_fits_when_something_is_gone() {
     let directory = tempfile::tempdir().unwrap();
     let data = world.tables.store.data().unwrap();
     let mut again = Tables::new(Store::restore(&data, directory.path(), 1 << 28).unwrap(), 100_000).unwrap();
-    again.note(TableId(0), OWNER, Table { kind: TableKind::Set, access: Access::Protected });
+    again.note(TableId(0), OWNER, Table { kind: TableKind::Set, access: Access::Protected, ttl_ms: None });
     let request = Request { id: TableId(0), by: OWNER, operation: &operations[0] };
-    assert_eq!(again.operate(&[request]).pop(), Some(Err(TableError::Full)));
+    assert_eq!(again.operate(&[request], 0).pop(), Some(Err(TableError::Full)));
     again.forget(TableId(0));
-    again.note(TableId(1), OWNER, Table { kind: TableKind::Set, access: Access::Protected });
+    again.note(TableId(1), OWNER, Table { kind: TableKind::Set, access: Access::Protected, ttl_ms: None });
     while again.clear_up().unwrap() {}
     let request = Request { id: TableId(1), ..request };
-    assert!(again.operate(&[request]).pop().unwrap().is_ok());
+    assert!(again.operate(&[request], 0).pop().unwrap().is_ok());
 }
 
 #[test]
@@ -275,16 +285,54 @@ fn bytes_that_are_no_operation_are_refused() {
     let mut world = World::new(u64::MAX);
     for operation in [&b""[..], b"\xff\xff\xff", b"\x00\xff\xff\xff\xff\x0f", b"\x00\x01\x00\x00\x00\x00"] {
         let request = Request { id: TableId(0), by: OWNER, operation };
-        let result = world.tables.operate(&[request]).pop().unwrap();
+        let result = world.tables.operate(&[request], 0).pop().unwrap();
         assert!(matches!(result, Err(TableError::BadRequest(_))), "{result:?}");
     }
     let put = |key: &[u8]| {
-        let rows = vec![NewRow { key, original: b"", value: b"\x01" }];
+        let rows = vec![NewRow { key, original: b"", expires: 0, value: b"\x01" }];
         postcard::to_stdvec(&Operation::Put { rows, only: Only::Always }).unwrap()
     };
     for key in [&b""[..], b"\x00", &[5; 4000]] {
         let request = Request { id: TableId(0), by: OWNER, operation: &put(key) };
-        assert!(matches!(world.tables.operate(&[request]).pop().unwrap(), Err(TableError::BadRequest(_))));
+        assert!(matches!(world.tables.operate(&[request], 0).pop().unwrap(), Err(TableError::BadRequest(_))));
     }
     assert_eq!(world.size(0).rows, 0);
+}
+
+#[test]
+fn rows_expire_and_leave_nothing() {
+    let mut world = World::new(u64::MAX);
+    let value = plain(1);
+    let keys: Vec<Vec<u8>> = (0..8).map(key).collect();
+    let put = |world: &mut World, id: u64, key: &[u8], expires: u64, now: u64| {
+        let rows = vec![NewRow { key, original: b"", expires, value: &value }];
+        let operation = postcard::to_stdvec(&Operation::Put { rows, only: Only::IfNew }).unwrap();
+        let request = Request { id: TableId(id), by: OWNER, operation: &operation };
+        let outcome = world.tables.operate(&[request], now).pop().unwrap().unwrap();
+        postcard::from_bytes::<Outcome<'_>>(&outcome).unwrap() == Outcome::Done(1)
+    };
+    for id in [0, 3] {
+        for (place, key) in keys.iter().enumerate() {
+            assert!(put(&mut world, id, key, 100 + place as u64, 0));
+        }
+    }
+    assert!(!put(&mut world, 0, &keys[0], 0, 99));
+    assert_eq!(world.tables.next_expiry().unwrap(), Some(100));
+    // One that was put anew, and one that was removed, do not expire as before.
+    assert!(put(&mut world, 0, &keys[0], 0, 100));
+    assert_eq!(world.rows(0).len(), 8);
+    assert!(world.operate(0, OWNER, &Operation::Delete { key: &keys[1], only: Only::Always }).is_ok());
+    assert!(!world.tables.expire(104).unwrap());
+    assert_eq!(world.rows(0).keys().cloned().collect::<Vec<_>>(), [&keys[..1], &keys[5..]].concat());
+    assert_eq!((world.size(0).rows, world.size(3).rows), (4, 3));
+    assert_eq!(world.tables.next_expiry().unwrap(), Some(105));
+    world.tables.forget(TableId(3));
+    while world.tables.clear_up().unwrap() {}
+    assert!(!world.tables.expire(1000).unwrap());
+    assert_eq!(world.rows(0).keys().cloned().collect::<Vec<_>>(), keys[..1]);
+    assert_eq!(world.tables.next_expiry().unwrap(), None);
+    world.tables.forget(TableId(0));
+    while world.tables.clear_up().unwrap() {}
+    let snapshot = world.reader.snapshot().unwrap();
+    assert!(snapshot.rows(b"").unwrap().next_row().unwrap().is_none());
 }

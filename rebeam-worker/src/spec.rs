@@ -116,7 +116,8 @@ fn supervisor_kind(object: &Bound<'_, PyAny>) -> PyResult<SupervisorKind> {
         "duplicate" => SupervisorKind::Registry { is_unique: false },
         "table" => {
             let word = |name| object.getattr(name)?.extract::<String>();
-            SupervisorKind::Table(tables::description(&word("table_kind")?, &word("table_access")?)?)
+            let ttl = object.getattr("table_ttl")?.extract()?;
+            SupervisorKind::Table(tables::description(&word("table_kind")?, &word("table_access")?, ttl)?)
         }
         _ => {
             let words = ["static", "dynamic", "partition", "unique", "duplicate", "table"];

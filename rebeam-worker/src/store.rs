@@ -15,6 +15,7 @@ use bytes::Bytes;
 use rebeam_protocol::frame::{HEAD_ROOM, MAX_FRAME};
 use rebeam_protocol::table::{FromStore, ToStore};
 use rebeam_store::{ReaderId, Request, Store, Tables};
+use rebeam_sys::clock::monotonic_ns;
 use rebeam_sys::frames::{FrameReader, Read, WriteQueue};
 use rebeam_sys::process::tie_to;
 use rebeam_sys::socket;
@@ -30,6 +31,11 @@ const TOO_LONG: Duration = Duration::from_secs(10);
 fn map_size(most_bytes: u64) -> usize {
     let most = usize::try_from(most_bytes).unwrap_or(usize::MAX / 4).min(1 << 42);
     (2 * most + (64 << 20)).next_multiple_of(1 << 20)
+}
+
+/// The time by which rows expire: milliseconds of a clock that all processes of the system share.
+fn now_ms() -> u64 {
+    monotonic_ns() / 1_000_000
 }
 
 /// Serves until the supervisor is gone.
@@ -84,7 +90,7 @@ impl Server {
         let mut looked = Instant::now();
         loop {
             self.flush()?;
-            let has_more = tables.clear_up()?;
+            let has_more = tables.clear_up()? | tables.expire(now_ms())?;
             if looked.elapsed() >= LOOK_AGAIN {
                 looked = Instant::now();
                 for (ReaderId(reader), time) in tables.store.overdue(looked, TOO_LONG) {
@@ -93,7 +99,11 @@ impl Server {
             }
             let wait = match has_more {
                 true => Some(Duration::ZERO),
-                false => tables.store.keeps_old().then_some(LOOK_AGAIN),
+                false => {
+                    tables.store.keep_mapped()?;
+                    let expiry = tables.next_expiry()?.map(|at| Duration::from_millis(at.saturating_sub(now_ms())));
+                    tables.store.keeps_old().then_some(LOOK_AGAIN).into_iter().chain(expiry).min()
+                }
             };
             match socket::wait_readable(self.control.as_fd(), wait) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -147,7 +157,7 @@ impl Server {
         }
         let requests: Vec<Request<'_>> =
             operations.iter().map(|(_, id, by, operation)| Request { id: *id, by: *by, operation }).collect();
-        for ((tag, ..), result) in operations.iter().zip(tables.operate(&requests)) {
+        for ((tag, ..), result) in operations.iter().zip(tables.operate(&requests, now_ms())) {
             let (failed, outcome) = result.map_or_else(|error| (Some(error), Vec::new()), |outcome| (None, outcome));
             self.say(&FromStore::Operated { tag: *tag, failed }, &outcome.into());
         }

@@ -23,8 +23,10 @@ use rebeam_protocol::value::{self, Value};
 use rebeam_store::key::{self, NoKey, Numbers};
 use rebeam_store::row::{self, LONGEST_KEY, Row, Size};
 use rebeam_store::{Reader, Snapshot};
+use rebeam_sys::clock::monotonic_ns;
 use sha2::{Digest, Sha256};
 
+use crate::clock;
 use crate::codec;
 use crate::convert;
 use crate::ledger;
@@ -128,6 +130,11 @@ impl Found {
     fn key(self, key: &Bound<'_, PyAny>) -> PyResult<Key> {
         Key::new(key, self.numbers())
     }
+
+    /// When a row expires that is put now, if it is to stay for this many seconds.
+    fn expires(self, ttl: Option<f64>) -> u64 {
+        ttl.map(in_ms).or(self.table.ttl_ms).map_or(0, |ttl| now_ms().saturating_add(ttl))
+    }
 }
 
 /// A key's bytes, and the key itself if it does not follow from them.
@@ -199,6 +206,11 @@ fn loaded<'py>(py: Python<'py>, value: &[u8]) -> PyResult<Bound<'py, PyAny>> {
         Some((&PICKLE, pickle)) => codec::loads(py, pickle),
         _ => Err(PyValueError::new_err("a row that is none")),
     }
+}
+
+/// Whether a row is there for nobody any more, though the store has not removed it yet.
+fn is_expired(bytes: &[u8]) -> bool {
+    Row::decode(bytes).is_some_and(|row| row.is_expired(now_ms))
 }
 
 fn damaged() -> PyErr {
@@ -311,11 +323,12 @@ impl Table {
 
     /// A copy of what is under a whole key. No code of the user's runs while the file is looked at.
     fn bytes(&self, py: Python<'_>, whole: &[u8]) -> PyResult<Option<Vec<u8>>> {
-        self.look_at(py, |snapshot| Ok(snapshot.get(whole)?.map(<[u8]>::to_vec)))
+        self.look_at(py, |snapshot| Ok(snapshot.get(whole)?.filter(|row| !is_expired(row)).map(<[u8]>::to_vec)))
     }
 
     fn size(&self, py: Python<'_>, found: Found) -> PyResult<Size> {
-        Ok(Size::decode(self.bytes(py, &Size::key(found.id))?.as_deref()))
+        let key = Size::key(found.id);
+        self.look_at(py, |snapshot| Ok(Size::decode(snapshot.get(&key)?)))
     }
 
     /// The values under a key of a bag, oldest first.
@@ -325,7 +338,9 @@ impl Table {
             let mut rows = snapshot.rows(&prefix)?;
             let mut values = Vec::new();
             while let Some((_, value)) = rows.next_row()? {
-                values.push(value.to_vec());
+                if !is_expired(value) {
+                    values.push(value.to_vec());
+                }
             }
             Ok(values)
         })?;
@@ -386,9 +401,16 @@ impl Table {
     }
 
     /// Makes it, empty, of a kind and with an access in the words of `rebeam._tables`; for another owner, if one is given.
-    #[pyo3(signature = (kind, access, owner = None))]
-    fn make(&self, py: Python<'_>, kind: &str, access: &str, owner: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
-        let description = description(kind, access)?.encode();
+    #[pyo3(signature = (kind, access, owner = None, ttl = None))]
+    fn make(
+        &self,
+        py: Python<'_>,
+        kind: &str,
+        access: &str,
+        owner: Option<&Bound<'_, PyAny>>,
+        ttl: Option<f64>,
+    ) -> PyResult<()> {
+        let description = description(kind, access, ttl)?.encode();
         let who = owner.map(convert::address).transpose()?;
         self.ask(py, RegistryRequest::Enter { key: self.in_ledger.clone(), who }, &description)
     }
@@ -502,13 +524,14 @@ impl Table {
     }
 
     /// Puts rows, all or none; false if `only_new` and one of the keys is there. Of pairs of keys and values.
-    #[pyo3(signature = (rows, *, only_new = false, only_version = None))]
+    #[pyo3(signature = (rows, *, only_new = false, only_version = None, ttl = None))]
     fn put_rows(
         &self,
         py: Python<'_>,
         rows: &Bound<'_, PyAny>,
         only_new: bool,
         only_version: Option<u64>,
+        ttl: Option<f64>,
     ) -> PyResult<bool> {
         let found = self.look(py)?;
         let rows = rows.try_iter()?.map(|row| {
@@ -521,14 +544,19 @@ impl Table {
             None if only_new => Only::IfNew,
             None => Only::Always,
         };
-        let rows = rows.iter().map(|(key, value)| NewRow { key: &key.bytes, original: &key.original, value }).collect();
+        let expires = found.expires(ttl);
+        fn row((key, value): &(Key, Vec<u8>), expires: u64) -> NewRow<'_> {
+            NewRow { key: &key.bytes, original: &key.original, expires, value }
+        }
+        let rows = rows.iter().map(|pair| row(pair, expires)).collect();
         self.operate(py, &Operation::Put { rows, only }, is_done)
     }
 
     fn __setitem__(&self, py: Python<'_>, key: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let found = self.look(py)?;
         let (key, value) = (found.key(key)?, dumped(value)?);
-        let rows = vec![NewRow { key: &key.bytes, original: &key.original, value: &value }];
+        let expires = found.expires(None);
+        let rows = vec![NewRow { key: &key.bytes, original: &key.original, expires, value: &value }];
         self.operate(py, &Operation::Put { rows, only: Only::Always }, |_| Ok(()))
     }
 
@@ -586,11 +614,12 @@ impl Table {
         by: &Bound<'py, PyAny>,
         default: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let key = self.look(py)?.key(key)?;
+        let found = self.look(py)?;
+        let key = found.key(key)?;
         let by = number(by)?;
         let default = default.map(number).transpose()?;
         let value = default.map_or_else(Vec::new, |value| [&[PLAIN], &value::encode(&value)[..]].concat());
-        let row = NewRow { key: &key.bytes, original: &key.original, value: &value };
+        let row = NewRow { key: &key.bytes, original: &key.original, expires: found.expires(None), value: &value };
         self.operate(py, &Operation::Add { row, by }, |outcome| match outcome {
             Outcome::Sum(sum) => Ok(Some(codec::load_value(py, &value::encode(&sum))?)),
             Outcome::Refused => Ok(None),
@@ -724,7 +753,9 @@ impl Walking {
             } else {
                 *lower = [whole, &[0]].concat();
             }
-            taken.push((whole.to_vec(), value.to_vec()));
+            if !is_expired(value) {
+                taken.push((whole.to_vec(), value.to_vec()));
+            }
         }
         Ok(Some(taken))
     }
@@ -764,10 +795,21 @@ pub(crate) fn transfer_object<'py>(py: Python<'py>, key: &[u8], from: Pid, data:
     py.import("rebeam._tables")?.call_method1("transferred", fields)
 }
 
+/// Seconds as whole milliseconds, at least one.
+fn in_ms(seconds: f64) -> u64 {
+    ((seconds * 1000.0).ceil() as u64).max(1)
+}
+
+/// The time by which rows expire: that of the system, or, where many actors share a process to be tested, of the test.
+pub(crate) fn now_ms() -> u64 {
+    clock::passed().map_or_else(|| monotonic_ns() / 1_000_000, |passed| passed.as_millis() as u64 + 1)
+}
+
 /// What a table is, in those words.
-pub(crate) fn description(kind: &str, access: &str) -> PyResult<Description> {
+pub(crate) fn description(kind: &str, access: &str, ttl: Option<f64>) -> PyResult<Description> {
     let unknown = |word: &str| PyValueError::new_err(format!("`{word}` says nothing of a table"));
     let kind_of = KINDS.iter().find(|(known, _)| *known == kind).map(|(_, kind)| *kind);
     let access_of = ACCESSES.iter().find(|(known, _)| *known == access).map(|(_, access)| *access);
-    Ok(Description { kind: kind_of.ok_or_else(|| unknown(kind))?, access: access_of.ok_or_else(|| unknown(access))? })
+    let (kind, access) = (kind_of.ok_or_else(|| unknown(kind))?, access_of.ok_or_else(|| unknown(access))?);
+    Ok(Description { kind, access, ttl_ms: ttl.map(in_ms) })
 }

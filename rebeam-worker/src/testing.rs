@@ -573,7 +573,7 @@ impl Shell {
         let answer = match (&mut self.tables, body) {
             (Some(tables), TableRequest::Operate(id)) => {
                 let request = Request { id, by: process.pid, operation };
-                match tables.operate(&[request]).pop() {
+                match tables.operate(&[request], tables::now_ms()).pop() {
                     Some(Ok(done)) => {
                         outcome = done.into();
                         TableAnswer::Done

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import shutil
 import sys
 import threading
 import time
+from collections.abc import MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, Unpack, overload
@@ -16,7 +18,7 @@ from rebeam import _rebeam
 from rebeam._errors import ActorDied, NoProc, SpecError, is_undelivered
 from rebeam._exit import Certificate, certificate
 from rebeam._functions import MOST_TRIES
-from rebeam._gateway import raised
+from rebeam._gateway import _TABLE_METHODS, raised
 from rebeam._options import checked_timeout
 from rebeam._ref import ActorRef, Pid, Target, Via
 from rebeam._stream import Batch, Stream, from_plain
@@ -256,12 +258,89 @@ class Node:
         for option, value in options.items():
             if isinstance(value, Via):
                 raise TypeError(f"`{option}` is a key of a registry, which is made in the node and not outside")
+        return self._ask_gateway(method, args)
+
+    def _ask_gateway(self, method: str, args: tuple[Any, ...]) -> dict[str, Any]:
         with self._client() as client:
             answer: dict[str, Any] = client.gateway(method, args, {}, None)
         error = raised(answer)
         if error is not None:
             raise error
         return answer
+
+    def tables(self) -> list[str]:
+        """The names of the node's tables, in order."""
+        with self._client() as client:
+            found: list[dict[str, Any]] = client.gateway("tables", (), {}, None)
+        return [info["name"] for info in found]
+
+    def table(self, name: str) -> OutsideTable:
+        """A table of the node, by its name; it need not be there yet."""
+        return OutsideTable(self, name)
+
+
+class OutsideTable(MutableMapping[Any, Any]):
+    """A table of a node, seen from outside: keys and values are plain data, and each use is a message to the node.
+
+    It has the methods of `rebeam.Table`, but for those that take a function, `snapshot` and what owners do; `range` and
+    `prefix` give lists. It may change public tables only.
+
+    Raises (all methods):
+        NoTable: there is no such table.
+        TypeError: a value that is not plain data, be it in the table.
+    """
+
+    def __init__(self, node: Node, name: str) -> None:
+        self._node = node
+        self.name = name
+
+    def _do(self, method: str, *args: Any, **options: Any) -> Any:
+        answer = self._node._ask_gateway("table", (self.name, method, list(args), options))
+        if "missing" in answer:
+            raise KeyError(answer["missing"])
+        return answer["value"]
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._do("__getitem__", key)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._do("insert", key, value)
+
+    def __delitem__(self, key: Any) -> None:
+        self._do("__delitem__", key)
+
+    def __len__(self) -> int:
+        return int(self._do("__len__"))
+
+    def __contains__(self, key: object) -> bool:
+        return bool(self._do("__contains__", key))
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._do("keys"))
+
+    def items(self) -> Any:
+        """The rows of one moment, in the order of their keys: a list."""
+        return self._do("items")
+
+    def values(self) -> Any:
+        """The values, in the order of their keys: a list."""
+        return self._do("values")
+
+    def update(self, *args: Any, **named: Any) -> None:
+        """Puts many rows, all or none."""
+        self._do("put_many", list({**dict(*args), **named}.items()))
+
+    def clear(self) -> None:
+        """Removes all rows."""
+        self._do("clear")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in _TABLE_METHODS:
+            raise AttributeError(f"`{name}` is nothing that is done to a table from outside")
+        return functools.partial(self._do, name)
+
+    def __repr__(self) -> str:
+        return f"<the table {self.name!r} of a node>"
 
 
 class _Starter(NamedTuple):

@@ -1,4 +1,4 @@
-"""What the node does for a client of `rebeam.connect` that only an actor can do: it starts others.
+"""What the node does for a client that only an actor can do: it starts others, and reads and writes tables.
 
 A client's gateway is started for it when it first needs one, and ends with its connection. What comes and goes is plain
 data; it must not know how that is carried.
@@ -7,21 +7,28 @@ data; it must not know how that is carried.
 from __future__ import annotations
 
 import importlib
+import itertools
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rebeam import _functions, _runtime
+from rebeam import _functions, _runtime, _tables
 from rebeam._actor import Actor
-from rebeam._errors import ChildError, RebeamError, SpecError, described
+from rebeam._errors import ChildError, NoTable, RebeamError, SpecError, described
 from rebeam._exit import ExitReason
 from rebeam._failure import format_traceback, kind_of, message_of
 from rebeam._options import Backoff
 from rebeam._ref import Pid
 from rebeam._spec import ChildSpec, child
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 class Gateway(Actor):
     """The actor of one connection."""
+
+    def init(self) -> None:
+        self._walk: Iterator[tuple[Any, Any]] | None = None
 
     def start(self, what: str, args: list[Any], options: dict[str, Any], supervisor: str | None) -> dict[str, Any]:
         """As `rebeam.start`; gives the `address` of the actor, or what is wrong."""
@@ -41,6 +48,80 @@ class Gateway(Actor):
         except Exception as error:
             return _failure(error)
         return {"address": key}
+
+    def tables(self) -> list[dict[str, Any]]:
+        """What is known of each table."""
+        infos = []
+        for name in _tables.tables():
+            try:
+                info = _tables.Table[Any, Any](name).info()
+            except NoTable:
+                continue
+            infos.append({**info._asdict(), "owner": tuple(info.owner)})
+        return infos
+
+    def table(self, name: str, method: str, args: list[Any], options: dict[str, Any]) -> dict[str, Any]:
+        """Does something with a table; gives its `value`, a list if it goes over rows, or what is wrong."""
+        if method not in _TABLE_METHODS:
+            raise SpecError(f"`{method}` is nothing that is done to a table from outside")
+        table: Any = _tables.Table(name)
+        try:
+            value = getattr(table, method)(*args, **options)
+            return {"value": list(value) if method in _WALKS else value}
+        except KeyError as error:
+            return {"missing": error.args[0] if error.args else None}
+        except Exception as error:
+            return _failure(error)
+
+    def table_page(self, name: str, prefix: tuple[Any, ...] | None, most: int, go_on: bool) -> dict[str, Any]:
+        """The next rows of one moment, `most` at most: a list that is shorter is the last one.
+
+        Args:
+            go_on: with the moment of the call before.
+        """
+        try:
+            walk = self._walk
+            if walk is None or not go_on:
+                table: _tables.Table[Any, Any] = _tables.Table(name)
+                self._walk = walk = iter(table.items()) if prefix is None else table.prefix(prefix)
+            return {"value": list(itertools.islice(walk, most))}
+        except Exception as error:
+            return _failure(error)
+
+    def table_put(self, name: str, rows: list[tuple[Any, Any]]) -> dict[str, Any]:
+        """Puts rows."""
+        try:
+            return {"value": _tables.Table[Any, Any](name).put_many(rows)}
+        except Exception as error:
+            return _failure(error)
+
+
+_WALKS = frozenset({"keys", "values", "items", "range", "prefix"})
+
+_TABLE_METHODS = _WALKS | {
+    "__contains__",
+    "__delitem__",
+    "__getitem__",
+    "__len__",
+    "clear",
+    "compare_and_set",
+    "delete",
+    "delete_all",
+    "delete_prefix",
+    "first",
+    "get",
+    "insert",
+    "insert_new",
+    "last",
+    "next",
+    "pop",
+    "prev",
+    "put_many",
+    "setdefault",
+    "take",
+    "touch",
+    "update_counter",
+}
 
 
 def spec() -> ChildSpec[Gateway]:

@@ -558,13 +558,14 @@ class Supervisor:
 class TableChild(Supervisor):
     """A table as a child of the tree: a supervisor without children, whose incarnation owns the rows."""
 
-    __slots__ = ("table_access", "table_kind")
+    __slots__ = ("table_access", "table_kind", "table_ttl")
     kind = "table"
 
     def __init__(self, table: _rebeam.Table) -> None:
         super().__init__([], id=table.name)
         self.table_kind: str = table._kind
         self.table_access: str = table._access or "public"
+        self.table_ttl: float | None = table._ttl
 
 
 class DynamicSupervisor(Supervisor):

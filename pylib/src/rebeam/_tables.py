@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast, overload
 
 from rebeam import _rebeam
 from rebeam._errors import SpecError
-from rebeam._options import Access, TableKind, one_of
+from rebeam._options import Access, TableKind, is_number, one_of
 from rebeam._ref import Pid, address
 
 if TYPE_CHECKING:
@@ -187,9 +187,10 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
             (several values per key, each once) or "duplicate_bag".
         access: who may do what: "protected" (all read, the owner writes), "public" (all write, too) or "private" (the
             owner alone reads and writes). In the tree, where a supervisor owns it, the default is "public".
+        ttl: for how many seconds a row stays after it was written; None: until it is removed.
 
     Raises:
-        SpecError: a wrong word.
+        SpecError: a wrong word, or a `ttl` that is no time.
     """
 
     if TYPE_CHECKING:
@@ -197,12 +198,15 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
         def __setitem__(self, key: K, value: V, /) -> None: ...
         def __delitem__(self, key: K, /) -> None: ...
 
-    def __new__(cls, name: str, *, kind: TableKind = "set", access: Access | None = None) -> Table[K, V]:
+    def __new__(
+        cls, name: str, *, kind: TableKind = "set", access: Access | None = None, ttl: float | None = None
+    ) -> Table[K, V]:
         if not isinstance(name, str) or not name:
             raise SpecError(f"the name of a table is text, not {name!r}")
         self = super().__new__(cls, name)
         self._kind = one_of("kind", kind, TableKind)
         self._access = None if access is None else one_of("access", access, Access)
+        self._ttl = _seconds(ttl)
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -213,26 +217,46 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
 
     # ---- one row ---------------------------------------------------------------------------------------------------
 
-    def insert(self, key: K, value: Any) -> None:
-        """Puts a value under a key: in a bag beside what is there, else in its place."""
-        self.put_rows(((key, value),))
+    def insert(self, key: K, value: Any, *, ttl: float | None = None) -> None:
+        """Puts a value under a key: in a bag beside what is there, else in its place.
 
-    def insert_new(self, key: K, value: Any) -> bool:
-        """Puts a value under a key if nothing is there; whether it did."""
-        return self.put_rows(((key, value),), only_new=True)
+        Args:
+            ttl: for how many seconds it stays. Default: the table's own `ttl`.
+        """
+        self.put_rows(((key, value),), ttl=_seconds(ttl))
 
-    def put_many(self, rows: Mapping[K, Any] | Iterable[tuple[K, Any]], *, only_new: bool = False) -> bool:
+    def insert_new(self, key: K, value: Any, *, ttl: float | None = None) -> bool:
+        """Puts a value under a key if nothing is there, for as long as `insert` does; whether it did."""
+        return self.put_rows(((key, value),), only_new=True, ttl=_seconds(ttl))
+
+    def touch(self, key: K, *, ttl: float | None = None) -> bool:
+        """Has what is under a key stay as if it had just been put; whether there is something. Not for bags."""
+        while True:
+            found = self.versioned(key)
+            if found is None:
+                return False
+            if self.put_rows(((key, found[1]),), only_version=found[0], ttl=_seconds(ttl)):
+                return True
+
+    def put_many(
+        self,
+        rows: Mapping[K, Any] | Iterable[tuple[K, Any]],
+        *,
+        only_new: bool = False,
+        ttl: float | None = None,
+    ) -> bool:
         """Puts many rows, all or none of them, and much faster than one by one.
 
         Args:
             rows: a mapping, or pairs of keys and values.
             only_new: puts none if one of the keys is there.
+            ttl: for how many seconds they stay. Default: the table's own `ttl`.
 
         Returns:
             Whether they were put.
         """
         pairs = rows.items() if isinstance(rows, Mapping) else rows
-        return self.put_rows(pairs, only_new=only_new)
+        return self.put_rows(pairs, only_new=only_new, ttl=_seconds(ttl))
 
     def delete(self, key: K, value: Any = _MISSING) -> int:
         """Removes what is under a key, or, in a bag, one value of it; how many rows. A missing key is no error."""
@@ -414,6 +438,7 @@ def table(
     access: Access | None = None,
     owner: To | None = None,
     heir: To | None = None,
+    ttl: float | None = None,
 ) -> Table[Any, Any]:
     """A table of this node, by its name.
 
@@ -426,16 +451,17 @@ def table(
         access: see `Table`. Default: "protected".
         owner: another actor, or a supervisor, with whose end the table goes. Default: the actor that makes it.
         heir: who owns it after that, see `Table.heir`; not together with `owner`. Default: nobody.
+        ttl: for how many seconds a row stays after it was written. Default: until it is removed.
 
     Raises:
         TableExists: it is to be made, and the name is taken.
         NoProc: there is no such owner.
     """
-    made: Table[Any, Any] = Table(name, kind=kind or "set", access=access)
+    made: Table[Any, Any] = Table(name, kind=kind or "set", access=access, ttl=ttl)
     if owner is not None and heir is not None:
         raise SpecError(f"the heir of `{name}` is its owner's to choose: not `owner=` and `heir=` together")
-    if any(option is not None for option in (kind, access, owner, heir)):
-        made.make(made._kind, access or "protected", None if owner is None else address(owner))
+    if any(option is not None for option in (kind, access, owner, heir, ttl)):
+        made.make(made._kind, access or "protected", None if owner is None else address(owner), made._ttl)
         if heir is not None:
             made.heir(heir)
     return made
@@ -444,6 +470,14 @@ def table(
 def tables() -> list[str]:
     """The names of all tables, in order."""
     return _rebeam.table_names()
+
+
+def _seconds(ttl: float | None) -> float | None:
+    if ttl is None:
+        return None
+    if not is_number(ttl) or not 0 < ttl < 1e12:
+        raise SpecError(f"ttl={ttl!r}: it is a number of seconds, more than 0")
+    return float(ttl)
 
 
 def transferred(name: str, old_owner: tuple[int, int, int], data: Any) -> TableTransfer:

@@ -56,6 +56,8 @@ pub(crate) enum Command {
     Names(Names),
     /// Show the groups and their members
     Groups(Output),
+    /// Tables: list them, look at rows, put some, write them to a file and back
+    Table(Table),
     /// Show what actors do right now, by their Python stacks
     Stack(Stack),
     /// Have an actor log from another level on, over its restarts too
@@ -310,6 +312,60 @@ pub(crate) struct Selection {
     /// All of them
     #[arg(long)]
     pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Table {
+    #[command(subcommand)]
+    pub(crate) command: TableCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TableCommand {
+    /// List the tables: kind, access, owner, rows, bytes
+    Ls(Output),
+    /// Show rows in the order of their keys
+    Show {
+        /// The table's name
+        name: String,
+        /// Only rows whose keys begin with these items
+        prefix: Vec<String>,
+        /// So many at most
+        #[arg(long, default_value_t = 100, value_name = "ROWS")]
+        limit: u64,
+        /// Print a JSON array of pairs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what is under a key; exit code 1 if nothing is
+    Get {
+        /// The table's name
+        name: String,
+        /// The key: JSON, an array for a tuple, or a bare word
+        key: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Put a value under a key of a public table
+    Put {
+        /// The table's name
+        name: String,
+        /// The key: JSON, an array for a tuple, or a bare word
+        key: String,
+        /// The value: JSON, or a bare word
+        value: String,
+    },
+    /// Write all rows of one moment to stdout, each a line of JSON
+    Dump {
+        /// The table's name
+        name: String,
+    },
+    /// Put rows that `dump` has written, from stdin, into a public table
+    Load {
+        /// The table's name
+        name: String,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -11,6 +11,7 @@ mod list;
 mod names;
 pub(crate) mod render;
 mod start;
+mod tables;
 
 use rebeam_protocol::message::{CallFailure, Outcome};
 use rebeam_protocol::outside::{Answer, Reloaded, Request, TreeRequest};
@@ -73,6 +74,7 @@ pub(crate) fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Dead(dead) => dead::run(&mut connect()?, dead),
         Command::Names(it) => names::names(&mut connect()?, it.registry.as_deref(), it.json),
         Command::Groups(output) => names::groups(&mut connect()?, output.json),
+        Command::Table(table) => tables::run(&mut connect()?, &table.command),
         Command::Down(down) => {
             let mut client = connect()?;
             client.expect_of_tree(TreeRequest::Down)?;

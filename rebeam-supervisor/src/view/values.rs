@@ -27,7 +27,8 @@ fn is_identifier(text: &str) -> bool {
         && characters.all(|other| other.is_alphanumeric() || other == '_')
 }
 
-fn from_json(json: &Json) -> Value {
+/// A plain value from JSON.
+pub(crate) fn from_json(json: &Json) -> Value {
     match json {
         Json::Null => Value::None,
         Json::Bool(value) => Value::Bool(*value),
@@ -69,9 +70,104 @@ pub(crate) fn to_json(value: &Value) -> Json {
     }
 }
 
+/// As JSON from which [`from_exact_json`] makes the same value again: what JSON does not have is an object with one key
+/// that begins with `$`.
+pub(crate) fn to_exact_json(value: &Value) -> Json {
+    let all = |items: &[Value]| Json::Array(items.iter().map(to_exact_json).collect());
+    let tagged = |tag: &str, content: Json| Json::Object([(format!("${tag}"), content)].into_iter().collect());
+    match value {
+        Value::Int(value) if i64::try_from(*value).is_err() => tagged("int", Json::String(value.to_string())),
+        Value::Float(value) if !value.is_finite() => tagged("float", Json::String(value.to_string())),
+        Value::Bytes(bytes) => tagged("bytes", bytes.iter().map(|byte| Json::from(*byte)).collect()),
+        Value::Text { kind, text } => tagged(kind, Json::String(text.clone())),
+        Value::List(items) => all(items),
+        Value::Tuple(items) => tagged("tuple", all(items)),
+        Value::Set(items) => tagged("set", all(items)),
+        Value::Dict(items) => {
+            let is_plain = |(key, _): &(Value, Value)| matches!(key, Value::Str(key) if !key.starts_with('$'));
+            if items.iter().all(is_plain) {
+                let key = |key: &Value| if let Value::Str(key) = key { key.clone() } else { String::new() };
+                Json::Object(items.iter().map(|(k, value)| (key(k), to_exact_json(value))).collect())
+            } else {
+                let pair = |(key, value): &(Value, Value)| Json::Array(vec![to_exact_json(key), to_exact_json(value)]);
+                tagged("dict", items.iter().map(pair).collect())
+            }
+        }
+        plain => to_json(plain),
+    }
+}
+
+/// From what [`to_exact_json`] has made.
+///
+/// # Errors
+/// It is not of that form, in words.
+pub(crate) fn from_exact_json(json: &Json) -> Result<Value, String> {
+    let all = |items: &[Json]| items.iter().map(from_exact_json).collect::<Result<Vec<_>, _>>();
+    let object = match json {
+        Json::Array(items) => return Ok(Value::List(all(items)?)),
+        Json::Object(object) => object,
+        plain => return Ok(from_json(plain)),
+    };
+    let tagged = object.iter().next().filter(|_| object.len() == 1);
+    let tagged = tagged.and_then(|(key, content)| Some((key.strip_prefix('$')?, content)));
+    let Some((tag, content)) = tagged else {
+        let pair = |(key, value): (&String, &Json)| Ok((Value::Str(key.clone()), from_exact_json(value)?));
+        return Ok(Value::Dict(object.iter().map(pair).collect::<Result<_, String>>()?));
+    };
+    let wrong = || format!("`${tag}` is not followed by what it needs: {content}");
+    let items = || content.as_array().map(Vec::as_slice).ok_or_else(wrong);
+    let text = || content.as_str().ok_or_else(wrong);
+    Ok(match tag {
+        "int" => Value::Int(text()?.parse().map_err(|_| wrong())?),
+        "float" => Value::Float(text()?.parse().map_err(|_| wrong())?),
+        "bytes" => {
+            let byte = |byte: &Json| byte.as_u64().and_then(|byte| u8::try_from(byte).ok());
+            Value::Bytes(items()?.iter().map(byte).collect::<Option<_>>().ok_or_else(wrong)?)
+        }
+        "tuple" => Value::Tuple(all(items()?)?),
+        "set" => Value::Set(all(items()?)?),
+        "dict" => {
+            let pair = |pair: &Json| match pair.as_array().map(Vec::as_slice) {
+                Some([key, value]) => Ok((from_exact_json(key)?, from_exact_json(value)?)),
+                _ => Err(wrong()),
+            };
+            Value::Dict(items()?.iter().map(pair).collect::<Result<_, String>>()?)
+        }
+        kind => Value::Text { kind: kind.to_owned(), text: text()?.to_owned() },
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn exact_json_comes_back_as_it_was() {
+        let text = |kind: &str| Value::Text { kind: kind.into(), text: "2026-01-01".into() };
+        let values = vec![
+            Value::None,
+            Value::Bool(true),
+            Value::Int(i128::MAX),
+            Value::Int(-5),
+            Value::Float(1.0),
+            Value::Float(f64::NEG_INFINITY),
+            Value::Bytes(vec![0, 255]),
+            text("date"),
+            Value::Tuple(vec![Value::List(Vec::new()), Value::Set(vec![Value::Str("$x".into())])]),
+            Value::Dict(vec![(Value::Str("$a".into()), Value::None)]),
+            Value::Dict(vec![(Value::Str("a".into()), Value::Int(1)), (Value::Str("b".into()), Value::None)]),
+            Value::Dict(vec![(Value::Tuple(Vec::new()), Value::Int(1))]),
+        ];
+        for value in values {
+            let json = to_exact_json(&value).to_string();
+            let back = serde_json::from_str(&json).map_err(|error| error.to_string());
+            assert_eq!(back.and_then(|back| from_exact_json(&back)), Ok(value), "{json}");
+        }
+        for wrong in [r#"{"$bytes": "x"}"#, r#"{"$dict": [[1]]}"#, r#"{"$int": 5}"#, r#"{"$date": []}"#] {
+            let json: Json = serde_json::from_str(wrong).expect("JSON");
+            assert!(from_exact_json(&json).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn arguments_are_json_bare_words_or_keywords() {
