@@ -27,6 +27,9 @@ scenarios! {
     a_process_that_an_actor_forked_has_no_tables,
     a_reader_that_is_killed_again_and_again_harms_nobody,
     a_snapshot_that_is_open_for_too_long_ends,
+    an_actor_that_writes_rubbish_wherever_it_can_harms_no_table,
+    ten_thousand_tables_come_and_go,
+    an_actor_without_address_space_is_told_so,
     nothing_of_a_table_is_in_a_directory,
 }
 
