@@ -17,6 +17,7 @@ scenarios! {
     values_are_copies_of_whatever_can_be_pickled,
     ets_005_every_change_is_done_whole_and_alone,
     changes_that_look_first,
+    a_value_is_computed_once_for_all_who_ask,
     a_table_is_a_dictionary,
     ordered_keys_are_found_by_what_they_lie_between,
     rows_expire,

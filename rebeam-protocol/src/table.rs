@@ -74,6 +74,11 @@ pub enum TableRequest {
     Attach,
     /// Change rows.
     Operate(TableId),
+    /// Be the one who puts a row under a key where nothing is; payload: the key's bytes. Answered, as [`Outcome::Granted`] or
+    /// [`Outcome::There`], once it is this one's turn, or somebody has put one.
+    Claim(TableId),
+    /// Be that no more; payload: the key's bytes.
+    Release(TableId),
 }
 
 /// The answer to a [`TableRequest`].
@@ -202,6 +207,10 @@ pub enum Outcome<'a> {
     Taken(#[serde(borrow)] Vec<Bytes<'a>>),
     /// It is done; what is under the key now.
     Sum(Value),
+    /// Whoever asks is to put a row under the key.
+    Granted,
+    /// There is a row under the key.
+    There,
 }
 
 /// Bytes of a value.
@@ -236,6 +245,22 @@ pub enum ToStore {
     Detach {
         /// Its number.
         reader: u64,
+    },
+    /// A [`TableRequest::Claim`] or, with `is_release`, a [`TableRequest::Release`]; payload: the key's bytes.
+    Claim {
+        /// A number for the answer.
+        tag: u64,
+        /// On which table.
+        id: TableId,
+        /// Who wants it.
+        by: Pid,
+        /// Which of the two.
+        is_release: bool,
+    },
+    /// A process has ended: it claims nothing any more.
+    Ended {
+        /// Whose.
+        by: Pid,
     },
     /// Payload: an [`Operation`], as an actor has sent it.
     Operate {

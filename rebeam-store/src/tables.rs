@@ -3,6 +3,7 @@
 //! Operations that are there at once are carried out in one transaction, which costs little more than one of them does.
 //! Each is still done as a whole or not at all: if one cannot be done, each is carried out in a transaction of its own.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
 use rebeam_protocol::id::Pid;
@@ -44,6 +45,19 @@ pub struct Tables {
     most_bytes: u64,
     /// Whether any row may expire.
     has_expiries: bool,
+    /// Who is to put a row under which key, and who waits for that.
+    claims: BTreeMap<(TableId, Vec<u8>), Claim>,
+    answers: Vec<Answer>,
+}
+
+/// An answer that comes by itself: to the request with this number.
+pub type Answer = (u64, std::result::Result<Vec<u8>, TableError>);
+
+#[derive(Debug)]
+struct Claim {
+    holder: Pid,
+    /// In their order, by the number of the request.
+    waiters: VecDeque<(u64, Pid)>,
 }
 
 /// How an operation can fail.
@@ -70,7 +84,16 @@ impl Tables {
     pub fn new(mut store: Store, most_bytes: u64) -> Result<Self> {
         // What is there already comes from a store before.
         let bytes = store.write(|write| Ok(sizes(write)?.values().map(|size| size.bytes).sum()))?;
-        Ok(Tables { store, known: BTreeMap::new(), gone: VecDeque::new(), bytes, most_bytes, has_expiries: true })
+        Ok(Tables {
+            store,
+            known: BTreeMap::new(),
+            gone: VecDeque::new(),
+            bytes,
+            most_bytes,
+            has_expiries: true,
+            claims: BTreeMap::new(),
+            answers: Vec::new(),
+        })
     }
 
     /// There is this table, or it has another owner.
@@ -82,6 +105,92 @@ impl Tables {
     pub fn forget(&mut self, id: TableId) {
         self.known.remove(&id);
         self.gone.push_back(id);
+        let answers = &mut self.answers;
+        self.claims.retain(|(of, _), claim| {
+            if *of == id {
+                answers.extend(claim.waiters.drain(..).map(|(tag, _)| (tag, Err(TableError::NoTable))));
+            }
+            *of != id
+        });
+    }
+
+    /// An actor wants to be the one who puts a row under a key where nothing is. The answer is among
+    /// [`take_answers`](Self::take_answers), at once or later.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn claim(&mut self, tag: u64, id: TableId, by: Pid, key: &[u8], now: u64) -> Result<()> {
+        let request = Request { id, by, operation: &[] };
+        let refused = match permitted(&self.known, &request) {
+            Ok(table) if table.kind.is_bag() => {
+                Some(TableError::BadRequest("a key of a bag may have further values at any time".into()))
+            }
+            Ok(_) => None,
+            Err(error) => Some(error),
+        };
+        if let Some(error) = refused {
+            self.answers.push((tag, Err(error)));
+        } else if self.is_there(id, key, now)? {
+            self.answers.push((tag, outcome(&Outcome::There)));
+        } else {
+            match self.claims.entry((id, key.to_vec())) {
+                Entry::Vacant(entry) => {
+                    entry.insert(Claim { holder: by, waiters: VecDeque::new() });
+                    self.answers.push((tag, outcome(&Outcome::Granted)));
+                }
+                Entry::Occupied(mut entry) => entry.get_mut().waiters.push_back((tag, by)),
+            }
+        }
+        Ok(())
+    }
+
+    /// An actor does not put a row after all: the next one is to.
+    pub fn release(&mut self, tag: u64, id: TableId, by: Pid, key: &[u8]) {
+        self.answers.push((tag, outcome(&Outcome::Done(0))));
+        let answers = &mut self.answers;
+        if let Entry::Occupied(mut entry) = self.claims.entry((id, key.to_vec()))
+            && entry.get().holder == by
+            && !entry.get_mut().pass_on(answers)
+        {
+            entry.remove();
+        }
+    }
+
+    /// A process has ended: it puts nothing any more, and waits for nothing.
+    pub fn ended(&mut self, by: Pid) {
+        let answers = &mut self.answers;
+        self.claims.retain(|_, claim| {
+            claim.waiters.retain(|(_, waiter)| *waiter != by);
+            claim.holder != by || claim.pass_on(answers)
+        });
+    }
+
+    /// Answers those who wait for rows that are there by now.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn settle(&mut self, now: u64) -> Result<()> {
+        let claimed: Vec<(TableId, Vec<u8>)> = self.claims.keys().cloned().collect();
+        for (id, key) in claimed {
+            if self.is_there(id, &key, now)?
+                && let Some(claim) = self.claims.remove(&(id, key))
+            {
+                self.answers.extend(claim.waiters.into_iter().map(|(tag, _)| (tag, outcome(&Outcome::There))));
+            }
+        }
+        Ok(())
+    }
+
+    /// The answers that have come by themselves since the last time.
+    pub fn take_answers(&mut self) -> Vec<Answer> {
+        std::mem::take(&mut self.answers)
+    }
+
+    fn is_there(&mut self, id: TableId, key: &[u8], now: u64) -> Result<bool> {
+        self.store.write(|write| {
+            let row = write.get(&row::of(id, key))?.and_then(Row::decode);
+            Ok(row.is_some_and(|row| !row.is_expired(|| now)))
+        })
     }
 
     /// There are no tables but those that were noted: what else is in the file goes by and by.
@@ -207,6 +316,20 @@ impl Tables {
         *has_expiries = may_expire;
         Ok(results)
     }
+}
+
+impl Claim {
+    /// The first who waits is to put the row; false if nobody does.
+    fn pass_on(&mut self, answers: &mut Vec<Answer>) -> bool {
+        let Some((tag, next)) = self.waiters.pop_front() else { return false };
+        self.holder = next;
+        answers.push((tag, outcome(&Outcome::Granted)));
+        true
+    }
+}
+
+fn outcome(outcome: &Outcome<'_>) -> std::result::Result<Vec<u8>, TableError> {
+    postcard::to_stdvec(outcome).map_err(|error| TableError::BadRequest(error.to_string()))
 }
 
 fn failed(error: &Error) -> std::result::Result<Vec<u8>, TableError> {
@@ -497,8 +620,8 @@ impl<'w, 'store> Change<'w, 'store> {
     }
 }
 
-fn encoded(outcome: &Outcome<'_>) -> Tried<Vec<u8>> {
-    postcard::to_stdvec(outcome).map_err(|error| bad(error.to_string()))
+fn encoded(result: &Outcome<'_>) -> Tried<Vec<u8>> {
+    outcome(result).map_err(Failure::Own)
 }
 
 fn check(row: &NewRow<'_>) -> Tried<()> {

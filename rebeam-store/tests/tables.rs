@@ -189,7 +189,7 @@ impl World {
                 Outcome::Done(_) => Ok(Vec::new()),
                 Outcome::Taken(values) => Ok(values.iter().map(|value| number(value.0)).collect()),
                 Outcome::Sum(Value::Int(sum)) => Ok(vec![sum]),
-                Outcome::Sum(other) => panic!("{other:?}"),
+                other @ (Outcome::Sum(_) | Outcome::Granted | Outcome::There) => panic!("{other:?}"),
             },
             Err(TableError::BadRequest(_)) => Err("bad"),
             Err(error) => panic!("{error:?}"),
@@ -335,4 +335,50 @@ fn rows_expire_and_leave_nothing() {
     while world.tables.clear_up().unwrap() {}
     let snapshot = world.reader.snapshot().unwrap();
     assert!(snapshot.rows(b"").unwrap().next_row().unwrap().is_none());
+}
+
+#[test]
+fn a_claim_passes_from_one_to_the_next_until_there_is_a_row() {
+    let mut world = World::new(u64::MAX);
+    world.tables.note(TableId(0), OWNER, Table { kind: TableKind::Set, access: Access::Public, ttl_ms: None });
+    let (key, value) = (key(1), plain(1));
+    let actors: Vec<Pid> = (10..16).map(|serial| Pid { serial, ..OWNER }).collect();
+    let answers = |tables: &mut Tables| -> Vec<(u64, Option<bool>)> {
+        let answers = tables.take_answers();
+        let is_granted = |bytes: &[u8]| postcard::from_bytes::<Outcome<'_>>(bytes).unwrap() == Outcome::Granted;
+        answers.into_iter().map(|(tag, result)| (tag, result.ok().map(|bytes| is_granted(&bytes)))).collect()
+    };
+    let tables = &mut world.tables;
+    for (tag, by) in (0..).zip(&actors) {
+        tables.claim(tag, TableId(0), *by, &key, 0).unwrap();
+    }
+    assert_eq!(answers(tables), [(0, Some(true))]);
+    // Somebody who waits ends; then the holder; the next gives up; what a stranger gives up is not his.
+    tables.ended(actors[1]);
+    tables.ended(actors[0]);
+    assert_eq!(answers(tables), [(2, Some(true))]);
+    tables.release(20, TableId(0), actors[5], &key);
+    assert_eq!(answers(tables), [(20, Some(false))]);
+    tables.release(21, TableId(0), actors[2], &key);
+    assert_eq!(answers(tables), [(21, Some(false)), (3, Some(true))]);
+    tables.settle(0).unwrap();
+    assert_eq!(answers(tables), []);
+    // A row is there, until it expires.
+    let rows = vec![NewRow { key: &key, original: b"", expires: 50, value: &value }];
+    let put = postcard::to_stdvec(&Operation::Put { rows, only: Only::Always }).unwrap();
+    tables.operate(&[Request { id: TableId(0), by: actors[3], operation: &put }], 0);
+    tables.settle(0).unwrap();
+    assert_eq!(answers(tables), [(4, Some(false)), (5, Some(false))]);
+    tables.claim(6, TableId(0), actors[0], &key, 49).unwrap();
+    tables.claim(7, TableId(0), actors[0], &key, 50).unwrap();
+    tables.claim(8, TableId(0), actors[1], &key, 50).unwrap();
+    assert_eq!(answers(tables), [(6, Some(false)), (7, Some(true))]);
+    // The table goes; and one that is not the actor's, or a bag, or not there, refuses.
+    tables.forget(TableId(0));
+    assert_eq!(answers(tables), [(8, None)]);
+    for (tag, id) in [(9, 0), (10, 1), (11, 2)] {
+        tables.claim(tag, TableId(id), actors[0], &key, 0).unwrap();
+    }
+    tables.claim(12, TableId(2), OWNER, &key, 0).unwrap();
+    assert_eq!(answers(tables), [(9, None), (10, None), (11, None), (12, None)]);
 }

@@ -21,12 +21,10 @@ use crate::wire::Payload;
 
 /// What is asked.
 enum Question {
-    Request(ProcessRequest),
+    /// With what it is about.
+    Request(ProcessRequest, Vec<u8>),
     /// That the mailbox behind an address has room for a message to this method.
-    Room {
-        to: Address,
-        method: String,
-    },
+    Room { to: Address, method: String },
 }
 
 /// Makes an answer what Python gets; `None`: the time is over.
@@ -57,7 +55,16 @@ impl Asked {
             Some(_) => Err(PyOSError::new_err("an unexpected answer")),
             None => finish(py, None),
         };
-        Asked { question: Some(Question::Request(request)), number: 0, until, finish: Some(Box::new(finish)) }
+        let question = Question::Request(request, Vec::new());
+        Asked { question: Some(question), number: 0, until, finish: Some(Box::new(finish)) }
+    }
+
+    /// With content.
+    pub(crate) fn about(mut self, about: Vec<u8>) -> Self {
+        if let Some(Question::Request(_, content)) = &mut self.question {
+            *content = about;
+        }
+        self
     }
 
     /// A wait for room.
@@ -75,8 +82,10 @@ impl Asked {
             return Err(PyRuntimeError::new_err("this was asked already"));
         };
         self.number = channel.next_id();
+        let mut content = Vec::new();
         let asked = match question {
-            Question::Request(mut body) => {
+            Question::Request(mut body, about) => {
+                content = about;
                 channel.expect(self.number);
                 if let ProcessRequest::Supervisor { waits: who, .. }
                 | ProcessRequest::Spawn { waits: who, .. }
@@ -91,7 +100,7 @@ impl Asked {
                 ToSupervisor::AwaitRoom { call: CallId(self.number), to, method, waits }
             }
         };
-        let sent = send(py, channel, &asked, &[]);
+        let sent = send(py, channel, &asked, &content);
         if sent.is_err() {
             channel.forget(self.number);
         }

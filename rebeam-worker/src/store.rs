@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rebeam_protocol::frame::{HEAD_ROOM, MAX_FRAME};
-use rebeam_protocol::table::{FromStore, ToStore};
-use rebeam_store::{ReaderId, Request, Store, Tables};
+use rebeam_protocol::id::Pid;
+use rebeam_protocol::table::{FromStore, TableId, ToStore};
+use rebeam_store::{Answer, ReaderId, Request, Store, Tables};
 use rebeam_sys::clock::monotonic_ns;
 use rebeam_sys::frames::{FrameReader, Read, WriteQueue};
 use rebeam_sys::process::tie_to;
@@ -129,37 +130,47 @@ impl Server {
                 operations.push((tag, id, by, payload));
                 continue;
             }
-            self.operate(tables, &std::mem::take(&mut operations));
-            match frame.map(|(message, _)| message) {
-                None => return Ok(()),
-                Some(ToStore::Table { id, owner, table }) => tables.note(id, owner, table),
-                Some(ToStore::ThatIsAll) => tables.forget_others()?,
-                Some(ToStore::Gone { id }) => tables.forget(id),
-                Some(ToStore::Attach { tag }) => {
+            self.operate(tables, &std::mem::take(&mut operations))?;
+            let Some((message, payload)) = frame else { return Ok(()) };
+            match message {
+                ToStore::Table { id, owner, table } => tables.note(id, owner, table),
+                ToStore::ThatIsAll => tables.forget_others()?,
+                ToStore::Gone { id } => tables.forget(id),
+                ToStore::Attach { tag } => {
                     let (ReaderId(reader), fds) = tables.store.attach()?;
                     let map_size = tables.store.map_size() as u64;
                     let fds = [fds.data, fds.page, fds.pins].map(Arc::new).to_vec();
                     self.say_with(&FromStore::Attached { tag, reader, map_size }, fds);
                 }
-                Some(ToStore::Detach { reader }) => tables.store.detach(ReaderId(reader)),
-                Some(ToStore::Operate { .. }) => {}
+                ToStore::Detach { reader } => tables.store.detach(ReaderId(reader)),
+                ToStore::Claim { tag, id, by, is_release: false } => {
+                    tables.claim(tag, id, by, &payload, now_ms())?;
+                }
+                ToStore::Claim { tag, id, by, is_release: true } => tables.release(tag, id, by, &payload),
+                ToStore::Ended { by } => tables.ended(by),
+                ToStore::Operate { .. } => {}
             }
+            self.answer(tables.take_answers());
         }
     }
 
-    fn operate(
-        &mut self,
-        tables: &mut Tables,
-        operations: &[(u64, rebeam_protocol::table::TableId, rebeam_protocol::id::Pid, Bytes)],
-    ) {
+    fn operate(&mut self, tables: &mut Tables, operations: &[(u64, TableId, Pid, Bytes)]) -> rebeam_store::Result<()> {
         if operations.is_empty() {
-            return;
+            return Ok(());
         }
         let requests: Vec<Request<'_>> =
             operations.iter().map(|(_, id, by, operation)| Request { id: *id, by: *by, operation }).collect();
-        for ((tag, ..), result) in operations.iter().zip(tables.operate(&requests, now_ms())) {
+        let results = tables.operate(&requests, now_ms());
+        self.answer(operations.iter().map(|(tag, ..)| *tag).zip(results).collect());
+        tables.settle(now_ms())?;
+        self.answer(tables.take_answers());
+        Ok(())
+    }
+
+    fn answer(&mut self, answers: Vec<Answer>) {
+        for (tag, result) in answers {
             let (failed, outcome) = result.map_or_else(|error| (Some(error), Vec::new()), |outcome| (None, outcome));
-            self.say(&FromStore::Operated { tag: *tag, failed }, &outcome.into());
+            self.say(&FromStore::Operated { tag, failed }, &outcome.into());
         }
     }
 

@@ -26,6 +26,7 @@ use rebeam_store::{Reader, Snapshot};
 use rebeam_sys::clock::monotonic_ns;
 use sha2::{Digest, Sha256};
 
+use crate::asked::Asked;
 use crate::clock;
 use crate::codec;
 use crate::convert;
@@ -604,6 +605,32 @@ impl Table {
             Outcome::Taken(values) => values.iter().map(|value| loaded(py, value.0)).collect(),
             other => unfit(&other),
         })
+    }
+
+    /// Asks to be the one who puts a row under a key: true once it is this one's turn, false once there is a row.
+    fn claim(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Asked> {
+        let found = self.look(py)?;
+        let (key, name) = (found.key(key)?.bytes, self.name.clone());
+        let request = ProcessRequest::Table(TableRequest::Claim(found.id));
+        let asked = Asked::request(request, None, move |py, answer| match answer {
+            Some((ProcessAnswer::Table(TableAnswer::Done), payload)) => {
+                match postcard::from_bytes(payload.as_slice()) {
+                    Ok(Outcome::Granted) => Ok(PyBool::new(py, true).to_owned().into_any().unbind()),
+                    Ok(Outcome::There) => Ok(PyBool::new(py, false).to_owned().into_any().unbind()),
+                    other => unfit(&other),
+                }
+            }
+            Some((ProcessAnswer::Table(TableAnswer::Failed(error)), _)) => Err(table_error(py, &name, &error)?),
+            other => unfit(&other.map(|(answer, _)| answer)),
+        });
+        Ok(asked.about(key))
+    }
+
+    /// Does not put a row under a key that was claimed: the next one is to.
+    fn release(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<()> {
+        let found = self.look(py)?;
+        let request = ProcessRequest::Table(TableRequest::Release(found.id));
+        ask_about(py, request, &found.key(key)?.bytes).map(drop)
     }
 
     /// Adds to the number under a key; the sum, or `None` if nothing is there and there is no default.

@@ -85,6 +85,9 @@ struct Shell {
     chance: Option<Chance>,
     /// The tables, once there was one.
     tables: Option<Tables>,
+    /// Who waits for what of them.
+    table_requests: HashMap<u64, (ProcessId, RequestId)>,
+    last_tag: u64,
     is_up: bool,
     /// How it ended, once it has.
     ended: Option<String>,
@@ -165,6 +168,8 @@ impl Node {
             modules: HashMap::new(),
             chance: seed.map(|seed| Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)),
             tables: None,
+            table_requests: HashMap::new(),
+            last_tag: 0,
             is_up: false,
             ended: None,
         };
@@ -569,20 +574,48 @@ impl Shell {
 
     /// What the store of a node would do. Everybody here reads with what this process has opened.
     fn operate(&mut self, process: ProcessId, request: RequestId, body: TableRequest, operation: &[u8]) {
-        let mut outcome = Bytes::new();
-        let answer = match (&mut self.tables, body) {
-            (Some(tables), TableRequest::Operate(id)) => {
-                let request = Request { id, by: process.pid, operation };
-                match tables.operate(&[request], tables::now_ms()).pop() {
-                    Some(Ok(done)) => {
-                        outcome = done.into();
-                        TableAnswer::Done
-                    }
-                    Some(Err(error)) => TableAnswer::Failed(error),
-                    None => TableAnswer::Failed(TableError::NoTable),
-                }
+        let Some(tables) = &mut self.tables else {
+            return self.answer_table(process, request, Err(TableError::NoTable));
+        };
+        let (by, now) = (process.pid, tables::now_ms());
+        self.last_tag += 1;
+        let tag = self.last_tag;
+        self.table_requests.insert(tag, (process, request));
+        let done = match body {
+            TableRequest::Operate(id) => {
+                let mut results = tables.operate(&[Request { id, by, operation }], now);
+                let result = results.pop().unwrap_or(Err(TableError::NoTable));
+                self.table_requests.remove(&tag);
+                self.answer_table(process, request, result);
+                self.tables.as_mut().map_or(Ok(()), |tables| tables.settle(now))
             }
-            (Some(_), TableRequest::Attach) | (None, _) => TableAnswer::Failed(TableError::NoTable),
+            TableRequest::Claim(id) => tables.claim(tag, id, by, operation, now),
+            TableRequest::Release(id) => {
+                tables.release(tag, id, by, operation);
+                Ok(())
+            }
+            TableRequest::Attach => Ok(()),
+        };
+        if let Err(error) = done {
+            self.answer_table(process, request, Err(TableError::Unavailable(error.to_string())));
+        }
+        self.answer_waiters();
+    }
+
+    /// Answers those who have waited for others, and need not any more.
+    fn answer_waiters(&mut self) {
+        let answers = self.tables.as_mut().map(Tables::take_answers).unwrap_or_default();
+        for (tag, result) in answers {
+            if let Some((process, request)) = self.table_requests.remove(&tag) {
+                self.answer_table(process, request, result);
+            }
+        }
+    }
+
+    fn answer_table(&mut self, process: ProcessId, request: RequestId, result: Result<Vec<u8>, TableError>) {
+        let (answer, outcome) = match result {
+            Ok(outcome) => (TableAnswer::Done, outcome.into()),
+            Err(error) => (TableAnswer::Failed(error), Bytes::new()),
         };
         self.push(process, ToWorker::Answer { request, answer: ProcessAnswer::Table(answer) }, outcome, None);
     }
@@ -601,6 +634,7 @@ impl Shell {
                 while tables.clear_up().unwrap_or(false) {}
             }
         }
+        self.answer_waiters();
     }
 
     /// The name behind this address, if a test wants its next message to get lost.
@@ -634,6 +668,10 @@ impl Shell {
         let _ = nix::sys::socket::shutdown(worker.socket.as_raw_fd(), nix::sys::socket::Shutdown::Both);
         let page = worker.page.snapshot();
         self.workers.remove(&process);
+        if let Some(tables) = &mut self.tables {
+            tables.ended(process.pid);
+        }
+        self.answer_waiters();
         if matches!(status, Status::Signalled(_)) {
             self.command("exit", process);
         }

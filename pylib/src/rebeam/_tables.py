@@ -7,16 +7,18 @@ that it goes with its owner, is the supervisor's affair.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import ItemsView, Iterable, KeysView, Mapping, MutableMapping, ValuesView
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast, overload
 
-from rebeam import _rebeam
-from rebeam._errors import SpecError
+from rebeam import _pending, _rebeam
+from rebeam._errors import DeadlockError, SpecError, StoreRestarted
 from rebeam._options import Access, TableKind, is_number, one_of
 from rebeam._ref import Pid, address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from rebeam._ref import To
 
@@ -25,6 +27,9 @@ V = TypeVar("V")
 D = TypeVar("D")
 
 _MISSING: Any = object()
+
+_computed: ContextVar[tuple[tuple[str, Any], ...]] = ContextVar("rebeam_computed", default=())
+"""Tables and keys whose values are being computed here."""
 
 
 class TableInfo(NamedTuple):
@@ -377,6 +382,84 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
                 is_done = self.put_rows(((key, value),), only_version=found[0])
             if is_done:
                 return value
+
+    def get_or_compute(self, key: K, fn: Callable[[], V], *, ttl: float | None = None) -> V:
+        """What is under a key; if nothing is, what the function makes, which is there from then on. Not for bags.
+
+        The function runs once for all actors that ask meanwhile: they wait for it. If it raises, or its actor ends, it
+        runs again for the next one of them.
+
+        Args:
+            ttl: for how many seconds the value stays. Default: the table's own `ttl`.
+
+        Raises:
+            DeadlockError: the function asks for the same key.
+        """
+        return _pending.follow(self._computing(key, fn, ttl), "aget_or_compute")
+
+    async def aget_or_compute(self, key: K, fn: Callable[[], V | Awaitable[V]], *, ttl: float | None = None) -> V:
+        """`get_or_compute`, to be awaited; the function may be asynchronous, too."""
+        place = (self.name, key)
+        while True:
+            found = self.get(key, _MISSING)
+            if found is not _MISSING:
+                return cast("V", found)
+            self._check_own(place)
+            try:
+                if not await _pending.answer(self.claim(key)):
+                    continue
+            except StoreRestarted:
+                continue
+            token = _computed.set((*_computed.get(), place))
+            try:
+                made: Any = fn()
+                if inspect.isawaitable(made):
+                    made = await made
+            except BaseException:
+                self.release(key)
+                raise
+            finally:
+                _computed.reset(token)
+            self._put_computed(key, made, ttl)
+            return cast("V", made)
+
+    def _computing(self, key: K, fn: Callable[[], V], ttl: float | None) -> _pending.Steps[V]:
+        place = (self.name, key)
+        while True:
+            found = self.get(key, _MISSING)
+            if found is not _MISSING:
+                return cast("V", found)
+            self._check_own(place)
+            try:
+                is_ours = yield self.claim(key)
+            except StoreRestarted:
+                continue
+            if not is_ours:
+                continue
+            token = _computed.set((*_computed.get(), place))
+            try:
+                made = fn()
+            except BaseException:
+                self.release(key)
+                raise
+            finally:
+                _computed.reset(token)
+            self._put_computed(key, made, ttl)
+            return made
+
+    def _check_own(self, place: tuple[str, K]) -> None:
+        if place in _computed.get():
+            raise DeadlockError(f"what is under {place[1]!r} of `{place[0]}` would be computed out of itself")
+
+    def _put_computed(self, key: K, made: Any, ttl: float | None) -> None:
+        while True:
+            try:
+                return self.insert(key, made, ttl=ttl)
+            except StoreRestarted:
+                continue
+            except BaseException:
+                self.release(key)
+                raise
 
     # ---- the table -------------------------------------------------------------------------------------------------
 

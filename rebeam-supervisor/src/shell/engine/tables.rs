@@ -134,6 +134,12 @@ impl Engine {
         match body {
             TableRequest::Attach => self.tell_store(&ToStore::Attach { tag }, &Bytes::new()),
             TableRequest::Operate(id) => self.tell_store(&ToStore::Operate { tag, id, by: process.pid }, payload),
+            TableRequest::Claim(id) => {
+                self.tell_store(&ToStore::Claim { tag, id, by: process.pid, is_release: false }, payload);
+            }
+            TableRequest::Release(id) => {
+                self.tell_store(&ToStore::Claim { tag, id, by: process.pid, is_release: true }, payload);
+            }
         }
     }
 
@@ -149,6 +155,7 @@ impl Engine {
         self.tables.told.remove(&process);
         if let Some(reader) = self.tables.readers.remove(&process) {
             self.tell_store(&ToStore::Detach { reader }, &Bytes::new());
+            self.tell_store(&ToStore::Ended { by: process.pid }, &Bytes::new());
         }
     }
 
