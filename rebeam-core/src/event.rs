@@ -205,12 +205,12 @@ pub enum Event {
         /// How much.
         bytes: u64,
     },
-    /// A worker keeps a snapshot of tables, though it was told to end it.
-    KeepsSnapshot {
+    /// A worker has more of something than it may, which the shell counts.
+    HoldsTooMuch {
         /// Who.
         process: ProcessId,
-        /// For how long already.
-        time: Duration,
+        /// What, in words.
+        what: String,
     },
     /// A worker broke the protocol.
     Misbehaved {

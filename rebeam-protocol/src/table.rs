@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::Pid;
+use crate::id::{Pid, ProcessId};
 use crate::value::Value;
 
 /// The number of a table: that of its entry in the ledger.
@@ -252,15 +252,15 @@ pub enum ToStore {
         tag: u64,
         /// On which table.
         id: TableId,
-        /// Who wants it.
-        by: Pid,
+        /// Who wants it. Two processes of one incarnation claim apart: when one is replaced, both are there.
+        by: ProcessId,
         /// Which of the two.
         is_release: bool,
     },
     /// A process has ended: it claims nothing any more.
     Ended {
-        /// Whose.
-        by: Pid,
+        /// Which.
+        by: ProcessId,
     },
     /// Payload: an [`Operation`], as an actor has sent it.
     Operate {

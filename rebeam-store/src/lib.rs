@@ -21,7 +21,7 @@ mod tables;
 pub use error::Error;
 pub use reader::{Reader, Rows, Snapshot};
 pub use store::{Descriptors, ReaderId, Store, Write};
-pub use tables::{Answer, Request, Tables};
+pub use tables::{Answer, Done, Request, Tables};
 
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -6,7 +6,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
-use rebeam_protocol::id::Pid;
+use rebeam_protocol::id::{Pid, ProcessId};
 use rebeam_protocol::table::{
     Access, Bytes, NewRow, Only, Operation, Outcome, PLAIN, Table, TableError, TableId, TableKind,
 };
@@ -43,6 +43,8 @@ pub struct Tables {
     /// Bytes of all rows, and how many there may be.
     bytes: u64,
     most_bytes: u64,
+    /// How many bytes an answer may have.
+    most_answer: usize,
     /// Whether any row may expire.
     has_expiries: bool,
     /// Who is to put a row under which key, and who waits for that.
@@ -50,14 +52,17 @@ pub struct Tables {
     answers: Vec<Answer>,
 }
 
+/// An encoded [`Outcome`], or why nothing was done.
+pub type Done = std::result::Result<Vec<u8>, TableError>;
+
 /// An answer that comes by itself: to the request with this number.
-pub type Answer = (u64, std::result::Result<Vec<u8>, TableError>);
+pub type Answer = (u64, Done);
 
 #[derive(Debug)]
 struct Claim {
-    holder: Pid,
+    holder: ProcessId,
     /// In their order, by the number of the request.
-    waiters: VecDeque<(u64, Pid)>,
+    waiters: VecDeque<(u64, ProcessId)>,
 }
 
 /// How an operation can fail.
@@ -77,11 +82,11 @@ impl From<Error> for Failure {
 type Tried<T> = std::result::Result<T, Failure>;
 
 impl Tables {
-    /// Of a store whose rows may have so many bytes.
+    /// Of a store whose rows may have this many bytes, and its answers that many.
     ///
     /// # Errors
     /// [`Error::Damaged`].
-    pub fn new(mut store: Store, most_bytes: u64) -> Result<Self> {
+    pub fn new(mut store: Store, most_bytes: u64, most_answer: usize) -> Result<Self> {
         // What is there already comes from a store before.
         let bytes = store.write(|write| Ok(sizes(write)?.values().map(|size| size.bytes).sum()))?;
         Ok(Tables {
@@ -90,6 +95,7 @@ impl Tables {
             gone: VecDeque::new(),
             bytes,
             most_bytes,
+            most_answer,
             has_expiries: true,
             claims: BTreeMap::new(),
             answers: Vec::new(),
@@ -119,8 +125,8 @@ impl Tables {
     ///
     /// # Errors
     /// Those of the store.
-    pub fn claim(&mut self, tag: u64, id: TableId, by: Pid, key: &[u8], now: u64) -> Result<()> {
-        let request = Request { id, by, operation: &[] };
+    pub fn claim(&mut self, tag: u64, id: TableId, by: ProcessId, key: &[u8], now: u64) -> Result<()> {
+        let request = Request { id, by: by.pid, operation: &[] };
         let refused = match permitted(&self.known, &request) {
             Ok(table) if table.kind.is_bag() => {
                 Some(TableError::BadRequest("a key of a bag may have further values at any time".into()))
@@ -145,7 +151,7 @@ impl Tables {
     }
 
     /// An actor does not put a row after all: the next one is to.
-    pub fn release(&mut self, tag: u64, id: TableId, by: Pid, key: &[u8]) {
+    pub fn release(&mut self, tag: u64, id: TableId, by: ProcessId, key: &[u8]) {
         self.answers.push((tag, outcome(&Outcome::Done(0))));
         let answers = &mut self.answers;
         if let Entry::Occupied(mut entry) = self.claims.entry((id, key.to_vec()))
@@ -157,7 +163,7 @@ impl Tables {
     }
 
     /// A process has ended: it puts nothing any more, and waits for nothing.
-    pub fn ended(&mut self, by: Pid) {
+    pub fn ended(&mut self, by: ProcessId) {
         let answers = &mut self.answers;
         self.claims.retain(|_, claim| {
             claim.waiters.retain(|(_, waiter)| *waiter != by);
@@ -264,22 +270,26 @@ impl Tables {
     }
 
     /// Carries operations out, in their order, at this time. For each an encoded [`Outcome`], or why it was not done.
-    pub fn operate(&mut self, requests: &[Request<'_>], now: u64) -> Vec<std::result::Result<Vec<u8>, TableError>> {
+    ///
+    /// # Errors
+    /// [`Error::Damaged`]: nothing can be done with this store any more.
+    pub fn operate(&mut self, requests: &[Request<'_>], now: u64) -> Result<Vec<Done>> {
         match self.try_all(requests, now) {
-            Ok(results) => results,
-            Err(_) if requests.len() > 1 => requests
-                .iter()
-                .map(|request| {
-                    self.try_all(std::slice::from_ref(request), now).unwrap_or_else(|error| vec![failed(&error)])
-                })
-                .map(|mut results| results.pop().unwrap_or(Err(TableError::Full)))
-                .collect(),
-            Err(error) => vec![failed(&error)],
+            Ok(results) => Ok(results),
+            Err(error @ Error::Damaged(_)) => Err(error),
+            Err(_) if requests.len() > 1 => {
+                let mut results = Vec::with_capacity(requests.len());
+                for request in requests {
+                    results.extend(self.operate(std::slice::from_ref(request), now)?);
+                }
+                Ok(results)
+            }
+            Err(error) => Ok(vec![failed(&error)]),
         }
     }
 
-    fn try_all(&mut self, requests: &[Request<'_>], now: u64) -> Result<Vec<std::result::Result<Vec<u8>, TableError>>> {
-        let Tables { store, known, bytes, most_bytes, has_expiries, .. } = self;
+    fn try_all(&mut self, requests: &[Request<'_>], now: u64) -> Result<Vec<Done>> {
+        let Tables { store, known, bytes, most_bytes, most_answer, has_expiries, .. } = self;
         let (results, after, may_expire) = store.write(|write| {
             let mut all = *bytes;
             let mut may_expire = *has_expiries;
@@ -296,9 +306,9 @@ impl Tables {
                     let operation = postcard::from_bytes(request.operation)
                         .map_err(|error| bad(format!("no operation: {error}")))?;
                     let mut change = Change::begin(write, request.id, table.kind)?;
-                    let free = most_bytes.saturating_sub(all);
+                    let most = Most { free: most_bytes.saturating_sub(all), answer: *most_answer };
                     let before = change.size.bytes;
-                    let outcome = change.carry_out(&operation, free)?;
+                    let outcome = change.carry_out(&operation, most)?;
                     may_expire |= change.may_expire;
                     let after = change.finish()?;
                     all = all + after - before;
@@ -328,11 +338,11 @@ impl Claim {
     }
 }
 
-fn outcome(outcome: &Outcome<'_>) -> std::result::Result<Vec<u8>, TableError> {
+fn outcome(outcome: &Outcome<'_>) -> Done {
     postcard::to_stdvec(outcome).map_err(|error| TableError::BadRequest(error.to_string()))
 }
 
-fn failed(error: &Error) -> std::result::Result<Vec<u8>, TableError> {
+fn failed(error: &Error) -> Done {
     Err(match error {
         Error::Full => TableError::Full,
         other => TableError::Unavailable(other.to_string()),
@@ -432,6 +442,15 @@ fn keys(write: &Write<'_>, from: &[u8], prefix: &[u8], most: usize) -> Result<Ve
     Ok(found)
 }
 
+/// How much an operation may use.
+#[derive(Clone, Copy)]
+struct Most {
+    /// Bytes of rows that may still come.
+    free: u64,
+    /// Bytes of an answer.
+    answer: usize,
+}
+
 /// One operation under way.
 struct Change<'w, 'store> {
     write: &'w mut Write<'store>,
@@ -457,11 +476,11 @@ impl<'w, 'store> Change<'w, 'store> {
         Ok(self.size.bytes)
     }
 
-    fn carry_out(&mut self, operation: &Operation<'_>, free: u64) -> Tried<Vec<u8>> {
+    fn carry_out(&mut self, operation: &Operation<'_>, most: Most) -> Tried<Vec<u8>> {
         let outcome = match operation {
             Operation::Put { rows, only } => {
                 rows.iter().try_for_each(check)?;
-                if rows.iter().map(|row| weight(row.key, row.value.len())).sum::<u64>() > free {
+                if rows.iter().map(|row| weight(row.key, row.value.len())).sum::<u64>() > most.free {
                     return Err(Failure::Own(TableError::Full));
                 }
                 for row in rows {
@@ -500,6 +519,9 @@ impl<'w, 'store> Change<'w, 'store> {
             }
             Operation::Take { key } => {
                 let values = self.values(key)?;
+                if values.iter().map(|value| value.len() + 16).sum::<usize>() > most.answer {
+                    return Err(bad("what is under the key is larger than an answer may be"));
+                }
                 self.delete_key(key)?;
                 return encoded(&Outcome::Taken(values.iter().map(|value| Bytes(value)).collect()));
             }
@@ -615,7 +637,9 @@ impl<'w, 'store> Change<'w, 'store> {
         };
         let value = [&[PLAIN], &value::encode(&sum)[..]].concat();
         let original = row.map_or(new.original, |row| row.original);
-        self.put(&NewRow { key: new.key, original, expires: new.expires, value: &value })?;
+        // One that is to expire does so, too, after it has counted.
+        let expires = if new.expires != 0 { new.expires } else { row.map_or(0, |row| row.expires) };
+        self.put(&NewRow { key: new.key, original, expires, value: &value })?;
         encoded(&Outcome::Sum(sum))
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
 use proptest::prelude::*;
-use rebeam_protocol::id::{NodeStart, Pid};
+use rebeam_protocol::id::{Generation, NodeStart, Pid, ProcessId};
 use rebeam_protocol::table::{
     Access, NewRow, Only, Operation, Outcome, PICKLE, PLAIN, Table, TableError, TableId, TableKind,
 };
@@ -123,7 +123,7 @@ impl World {
         let mut store = Store::create(directory.path(), 1 << 28).unwrap();
         let (_, fds) = store.attach().unwrap();
         let reader = Reader::open(fds.data.as_fd(), fds.page.as_fd(), fds.pins.as_fd(), store.map_size()).unwrap();
-        let mut tables = Tables::new(store, most_bytes).unwrap();
+        let mut tables = Tables::new(store, most_bytes, 1 << 20).unwrap();
         for (place, kind) in KINDS.into_iter().enumerate() {
             tables.note(TableId(place as u64), OWNER, Table { kind, access: Access::Protected, ttl_ms: None });
         }
@@ -132,7 +132,7 @@ impl World {
 
     fn operate(&mut self, id: u64, by: Pid, operation: &Operation<'_>) -> Result<Vec<u8>, TableError> {
         let operation = postcard::to_stdvec(operation).unwrap();
-        self.tables.operate(&[Request { id: TableId(id), by, operation: &operation }], 0).pop().unwrap()
+        self.tables.operate(&[Request { id: TableId(id), by, operation: &operation }], 0).unwrap().pop().unwrap()
     }
 
     fn rows(&self, id: u64) -> Model {
@@ -261,7 +261,7 @@ fn what_does_not_fit_is_refused_alone_and_fits_when_something_is_gone() {
         [&keys[0], &keys[1], &keys[0]].map(|key| postcard::to_stdvec(&put(key)).unwrap()).to_vec();
     let requests: Vec<Request<'_>> =
         operations.iter().map(|operation| Request { id: TableId(0), by: OWNER, operation }).collect();
-    let results = world.tables.operate(&requests, 0);
+    let results = world.tables.operate(&requests, 0).unwrap();
     assert!(results[0].is_ok() && results[1] == Err(TableError::Full), "{:?}", results[1]);
     assert_eq!(world.size(0).rows, 1);
     assert!(world.operate(0, OWNER, &Operation::Delete { key: &keys[0], only: Only::Always }).is_ok());
@@ -269,15 +269,15 @@ fn what_does_not_fit_is_refused_alone_and_fits_when_something_is_gone() {
     // What a store before has left counts, too.
     let directory = tempfile::tempdir().unwrap();
     let data = world.tables.store.data().unwrap();
-    let mut again = Tables::new(Store::restore(&data, directory.path(), 1 << 28).unwrap(), 100_000).unwrap();
+    let mut again = Tables::new(Store::restore(&data, directory.path(), 1 << 28).unwrap(), 100_000, 1 << 20).unwrap();
     again.note(TableId(0), OWNER, Table { kind: TableKind::Set, access: Access::Protected, ttl_ms: None });
     let request = Request { id: TableId(0), by: OWNER, operation: &operations[0] };
-    assert_eq!(again.operate(&[request], 0).pop(), Some(Err(TableError::Full)));
+    assert_eq!(again.operate(&[request], 0).unwrap().pop(), Some(Err(TableError::Full)));
     again.forget(TableId(0));
     again.note(TableId(1), OWNER, Table { kind: TableKind::Set, access: Access::Protected, ttl_ms: None });
     while again.clear_up().unwrap() {}
     let request = Request { id: TableId(1), ..request };
-    assert!(again.operate(&[request], 0).pop().unwrap().is_ok());
+    assert!(again.operate(&[request], 0).unwrap().pop().unwrap().is_ok());
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn bytes_that_are_no_operation_are_refused() {
     let mut world = World::new(u64::MAX);
     for operation in [&b""[..], b"\xff\xff\xff", b"\x00\xff\xff\xff\xff\x0f", b"\x00\x01\x00\x00\x00\x00"] {
         let request = Request { id: TableId(0), by: OWNER, operation };
-        let result = world.tables.operate(&[request], 0).pop().unwrap();
+        let result = world.tables.operate(&[request], 0).unwrap().pop().unwrap();
         assert!(matches!(result, Err(TableError::BadRequest(_))), "{result:?}");
     }
     let put = |key: &[u8]| {
@@ -294,7 +294,7 @@ fn bytes_that_are_no_operation_are_refused() {
     };
     for key in [&b""[..], b"\x00", &[5; 4000]] {
         let request = Request { id: TableId(0), by: OWNER, operation: &put(key) };
-        assert!(matches!(world.tables.operate(&[request], 0).pop().unwrap(), Err(TableError::BadRequest(_))));
+        assert!(matches!(world.tables.operate(&[request], 0).unwrap().pop().unwrap(), Err(TableError::BadRequest(_))));
     }
     assert_eq!(world.size(0).rows, 0);
 }
@@ -308,7 +308,7 @@ fn rows_expire_and_leave_nothing() {
         let rows = vec![NewRow { key, original: b"", expires, value: &value }];
         let operation = postcard::to_stdvec(&Operation::Put { rows, only: Only::IfNew }).unwrap();
         let request = Request { id: TableId(id), by: OWNER, operation: &operation };
-        let outcome = world.tables.operate(&[request], now).pop().unwrap().unwrap();
+        let outcome = world.tables.operate(&[request], now).unwrap().pop().unwrap().unwrap();
         postcard::from_bytes::<Outcome<'_>>(&outcome).unwrap() == Outcome::Done(1)
     };
     for id in [0, 3] {
@@ -342,7 +342,9 @@ fn a_claim_passes_from_one_to_the_next_until_there_is_a_row() {
     let mut world = World::new(u64::MAX);
     world.tables.note(TableId(0), OWNER, Table { kind: TableKind::Set, access: Access::Public, ttl_ms: None });
     let (key, value) = (key(1), plain(1));
-    let actors: Vec<Pid> = (10..16).map(|serial| Pid { serial, ..OWNER }).collect();
+    let of = |serial, generation| ProcessId { pid: Pid { serial, ..OWNER }, generation: Generation(generation) };
+    // The second is another process of the first one's incarnation.
+    let actors = [of(10, 0), of(10, 1), of(11, 0), of(12, 0), of(13, 0), of(14, 0)];
     let answers = |tables: &mut Tables| -> Vec<(u64, Option<bool>)> {
         let answers = tables.take_answers();
         let is_granted = |bytes: &[u8]| postcard::from_bytes::<Outcome<'_>>(bytes).unwrap() == Outcome::Granted;
@@ -366,7 +368,7 @@ fn a_claim_passes_from_one_to_the_next_until_there_is_a_row() {
     // A row is there, until it expires.
     let rows = vec![NewRow { key: &key, original: b"", expires: 50, value: &value }];
     let put = postcard::to_stdvec(&Operation::Put { rows, only: Only::Always }).unwrap();
-    tables.operate(&[Request { id: TableId(0), by: actors[3], operation: &put }], 0);
+    tables.operate(&[Request { id: TableId(0), by: actors[3].pid, operation: &put }], 0).unwrap();
     tables.settle(0).unwrap();
     assert_eq!(answers(tables), [(4, Some(false)), (5, Some(false))]);
     tables.claim(6, TableId(0), actors[0], &key, 49).unwrap();
@@ -379,6 +381,32 @@ fn a_claim_passes_from_one_to_the_next_until_there_is_a_row() {
     for (tag, id) in [(9, 0), (10, 1), (11, 2)] {
         tables.claim(tag, TableId(id), actors[0], &key, 0).unwrap();
     }
-    tables.claim(12, TableId(2), OWNER, &key, 0).unwrap();
+    tables.claim(12, TableId(2), of(OWNER.serial, 0), &key, 0).unwrap();
     assert_eq!(answers(tables), [(9, None), (10, None), (11, None), (12, None)]);
+}
+
+#[test]
+fn what_is_too_large_for_an_answer_is_not_taken() {
+    let mut world = World::new(u64::MAX);
+    let (key, large) = (key(1), [&[PICKLE], &[7; 600_000][..]].concat());
+    let put = Operation::Put {
+        rows: vec![NewRow { key: &key, original: b"", expires: 0, value: &large }],
+        only: Only::Always,
+    };
+    for _ in 0..2 {
+        assert!(world.operate(3, OWNER, &put).is_ok());
+    }
+    let taken = world.operate(3, OWNER, &Operation::Take { key: &key });
+    assert!(matches!(taken, Err(TableError::BadRequest(_))) && world.size(3).rows == 2, "{taken:?}");
+}
+
+#[test]
+fn a_counter_expires_when_it_was_to() {
+    let mut world = World::new(u64::MAX);
+    let (key, value) = (key(1), plain(1));
+    let row = NewRow { key: &key, original: b"", expires: 50, value: &value };
+    assert!(world.operate(0, OWNER, &Operation::Put { rows: vec![row], only: Only::Always }).is_ok());
+    let add = Operation::Add { row: NewRow { expires: 0, ..row }, by: Value::Int(1) };
+    assert!(world.operate(0, OWNER, &add).is_ok());
+    assert_eq!(world.tables.next_expiry().unwrap(), Some(50));
 }

@@ -6,7 +6,7 @@
 //! from `rebeam._boot` on the path is the same. It must not know the protocol, nor anything else of Python's.
 //!
 //! Started by the supervisor only, its descriptors in place: `rebeam-worker zygote|worker PYTHON LIBPYTHON|-`, or
-//! `rebeam-worker keeper MARK` (see [`keeper`]) or `rebeam-worker store new|restored DIRECTORY BYTES` (see [`store`]), which
+//! `rebeam-worker keeper MARK` (see [`keeper`]) or `rebeam-worker store new|restored DIRECTORY BYTES BYTES` (see [`store`]), which
 //! are no Python at all.
 
 mod keeper;

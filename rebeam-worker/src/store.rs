@@ -44,11 +44,13 @@ fn now_ms() -> u64 {
 /// # Errors
 /// What went wrong, in words.
 pub(crate) fn serve(mut args: impl Iterator<Item = OsString>) -> Result<(), String> {
-    let (sort, directory, most) = (args.next(), args.next(), args.next());
-    let number = most.as_ref().and_then(|it| it.to_str()).and_then(|it| it.parse().ok());
-    let (Some(sort), Some(directory), Some(most_bytes)) = (sort, directory, number) else {
+    let (sort, directory) = (args.next(), args.next());
+    let mut number = || args.next()?.to_str()?.parse::<u64>().ok();
+    let (Some(sort), Some(directory), Some(most_bytes), Some(most_answer)) = (sort, directory, number(), number())
+    else {
         return Err("this program is started by `rebeam`; run `rebeam --help`".into());
     };
+    let _ = nix::sys::prctl::set_name(c"rebeam-store");
     let is_restored = sort == "restored";
     // SAFETY: the supervisor started this process with these descriptors for this purpose.
     let mut fds = (FIRST..).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
@@ -64,7 +66,7 @@ pub(crate) fn serve(mut args: impl Iterator<Item = OsString>) -> Result<(), Stri
     drop(data);
     let opened = store.and_then(|store| {
         let data = store.data()?;
-        Ok((Tables::new(store, most_bytes)?, data))
+        Ok((Tables::new(store, most_bytes, usize::try_from(most_answer).unwrap_or(usize::MAX))?, data))
     });
     let mut server = Server { control, out: WriteQueue::default() };
     match opened {
@@ -160,7 +162,7 @@ impl Server {
         }
         let requests: Vec<Request<'_>> =
             operations.iter().map(|(_, id, by, operation)| Request { id: *id, by: *by, operation }).collect();
-        let results = tables.operate(&requests, now_ms());
+        let results = tables.operate(&requests, now_ms())?;
         self.answer(operations.iter().map(|(tag, ..)| *tag).zip(results).collect());
         tables.settle(now_ms())?;
         self.answer(tables.take_answers());

@@ -106,7 +106,7 @@ fn open_tables() -> Option<Tables> {
     let reader =
         rebeam_store::Reader::open(fds.data.as_fd(), fds.page.as_fd(), fds.pins.as_fd(), store.map_size()).ok()?;
     tables::open_here(Some(reader));
-    Tables::new(store, MOST_ROWS).ok()
+    Tables::new(store, MOST_ROWS, MAX_FRAME).ok()
 }
 
 struct Worker {
@@ -583,15 +583,18 @@ impl Shell {
         self.table_requests.insert(tag, (process, request));
         let done = match body {
             TableRequest::Operate(id) => {
-                let mut results = tables.operate(&[Request { id, by, operation }], now);
-                let result = results.pop().unwrap_or(Err(TableError::NoTable));
+                let results = tables.operate(&[Request { id, by, operation }], now);
+                let done = results.map_or_else(
+                    |error| Err(TableError::Unavailable(error.to_string())),
+                    |mut results| results.pop().unwrap_or(Err(TableError::NoTable)),
+                );
                 self.table_requests.remove(&tag);
-                self.answer_table(process, request, result);
+                self.answer_table(process, request, done);
                 self.tables.as_mut().map_or(Ok(()), |tables| tables.settle(now))
             }
-            TableRequest::Claim(id) => tables.claim(tag, id, by, operation, now),
+            TableRequest::Claim(id) => tables.claim(tag, id, process, operation, now),
             TableRequest::Release(id) => {
-                tables.release(tag, id, by, operation);
+                tables.release(tag, id, process, operation);
                 Ok(())
             }
             TableRequest::Attach => Ok(()),
@@ -669,7 +672,7 @@ impl Shell {
         let page = worker.page.snapshot();
         self.workers.remove(&process);
         if let Some(tables) = &mut self.tables {
-            tables.ended(process.pid);
+            tables.ended(process);
         }
         self.answer_waiters();
         if matches!(status, Status::Signalled(_)) {

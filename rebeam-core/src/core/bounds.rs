@@ -4,8 +4,6 @@
 //! far beyond what an application needs; who breaks one has a leak, and ends with that as its reason. Mailboxes have bounds
 //! of their own, and so has what waits to be written to a worker, which the shell keeps.
 
-use std::time::Duration;
-
 use rebeam_protocol::address::Caller;
 use rebeam_protocol::exit::ExitReason;
 use rebeam_protocol::id::ProcessId;
@@ -61,12 +59,8 @@ impl Core {
         self.holds_too_much(process, format!("{} MiB of answers that it does not read", bytes >> 20));
     }
 
-    /// A worker keeps a snapshot of tables that it was to end.
-    pub(super) fn keeps_snapshot(&mut self, process: ProcessId, time: Duration) {
-        self.holds_too_much(process, format!("a snapshot of tables that was open for {} s", time.as_secs()));
-    }
-
-    fn holds_too_much(&mut self, process: ProcessId, what: String) {
+    /// Ends an actor that has more than it may.
+    pub(super) fn holds_too_much(&mut self, process: ProcessId, what: String) {
         self.kill_for(process, ExitReason::LimitExceeded(what), "it held more than one actor may");
     }
 }

@@ -173,7 +173,7 @@ impl Core {
                 }
             }
             Event::Undeliverable { process, seq, error } => self.undeliverable(process, seq, error),
-            Event::KeepsSnapshot { process, time } => self.keeps_snapshot(process, time),
+            Event::HoldsTooMuch { process, what } => self.holds_too_much(process, what),
             Event::ReadsNothing { process, bytes } => self.reads_nothing(process, bytes),
             Event::Misbehaved { process, complaint } => {
                 self.kill_for(process, ExitReason::BadProtocol(complaint), "it broke the protocol");

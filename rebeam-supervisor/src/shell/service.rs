@@ -80,7 +80,15 @@ impl Process {
     /// # Errors
     /// No descriptor is left.
     pub(crate) fn frames(&self) -> io::Result<Frames> {
-        Ok(Frames { control: watch(self.control.try_clone()?)?, reader: FrameReader::new(MAX_FRAME) })
+        self.frames_up_to(MAX_FRAME)
+    }
+
+    /// As [`frames`](Self::frames), of this many bytes at most.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(crate) fn frames_up_to(&self, limit: usize) -> io::Result<Frames> {
+        Ok(Frames { control: watch(self.control.try_clone()?)?, reader: FrameReader::new(limit) })
     }
 
     /// Writes what its socket takes; true if everything is out.

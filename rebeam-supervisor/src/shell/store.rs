@@ -2,7 +2,6 @@
 //!
 //! It is started when the first table is made. If it dies, the next one goes on with the rows that it had.
 
-use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -21,15 +20,22 @@ pub(crate) fn service() -> Service {
     Service::new("store of tables", POLICY)
 }
 
-/// Starts a store whose rows may have so many bytes; with `data`, it goes on with those of the last one. Names that it
+/// Starts a store whose rows may have this many bytes, and its answers that many; with `data`, it goes on with those of the last one. Names that it
 /// needs for a moment are in `directory`.
 ///
 /// # Errors
 /// Those of the system.
-pub(crate) fn start(python: &Python, directory: &Path, most_bytes: u64, data: Option<&OwnedFd>) -> io::Result<Process> {
+pub(crate) fn start(
+    python: &Python,
+    directory: &Path,
+    most_bytes: u64,
+    most_answer: usize,
+    data: Option<&OwnedFd>,
+) -> io::Result<Process> {
     let mut command = Command::new(worker_program()?);
     let sort = if data.is_some() { "restored" } else { "new" };
-    command.arg("store").arg(sort).arg(directory).arg(OsString::from(most_bytes.to_string())).current_dir("/");
+    command.arg("store").arg(sort).arg(directory).current_dir("/");
+    command.args([most_bytes.to_string(), most_answer.to_string()]);
     if let Some(mark) = &python.mark {
         command.env("REBEAM_NODE", mark);
     }

@@ -27,6 +27,9 @@ use crate::shell::service::{self, Frames, Next, Process, Service};
 use crate::shell::store;
 use crate::view::text::duration;
 
+/// How many requests one process may have that are not answered: many times what threads and tasks need.
+const MOST_ASKED: usize = 100_000;
+
 /// How long a process may keep a snapshot though it was told to end it: the file grows meanwhile.
 const MUCH_TOO_LONG: Duration = Duration::from_secs(30);
 
@@ -38,6 +41,8 @@ pub(super) struct Tables {
     /// Who waits for what, by the number that the store was told.
     open: BTreeMap<u64, Open>,
     last: u64,
+    /// How many of them each process waits for.
+    asked: HashMap<ProcessId, usize, FxBuildHasher>,
     /// Processes that can read, by the store's number for them.
     readers: HashMap<ProcessId, u64, FxBuildHasher>,
     /// Those of them whose user was told that they keep snapshots.
@@ -67,6 +72,7 @@ impl Default for Tables {
             writing: Writing::Idle,
             open: BTreeMap::new(),
             last: 0,
+            asked: HashMap::default(),
             readers: HashMap::default(),
             told: HashSet::new(),
             data: None,
@@ -76,10 +82,27 @@ impl Default for Tables {
     }
 }
 
+impl Tables {
+    /// A request is answered: which it was.
+    fn answered(&mut self, tag: u64) -> Option<Open> {
+        let open = self.open.remove(&tag)?;
+        if let Some(asked) = self.asked.get_mut(&open.process) {
+            *asked = asked.saturating_sub(1);
+        }
+        Some(open)
+    }
+}
+
 impl Node {
     /// Reads what a store says, until it says no more.
     async fn hear_store(self, number: u64, mut frames: Frames) {
-        while let Ok(Some((message, payload))) = frames.next::<FromStore>().await {
+        loop {
+            let (message, payload) = match frames.next::<FromStore>().await {
+                Ok(Some(frame)) => frame,
+                // The end itself comes from the reaper.
+                Ok(None) => return,
+                Err(_) => return self.0.borrow().tables.service.kill(),
+            };
             // Those of the next frame may be there, too.
             let count = message.descriptors();
             let descriptors = (0..count).filter_map(|_| frames.take_descriptor()).map(Arc::new).collect();
@@ -94,7 +117,6 @@ impl Node {
                 return;
             }
         }
-        // The end itself comes from the reaper.
     }
 
     async fn write_store(self, number: u64) {
@@ -127,6 +149,12 @@ impl Engine {
             let error = TableError::Unavailable("too much waits to be written already".into());
             return self.answer_table(process, request, TableAnswer::Failed(error), Bytes::new());
         }
+        let asked = self.tables.asked.entry(process).or_default();
+        if *asked >= MOST_ASKED {
+            let what = format!("{MOST_ASKED} requests to tables without an answer");
+            return self.tell(Event::HoldsTooMuch { process, what });
+        }
+        *asked += 1;
         self.tables.last += 1;
         let tag = self.tables.last;
         let is_attach = body == TableRequest::Attach;
@@ -135,10 +163,10 @@ impl Engine {
             TableRequest::Attach => self.tell_store(&ToStore::Attach { tag }, &Bytes::new()),
             TableRequest::Operate(id) => self.tell_store(&ToStore::Operate { tag, id, by: process.pid }, payload),
             TableRequest::Claim(id) => {
-                self.tell_store(&ToStore::Claim { tag, id, by: process.pid, is_release: false }, payload);
+                self.tell_store(&ToStore::Claim { tag, id, by: process, is_release: false }, payload);
             }
             TableRequest::Release(id) => {
-                self.tell_store(&ToStore::Claim { tag, id, by: process.pid, is_release: true }, payload);
+                self.tell_store(&ToStore::Claim { tag, id, by: process, is_release: true }, payload);
             }
         }
     }
@@ -153,9 +181,10 @@ impl Engine {
     /// A process is dead: what it has read needs no protection any more.
     pub(super) fn forget_reader(&mut self, process: ProcessId) {
         self.tables.told.remove(&process);
+        self.tables.asked.remove(&process);
         if let Some(reader) = self.tables.readers.remove(&process) {
             self.tell_store(&ToStore::Detach { reader }, &Bytes::new());
-            self.tell_store(&ToStore::Ended { by: process.pid }, &Bytes::new());
+            self.tell_store(&ToStore::Ended { by: process }, &Bytes::new());
         }
     }
 
@@ -203,7 +232,7 @@ impl Engine {
             FromStore::Failed(why) => self.tables.given_up = Some(why),
             FromStore::Overdue { reader, ms } => self.snapshot_overdue(reader, Duration::from_millis(ms)),
             FromStore::Attached { tag, reader, map_size } => {
-                let waiting = self.tables.open.remove(&tag);
+                let waiting = self.tables.answered(tag);
                 let waiting = waiting.filter(|open| self.workers.contains_key(&open.process));
                 let Some(Open { process, request, .. }) = waiting else {
                     return self.tell_store(&ToStore::Detach { reader }, &Bytes::new());
@@ -217,7 +246,7 @@ impl Engine {
                 self.push_with(process, &message, descriptors);
             }
             FromStore::Operated { tag, failed } => {
-                let Some(Open { process, request, .. }) = self.tables.open.remove(&tag) else { return };
+                let Some(Open { process, request, .. }) = self.tables.answered(tag) else { return };
                 let answer = failed.map_or(TableAnswer::Done, TableAnswer::Failed);
                 self.answer_table(process, request, answer, payload);
             }
@@ -229,7 +258,8 @@ impl Engine {
         let found = self.tables.readers.iter().find(|(_, number)| **number == reader);
         let Some(process) = found.map(|(process, _)| *process) else { return };
         if time >= MUCH_TOO_LONG {
-            return self.tell(Event::KeepsSnapshot { process, time });
+            let what = format!("a snapshot of tables that was open for {} s", time.as_secs());
+            return self.tell(Event::HoldsTooMuch { process, what });
         }
         if self.tables.told.insert(process)
             && let Some(worker) = self.workers.get(&process)
@@ -252,10 +282,15 @@ impl Engine {
         if self.tables.service.process().is_some() || self.tables.given_up.is_some() || self.life.has_ended {
             return;
         }
-        let started =
-            store::start(&self.setup.python, &self.setup.node_dir, room::for_tables(), self.tables.data.as_ref());
+        let started = store::start(
+            &self.setup.python,
+            &self.setup.node_dir,
+            room::for_tables(),
+            self.setup.max_frame,
+            self.tables.data.as_ref(),
+        );
         let listening = started.and_then(|process| {
-            let frames = process.frames();
+            let frames = process.frames_up_to(u32::MAX as usize);
             service::print_output(&process, "tables", &self.printer, None);
             self.tables.service.started(process);
             frames
@@ -285,6 +320,7 @@ impl Engine {
         self.tables.out = WriteQueue::default();
         self.tables.writing = Writing::Idle;
         self.tables.readers.clear();
+        self.tables.asked.clear();
         if self.life.has_ended {
             return;
         }
