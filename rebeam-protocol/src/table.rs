@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Pid, ProcessId};
+use crate::id::{Pid, ProcessId, RequestId};
 use crate::value::Value;
 
 /// The number of a table: that of its entry in the ledger.
@@ -53,6 +53,32 @@ pub struct Table {
     pub access: Access,
     /// For how many milliseconds its rows stay, if nothing else is said of one; `None`: until they are removed.
     pub ttl_ms: Option<u64>,
+    /// How many bytes its rows may have; `None`: what all tables together may.
+    pub max_bytes: Option<u64>,
+    /// What a row that is too much does.
+    pub on_full: OnFull,
+}
+
+/// What happens when a table has as many bytes as it may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnFull {
+    /// A change that needs more fails.
+    #[default]
+    Error,
+    /// The rows that were written longest ago go.
+    Oldest,
+}
+
+impl Table {
+    /// Of a kind and with an access, and else without limits.
+    pub fn new(kind: TableKind, access: Access) -> Self {
+        Table { kind, access, ttl_ms: None, max_bytes: None, on_full: OnFull::Error }
+    }
+
+    /// Whether its rows may have to go by their age.
+    pub fn evicts(self) -> bool {
+        self.max_bytes.is_some() && self.on_full == OnFull::Oldest
+    }
 }
 
 impl Table {
@@ -77,8 +103,13 @@ pub enum TableRequest {
     /// Be the one who puts a row under a key where nothing is; payload: the key's bytes. Answered, as [`Outcome::Granted`] or
     /// [`Outcome::There`], once it is this one's turn, or somebody has put one.
     Claim(TableId),
-    /// Be that no more; payload: the key's bytes.
-    Release(TableId),
+    /// Be that no more, nor wait for it; payload: the key's bytes.
+    Release {
+        /// Of which table.
+        id: TableId,
+        /// The request that has claimed it.
+        claim: RequestId,
+    },
 }
 
 /// The answer to a [`TableRequest`].
@@ -106,6 +137,8 @@ pub enum TableError {
     NotYours,
     /// The memory for tables is used up.
     Full,
+    /// The table has as many bytes as it may.
+    AtLimit,
     /// The store has ended meanwhile: the change may be done or not.
     Restarted,
     /// There is no store.
@@ -252,8 +285,9 @@ pub enum ToStore {
         tag: u64,
         /// On which table.
         id: TableId,
-        /// Who wants it. Two processes of one incarnation claim apart: when one is replaced, both are there.
-        by: ProcessId,
+        /// Who wants it, by the request that claims. Two processes of one incarnation claim apart: when one is replaced,
+        /// both are there.
+        by: (ProcessId, RequestId),
         /// Which of the two.
         is_release: bool,
     },
@@ -336,7 +370,7 @@ mod tests {
         let outcome = Outcome::Taken(vec![Bytes(b"a"), Bytes(b"")]);
         let bytes = postcard::to_stdvec(&outcome).unwrap();
         assert_eq!(postcard::from_bytes::<Outcome<'_>>(&bytes).unwrap(), outcome);
-        let table = Table { kind: TableKind::Bag, access: Access::Private, ttl_ms: Some(5) };
+        let table = Table { ttl_ms: Some(5), ..Table::new(TableKind::Bag, Access::Private) };
         assert_eq!(Table::decode(&table.encode()), Some(table));
     }
 }

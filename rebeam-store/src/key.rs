@@ -7,11 +7,13 @@
 //! ```text
 //! None     02
 //! number   03 class [exponent fraction] [type]     class: 0 -inf, 1 negative, 2 zero, 3 positive, 4 inf
-//! text     04 UTF-8, each 00 as 00 FF, then 00
+//! text     04 UTF-8, each 00 as 00 FF, then 00 01
 //! bytes    05 likewise
 //! of text  06 kind as text is, text as text is
 //! tuple    07 its items, then 00
 //! ```
+//!
+//! No key is the beginning of another one, so the rows of one key, or of tuples that begin alike, are those whose keys begin so.
 //!
 //! A finite number is `1.fraction` times two to the exponent: two bytes, then seven bits of the fraction in each byte, whose
 //! lowest bit says whether more follow. Of a negative one all these bits are turned over.
@@ -50,6 +52,8 @@ const TUPLE: u8 = 7;
 
 const END: u8 = 0;
 const ESCAPED: u8 = 0xFF;
+/// Follows [`END`] where text ends: without it text would be the beginning of any that goes on with a zero.
+const ENDED: u8 = 1;
 
 const MINUS_INFINITE: u8 = 0;
 const NEGATIVE: u8 = 1;
@@ -119,7 +123,7 @@ fn escaped(bytes: &mut Vec<u8>, tag: u8, content: &[u8]) {
             bytes.push(ESCAPED);
         }
     }
-    bytes.push(END);
+    bytes.extend([END, ENDED]);
 }
 
 /// A number, whatever its type.
@@ -283,11 +287,11 @@ fn take_escaped(rest: &mut &[u8]) -> Option<Vec<u8>> {
     let mut content = Vec::new();
     loop {
         match byte(rest)? {
-            END if rest.first() == Some(&ESCAPED) => {
-                *rest = &rest[1..];
-                content.push(END);
-            }
-            END => return Some(content),
+            END => match byte(rest)? {
+                ESCAPED => content.push(END),
+                ENDED => return Some(content),
+                _ => return None,
+            },
             other => content.push(other),
         }
     }
@@ -463,6 +467,34 @@ mod tests {
             let other = encode(&Value::Tuple(others), Numbers::ByType).unwrap();
             prop_assert_eq!(other.starts_with(&prefix), begins_so);
         }
+    }
+
+    #[test]
+    fn no_key_is_the_beginning_of_another() {
+        let text = |text: &str| Value::Str(text.into());
+        let texts = ["", "\0", "\0\0", "a", "a\0", "a\0b", "a\u{1}", "ab"];
+        let mut values: Vec<Value> = texts.map(text).to_vec();
+        values.extend(texts.map(|it| Value::Bytes(it.as_bytes().to_vec())));
+        let tuples: Vec<Value> = values.iter().map(|value| Value::Tuple(vec![value.clone()])).collect();
+        values.extend(tuples);
+        values.extend([Value::None, Value::Tuple(Vec::new()), Value::Int(1), Value::Int(128), Value::Float(1.5)]);
+        for numbers in [Numbers::ByValue, Numbers::ByType] {
+            let keys: Vec<Vec<u8>> = values.iter().map(|value| encode(value, numbers).unwrap()).collect();
+            for (place, one) in keys.iter().enumerate() {
+                for (other_place, other) in keys.iter().enumerate() {
+                    assert_eq!(
+                        other.starts_with(one),
+                        place == other_place,
+                        "{} {}",
+                        values[place],
+                        values[other_place]
+                    );
+                }
+            }
+        }
+        let prefix = encode_prefix(&[text("a")], Numbers::ByType).unwrap();
+        let longer = encode(&Value::Tuple(vec![text("a\0b"), Value::Int(1)]), Numbers::ByType).unwrap();
+        assert!(!longer.starts_with(&prefix));
     }
 
     #[test]

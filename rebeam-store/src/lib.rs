@@ -19,9 +19,9 @@ mod store;
 mod tables;
 
 pub use error::Error;
-pub use reader::{Reader, Rows, Snapshot};
+pub use reader::{Reader, Rows, Snapshot, forget_after_fork};
 pub use store::{Descriptors, ReaderId, Store, Write};
-pub use tables::{Answer, Done, Request, Tables};
+pub use tables::{Answer, Claimant, Done, Request, Tables};
 
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;

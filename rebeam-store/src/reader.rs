@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rebeam_sys::memory::{SharedWords, WordsOfOthers};
@@ -222,8 +222,19 @@ impl Snapshot {
     }
 }
 
+/// Set in a process that was forked off one that reads: it has no page for pins.
+static IS_FORKED: AtomicBool = AtomicBool::new(false);
+
+/// This process was forked off one that reads. It reads no more, and its snapshots are let go of without a word.
+pub fn forget_after_fork() {
+    IS_FORKED.store(true, Ordering::Relaxed);
+}
+
 impl Drop for Snapshot {
     fn drop(&mut self) {
+        if IS_FORKED.load(Ordering::Relaxed) {
+            return std::mem::forget(self.seat.take());
+        }
         if let Some(seat) = self.seat.take() {
             seat.newest.reset();
             if let Some(previous) = &seat.previous {

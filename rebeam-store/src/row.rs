@@ -44,6 +44,24 @@ pub(crate) fn expiry_of(key: &[u8]) -> Option<(u64, &[u8])> {
     Some((u64::from_be_bytes(*expires), whole))
 }
 
+/// Under this number stands which rows of tables that evict were written when, the oldest of each table first.
+pub(crate) const AGES: TableId = TableId(u64::MAX - 1);
+
+/// What the keys begin with that say how old the rows of a table are.
+pub(crate) fn ages_of(id: TableId) -> Vec<u8> {
+    of(AGES, &prefix(id))
+}
+
+/// The key that says which transaction has put a row.
+pub(crate) fn of_age(id: TableId, version: u64, whole: &[u8]) -> Vec<u8> {
+    [&ages_of(id), &version.to_be_bytes()[..], whole].concat()
+}
+
+/// Which row such a key is about.
+pub(crate) fn row_of_age(key: &[u8]) -> Option<&[u8]> {
+    key.get(2 * TABLE + 8..)
+}
+
 /// The key of a value in a bag.
 pub(crate) fn of_bag(id: TableId, key: &[u8], place: u64) -> Vec<u8> {
     [&prefix(id), key, &place.to_be_bytes()].concat()

@@ -11,13 +11,16 @@ use std::time::{Duration, Instant};
 
 use rebeam_sys::memory::{self, Resident, SharedWords};
 
-use crate::Result;
 use crate::mdb::{Env, Mode, ReadTxn, WriteTxn, path_of};
 use crate::pins::{ANNOUNCED, PAGE, PLACES, PUBLISHED, USED, place};
 use crate::reader::Rows;
+use crate::{Error, Result};
 
 /// How many transactions may be read at once, by all together.
 const MOST_PROXIES: u32 = 16 * 1024;
+
+/// By how many bytes the file grows before the pins are looked at.
+const MUCH_GROWTH: usize = 4 << 20;
 
 /// By how many bytes the file grows before they are mapped.
 const GROWTH: usize = 1 << 20;
@@ -61,8 +64,10 @@ pub struct Store {
     words: SharedWords,
     readers: BTreeMap<ReaderId, Pins>,
     next_reader: ReaderId,
-    /// When there are so many proxies, the pins are looked at.
+    /// When there are this many proxies, the pins are looked at.
     enough: usize,
+    /// How much of the file was used when they were last.
+    released_at: usize,
 }
 
 /// The pins of a process that reads.
@@ -140,6 +145,7 @@ impl Store {
             readers: BTreeMap::new(),
             next_reader: ReaderId(1),
             enough: FEW_PROXIES,
+            released_at: 0,
         };
         store.publish()?;
         Ok(store)
@@ -195,8 +201,26 @@ impl Store {
             write.0.commit()?;
             result
         };
-        self.publish()?;
+        // It is done, and nobody could be told: whoever tried it again would do it twice.
+        self.publish().map_err(|error| Error::Damaged(error.to_string()))?;
         Ok(result)
+    }
+
+    /// The rows as they are now, for this process.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`].
+    pub fn get(&self, key: &[u8]) -> Result<Option<&[u8]>> {
+        self.proxies.back().map_or(Ok(None), |newest| newest.get(key))
+    }
+
+    /// The first row whose key begins so.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`].
+    pub fn first(&self, prefix: &[u8]) -> Result<Option<(&[u8], &[u8])>> {
+        let Some(newest) = self.proxies.back() else { return Ok(None) };
+        Rows::new(newest.cursor()?, prefix).next_row()
     }
 
     /// What is committed is there for everybody from now on.
@@ -208,11 +232,13 @@ impl Store {
             self.words.word(PUBLISHED).store(id, Ordering::SeqCst);
             fence(Ordering::SeqCst);
         }
-        if self.proxies.len() >= self.enough {
+        // What is kept for nobody is not used again, so the file grows.
+        let used = self.env.used();
+        if self.proxies.len() >= self.enough || used >= self.released_at + MUCH_GROWTH {
             self.release();
         }
         // In steps, since each asks the system.
-        if self.env.used() >= self.resident.length() + GROWTH {
+        if used >= self.resident.length() + GROWTH {
             self.keep_mapped()?;
         }
         Ok(())
@@ -230,8 +256,9 @@ impl Store {
         Ok(())
     }
 
-    /// Drops the proxies that nobody needs. It costs a look at each page of pins, so it is not done for each transaction.
-    fn release(&mut self) {
+    /// Drops the proxies that nobody needs, so that their pages are used again. It costs a look at each page of pins, so it
+    /// is not done for each transaction.
+    pub fn release(&mut self) {
         let mut pins: Vec<u64> = self.readers.values().flat_map(|pins| pinned(&pins.words)).collect();
         pins.retain(|pin| *pin != 0);
         pins.sort_unstable();
@@ -243,7 +270,8 @@ impl Store {
         });
         // There is one more proxy than pairs: the newest, which stays.
         self.proxies.retain(|_| is_needed.next().unwrap_or(true));
-        self.enough = 2 * self.proxies.len() + FEW_PROXIES;
+        self.enough = (2 * self.proxies.len() + FEW_PROXIES).min(MOST_PROXIES as usize / 2);
+        self.released_at = self.env.used();
     }
 
     /// Whether something is kept for those who read that is out of date.

@@ -6,13 +6,13 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
-use rebeam_protocol::id::{Pid, ProcessId};
+use rebeam_protocol::id::{Pid, ProcessId, RequestId};
 use rebeam_protocol::table::{
     Access, Bytes, NewRow, Only, Operation, Outcome, PLAIN, Table, TableError, TableId, TableKind,
 };
 use rebeam_protocol::value::{self, Value};
 
-use crate::row::{self, EXPIRIES, LONGEST_KEY, Row, Size};
+use crate::row::{self, AGES, EXPIRIES, LONGEST_KEY, Row, Size};
 use crate::store::{Store, Write};
 use crate::{Error, Result};
 
@@ -60,10 +60,13 @@ pub type Answer = (u64, Done);
 
 #[derive(Debug)]
 struct Claim {
-    holder: ProcessId,
-    /// In their order, by the number of the request.
-    waiters: VecDeque<(u64, ProcessId)>,
+    holder: Claimant,
+    /// In their order, each with the number for its answer.
+    waiters: VecDeque<(u64, Claimant)>,
 }
+
+/// Who claims a key: one request of a process.
+pub type Claimant = (ProcessId, RequestId);
 
 /// How an operation can fail.
 enum Failure {
@@ -125,8 +128,8 @@ impl Tables {
     ///
     /// # Errors
     /// Those of the store.
-    pub fn claim(&mut self, tag: u64, id: TableId, by: ProcessId, key: &[u8], now: u64) -> Result<()> {
-        let request = Request { id, by: by.pid, operation: &[] };
+    pub fn claim(&mut self, tag: u64, id: TableId, by: Claimant, key: &[u8], now: u64) -> Result<()> {
+        let request = Request { id, by: by.0.pid, operation: &[] };
         let refused = match permitted(&self.known, &request) {
             Ok(table) if table.kind.is_bag() => {
                 Some(TableError::BadRequest("a key of a bag may have further values at any time".into()))
@@ -134,6 +137,7 @@ impl Tables {
             Ok(_) => None,
             Err(error) => Some(error),
         };
+        let refused = refused.or_else(|| check_key(key).err().map(|_| TableError::BadRequest("no key".into())));
         if let Some(error) = refused {
             self.answers.push((tag, Err(error)));
         } else if self.is_there(id, key, now)? {
@@ -150,14 +154,14 @@ impl Tables {
         Ok(())
     }
 
-    /// An actor does not put a row after all: the next one is to.
-    pub fn release(&mut self, tag: u64, id: TableId, by: ProcessId, key: &[u8]) {
+    /// An actor does not put a row after all, or does not wait any longer: if it was its turn, it is the next one's.
+    pub fn release(&mut self, tag: u64, id: TableId, by: Claimant, key: &[u8]) {
         self.answers.push((tag, outcome(&Outcome::Done(0))));
         let answers = &mut self.answers;
-        if let Entry::Occupied(mut entry) = self.claims.entry((id, key.to_vec()))
-            && entry.get().holder == by
-            && !entry.get_mut().pass_on(answers)
-        {
+        let Entry::Occupied(mut entry) = self.claims.entry((id, key.to_vec())) else { return };
+        let claim = entry.get_mut();
+        claim.waiters.retain(|(_, waiter)| *waiter != by);
+        if claim.holder == by && !claim.pass_on(answers) {
             entry.remove();
         }
     }
@@ -166,8 +170,8 @@ impl Tables {
     pub fn ended(&mut self, by: ProcessId) {
         let answers = &mut self.answers;
         self.claims.retain(|_, claim| {
-            claim.waiters.retain(|(_, waiter)| *waiter != by);
-            claim.holder != by || claim.pass_on(answers)
+            claim.waiters.retain(|(_, waiter)| waiter.0 != by);
+            claim.holder.0 != by || claim.pass_on(answers)
         });
     }
 
@@ -192,11 +196,9 @@ impl Tables {
         std::mem::take(&mut self.answers)
     }
 
-    fn is_there(&mut self, id: TableId, key: &[u8], now: u64) -> Result<bool> {
-        self.store.write(|write| {
-            let row = write.get(&row::of(id, key))?.and_then(Row::decode);
-            Ok(row.is_some_and(|row| !row.is_expired(|| now)))
-        })
+    fn is_there(&self, id: TableId, key: &[u8], now: u64) -> Result<bool> {
+        let row = self.store.get(&row::of(id, key))?.and_then(Row::decode);
+        Ok(row.is_some_and(|row| !row.is_expired(|| now)))
     }
 
     /// There are no tables but those that were noted: what else is in the file goes by and by.
@@ -217,10 +219,8 @@ impl Tables {
         if !self.has_expiries {
             return Ok(None);
         }
-        let next = self.store.write(|write| {
-            let first = write.rows(&row::prefix(EXPIRIES))?.next_row()?;
-            Ok(first.and_then(|(key, _)| row::expiry_of(key)).map(|(expires, _)| expires))
-        })?;
+        let first = self.store.first(&row::prefix(EXPIRIES))?;
+        let next = first.and_then(|(key, _)| row::expiry_of(key)).map(|(expires, _)| expires);
         self.has_expiries = next.is_some();
         Ok(next)
     }
@@ -230,13 +230,26 @@ impl Tables {
     /// # Errors
     /// Those of the store.
     pub fn expire(&mut self, now: u64) -> Result<bool> {
-        if !self.has_expiries {
+        if !self.has_expiries || self.next_expiry()?.is_none_or(|next| next > now) {
             return Ok(false);
         }
         let known = &self.known;
-        let (count, freed) = self.store.write(|write| expire(write, known, now, ROWS_PER_TURN))?;
+        let expired = self.store.write(|write| expire(write, known, now, ROWS_PER_TURN));
+        let Some((count, freed)) = self.if_room(expired)? else { return Ok(false) };
         self.bytes = self.bytes.saturating_sub(freed);
         Ok(count == ROWS_PER_TURN)
+    }
+
+    /// What came of housekeeping; `None` if even that needs more room than there is: it is done another time.
+    fn if_room<T>(&mut self, result: Result<T>) -> Result<Option<T>> {
+        match result {
+            Ok(result) => Ok(Some(result)),
+            Err(Error::Full) => {
+                self.store.release();
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes some rows of tables that are gone; true if there may be more.
@@ -245,23 +258,27 @@ impl Tables {
     /// Those of the store.
     pub fn clear_up(&mut self) -> Result<bool> {
         let Some(id) = self.gone.front().copied() else { return Ok(false) };
-        let (is_empty, freed) = self.store.write(|write| {
+        let cleared = self.store.write(|write| {
             let mut size = Size::decode(write.get(&Size::key(id))?);
             let before = size.bytes;
             let keys = keys(write, &row::first(id), &row::prefix(id), ROWS_PER_TURN)?;
-            for (key, length) in &keys {
+            for (key, weight) in &keys {
                 forget_expiry(write, key)?;
                 write.delete(key)?;
-                size.bytes -= weight(key, *length);
+                size.bytes = size.bytes.saturating_sub(*weight);
             }
-            let is_empty = keys.len() < ROWS_PER_TURN;
+            let ages = row::ages_of(id);
+            let ages = self::keys(write, &ages, &ages, ROWS_PER_TURN)?;
+            ages.iter().try_for_each(|(key, _)| write.delete(key).map(drop))?;
+            let is_empty = keys.len().max(ages.len()) < ROWS_PER_TURN;
             if is_empty {
                 write.delete(&Size::key(id))?;
             } else {
                 write.put(&Size::key(id), &size.encode())?;
             }
-            Ok((is_empty, if is_empty { before } else { before - size.bytes }))
-        })?;
+            Ok((is_empty, if is_empty { before } else { before.saturating_sub(size.bytes) }))
+        });
+        let Some((is_empty, freed)) = self.if_room(cleared)? else { return Ok(false) };
         self.bytes = self.bytes.saturating_sub(freed);
         if is_empty {
             self.gone.pop_front();
@@ -274,7 +291,12 @@ impl Tables {
     /// # Errors
     /// [`Error::Damaged`]: nothing can be done with this store any more.
     pub fn operate(&mut self, requests: &[Request<'_>], now: u64) -> Result<Vec<Done>> {
-        match self.try_all(requests, now) {
+        let mut tried = self.try_all(requests, now);
+        if matches!(tried, Err(Error::Full)) {
+            self.store.release();
+            tried = self.try_all(requests, now);
+        }
+        match tried {
             Ok(results) => Ok(results),
             Err(error @ Error::Damaged(_)) => Err(error),
             Err(_) if requests.len() > 1 => {
@@ -305,13 +327,13 @@ impl Tables {
                 let done = permitted(known, request).map_err(Failure::Own).and_then(|table| {
                     let operation = postcard::from_bytes(request.operation)
                         .map_err(|error| bad(format!("no operation: {error}")))?;
-                    let mut change = Change::begin(write, request.id, table.kind)?;
+                    let mut change = Change::begin(write, request.id, table)?;
                     let most = Most { free: most_bytes.saturating_sub(all), answer: *most_answer };
                     let before = change.size.bytes;
                     let outcome = change.carry_out(&operation, most)?;
                     may_expire |= change.may_expire;
                     let after = change.finish()?;
-                    all = all + after - before;
+                    all = (all + after).saturating_sub(before);
                     Ok(outcome)
                 });
                 results.push(match done {
@@ -362,8 +384,11 @@ fn permitted(known: &BTreeMap<TableId, (Pid, Table)>, request: &Request<'_>) -> 
     }
 }
 
-fn weight(key: &[u8], value: usize) -> u64 {
-    key.len() as u64 + value as u64 + BESIDE
+/// What a row takes, with what says when it expires.
+fn weight(whole: &[u8], row: &[u8]) -> u64 {
+    let expires = Row::decode(row).is_some_and(|row| row.expires != 0);
+    let own = whole.len() as u64 + row.len() as u64 + BESIDE;
+    if expires { own + whole.len() as u64 + BESIDE } else { own }
 }
 
 /// Removes rows that have expired, so many at most; how many those were, and their bytes.
@@ -388,11 +413,11 @@ fn expire(
     for key in &expired {
         let Some((_, whole)) = row::expiry_of(key) else { continue };
         let id = TableId(whole.first_chunk().map_or(0, |id| u64::from_be_bytes(*id)));
-        let kind = known.get(&id).map_or(TableKind::Set, |(_, table)| table.kind);
-        if let Some(length) = write.get(whole)?.map(<[u8]>::len) {
-            let mut change = Change::begin(write, id, kind)?;
-            freed += weight(whole, length);
-            change.remove(whole, length)?;
+        let table = known.get(&id).map_or(Table::new(TableKind::Set, Access::Public), |(_, table)| *table);
+        if let Some(weight) = write.get(whole)?.map(|row| weight(whole, row)) {
+            let mut change = Change::begin(write, id, table)?;
+            freed += weight;
+            change.remove(whole, weight)?;
             change.finish()?;
         }
         write.delete(key)?;
@@ -400,7 +425,7 @@ fn expire(
     Ok((expired.len(), freed))
 }
 
-/// A row is about to go, or to be put anew: it does not expire any more.
+/// A row of a table that is gone is about to go: it does not expire any more.
 fn forget_expiry(write: &mut Write<'_>, whole: &[u8]) -> Result<()> {
     let expires = write.get(whole)?.and_then(Row::decode).map_or(0, |row| row.expires);
     if expires != 0 {
@@ -419,7 +444,7 @@ fn sizes(write: &Write<'_>) -> Result<BTreeMap<TableId, Size>> {
         if let Some((key, value)) = rows.next_row()? {
             // The first row of each says what is known of it.
             let id = TableId(key.first_chunk().map_or(0, |id| u64::from_be_bytes(*id)));
-            if id == EXPIRIES {
+            if id >= AGES {
                 break;
             }
             sizes.insert(id, Size::decode(Some(value)));
@@ -429,15 +454,15 @@ fn sizes(write: &Write<'_>) -> Result<BTreeMap<TableId, Size>> {
     Ok(sizes)
 }
 
-/// Keys that begin so, from one on, each with the length of its value; so many at most.
-fn keys(write: &Write<'_>, from: &[u8], prefix: &[u8], most: usize) -> Result<Vec<(Vec<u8>, usize)>> {
+/// Keys that begin so, from one on, each with what its row takes; this many at most.
+fn keys(write: &Write<'_>, from: &[u8], prefix: &[u8], most: usize) -> Result<Vec<(Vec<u8>, u64)>> {
     let mut rows = write.rows(prefix)?;
     rows.seek(from);
     let mut found = Vec::new();
     while found.len() < most
         && let Some((key, value)) = rows.next_row()?
     {
-        found.push((key.to_vec(), value.len()));
+        found.push((key.to_vec(), weight(key, value)));
     }
     Ok(found)
 }
@@ -455,7 +480,7 @@ struct Most {
 struct Change<'w, 'store> {
     write: &'w mut Write<'store>,
     id: TableId,
-    kind: TableKind,
+    table: Table,
     size: Size,
     was: Size,
     /// Whether a row that was put expires.
@@ -463,9 +488,9 @@ struct Change<'w, 'store> {
 }
 
 impl<'w, 'store> Change<'w, 'store> {
-    fn begin(write: &'w mut Write<'store>, id: TableId, kind: TableKind) -> Result<Self> {
+    fn begin(write: &'w mut Write<'store>, id: TableId, table: Table) -> Result<Self> {
         let size = Size::decode(write.get(&Size::key(id))?);
-        Ok(Change { write, id, kind, size, was: size, may_expire: false })
+        Ok(Change { write, id, table, size, was: size, may_expire: false })
     }
 
     /// Notes what has become of the table's size; gives its bytes.
@@ -480,37 +505,49 @@ impl<'w, 'store> Change<'w, 'store> {
         let outcome = match operation {
             Operation::Put { rows, only } => {
                 rows.iter().try_for_each(check)?;
-                if rows.iter().map(|row| weight(row.key, row.value.len())).sum::<u64>() > most.free {
-                    return Err(Failure::Own(TableError::Full));
-                }
                 for row in rows {
                     if !self.holds(row.key, *only)? {
                         return encoded(&Outcome::Refused);
                     }
                 }
                 let before = self.size.rows;
-                rows.iter().try_for_each(|row| self.put(row))?;
-                Outcome::Done(self.size.rows - before)
+                self.make_room(rows, most.free)?;
+                for row in rows {
+                    // What becomes of a row keeps its time, unless it is given another.
+                    let expires = if row.expires == 0 && matches!(only, Only::IfVersion(_)) {
+                        self.expiry(row.key)?
+                    } else {
+                        row.expires
+                    };
+                    self.put(&NewRow { expires, ..*row })?;
+                }
+                self.evict()?;
+                Outcome::Done(self.size.rows.saturating_sub(before))
             }
             Operation::Delete { key, only } => {
+                check_key(key)?;
                 if !self.holds(key, *only)? {
                     return encoded(&Outcome::Refused);
                 }
                 Outcome::Done(self.delete_key(key)?)
             }
             Operation::DeleteValue { key, value } => {
-                if !self.kind.is_bag() {
+                if !self.table.kind.is_bag() {
                     return Err(bad("a value alone is removed from a bag"));
                 }
+                check_key(key)?;
                 Outcome::Done(self.delete_value(key, value)?)
             }
             Operation::DeletePrefix { prefix } => {
+                if !prefix.is_empty() {
+                    check_key(prefix)?;
+                }
                 let from = if prefix.is_empty() { row::first(self.id) } else { row::of(self.id, prefix) };
                 let prefix = row::of(self.id, prefix);
                 let mut count = 0;
                 loop {
                     let keys = keys(self.write, &from, &prefix, ROWS_PER_TURN)?;
-                    keys.iter().try_for_each(|(key, length)| self.delete(key, *length))?;
+                    keys.iter().try_for_each(|(key, weight)| self.delete(key, *weight))?;
                     count += keys.len() as u64;
                     if keys.len() < ROWS_PER_TURN {
                         break Outcome::Done(count);
@@ -518,6 +555,7 @@ impl<'w, 'store> Change<'w, 'store> {
                 }
             }
             Operation::Take { key } => {
+                check_key(key)?;
                 let values = self.values(key)?;
                 if values.iter().map(|value| value.len() + 16).sum::<usize>() > most.answer {
                     return Err(bad("what is under the key is larger than an answer may be"));
@@ -525,15 +563,73 @@ impl<'w, 'store> Change<'w, 'store> {
                 self.delete_key(key)?;
                 return encoded(&Outcome::Taken(values.iter().map(|value| Bytes(value)).collect()));
             }
-            Operation::Add { row, by } => return self.add(row, by),
+            Operation::Add { row, by } => return self.add(row, by, most.free),
         };
         encoded(&outcome)
+    }
+
+    /// Whether there is room for rows, in the table and in all of them together.
+    fn make_room(&self, rows: &[NewRow<'_>], free: u64) -> Tried<()> {
+        let mut growth: i128 = 0;
+        for new in rows {
+            let whole = row::of(self.id, new.key);
+            let row = Row { version: 0, expires: new.expires, original: new.original, value: new.value }.encode();
+            let comes = weight(&whole, &row);
+            if self.table.max_bytes.is_some_and(|max| comes > max) {
+                return Err(Failure::Own(TableError::AtLimit));
+            }
+            growth += i128::from(comes);
+            if !self.table.kind.is_bag() {
+                growth -= self.write.get(&whole)?.map_or(0, |row| i128::from(weight(&whole, row)));
+            }
+        }
+        if growth > i128::from(free) {
+            return Err(Failure::Own(TableError::Full));
+        }
+        let max = self.table.max_bytes.filter(|_| !self.table.evicts());
+        if max.is_some_and(|max| i128::from(self.size.bytes) + growth > i128::from(max)) {
+            return Err(Failure::Own(TableError::AtLimit));
+        }
+        Ok(())
+    }
+
+    /// Removes the rows that were written longest ago, until the others are as many bytes as they may.
+    fn evict(&mut self) -> Tried<()> {
+        let Some(max) = self.table.max_bytes.filter(|_| self.table.evicts()) else { return Ok(()) };
+        while self.size.bytes > max {
+            let oldest = keys(self.write, &row::ages_of(self.id), &row::ages_of(self.id), 1)?;
+            let Some((age, _)) = oldest.into_iter().next() else { return Ok(()) };
+            let whole = row::row_of_age(&age).unwrap_or_default();
+            match self.write.get(whole)?.map(|row| weight(whole, row)) {
+                Some(weight) => self.remove(whole, weight)?,
+                None => drop(self.write.delete(&age)?),
+            }
+        }
+        Ok(())
+    }
+
+    /// When the row under a key expires.
+    fn expiry(&self, key: &[u8]) -> Result<u64> {
+        Ok(self.write.get(&row::of(self.id, key))?.and_then(Row::decode).map_or(0, |row| row.expires))
+    }
+
+    /// A row is about to go, or to be put anew: nothing else says anything of it any more.
+    fn forget_row(&mut self, whole: &[u8]) -> Result<()> {
+        let row = self.write.get(whole)?.and_then(Row::decode);
+        let Some((version, expires)) = row.map(|row| (row.version, row.expires)) else { return Ok(()) };
+        if expires != 0 {
+            self.write.delete(&row::of_expiry(expires, whole))?;
+        }
+        if self.table.evicts() {
+            self.write.delete(&row::of_age(self.id, version, whole))?;
+        }
+        Ok(())
     }
 
     /// The rows under a key: the whole key, and the value as it lies there.
     fn under(&self, key: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         let whole = row::of(self.id, key);
-        if !self.kind.is_bag() {
+        if !self.table.kind.is_bag() {
             let value = self.write.get(&whole)?.map(<[u8]>::to_vec);
             return Ok(value.map(|value| (whole, value)).into_iter().collect());
         }
@@ -554,7 +650,7 @@ impl<'w, 'store> Change<'w, 'store> {
         Ok(match only {
             Only::Always => true,
             Only::IfNew => self.under(key)?.is_empty(),
-            Only::IfVersion(_) if self.kind.is_bag() => return Err(bad("a key of a bag has no version")),
+            Only::IfVersion(_) if self.table.kind.is_bag() => return Err(bad("a key of a bag has no version")),
             Only::IfVersion(version) => {
                 let row = self.write.get(&row::of(self.id, key))?.and_then(Row::decode);
                 row.is_some_and(|row| row.version == version)
@@ -565,7 +661,7 @@ impl<'w, 'store> Change<'w, 'store> {
     fn put(&mut self, new: &NewRow<'_>) -> Tried<()> {
         let NewRow { key, original, expires, value } = *new;
         let row = Row { version: self.write.version(), expires, original, value }.encode();
-        let whole = match self.kind {
+        let whole = match self.table.kind {
             TableKind::Bag if self.values(key)?.iter().any(|there| there == value) => return Ok(()),
             TableKind::Bag | TableKind::DuplicateBag => {
                 self.size.next += 1;
@@ -573,10 +669,10 @@ impl<'w, 'store> Change<'w, 'store> {
             }
             TableKind::Set | TableKind::OrderedSet => {
                 let whole = row::of(self.id, key);
-                if let Some(length) = self.write.get(&whole)?.map(<[u8]>::len) {
-                    forget_expiry(self.write, &whole)?;
-                    self.size.bytes -= weight(&whole, length);
-                    self.size.rows -= 1;
+                if let Some(weight) = self.write.get(&whole)?.map(|row| weight(&whole, row)) {
+                    self.forget_row(&whole)?;
+                    self.size.bytes = self.size.bytes.saturating_sub(weight);
+                    self.size.rows = self.size.rows.saturating_sub(1);
                 }
                 whole
             }
@@ -586,38 +682,41 @@ impl<'w, 'store> Change<'w, 'store> {
             self.write.put(&row::of_expiry(expires, &whole), &[])?;
             self.may_expire = true;
         }
+        if self.table.evicts() {
+            self.write.put(&row::of_age(self.id, self.write.version(), &whole), &[])?;
+        }
         self.size.rows += 1;
-        self.size.bytes += weight(&whole, row.len());
+        self.size.bytes += weight(&whole, &row);
         Ok(())
     }
 
-    fn delete(&mut self, whole: &[u8], length: usize) -> Tried<()> {
-        Ok(self.remove(whole, length)?)
+    fn delete(&mut self, whole: &[u8], weight: u64) -> Tried<()> {
+        Ok(self.remove(whole, weight)?)
     }
 
-    fn remove(&mut self, whole: &[u8], length: usize) -> Result<()> {
-        forget_expiry(self.write, whole)?;
+    fn remove(&mut self, whole: &[u8], weight: u64) -> Result<()> {
+        self.forget_row(whole)?;
         self.write.delete(whole)?;
-        self.size.rows -= 1;
-        self.size.bytes -= weight(whole, length);
+        self.size.rows = self.size.rows.saturating_sub(1);
+        self.size.bytes = self.size.bytes.saturating_sub(weight);
         Ok(())
     }
 
     fn delete_key(&mut self, key: &[u8]) -> Tried<u64> {
         let rows = self.under(key)?;
-        rows.iter().try_for_each(|(whole, value)| self.delete(whole, value.len()))?;
+        rows.iter().try_for_each(|(whole, row)| self.delete(whole, weight(whole, row)))?;
         Ok(rows.len() as u64)
     }
 
     fn delete_value(&mut self, key: &[u8], value: &[u8]) -> Tried<u64> {
         let is_it = |there: &[u8]| Row::decode(there).is_some_and(|row| row.value == value);
         let rows: Vec<_> = self.under(key)?.into_iter().filter(|(_, there)| is_it(there)).collect();
-        rows.iter().try_for_each(|(whole, there)| self.delete(whole, there.len()))?;
+        rows.iter().try_for_each(|(whole, row)| self.delete(whole, weight(whole, row)))?;
         Ok(rows.len() as u64)
     }
 
-    fn add(&mut self, new: &NewRow<'_>, by: &Value) -> Tried<Vec<u8>> {
-        if self.kind.is_bag() {
+    fn add(&mut self, new: &NewRow<'_>, by: &Value, free: u64) -> Tried<Vec<u8>> {
+        if self.table.kind.is_bag() {
             return Err(bad("there are no counters in a bag"));
         }
         check(new)?;
@@ -639,7 +738,10 @@ impl<'w, 'store> Change<'w, 'store> {
         let original = row.map_or(new.original, |row| row.original);
         // One that is to expire does so, too, after it has counted.
         let expires = if new.expires != 0 { new.expires } else { row.map_or(0, |row| row.expires) };
-        self.put(&NewRow { key: new.key, original, expires, value: &value })?;
+        let row = NewRow { key: new.key, original, expires, value: &value };
+        self.make_room(&[row], free)?;
+        self.put(&row)?;
+        self.evict()?;
         encoded(&Outcome::Sum(sum))
     }
 }
@@ -649,7 +751,11 @@ fn encoded(result: &Outcome<'_>) -> Tried<Vec<u8>> {
 }
 
 fn check(row: &NewRow<'_>) -> Tried<()> {
-    match row.key {
+    check_key(row.key)
+}
+
+fn check_key(key: &[u8]) -> Tried<()> {
+    match key {
         [] | [0 | 1, ..] => Err(bad("no key")),
         key if key.len() > LONGEST_KEY => Err(bad(format!("a key of {} bytes: it may have {LONGEST_KEY}", key.len()))),
         _ => Ok(()),

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
 use proptest::prelude::*;
-use rebeam_protocol::id::{Generation, NodeStart, Pid, ProcessId};
+use rebeam_protocol::id::{Generation, NodeStart, Pid, ProcessId, RequestId};
 use rebeam_protocol::table::{
-    Access, NewRow, Only, Operation, Outcome, PICKLE, PLAIN, Table, TableError, TableId, TableKind,
+    Access, NewRow, OnFull, Only, Operation, Outcome, PICKLE, PLAIN, Table, TableError, TableId, TableKind,
 };
 use rebeam_protocol::value::{self, Value};
 use rebeam_store::key::{Numbers, encode};
@@ -125,7 +125,7 @@ impl World {
         let reader = Reader::open(fds.data.as_fd(), fds.page.as_fd(), fds.pins.as_fd(), store.map_size()).unwrap();
         let mut tables = Tables::new(store, most_bytes, 1 << 20).unwrap();
         for (place, kind) in KINDS.into_iter().enumerate() {
-            tables.note(TableId(place as u64), OWNER, Table { kind, access: Access::Protected, ttl_ms: None });
+            tables.note(TableId(place as u64), OWNER, Table::new(kind, Access::Protected));
         }
         World { tables, reader }
     }
@@ -243,7 +243,7 @@ fn ets_002_a_stranger_changes_nothing() {
     assert_eq!(world.operate(id, STRANGER, &operation), Err(TableError::NotYours));
     assert_eq!(world.operate(9, OWNER, &operation), Err(TableError::NoTable));
     assert!(world.operate(id, OWNER, &operation).is_ok());
-    world.tables.note(TableId(0), STRANGER, Table { kind: TableKind::Set, access: Access::Private, ttl_ms: None });
+    world.tables.note(TableId(0), STRANGER, Table::new(TableKind::Set, Access::Private));
     assert_eq!(world.operate(id, OWNER, &operation), Err(TableError::NotYours));
     assert!(world.operate(id, STRANGER, &operation).is_ok());
 }
@@ -270,11 +270,11 @@ fn what_does_not_fit_is_refused_alone_and_fits_when_something_is_gone() {
     let directory = tempfile::tempdir().unwrap();
     let data = world.tables.store.data().unwrap();
     let mut again = Tables::new(Store::restore(&data, directory.path(), 1 << 28).unwrap(), 100_000, 1 << 20).unwrap();
-    again.note(TableId(0), OWNER, Table { kind: TableKind::Set, access: Access::Protected, ttl_ms: None });
+    again.note(TableId(0), OWNER, Table::new(TableKind::Set, Access::Protected));
     let request = Request { id: TableId(0), by: OWNER, operation: &operations[0] };
     assert_eq!(again.operate(&[request], 0).unwrap().pop(), Some(Err(TableError::Full)));
     again.forget(TableId(0));
-    again.note(TableId(1), OWNER, Table { kind: TableKind::Set, access: Access::Protected, ttl_ms: None });
+    again.note(TableId(1), OWNER, Table::new(TableKind::Set, Access::Protected));
     while again.clear_up().unwrap() {}
     let request = Request { id: TableId(1), ..request };
     assert!(again.operate(&[request], 0).unwrap().pop().unwrap().is_ok());
@@ -340,9 +340,11 @@ fn rows_expire_and_leave_nothing() {
 #[test]
 fn a_claim_passes_from_one_to_the_next_until_there_is_a_row() {
     let mut world = World::new(u64::MAX);
-    world.tables.note(TableId(0), OWNER, Table { kind: TableKind::Set, access: Access::Public, ttl_ms: None });
+    world.tables.note(TableId(0), OWNER, Table::new(TableKind::Set, Access::Public));
     let (key, value) = (key(1), plain(1));
-    let of = |serial, generation| ProcessId { pid: Pid { serial, ..OWNER }, generation: Generation(generation) };
+    let of = |serial, generation| {
+        (ProcessId { pid: Pid { serial, ..OWNER }, generation: Generation(generation) }, RequestId(serial))
+    };
     // The second is another process of the first one's incarnation.
     let actors = [of(10, 0), of(10, 1), of(11, 0), of(12, 0), of(13, 0), of(14, 0)];
     let answers = |tables: &mut Tables| -> Vec<(u64, Option<bool>)> {
@@ -356,10 +358,10 @@ fn a_claim_passes_from_one_to_the_next_until_there_is_a_row() {
     }
     assert_eq!(answers(tables), [(0, Some(true))]);
     // Somebody who waits ends; then the holder; the next gives up; what a stranger gives up is not his.
-    tables.ended(actors[1]);
-    tables.ended(actors[0]);
+    tables.ended(actors[1].0);
+    tables.ended(actors[0].0);
     assert_eq!(answers(tables), [(2, Some(true))]);
-    tables.release(20, TableId(0), actors[5], &key);
+    tables.release(20, TableId(0), (actors[5].0, RequestId(99)), &key);
     assert_eq!(answers(tables), [(20, Some(false))]);
     tables.release(21, TableId(0), actors[2], &key);
     assert_eq!(answers(tables), [(21, Some(false)), (3, Some(true))]);
@@ -368,7 +370,7 @@ fn a_claim_passes_from_one_to_the_next_until_there_is_a_row() {
     // A row is there, until it expires.
     let rows = vec![NewRow { key: &key, original: b"", expires: 50, value: &value }];
     let put = postcard::to_stdvec(&Operation::Put { rows, only: Only::Always }).unwrap();
-    tables.operate(&[Request { id: TableId(0), by: actors[3].pid, operation: &put }], 0).unwrap();
+    tables.operate(&[Request { id: TableId(0), by: actors[3].0.pid, operation: &put }], 0).unwrap();
     tables.settle(0).unwrap();
     assert_eq!(answers(tables), [(4, Some(false)), (5, Some(false))]);
     tables.claim(6, TableId(0), actors[0], &key, 49).unwrap();
@@ -409,4 +411,105 @@ fn a_counter_expires_when_it_was_to() {
     let add = Operation::Add { row: NewRow { expires: 0, ..row }, by: Value::Int(1) };
     assert!(world.operate(0, OWNER, &add).is_ok());
     assert_eq!(world.tables.next_expiry().unwrap(), Some(50));
+}
+
+#[test]
+fn a_table_with_a_limit_refuses_or_lets_the_oldest_go() {
+    let mut world = World::new(u64::MAX);
+    let limited = |on_full| Table { max_bytes: Some(1000), on_full, ..Table::new(TableKind::Set, Access::Public) };
+    world.tables.note(TableId(0), OWNER, limited(OnFull::Error));
+    world.tables.note(TableId(1), OWNER, limited(OnFull::Oldest));
+    let value = [&[PICKLE], &[7; 100][..]].concat();
+    let keys: Vec<Vec<u8>> = (0..20).map(key).collect();
+    let put = |world: &mut World, id: u64, place: usize| {
+        let rows = vec![NewRow { key: &keys[place], original: b"", expires: 0, value: &value }];
+        world.operate(id, OWNER, &Operation::Put { rows, only: Only::Always })
+    };
+    let there = |world: &World, id: u64| -> Vec<usize> {
+        let snapshot = world.reader.snapshot().unwrap();
+        (0..20).filter(|place| snapshot.get(&row::of(TableId(id), &keys[*place])).unwrap().is_some()).collect()
+    };
+    let fitting = (0..20).take_while(|place| put(&mut world, 0, *place).is_ok()).count();
+    assert!((4..8).contains(&fitting), "{fitting}");
+    assert_eq!(put(&mut world, 0, 19), Err(TableError::AtLimit));
+    assert!(put(&mut world, 0, 0).is_ok(), "in the place of another");
+    assert!(world.operate(0, OWNER, &Operation::Delete { key: &keys[1], only: Only::Always }).is_ok());
+    assert!(put(&mut world, 0, 19).is_ok());
+    // The oldest, by when they were written.
+    for place in 0..fitting {
+        assert!(put(&mut world, 1, place).is_ok());
+    }
+    assert!(put(&mut world, 1, 0).is_ok() && put(&mut world, 1, 10).is_ok() && put(&mut world, 1, 11).is_ok());
+    assert_eq!(there(&world, 1), [&[0][..], &(3..fitting).collect::<Vec<_>>(), &[10, 11]].concat());
+    let huge = [&[PICKLE], &[7; 1000][..]].concat();
+    let rows = vec![NewRow { key: &keys[0], original: b"", expires: 0, value: &huge }];
+    let put_huge = Operation::Put { rows, only: Only::Always };
+    assert_eq!(world.operate(1, OWNER, &put_huge), Err(TableError::AtLimit));
+    assert!(world.size(1).bytes <= 1000 && there(&world, 1).len() == fitting);
+    for id in 0..4 {
+        world.tables.forget(TableId(id));
+    }
+    while world.tables.clear_up().unwrap() {}
+    let snapshot = world.reader.snapshot().unwrap();
+    assert!(snapshot.rows(b"").unwrap().next_row().unwrap().is_none());
+}
+
+/// What is kept for nobody is used again, however few transactions there are.
+#[test]
+fn large_rows_are_written_again_and_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::create(directory.path(), 192 << 20).unwrap();
+    let mut tables = Tables::new(store, 64 << 20, 1 << 30).unwrap();
+    tables.note(TableId(0), OWNER, Table::new(TableKind::Set, Access::Public));
+    let (key, value) = (key(1), [&[PICKLE], &vec![7; 30 << 20][..]].concat());
+    let rows = vec![NewRow { key: &key, original: b"", expires: 0, value: &value }];
+    let put = postcard::to_stdvec(&Operation::Put { rows, only: Only::Always }).unwrap();
+    for turn in 0..30 {
+        let result =
+            tables.operate(&[Request { id: TableId(0), by: OWNER, operation: &put }], 0).unwrap().pop().unwrap();
+        assert!(result.is_ok(), "turn {turn}: {result:?}");
+    }
+    tables.forget(TableId(0));
+    while tables.clear_up().unwrap() {}
+}
+
+#[test]
+fn keys_that_are_none_reach_nothing_of_the_table_s_own() {
+    let mut world = World::new(u64::MAX);
+    let value = plain(1);
+    for id in [0, 3] {
+        let one = key(1);
+        let rows = vec![NewRow { key: &one, original: b"", expires: 0, value: &value }];
+        assert!(world.operate(id, OWNER, &Operation::Put { rows, only: Only::Always }).is_ok());
+        let before = world.size(id);
+        for key in [&b""[..], b"\x00", b"\x01", &[9; 5000]] {
+            let operations = [
+                Operation::Delete { key, only: Only::Always },
+                Operation::Take { key },
+                Operation::DeleteValue { key, value: &value },
+            ];
+            for operation in operations {
+                assert!(world.operate(id, OWNER, &operation).is_err(), "{operation:?}");
+            }
+        }
+        for prefix in [&b"\x00"[..], b"\x01"] {
+            assert!(world.operate(id, OWNER, &Operation::DeletePrefix { prefix }).is_err());
+        }
+        assert_eq!(world.size(id), before);
+    }
+}
+
+#[test]
+fn counters_count_against_the_limit_and_rows_may_become_smaller_at_it() {
+    let mut world = World::new(10_000);
+    let value = plain(0);
+    let long: Vec<Vec<u8>> = (0..100).map(|number| [&[5][..], &[number; 200], &[0, 1]].concat()).collect();
+    let added = long.iter().take_while(|key| {
+        let row = NewRow { key, original: b"", expires: 0, value: &value };
+        world.operate(0, OWNER, &Operation::Add { row, by: Value::Int(1) }).is_ok()
+    });
+    let count = added.count();
+    assert!((30..45).contains(&count), "{count}");
+    let row = NewRow { key: &long[0], original: b"", expires: 0, value: &value[..1] };
+    assert!(world.operate(0, OWNER, &Operation::Put { rows: vec![row], only: Only::Always }).is_ok());
 }

@@ -104,6 +104,7 @@ pub(crate) fn tell_all(is_told: bool) {
 /// In a process that an actor forked: it has no part in the node any more.
 pub(crate) fn forget() {
     IS_FORGOTTEN.store(true, Ordering::Release);
+    rebeam_store::forget_after_fork();
 }
 
 /// The node of this process tells of a change.

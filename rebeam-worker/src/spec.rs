@@ -117,7 +117,9 @@ fn supervisor_kind(object: &Bound<'_, PyAny>) -> PyResult<SupervisorKind> {
         "table" => {
             let word = |name| object.getattr(name)?.extract::<String>();
             let ttl = object.getattr("table_ttl")?.extract()?;
-            SupervisorKind::Table(tables::description(&word("table_kind")?, &word("table_access")?, ttl)?)
+            let max_bytes = object.getattr("table_max_bytes")?.extract()?;
+            let (kind, access, on_full) = (word("table_kind")?, word("table_access")?, word("table_on_full")?);
+            SupervisorKind::Table(tables::description(&kind, &access, ttl, max_bytes, &on_full)?)
         }
         _ => {
             let words = ["static", "dynamic", "partition", "unique", "duplicate", "table"];

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rebeam_protocol::frame::{HEAD_ROOM, MAX_FRAME};
 use rebeam_protocol::id::Pid;
-use rebeam_protocol::table::{FromStore, TableId, ToStore};
+use rebeam_protocol::table::{FromStore, TableError, TableId, ToStore};
 use rebeam_store::{Answer, ReaderId, Request, Store, Tables};
 use rebeam_sys::clock::monotonic_ns;
 use rebeam_sys::frames::{FrameReader, Read, WriteQueue};
@@ -104,6 +104,7 @@ impl Server {
                 true => Some(Duration::ZERO),
                 false => {
                     tables.store.keep_mapped()?;
+                    tables.store.release();
                     let expiry = tables.next_expiry()?.map(|at| Duration::from_millis(at.saturating_sub(now_ms())));
                     tables.store.keeps_old().then_some(LOOK_AGAIN).into_iter().chain(expiry).min()
                 }
@@ -139,10 +140,16 @@ impl Server {
                 ToStore::ThatIsAll => tables.forget_others()?,
                 ToStore::Gone { id } => tables.forget(id),
                 ToStore::Attach { tag } => {
-                    let (ReaderId(reader), fds) = tables.store.attach()?;
-                    let map_size = tables.store.map_size() as u64;
-                    let fds = [fds.data, fds.page, fds.pins].map(Arc::new).to_vec();
-                    self.say_with(&FromStore::Attached { tag, reader, map_size }, fds);
+                    match tables.store.attach() {
+                        Ok((ReaderId(reader), fds)) => {
+                            let map_size = tables.store.map_size() as u64;
+                            let fds = [fds.data, fds.page, fds.pins].map(Arc::new).to_vec();
+                            self.say_with(&FromStore::Attached { tag, reader, map_size }, fds);
+                            // They are open here until they are out.
+                            self.flush()?;
+                        }
+                        Err(error) => self.answer(vec![(tag, Err(TableError::Unavailable(error.to_string())))]),
+                    }
                 }
                 ToStore::Detach { reader } => tables.store.detach(ReaderId(reader)),
                 ToStore::Claim { tag, id, by, is_release: false } => {

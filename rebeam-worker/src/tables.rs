@@ -12,12 +12,12 @@ use pyo3::exceptions::{PyKeyError, PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString, PyTuple};
 use rebeam_protocol::address::Registry;
-use rebeam_protocol::id::Pid;
+use rebeam_protocol::id::{Pid, RequestId};
 use rebeam_protocol::ledger::{RegistryId, key_label, text_key};
 use rebeam_protocol::process::{ProcessAnswer, ProcessRequest, RegistryError, RegistryRequest};
 use rebeam_protocol::table::{
-    Access, NewRow, Only, Operation, Outcome, PICKLE, PLAIN, Table as Description, TableAnswer, TableError, TableId,
-    TableKind, TableRequest,
+    Access, NewRow, OnFull, Only, Operation, Outcome, PICKLE, PLAIN, Table as Description, TableAnswer, TableError,
+    TableId, TableKind, TableRequest,
 };
 use rebeam_protocol::value::{self, Value};
 use rebeam_store::key::{self, NoKey, Numbers};
@@ -75,8 +75,15 @@ fn reader(py: Python<'_>) -> PyResult<Reader> {
         .map_err(|_| PyOSError::new_err("the tables came without their memory: too many open files?"))?;
     let map_size = usize::try_from(map_size).unwrap_or(usize::MAX);
     let reader = Reader::open(data.as_fd(), page.as_fd(), pins.as_fd(), map_size).map_err(|error| refused(&error))?;
-    *opened() = Some((store, reader.clone()));
-    Ok(reader)
+    let mut opened = opened();
+    match &*opened {
+        // Another thread was faster.
+        Some((other, reader)) if *other >= store => Ok(reader.clone()),
+        _ => {
+            *opened = Some((store, reader.clone()));
+            Ok(reader)
+        }
+    }
 }
 
 /// A node in this process has tables, or no more.
@@ -94,6 +101,7 @@ fn table_error(py: Python<'_>, name: &str, error: &TableError) -> PyResult<PyErr
         TableError::NoTable => ("no_table", ""),
         TableError::NotYours => ("not_yours", ""),
         TableError::Full => ("full", ""),
+        TableError::AtLimit => ("at_limit", ""),
         TableError::Restarted => ("restarted", ""),
         TableError::Unavailable(text) => ("unavailable", text.as_str()),
         TableError::BadRequest(text) => ("bad_request", text.as_str()),
@@ -132,6 +140,18 @@ impl Found {
         Key::new(key, self.numbers())
     }
 
+    /// What the keys of tuples begin with that begin with these items.
+    fn prefix(self, items: &Bound<'_, PyTuple>) -> PyResult<Vec<u8>> {
+        let values = items.iter().map(|item| plain_key(&item)).collect::<PyResult<Vec<_>>>()?;
+        let prefix = key::encode_prefix(&values, self.numbers()).map_err(|error| no_key(items, &error))?;
+        // Of longer keys only the beginning is kept as it is.
+        let most = LONGEST_KEY - <Sha256 as Digest>::output_size();
+        match prefix.len() > most {
+            true => Err(PyValueError::new_err(format!("a prefix of {} bytes: it may have {most}", prefix.len()))),
+            false => Ok(prefix),
+        }
+    }
+
     /// When a row expires that is put now, if it is to stay for this many seconds.
     fn expires(self, ttl: Option<f64>) -> u64 {
         ttl.map(in_ms).or(self.table.ttl_ms).map_or(0, |ttl| now_ms().saturating_add(ttl))
@@ -162,7 +182,9 @@ impl Key {
 
 fn plain_key(object: &Bound<'_, PyAny>) -> PyResult<Value> {
     if let Ok(text) = object.cast_exact::<PyString>() {
-        return Ok(Value::Str(text.to_str()?.to_owned()));
+        let text =
+            text.to_str().map_err(|_| PyValueError::new_err("a key is text of whole characters, no surrogates"))?;
+        return Ok(Value::Str(text.to_owned()));
     }
     codec::to_value(object).map_err(|error| match error.is_instance_of::<PyTypeError>(object.py()) {
         true => no_key(object, &NoKey::Kind("")),
@@ -188,9 +210,10 @@ fn dumped(object: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
         || object.is_exact_instance_of::<PyBool>()
         || object.is_exact_instance_of::<PyBytes>();
     if is_plain {
-        let value = codec::to_value(object)?;
-        // A whole number of more than 128 bits is pickled.
-        if !matches!(value, Value::Text { .. }) {
+        // A whole number of more than 128 bits is pickled, and so is text that is not made of whole characters.
+        if let Ok(value) = codec::to_value(object)
+            && !matches!(value, Value::Text { .. })
+        {
             return Ok([&[PLAIN], &value::encode(&value)[..]].concat());
         }
     }
@@ -226,18 +249,17 @@ impl Table {
         }
         let stamp = ledger::stamp();
         let is_live = matches!(*self.view(), View::Live);
-        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((seen, found)) = *found
+        if let Some((seen, found)) = *self.found.lock().unwrap_or_else(PoisonError::into_inner)
             && (seen == stamp || !is_live)
         {
             return Ok(found);
         }
+        // Not under the lock: what the look drops may be anything of the user's.
         let now = ledger::look(RegistryId::TABLES, |tables| {
             let entry = tables.entries.get(&*self.in_ledger)?.first()?;
             Some(Found { id: TableId(entry.number), owner: entry.holder, table: Description::decode(&entry.value)? })
         });
-        *found = now.map(|now| (stamp, now));
-        drop(found);
+        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = now.map(|now| (stamp, now));
         match now {
             Some(now) => Ok(now),
             None => Err(table_error(py, &self.name, &TableError::NoTable)?),
@@ -277,6 +299,9 @@ impl Table {
         operation: &Operation<'_>,
         use_it: impl FnOnce(Outcome<'_>) -> PyResult<T>,
     ) -> PyResult<T> {
+        if !matches!(*self.view(), View::Live) {
+            return Err(PyTypeError::new_err(format!("a snapshot of `{}` is not changed", self.name)));
+        }
         let found = self.look(py)?;
         let bytes = postcard::to_stdvec(operation).map_err(|error| PyValueError::new_err(error.to_string()))?;
         let request = ProcessRequest::Table(TableRequest::Operate(found.id));
@@ -402,7 +427,8 @@ impl Table {
     }
 
     /// Makes it, empty, of a kind and with an access in the words of `rebeam._tables`; for another owner, if one is given.
-    #[pyo3(signature = (kind, access, owner = None, ttl = None))]
+    #[pyo3(signature = (kind, access, owner = None, ttl = None, max_bytes = None, on_full = "error"))]
+    #[expect(clippy::too_many_arguments, reason = "each is one of the table's options")]
     fn make(
         &self,
         py: Python<'_>,
@@ -410,8 +436,10 @@ impl Table {
         access: &str,
         owner: Option<&Bound<'_, PyAny>>,
         ttl: Option<f64>,
+        max_bytes: Option<u64>,
+        on_full: &str,
     ) -> PyResult<()> {
-        let description = description(kind, access, ttl)?.encode();
+        let description = description(kind, access, ttl, max_bytes, on_full)?.encode();
         let who = owner.map(convert::address).transpose()?;
         self.ask(py, RegistryRequest::Enter { key: self.in_ledger.clone(), who }, &description)
     }
@@ -475,6 +503,9 @@ impl Table {
     /// The value under a key of a set, with the transaction that has put it; `None` if there is none.
     fn versioned<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Option<(u64, Bound<'py, PyAny>)>> {
         let found = self.readable(py)?;
+        if found.is_bag() {
+            return Err(PyValueError::new_err(format!("`{}` is a bag: a key has several values", self.name)));
+        }
         let Some(bytes) = self.bytes(py, &row::of(found.id, &found.key(key)?.bytes))? else { return Ok(None) };
         let row = Row::decode(&bytes).ok_or_else(damaged)?;
         Ok(Some((row.version, loaded(py, row.value)?)))
@@ -499,8 +530,7 @@ impl Table {
         let whole = |key: &Bound<'_, PyAny>| Ok::<_, PyErr>(row::of(found.id, &found.key(key)?.bytes));
         let (mut lower, mut upper) = (row::first(found.id), key_after(&row::prefix(found.id)));
         if let Some(items) = prefix {
-            let values = items.iter().map(|item| plain_key(&item)).collect::<PyResult<Vec<_>>>()?;
-            let bytes = key::encode_prefix(&values, found.numbers()).map_err(|error| no_key(items, &error))?;
+            let bytes = found.prefix(items)?;
             lower = row::of(found.id, &bytes);
             upper = key_after(&lower);
         }
@@ -592,8 +622,7 @@ impl Table {
         let found = self.look(py)?;
         let mut prefix = Vec::new();
         if let Some(items) = items {
-            let values = items.iter().map(|item| plain_key(&item)).collect::<PyResult<Vec<_>>>()?;
-            prefix = key::encode_prefix(&values, found.numbers()).map_err(|error| no_key(items, &error))?;
+            prefix = found.prefix(items)?;
         }
         self.operate(py, &Operation::DeletePrefix { prefix: &prefix }, count)
     }
@@ -626,10 +655,10 @@ impl Table {
         Ok(asked.about(key))
     }
 
-    /// Does not put a row under a key that was claimed: the next one is to.
-    fn release(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<()> {
+    /// Does not put a row under a key after all that a request with this number has claimed, nor waits for that any more.
+    fn release(&self, py: Python<'_>, key: &Bound<'_, PyAny>, claim: u64) -> PyResult<()> {
         let found = self.look(py)?;
-        let request = ProcessRequest::Table(TableRequest::Release(found.id));
+        let request = ProcessRequest::Table(TableRequest::Release { id: found.id, claim: RequestId(claim) });
         ask_about(py, request, &found.key(key)?.bytes).map(drop)
     }
 
@@ -737,6 +766,9 @@ impl Walk {
     }
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if !ledger::is_there() {
+            return Err(PyErr::from_value(py.import("rebeam._errors")?.call_method1("not_an_actor", (is_helper(),))?));
+        }
         let mut walking = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         let next = walking.as_mut().map_or(Ok(None), |walking| walking.next(py));
         // With its last row the snapshot goes, though the iterator may be kept.
@@ -833,10 +865,21 @@ pub(crate) fn now_ms() -> u64 {
 }
 
 /// What a table is, in those words.
-pub(crate) fn description(kind: &str, access: &str, ttl: Option<f64>) -> PyResult<Description> {
+pub(crate) fn description(
+    kind: &str,
+    access: &str,
+    ttl: Option<f64>,
+    max_bytes: Option<u64>,
+    on_full: &str,
+) -> PyResult<Description> {
     let unknown = |word: &str| PyValueError::new_err(format!("`{word}` says nothing of a table"));
     let kind_of = KINDS.iter().find(|(known, _)| *known == kind).map(|(_, kind)| *kind);
     let access_of = ACCESSES.iter().find(|(known, _)| *known == access).map(|(_, access)| *access);
     let (kind, access) = (kind_of.ok_or_else(|| unknown(kind))?, access_of.ok_or_else(|| unknown(access))?);
-    Ok(Description { kind, access, ttl_ms: ttl.map(in_ms) })
+    let on_full = match on_full {
+        "error" => OnFull::Error,
+        "oldest" => OnFull::Oldest,
+        _ => return Err(unknown(on_full)),
+    };
+    Ok(Description { kind, access, ttl_ms: ttl.map(in_ms), max_bytes, on_full })
 }

@@ -227,6 +227,9 @@ impl Node {
         let step = now - shell.now;
         clock::advance(step);
         shell.now = now;
+        if let Some(tables) = &mut shell.tables {
+            while tables.expire(tables::now_ms()).unwrap_or(false) {}
+        }
         shell.core.handle_timeout(now);
         shell.expire();
         shell.carry_out();
@@ -592,9 +595,9 @@ impl Shell {
                 self.answer_table(process, request, done);
                 self.tables.as_mut().map_or(Ok(()), |tables| tables.settle(now))
             }
-            TableRequest::Claim(id) => tables.claim(tag, id, process, operation, now),
-            TableRequest::Release(id) => {
-                tables.release(tag, id, process, operation);
+            TableRequest::Claim(id) => tables.claim(tag, id, (process, request), operation, now),
+            TableRequest::Release { id, claim } => {
+                tables.release(tag, id, (process, claim), operation);
                 Ok(())
             }
             TableRequest::Attach => Ok(()),

@@ -69,7 +69,7 @@ class TableAccess(RebeamError, PermissionError):
 
 
 class TableFull(RebeamError, MemoryError):
-    """The memory for tables is used up. Nothing was changed."""
+    """The memory for tables is used up, or what this one may have. Nothing was changed."""
 
 
 class SnapshotEnded(RebeamError):
@@ -330,11 +330,13 @@ def table_error(kind: str, table: str, text: str) -> Exception:
         case "exists":
             return TableExists(f"there is a table `{table}` already")
         case "no_owner":
-            return NoProc(f"there is no such owner of the table `{table}`")
+            return NoProc(f"there is no such actor to own the table `{table}`, now or as its heir")
         case "not_yours":
             return TableAccess(f"the table `{table}` is its owner's to write to, or, if it is private, to read")
         case "full":
             return TableFull(f"the table `{table}` cannot grow: the memory for all tables is used up")
+        case "at_limit":
+            return TableFull(f"the table `{table}` has as many bytes as its `max_bytes` allows")
         case "snapshot_ended":
             return SnapshotEnded(
                 f"the snapshot of `{table}` was open for more than 10 s, while the table was written to"

@@ -30,6 +30,7 @@ Priority: TypeAlias = Literal["normal", "high"]
 Keys: TypeAlias = Literal["unique", "duplicate"]
 Pick: TypeAlias = Literal["random", "round_robin", "least_waiting"]
 TableKind: TypeAlias = Literal["set", "ordered_set", "bag", "duplicate_bag"]
+OnTableFull: TypeAlias = Literal["error", "oldest"]
 Access: TypeAlias = Literal["protected", "public", "private"]
 
 
@@ -114,6 +115,32 @@ def one_of(what: str, value: object, words: Any) -> Any:
     near = difflib.get_close_matches(str(value), allowed, 1)
     hint = f"; did you mean {near[0]!r}?" if near else f"; it is one of {', '.join(map(repr, allowed))}"
     raise SpecError(f"{what}={value!r} is not known{hint}")
+
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def size_in_bytes(what: str, value: object) -> int:
+    """A size of 1 KiB or more.
+
+    Raises:
+        SpecError: it is none.
+    """
+    size = float("nan")
+    if isinstance(value, int) and not isinstance(value, bool):
+        size = float(value)
+    elif isinstance(value, str):
+        number = value.rstrip("BbKkMmGgIi ")
+        unit = value[len(number) :].strip().upper() or "B"
+        try:
+            size = float(number) * _UNITS[unit]
+        except (ValueError, KeyError):
+            pass
+    if not 1024 <= size < 2**63:
+        raise SpecError(
+            f"{what}={value!r}: it must be a size of 1 KiB or more, such as '800MB' or '1.5GiB', or a number of bytes"
+        )
+    return int(size)
 
 
 def is_number(value: object) -> bool:

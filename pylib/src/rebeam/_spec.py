@@ -31,6 +31,7 @@ from rebeam._options import (
     is_number,
     one_of,
     refuse_unknown,
+    size_in_bytes,
 )
 from rebeam._ref import Via
 
@@ -379,25 +380,8 @@ def _limits(actor: type[Actor], option: Callable[[str], Any]) -> Limits:
     )
 
 
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-
 def _kib(value: object) -> int:
-    size = float("nan")
-    if isinstance(value, int) and not isinstance(value, bool):
-        size = float(value)
-    elif isinstance(value, str):
-        number = value.rstrip("BbKkMmGgIi ")
-        unit = value[len(number) :].strip().upper() or "B"
-        try:
-            size = float(number) * _UNITS[unit]
-        except (ValueError, KeyError):
-            pass
-    if not size >= 1024:
-        raise SpecError(
-            f"memory={value!r}: it must be a size of 1 KiB or more, such as '800MB' or '1.5GiB', or a number of bytes"
-        )
-    return int(size) // 1024
+    return size_in_bytes("memory", value) // 1024
 
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -558,7 +542,7 @@ class Supervisor:
 class TableChild(Supervisor):
     """A table as a child of the tree: a supervisor without children, whose incarnation owns the rows."""
 
-    __slots__ = ("table_access", "table_kind", "table_ttl")
+    __slots__ = ("table_access", "table_kind", "table_max_bytes", "table_on_full", "table_ttl")
     kind = "table"
 
     def __init__(self, table: _rebeam.Table) -> None:
@@ -566,6 +550,8 @@ class TableChild(Supervisor):
         self.table_kind: str = table._kind
         self.table_access: str = table._access or "public"
         self.table_ttl: float | None = table._ttl
+        self.table_max_bytes: int | None = table._max_bytes
+        self.table_on_full: str = table._on_full
 
 
 class DynamicSupervisor(Supervisor):

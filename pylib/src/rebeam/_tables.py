@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import ItemsView, Iterable, KeysView, Mapping, MutableMapping, ValuesView
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast, overload
 
 from rebeam import _pending, _rebeam
 from rebeam._errors import DeadlockError, SpecError, StoreRestarted
-from rebeam._options import Access, TableKind, is_number, one_of
+from rebeam._options import Access, OnTableFull, TableKind, is_number, one_of, size_in_bytes
 from rebeam._ref import Pid, address
 
 if TYPE_CHECKING:
@@ -156,7 +157,9 @@ class _Readable(_rebeam.Table, Mapping[K, V]):
         return next(self._walk("keys", before=key, is_reversed=True), None)
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and other.name == self.name
+        if isinstance(other, _Readable):
+            return type(other) is type(self) and other.name == self.name
+        return isinstance(other, Mapping) and dict(self.items()) == dict(other.items())
 
     def __hash__(self) -> int:
         return hash((type(self), self.name))
@@ -193,9 +196,12 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
         access: who may do what: "protected" (all read, the owner writes), "public" (all write, too) or "private" (the
             owner alone reads and writes). In the tree, where a supervisor owns it, the default is "public".
         ttl: for how many seconds a row stays after it was written; None: until it is removed.
+        max_bytes: how many bytes its rows may have: a number, or text like "64MiB". Default: what all tables may.
+        on_full: what a row does that is too much: "error" (the change raises `TableFull`) or "oldest" (the rows go that
+            were written longest ago).
 
     Raises:
-        SpecError: a wrong word, or a `ttl` that is no time.
+        SpecError: a wrong word, or a value that makes no sense.
     """
 
     if TYPE_CHECKING:
@@ -204,7 +210,14 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
         def __delitem__(self, key: K, /) -> None: ...
 
     def __new__(
-        cls, name: str, *, kind: TableKind = "set", access: Access | None = None, ttl: float | None = None
+        cls,
+        name: str,
+        *,
+        kind: TableKind = "set",
+        access: Access | None = None,
+        ttl: float | None = None,
+        max_bytes: int | str | None = None,
+        on_full: OnTableFull = "error",
     ) -> Table[K, V]:
         if not isinstance(name, str) or not name:
             raise SpecError(f"the name of a table is text, not {name!r}")
@@ -212,6 +225,8 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
         self._kind = one_of("kind", kind, TableKind)
         self._access = None if access is None else one_of("access", access, Access)
         self._ttl = _seconds(ttl)
+        self._max_bytes = None if max_bytes is None else size_in_bytes("max_bytes", max_bytes)
+        self._on_full = one_of("on_full", on_full, OnTableFull)
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -399,57 +414,66 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
 
     async def aget_or_compute(self, key: K, fn: Callable[[], V | Awaitable[V]], *, ttl: float | None = None) -> V:
         """`get_or_compute`, to be awaited; the function may be asynchronous, too."""
-        place = (self.name, key)
         while True:
-            found = self.get(key, _MISSING)
+            found = self._found(key)
             if found is not _MISSING:
                 return cast("V", found)
-            self._check_own(place)
+            claim = self.claim(key)
             try:
-                if not await _pending.answer(self.claim(key)):
+                if not await _pending.answer(claim):
                     continue
             except StoreRestarted:
                 continue
-            token = _computed.set((*_computed.get(), place))
-            try:
+            except BaseException:
+                # Cancelled: it is not to be this one's turn when nobody waits for it.
+                self.release(key, claim.number)
+                raise
+            with self._own(key, claim):
                 made: Any = fn()
                 if inspect.isawaitable(made):
                     made = await made
-            except BaseException:
-                self.release(key)
-                raise
-            finally:
-                _computed.reset(token)
-            self._put_computed(key, made, ttl)
+                self._put_computed(key, made, ttl)
             return cast("V", made)
 
     def _computing(self, key: K, fn: Callable[[], V], ttl: float | None) -> _pending.Steps[V]:
-        place = (self.name, key)
         while True:
-            found = self.get(key, _MISSING)
+            found = self._found(key)
             if found is not _MISSING:
                 return cast("V", found)
-            self._check_own(place)
+            claim = self.claim(key)
             try:
-                is_ours = yield self.claim(key)
+                is_ours = yield claim
             except StoreRestarted:
                 continue
+            except BaseException:
+                self.release(key, claim.number)
+                raise
             if not is_ours:
                 continue
-            token = _computed.set((*_computed.get(), place))
-            try:
+            with self._own(key, claim):
                 made = fn()
-            except BaseException:
-                self.release(key)
-                raise
-            finally:
-                _computed.reset(token)
-            self._put_computed(key, made, ttl)
+                self._put_computed(key, made, ttl)
             return made
 
-    def _check_own(self, place: tuple[str, K]) -> None:
-        if place in _computed.get():
-            raise DeadlockError(f"what is under {place[1]!r} of `{place[0]}` would be computed out of itself")
+    def _found(self, key: K) -> Any:
+        if self.is_bag():
+            raise ValueError(f"`{self.name}` is a bag: a key may have further values at any time")
+        found = self.get(key, _MISSING)
+        if found is _MISSING and (self.name, key) in _computed.get():
+            raise DeadlockError(f"what is under {key!r} of `{self.name}` would be computed out of itself")
+        return found
+
+    @contextmanager
+    def _own(self, key: K, claim: _rebeam.Asked) -> Iterator[None]:
+        """It is this one's turn: if it fails, it is the next one's."""
+        token = _computed.set((*_computed.get(), (self.name, key)))
+        try:
+            yield
+        except BaseException:
+            self.release(key, claim.number)
+            raise
+        finally:
+            _computed.reset(token)
 
     def _put_computed(self, key: K, made: Any, ttl: float | None) -> None:
         while True:
@@ -457,9 +481,6 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
                 return self.insert(key, made, ttl=ttl)
             except StoreRestarted:
                 continue
-            except BaseException:
-                self.release(key)
-                raise
 
     # ---- the table -------------------------------------------------------------------------------------------------
 
@@ -522,6 +543,8 @@ def table(
     owner: To | None = None,
     heir: To | None = None,
     ttl: float | None = None,
+    max_bytes: int | str | None = None,
+    on_full: OnTableFull | None = None,
 ) -> Table[Any, Any]:
     """A table of this node, by its name.
 
@@ -535,18 +558,27 @@ def table(
         owner: another actor, or a supervisor, with whose end the table goes. Default: the actor that makes it.
         heir: who owns it after that, see `Table.heir`; not together with `owner`. Default: nobody.
         ttl: for how many seconds a row stays after it was written. Default: until it is removed.
+        max_bytes: see `Table`. Default: what all tables together may.
+        on_full: see `Table`. Default: "error".
 
     Raises:
         TableExists: it is to be made, and the name is taken.
         NoProc: there is no such owner.
     """
-    made: Table[Any, Any] = Table(name, kind=kind or "set", access=access, ttl=ttl)
+    made: Table[Any, Any] = Table(
+        name, kind=kind or "set", access=access, ttl=ttl, max_bytes=max_bytes, on_full=on_full or "error"
+    )
     if owner is not None and heir is not None:
         raise SpecError(f"the heir of `{name}` is its owner's to choose: not `owner=` and `heir=` together")
-    if any(option is not None for option in (kind, access, owner, heir, ttl)):
-        made.make(made._kind, access or "protected", None if owner is None else address(owner), made._ttl)
+    if any(option is not None for option in (kind, access, owner, heir, ttl, max_bytes, on_full)):
+        whose = None if owner is None else address(owner)
+        made.make(made._kind, access or "protected", whose, made._ttl, made._max_bytes, made._on_full)
         if heir is not None:
-            made.heir(heir)
+            try:
+                made.heir(heir)
+            except BaseException:
+                made.drop()
+                raise
     return made
 
 

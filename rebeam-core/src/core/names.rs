@@ -398,7 +398,9 @@ impl Core {
         }
         if let Some(entry) = self.inherited(own, id, key, holder) {
             self.check_room(value.len())?;
-            if id == RegistryId::TABLES && self.registries.entries(id, key).iter().any(|it| it.value != value) {
+            let kind = |value: &[u8]| Table::decode(value).map(|table| table.kind);
+            let is_of_another_kind = |it: &crate::registries::Entry| kind(&it.value) != kind(&value);
+            if id == RegistryId::TABLES && self.registries.entries(id, key).iter().any(is_of_another_kind) {
                 // It is to be another sort of table: one with other rows.
                 let changes = self.registries.take_out(id, key, holder, entry.number);
                 self.changed(changes);

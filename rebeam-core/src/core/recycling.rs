@@ -124,7 +124,8 @@ impl Core {
         let inherited = &mut self.members.incarnation_mut(own)?.inherited;
         let is_it = |it: &MadeEntry| it.registry == id && *it.key == *key && it.holder == holder;
         let entry = inherited.remove(inherited.iter().position(is_it)?);
-        let is_there = self.registries.entries(id, key).iter().any(|it| it.number == entry.number);
+        let is_there =
+            self.registries.entries(id, key).iter().any(|it| it.number == entry.number && it.holder == holder);
         is_there.then_some(entry)
     }
 

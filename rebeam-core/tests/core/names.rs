@@ -339,7 +339,7 @@ fn of_table(world: &mut World, who: &str, request: RegistryRequest, content: Vec
 }
 
 fn makes_table(world: &mut World, who: &str, access: Access) -> ProcessAnswer {
-    let table = Table { kind: TableKind::Set, access, ttl_ms: None };
+    let table = Table::new(TableKind::Set, access);
     of_table(world, who, RegistryRequest::Enter { key: text_key("t"), who: None }, table.encode())
 }
 

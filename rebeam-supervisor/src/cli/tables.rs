@@ -13,7 +13,7 @@ use crate::cli::client::{self, Client};
 use crate::cli::render;
 use crate::view::failure::Failure;
 use crate::view::text::{kib, table};
-use crate::view::values::{argument, from_exact_json, to_exact_json, to_json};
+use crate::view::values::{from_exact_json, to_exact_json, to_json};
 
 /// How long an answer may take, in milliseconds.
 const PATIENCE_MS: u64 = 60_000;
@@ -26,21 +26,30 @@ pub(crate) fn run(client: &mut Client, command: &TableCommand) -> Result<(), Fai
         TableCommand::Ls(output) => list(client, output.json),
         TableCommand::Show { name, prefix, limit, json } => show(client, name, prefix, *limit, *json),
         TableCommand::Get { name, key, json } => get(client, name, key, *json),
-        TableCommand::Put { name, key, value } => put(client, name, vec![(key_of(key), argument(value))]),
+        TableCommand::Put { name, key, value } => put(client, name, vec![(key_of(key)?, value_of(value)?)]),
         TableCommand::Dump { name } => dump(client, name),
         TableCommand::Load { name } => load(client, name),
     }
 }
 
-/// A key as it is written on the command line: keys are never lists.
-fn key_of(text: &str) -> Value {
+/// A value as it is written on the command line: JSON, also as `dump` writes it, or a bare word.
+fn value_of(text: &str) -> Result<Value, Failure> {
+    if let Ok(number) = text.parse() {
+        return Ok(Value::Int(number));
+    }
+    let Ok(json) = serde_json::from_str::<Json>(text) else { return Ok(Value::Str(text.to_owned())) };
+    from_exact_json(&json).map_err(|error| Failure::usage(format!("`{text}` is no value: {error}")))
+}
+
+/// A key: never a list, but a tuple.
+fn key_of(text: &str) -> Result<Value, Failure> {
     fn frozen(value: Value) -> Value {
         match value {
-            Value::List(items) => Value::Tuple(items.into_iter().map(frozen).collect()),
+            Value::List(items) | Value::Tuple(items) => Value::Tuple(items.into_iter().map(frozen).collect()),
             other => other,
         }
     }
-    frozen(argument(text))
+    value_of(text).map(frozen)
 }
 
 fn list(client: &mut Client, as_json: bool) -> Result<(), Failure> {
@@ -65,7 +74,7 @@ fn list(client: &mut Client, as_json: bool) -> Result<(), Failure> {
 fn show(client: &mut Client, name: &str, prefix: &[String], limit: u64, as_json: bool) -> Result<(), Failure> {
     let prefix = match prefix {
         [] => Value::None,
-        items => Value::Tuple(items.iter().map(|item| key_of(item)).collect()),
+        items => Value::Tuple(items.iter().map(|item| key_of(item)).collect::<Result<_, _>>()?),
     };
     // One more, so that it is known whether there are more.
     let most = Value::Int(i128::from(limit) + 1);
@@ -90,7 +99,7 @@ fn get(client: &mut Client, name: &str, key: &str, as_json: bool) -> Result<(), 
     let args = vec![
         Value::Str(name.into()),
         Value::Str("__getitem__".into()),
-        Value::List(vec![key_of(key)]),
+        Value::List(vec![key_of(key)?]),
         Value::Dict(Vec::new()),
     ];
     match (to_json(&ask(client, "table", args)?), as_json) {

@@ -13,7 +13,7 @@ use crate::shell::launcher::worker_program;
 use crate::shell::service::{Policy, Process, Service};
 
 /// One that dies more often than this without having been healthy has met something that every next one meets.
-const POLICY: Policy = Policy { most_failures: 5, healthy_after: Duration::from_secs(5) };
+const POLICY: Policy = Policy { most_failures: 20, healthy_after: Duration::from_secs(1) };
 
 /// The store of a node, which is not started yet.
 pub(crate) fn service() -> Service {

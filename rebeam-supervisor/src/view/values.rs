@@ -118,7 +118,8 @@ pub(crate) fn from_exact_json(json: &Json) -> Result<Value, String> {
     let items = || content.as_array().map(Vec::as_slice).ok_or_else(wrong);
     let text = || content.as_str().ok_or_else(wrong);
     Ok(match tag {
-        "int" => Value::Int(text()?.parse().map_err(|_| wrong())?),
+        // Of more than 128 bits it is text to us.
+        "int" => text()?.parse().map_or(Value::Text { kind: "int".into(), text: text()?.to_owned() }, Value::Int),
         "float" => Value::Float(text()?.parse().map_err(|_| wrong())?),
         "bytes" => {
             let byte = |byte: &Json| byte.as_u64().and_then(|byte| u8::try_from(byte).ok());

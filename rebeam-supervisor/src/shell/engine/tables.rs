@@ -43,8 +43,8 @@ pub(super) struct Tables {
     last: u64,
     /// How many of them each process waits for.
     asked: HashMap<ProcessId, usize, FxBuildHasher>,
-    /// Processes that can read, by the store's number for them.
-    readers: HashMap<ProcessId, u64, FxBuildHasher>,
+    /// Processes that can read, by the store's numbers for them: threads may have attached at once, and either is used.
+    readers: HashMap<ProcessId, Vec<u64>, FxBuildHasher>,
     /// Those of them whose user was told that they keep snapshots.
     told: HashSet<ProcessId>,
     /// The rows, which the next store would go on with.
@@ -163,10 +163,10 @@ impl Engine {
             TableRequest::Attach => self.tell_store(&ToStore::Attach { tag }, &Bytes::new()),
             TableRequest::Operate(id) => self.tell_store(&ToStore::Operate { tag, id, by: process.pid }, payload),
             TableRequest::Claim(id) => {
-                self.tell_store(&ToStore::Claim { tag, id, by: process, is_release: false }, payload);
+                self.tell_store(&ToStore::Claim { tag, id, by: (process, request), is_release: false }, payload);
             }
-            TableRequest::Release(id) => {
-                self.tell_store(&ToStore::Claim { tag, id, by: process, is_release: true }, payload);
+            TableRequest::Release { id, claim } => {
+                self.tell_store(&ToStore::Claim { tag, id, by: (process, claim), is_release: true }, payload);
             }
         }
     }
@@ -182,10 +182,10 @@ impl Engine {
     pub(super) fn forget_reader(&mut self, process: ProcessId) {
         self.tables.told.remove(&process);
         self.tables.asked.remove(&process);
-        if let Some(reader) = self.tables.readers.remove(&process) {
+        for reader in self.tables.readers.remove(&process).unwrap_or_default() {
             self.tell_store(&ToStore::Detach { reader }, &Bytes::new());
-            self.tell_store(&ToStore::Ended { by: process }, &Bytes::new());
         }
+        self.tell_store(&ToStore::Ended { by: process }, &Bytes::new());
     }
 
     fn tell_store(&mut self, message: &ToStore, payload: &Bytes) {
@@ -226,7 +226,11 @@ impl Engine {
         match message {
             FromStore::Ready => {
                 self.tables.service.is_up(Instant::now());
-                self.tables.data = descriptors.pop().and_then(Arc::into_inner);
+                match descriptors.pop().and_then(Arc::into_inner) {
+                    Some(data) => self.tables.data = Some(data),
+                    // The next one would begin without rows. It got lost for want of descriptors.
+                    None => return self.tables.service.kill(),
+                }
                 self.ledger.set_stores(self.tables.ended);
             }
             FromStore::Failed(why) => self.tables.given_up = Some(why),
@@ -237,10 +241,7 @@ impl Engine {
                 let Some(Open { process, request, .. }) = waiting else {
                     return self.tell_store(&ToStore::Detach { reader }, &Bytes::new());
                 };
-                // It may have attached twice, to a thread of its own each; the last one counts.
-                if let Some(before) = self.tables.readers.insert(process, reader) {
-                    self.tell_store(&ToStore::Detach { reader: before }, &Bytes::new());
-                }
+                self.tables.readers.entry(process).or_default().push(reader);
                 let answer = TableAnswer::Attached { map_size, store: self.tables.ended };
                 let message = ToWorker::Answer { request, answer: ProcessAnswer::Table(answer) };
                 self.push_with(process, &message, descriptors);
@@ -255,7 +256,7 @@ impl Engine {
 
     /// A process keeps a snapshot for long: it is told to end it; if it does not, being stopped or busy, it ends itself.
     fn snapshot_overdue(&mut self, reader: u64, time: Duration) {
-        let found = self.tables.readers.iter().find(|(_, number)| **number == reader);
+        let found = self.tables.readers.iter().find(|(_, numbers)| numbers.contains(&reader));
         let Some(process) = found.map(|(process, _)| *process) else { return };
         if time >= MUCH_TOO_LONG {
             let what = format!("a snapshot of tables that was open for {} s", time.as_secs());
