@@ -26,6 +26,7 @@ scenarios! {
     ets_007_a_walk_shows_what_was_there_throughout_once,
     a_snapshot_shows_one_moment,
     a_store_that_is_killed_is_replaced_and_nothing_is_lost,
+    a_store_that_is_stopped_is_replaced,
     what_was_acknowledged_is_there_after_a_kill,
     a_process_that_an_actor_forked_has_no_tables,
     threads_that_look_at_once_all_read,

@@ -414,6 +414,7 @@ impl Table {
     }
 
     /// From now on it is read as it is now.
+    #[pyo3(name = "_pin")]
     fn pin(&self, py: Python<'_>) -> PyResult<()> {
         self.readable(py)?;
         let snapshot = self.shared(py)?;
@@ -422,6 +423,7 @@ impl Table {
     }
 
     /// From now on it is not read any more.
+    #[pyo3(name = "_close")]
     fn close(&self) {
         *self.view() = View::Closed;
     }
@@ -429,6 +431,7 @@ impl Table {
     /// Makes it, empty, of a kind and with an access in the words of `rebeam._tables`; for another owner, if one is given.
     #[pyo3(signature = (kind, access, owner = None, ttl = None, max_bytes = None, on_full = "error"))]
     #[expect(clippy::too_many_arguments, reason = "each is one of the table's options")]
+    #[pyo3(name = "_make")]
     fn make(
         &self,
         py: Python<'_>,
@@ -445,12 +448,14 @@ impl Table {
     }
 
     /// Gives it to another actor, and says this with it.
+    #[pyo3(name = "_give")]
     fn give(&self, py: Python<'_>, to: &Bound<'_, PyAny>, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let request = RegistryRequest::Give { key: self.in_ledger.clone(), to: convert::address(to)? };
         self.ask(py, request, &dumped(data)?)
     }
 
     /// Who is to have it when its owner ends, and what is said with it then.
+    #[pyo3(name = "_set_heir")]
     fn set_heir(&self, py: Python<'_>, heir: Option<&Bound<'_, PyAny>>, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let heir = heir.map(convert::address).transpose()?;
         self.ask(py, RegistryRequest::Heir { key: self.in_ledger.clone(), heir }, &dumped(data)?)
@@ -462,6 +467,7 @@ impl Table {
     }
 
     /// Its kind and access, as `rebeam._tables` calls them, its owner, how many rows it has, and their bytes.
+    #[pyo3(name = "_facts")]
     fn facts(&self, py: Python<'_>) -> PyResult<(&'static str, &'static str, PyPid, u64, u64)> {
         let found = self.look(py)?;
         let Found { owner, table, .. } = found;
@@ -501,6 +507,7 @@ impl Table {
     }
 
     /// The value under a key of a set, with the transaction that has put it; `None` if there is none.
+    #[pyo3(name = "_versioned")]
     fn versioned<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Option<(u64, Bound<'py, PyAny>)>> {
         let found = self.readable(py)?;
         if found.is_bag() {
@@ -515,6 +522,7 @@ impl Table {
     /// with these items. `what` is `keys`, `values` or `items`.
     #[pyo3(signature = (what, *, start = None, stop = None, prefix = None, after = None, before = None, is_reversed = false))]
     #[expect(clippy::too_many_arguments, reason = "each is one of Python's keywords")]
+    #[pyo3(name = "_walk")]
     fn walk(
         &self,
         py: Python<'_>,
@@ -556,6 +564,7 @@ impl Table {
 
     /// Puts rows, all or none; false if `only_new` and one of the keys is there. Of pairs of keys and values.
     #[pyo3(signature = (rows, *, only_new = false, only_version = None, ttl = None))]
+    #[pyo3(name = "_put_rows")]
     fn put_rows(
         &self,
         py: Python<'_>,
@@ -600,6 +609,7 @@ impl Table {
 
     /// Removes what is under a key; how many rows that was, or `None` if the version is another.
     #[pyo3(signature = (key, only_version = None))]
+    #[pyo3(name = "_remove")]
     fn remove(&self, py: Python<'_>, key: &Bound<'_, PyAny>, only_version: Option<u64>) -> PyResult<Option<u64>> {
         let key = self.look(py)?.key(key)?;
         let only = only_version.map_or(Only::Always, Only::IfVersion);
@@ -611,6 +621,7 @@ impl Table {
     }
 
     /// Removes one value that is under a key of a bag; how often it was there.
+    #[pyo3(name = "_remove_value")]
     fn remove_value(&self, py: Python<'_>, key: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<u64> {
         let (key, value) = (self.look(py)?.key(key)?, dumped(value)?);
         self.operate(py, &Operation::DeleteValue { key: &key.bytes, value: &value }, count)
@@ -618,6 +629,7 @@ impl Table {
 
     /// Removes all rows whose keys are tuples that begin with these items, or all rows; how many.
     #[pyo3(signature = (items = None))]
+    #[pyo3(name = "_remove_all")]
     fn remove_all(&self, py: Python<'_>, items: Option<&Bound<'_, PyTuple>>) -> PyResult<u64> {
         let found = self.look(py)?;
         let mut prefix = Vec::new();
@@ -628,6 +640,7 @@ impl Table {
     }
 
     /// Removes what is under a key, and gives it: a list, which is empty if nothing was there.
+    #[pyo3(name = "_take_all")]
     fn take_all<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
         let key = self.look(py)?.key(key)?;
         self.operate(py, &Operation::Take { key: &key.bytes }, |outcome| match outcome {
@@ -637,6 +650,7 @@ impl Table {
     }
 
     /// Asks to be the one who puts a row under a key: true once it is this one's turn, false once there is a row.
+    #[pyo3(name = "_claim")]
     fn claim(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Asked> {
         let found = self.look(py)?;
         let (key, name) = (found.key(key)?.bytes, self.name.clone());
@@ -656,6 +670,7 @@ impl Table {
     }
 
     /// Does not put a row under a key after all that a request with this number has claimed, nor waits for that any more.
+    #[pyo3(name = "_release")]
     fn release(&self, py: Python<'_>, key: &Bound<'_, PyAny>, claim: u64) -> PyResult<()> {
         let found = self.look(py)?;
         let request = ProcessRequest::Table(TableRequest::Release { id: found.id, claim: RequestId(claim) });
@@ -663,6 +678,7 @@ impl Table {
     }
 
     /// Adds to the number under a key; the sum, or `None` if nothing is there and there is no default.
+    #[pyo3(name = "_add")]
     fn add<'py>(
         &self,
         py: Python<'py>,

@@ -106,9 +106,6 @@ class _Readable(_rebeam.Table, Mapping[K, V]):
         def __getitem__(self, key: K, /) -> V: ...
         def __len__(self) -> int: ...
 
-    def _walk(self, what: str, **bounds: Any) -> Iterator[Any]:
-        return self.walk(what, **bounds)
-
     def __iter__(self) -> Iterator[K]:
         """The keys, in order; in a bag each as often as it has values."""
         return self._walk("keys")
@@ -178,6 +175,10 @@ class TableSnapshot(_Readable[K, V]):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def close(self) -> None:
+        """Ends it: nothing of that moment is kept for it any more."""
+        self._close()
+
     def __repr__(self) -> str:
         return f"<snapshot of the table {self.name!r}>"
 
@@ -243,19 +244,19 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
         Args:
             ttl: for how many seconds it stays. Default: the table's own `ttl`.
         """
-        self.put_rows(((key, value),), ttl=_seconds(ttl))
+        self._put_rows(((key, value),), ttl=_seconds(ttl))
 
     def insert_new(self, key: K, value: Any, *, ttl: float | None = None) -> bool:
         """Puts a value under a key if nothing is there, for as long as `insert` does; whether it did."""
-        return self.put_rows(((key, value),), only_new=True, ttl=_seconds(ttl))
+        return self._put_rows(((key, value),), only_new=True, ttl=_seconds(ttl))
 
     def touch(self, key: K, *, ttl: float | None = None) -> bool:
         """Has what is under a key stay as if it had just been put; whether there is something. Not for bags."""
         while True:
-            found = self.versioned(key)
+            found = self._versioned(key)
             if found is None:
                 return False
-            if self.put_rows(((key, found[1]),), only_version=found[0], ttl=_seconds(ttl)):
+            if self._put_rows(((key, found[1]),), only_version=found[0], ttl=_seconds(ttl)):
                 return True
 
     def put_many(
@@ -276,30 +277,30 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
             Whether they were put.
         """
         pairs = rows.items() if isinstance(rows, Mapping) else rows
-        return self.put_rows(pairs, only_new=only_new, ttl=_seconds(ttl))
+        return self._put_rows(pairs, only_new=only_new, ttl=_seconds(ttl))
 
     def delete(self, key: K, value: Any = _MISSING) -> int:
         """Removes what is under a key, or, in a bag, one value of it; how many rows. A missing key is no error."""
         if value is not _MISSING:
-            return self.remove_value(key, value)
-        return self.remove(key) or 0
+            return self._remove_value(key, value)
+        return self._remove(key) or 0
 
     def delete_prefix(self, items: tuple[Any, ...]) -> int:
         """Removes all rows whose keys are tuples that begin with these items; how many that were."""
-        return self.remove_all(items)
+        return self._remove_all(items)
 
     def delete_all(self) -> int:
         """Removes all rows; how many that were."""
-        return self.remove_all()
+        return self._remove_all()
 
     def clear(self) -> None:
         """Removes all rows."""
-        self.remove_all()
+        self._remove_all()
 
     def take(self, key: K) -> list[Any]:
         """Removes what is under a key, and gives its values: none, one, or, in a bag, several. Of several actors that
         take at once, one gets them."""
-        return self.take_all(key)
+        return self._take_all(key)
 
     def pop(self, key: K, default: Any = _MISSING) -> Any:
         """Removes what is under a key, and gives it; of a bag, the list of values.
@@ -307,7 +308,7 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
         Raises:
             KeyError: nothing is there, and no default was given.
         """
-        taken = self.take_all(key)
+        taken = self._take_all(key)
         if not taken:
             if default is _MISSING:
                 raise KeyError(key)
@@ -321,7 +322,7 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
             KeyError: the table is empty.
         """
         for key in self:
-            taken = self.take_all(key)
+            taken = self._take_all(key)
             if taken:
                 return key, cast("V", taken if self.is_bag() else taken[0])
         raise KeyError("the table is empty")
@@ -347,7 +348,7 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
             KeyError: nothing is there, and no default was given.
             ValueError: what is there is no number.
         """
-        total = self.add(key, by, None if default is _MISSING else default)
+        total = self._add(key, by, None if default is _MISSING else default)
         if total is None:
             raise KeyError(key)
         return total
@@ -355,10 +356,10 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
     def compare_and_set(self, key: K, expected: Any, value: Any) -> bool:
         """Puts a value under a key if what is there equals what is expected; whether it did. Not for bags."""
         while True:
-            found = self.versioned(key)
+            found = self._versioned(key)
             if found is None or found[1] != expected:
                 return False
-            if self.put_rows(((key, value),), only_version=found[0]):
+            if self._put_rows(((key, value),), only_version=found[0]):
                 return True
 
     @overload  # type: ignore[override]
@@ -387,14 +388,14 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
 
     def _update_one(self, key: K, fn: Callable[[Any], Any], *, default: Any = _MISSING) -> Any:
         while True:
-            found = self.versioned(key)
+            found = self._versioned(key)
             if found is None and default is _MISSING:
                 raise KeyError(key)
             value = fn(default if found is None else found[1])
             if found is None:
-                is_done = self.put_rows(((key, value),), only_new=True)
+                is_done = self._put_rows(((key, value),), only_new=True)
             else:
-                is_done = self.put_rows(((key, value),), only_version=found[0])
+                is_done = self._put_rows(((key, value),), only_version=found[0])
             if is_done:
                 return value
 
@@ -418,7 +419,7 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
             found = self._found(key)
             if found is not _MISSING:
                 return cast("V", found)
-            claim = self.claim(key)
+            claim = self._claim(key)
             try:
                 if not await _pending.answer(claim):
                     continue
@@ -426,7 +427,7 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
                 continue
             except BaseException:
                 # Cancelled: it is not to be this one's turn when nobody waits for it.
-                self.release(key, claim.number)
+                self._release(key, claim.number)
                 raise
             with self._own(key, claim):
                 made: Any = fn()
@@ -440,13 +441,13 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
             found = self._found(key)
             if found is not _MISSING:
                 return cast("V", found)
-            claim = self.claim(key)
+            claim = self._claim(key)
             try:
                 is_ours = yield claim
             except StoreRestarted:
                 continue
             except BaseException:
-                self.release(key, claim.number)
+                self._release(key, claim.number)
                 raise
             if not is_ours:
                 continue
@@ -470,7 +471,7 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
         try:
             yield
         except BaseException:
-            self.release(key, claim.number)
+            self._release(key, claim.number)
             raise
         finally:
             _computed.reset(token)
@@ -487,17 +488,17 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
     def snapshot(self) -> TableSnapshot[K, V]:
         """The table as it is now, to read several rows of one moment: `with table.snapshot() as now: ...`."""
         pinned: TableSnapshot[K, V] = TableSnapshot(self.name)
-        pinned.pin()
+        pinned._pin()
         return pinned
 
     def info(self) -> TableInfo:
         """What is known of the table."""
-        kind, access, owner, rows, size = self.facts()
+        kind, access, owner, rows, size = self._facts()
         return TableInfo(self.name, kind, access, Pid(*owner), rows, size)
 
     def is_bag(self) -> bool:
         """Whether a key may have several values."""
-        return self.facts()[0] in ("bag", "duplicate_bag")
+        return self._facts()[0] in ("bag", "duplicate_bag")
 
     def exists(self) -> bool:
         """Whether there is such a table now."""
@@ -514,7 +515,7 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
             TableAccess: it is not this actor's.
             NoProc: there is no such actor, or it is this one.
         """
-        self.give(address(to), data)
+        self._give(address(to), data)
 
     def heir(self, to: To | None, data: Any = None) -> None:
         """Says who is to own the table, with its rows, when its owner ends; it gets a `TableTransfer` then. Only its
@@ -528,7 +529,7 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
             TableAccess: it is not this actor's.
             NoProc: there is no such actor.
         """
-        self.set_heir(None if to is None else address(to), data)
+        self._set_heir(None if to is None else address(to), data)
 
     def drop(self) -> None:
         """Deletes the table with all its rows, and frees its name. The owner may, and anybody if it is public."""
@@ -572,7 +573,7 @@ def table(
         raise SpecError(f"the heir of `{name}` is its owner's to choose: not `owner=` and `heir=` together")
     if any(option is not None for option in (kind, access, owner, heir, ttl, max_bytes, on_full)):
         whose = None if owner is None else address(owner)
-        made.make(made._kind, access or "protected", whose, made._ttl, made._max_bytes, made._on_full)
+        made._make(made._kind, access or "protected", whose, made._ttl, made._max_bytes, made._on_full)
         if heir is not None:
             try:
                 made.heir(heir)

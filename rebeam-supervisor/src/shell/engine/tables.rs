@@ -30,6 +30,10 @@ use crate::view::text::duration;
 /// How many requests one process may have that are not answered: many times what threads and tasks need.
 const MOST_ASKED: usize = 100_000;
 
+/// How long the store may take for an answer, and how often that is looked at while it says nothing.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
 /// How long a process may keep a snapshot though it was told to end it: the file grows meanwhile.
 const MUCH_TOO_LONG: Duration = Duration::from_secs(30);
 
@@ -62,6 +66,8 @@ struct Open {
     request: RequestId,
     /// Whether it may be asked of the next store, too: it changes nothing.
     is_attach: bool,
+    /// Since when; `None`: it may wait for others.
+    since: Option<Instant>,
 }
 
 impl Default for Tables {
@@ -97,11 +103,16 @@ impl Node {
     /// Reads what a store says, until it says no more.
     async fn hear_store(self, number: u64, mut frames: Frames) {
         loop {
-            let (message, payload) = match frames.next::<FromStore>().await {
-                Ok(Some(frame)) => frame,
+            let next = tokio::time::timeout(LOOK_AGAIN, frames.next::<FromStore>()).await;
+            let (message, payload) = match next {
+                Ok(Ok(Some(frame))) => frame,
                 // The end itself comes from the reaper.
-                Ok(None) => return,
-                Err(_) => return self.0.borrow().tables.service.kill(),
+                Ok(Ok(None)) => return,
+                Ok(Err(_)) => return self.0.borrow().tables.service.kill(),
+                Err(_) => {
+                    self.0.borrow().look_after_store();
+                    continue;
+                }
             };
             // Those of the next frame may be there, too.
             let count = message.descriptors();
@@ -158,7 +169,8 @@ impl Engine {
         self.tables.last += 1;
         let tag = self.tables.last;
         let is_attach = body == TableRequest::Attach;
-        self.tables.open.insert(tag, Open { process, request, is_attach });
+        let since = (!matches!(body, TableRequest::Claim(_))).then(Instant::now);
+        self.tables.open.insert(tag, Open { process, request, is_attach, since });
         match body {
             TableRequest::Attach => self.tell_store(&ToStore::Attach { tag }, &Bytes::new()),
             TableRequest::Operate(id) => self.tell_store(&ToStore::Operate { tag, id, by: process.pid }, payload),
@@ -271,6 +283,16 @@ impl Engine {
         self.push(process, Frame { attention: page::LOOK, ..Frame::of(ToWorker::EndSnapshots) });
     }
 
+    /// A store that is stopped, or hangs, keeps actors waiting: another one is to go on with its rows.
+    fn look_after_store(&self) {
+        let waits = |open: &Open| open.since.is_some_and(|since| since.elapsed() >= LONGEST_WAIT);
+        if self.tables.open.values().any(waits) {
+            let time = duration(LONGEST_WAIT);
+            self.printer.warn(&format!("the store of tables has not answered for {time}: it is killed"));
+            self.tables.service.kill();
+        }
+    }
+
     fn answer_table(&mut self, process: ProcessId, request: RequestId, answer: TableAnswer, payload: Bytes) {
         let message = ToWorker::Answer { request, answer: ProcessAnswer::Table(answer) };
         self.push(process, Frame { payload, ..Frame::of(message) });
@@ -332,7 +354,7 @@ impl Engine {
             self.tables.given_up.get_or_insert_with(|| "it has died too often".into());
         }
         self.start_store();
-        for Open { process, request, is_attach } in std::mem::take(&mut self.tables.open).into_values() {
+        for Open { process, request, is_attach, .. } in std::mem::take(&mut self.tables.open).into_values() {
             let error = match &self.tables.given_up {
                 None if is_attach => {
                     self.table_asked(process, request, TableRequest::Attach, &Bytes::new());
