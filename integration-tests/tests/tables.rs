@@ -143,3 +143,23 @@ with rebeam.connect() as node:
     assert!(text.contains("there is no table `absent`") && text.contains("`own` is its owner's"), "{text}");
     node.down();
 }
+
+#[test]
+fn tables_have_figures() {
+    let project = Project::new(APP);
+    let mut node = project.start(&["run", "app.py", "--http", "127.0.0.1:0"]);
+    let line = node.wait_for("health and metrics at");
+    let address =
+        line.split_once("http://").and_then(|(_, rest)| rest.split_once('"')).expect("an address").0.to_owned();
+    node.wait_for("up with");
+    let value = |series: &str| -> f64 {
+        let page = harness::http(&address, "GET /metrics", &[]).1;
+        let line = page.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok());
+        line.unwrap_or_else(|| panic!("no `{series}` in:\n{page}"))
+    };
+    assert_eq!((value("rebeam_tables"), value("rebeam_table_store_ends_total")), (3.0, 0.0));
+    node.call("owner", "fill", &[]);
+    assert!(value("rebeam_table_rows_bytes") > 4096.0);
+    assert!(value("rebeam_own_memory_bytes{process=\"store\"}") > 10_000.0);
+    node.down();
+}

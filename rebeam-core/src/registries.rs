@@ -149,6 +149,11 @@ impl Registries {
         self.tables.get(&id).map(|table| table.is_unique)
     }
 
+    /// How many keys of a registry have entries.
+    pub(crate) fn key_count(&self, id: RegistryId) -> usize {
+        self.tables.get(&id).map_or(0, |table| table.keys.len())
+    }
+
     /// What is under a key, oldest first.
     pub(crate) fn entries(&self, id: RegistryId, key: &[u8]) -> &[Entry] {
         self.tables.get(&id).and_then(|table| table.keys.get(key)).map_or(&[], Vec::as_slice)

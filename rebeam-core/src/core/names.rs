@@ -34,6 +34,11 @@ impl Core {
         self.registries.all()
     }
 
+    /// How many tables there are.
+    pub fn table_count(&self) -> usize {
+        self.registries.key_count(RegistryId::TABLES)
+    }
+
     /// A registry that is there.
     pub(super) fn registry(&self, registry: &Registry) -> Option<RegistryId> {
         match registry {

@@ -15,6 +15,7 @@ use rebeam_protocol::outside::{Answer, ChildInfo, Health, NodeState, TreeRequest
 use rebeam_protocol::worker::{Envelope, ToWorker};
 use tokio::sync::oneshot;
 
+use super::tables::TableFigures;
 use super::worker::Trust;
 use super::{Engine, Node};
 use crate::shell::sampler::{self, look};
@@ -35,6 +36,7 @@ pub(crate) struct NodeFigures {
     pub(crate) age: Duration,
     /// Lines of output that were read too slowly, and so dropped.
     pub(crate) dropped_lines: u64,
+    pub(crate) tables: TableFigures,
     pub(crate) is_ready: bool,
 }
 
@@ -176,6 +178,7 @@ impl Node {
             code: engine.core.version(),
             age: engine.started.elapsed(),
             dropped_lines: engine.printer.dropped(),
+            tables: engine.tables.figures(engine.core.table_count()),
             is_ready,
         }
     }

@@ -88,7 +88,28 @@ impl Default for Tables {
     }
 }
 
+/// What the node knows of its tables.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TableFigures {
+    /// How many there are.
+    pub(crate) count: usize,
+    /// Bytes of memory that their rows take.
+    pub(crate) bytes: u64,
+    /// The process that keeps them, if there is one.
+    pub(crate) store: Option<i32>,
+    /// How many of those have ended.
+    pub(crate) ended: u64,
+}
+
 impl Tables {
+    /// Of this many tables.
+    pub(super) fn figures(&self, count: usize) -> TableFigures {
+        // The file is in memory, and has no holes but those that nobody has written to.
+        let file = self.data.as_ref().and_then(|data| nix::sys::stat::fstat(data).ok());
+        let bytes = file.map_or(0, |file| file.st_blocks as u64 * 512);
+        TableFigures { count, bytes, store: self.service.os_pid(), ended: self.ended }
+    }
+
     /// A request is answered: which it was.
     fn answered(&mut self, tag: u64) -> Option<Open> {
         let open = self.open.remove(&tag)?;

@@ -254,7 +254,8 @@ impl Page {
 
     fn write_supervisor(&self, writer: &mut Writer<'_>) -> fmt::Result {
         let zygote = self.node.zygote.and_then(proportional_kib).unwrap_or(0);
-        let processes = [("supervisor", self.own.memory_kib), ("zygote", zygote)];
+        let store = self.node.tables.store.and_then(proportional_kib).unwrap_or(0);
+        let processes = [("supervisor", self.own.memory_kib), ("zygote", zygote), ("store", store)];
         let memory = processes.map(|(process, kib)| (vec![("process", process.to_owned())], (kib * 1024) as f64));
         let title = ("rebeam_own_memory", "Proportional set size of Re:BEAM's own processes", Some(Unit::Bytes));
         writer.gauge(title, memory)?;
@@ -264,6 +265,12 @@ impl Page {
         writer.single(("rebeam_supervisor_descriptors", "Open descriptors", None), &descriptors)?;
         let threads = ConstGauge::new(self.own.threads);
         writer.single(("rebeam_supervisor_threads", "Threads", None), &threads)?;
+        let tables = ConstGauge::new(self.node.tables.count as f64);
+        writer.single(("rebeam_tables", "Tables", None), &tables)?;
+        let rows = ConstGauge::new(self.node.tables.bytes as f64);
+        writer.single(("rebeam_table_rows", "Memory of the rows of all tables", Some(Unit::Bytes)), &rows)?;
+        let ended = ConstCounter::new(self.node.tables.ended);
+        writer.single(("rebeam_table_store_ends", "Ends of processes that kept the rows", None), &ended)?;
         let dropped = ConstCounter::new(self.node.dropped_lines);
         writer.single(("rebeam_log_lines_dropped", "Lines of output that were read too slowly", None), &dropped)
     }
