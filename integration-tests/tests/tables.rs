@@ -87,6 +87,9 @@ fn tables_are_shown_and_changed_on_the_command_line() {
     node.run(&["table", "put", "own", "a", "1"]).assert_error(1, &["`own` is its owner's to write to"]);
     // What is no plain data is named.
     node.run(&["table", "get", "own", "object"]).assert_error(1, &["is not plain data"]);
+    node.run(&["table", "dump", "own"]).assert_error(1, &["what is under 'object' is not plain data", "`type`"]);
+    let shown = node.run(&["table", "show", "own"]).stdout;
+    assert!(shown.contains("<type>") && shown.contains("\"plain\""), "{shown}");
     assert_eq!(node.run(&["table", "get", "own", "plain"]).stdout, "[1,{\"a\":[2]}]\n");
     // Everything comes back as it was.
     let shell = |text: &str| {

@@ -17,6 +17,7 @@ from rebeam._errors import ChildError, NoTable, RebeamError, SpecError, describe
 from rebeam._exit import ExitReason
 from rebeam._failure import format_traceback, kind_of, message_of
 from rebeam._options import Backoff
+from rebeam._plain import is_plain
 from rebeam._ref import Pid
 from rebeam._spec import ChildSpec, child
 
@@ -73,18 +74,21 @@ class Gateway(Actor):
         except Exception as error:
             return _failure(error)
 
-    def table_page(self, name: str, prefix: tuple[Any, ...] | None, most: int, go_on: bool) -> dict[str, Any]:
+    def table_page(
+        self, name: str, prefix: tuple[Any, ...] | None, most: int, go_on: bool, is_exact: bool
+    ) -> dict[str, Any]:
         """The next rows of one moment, `most` at most: a list that is shorter is the last one.
 
         Args:
             go_on: with the moment of the call before.
+            is_exact: whether a value that is not plain data is an error, rather than shown by its class.
         """
         try:
             walk = self._walk
             if walk is None or not go_on:
                 table: _tables.Table[Any, Any] = _tables.Table(name)
                 self._walk = walk = iter(table.items()) if prefix is None else table.prefix(prefix)
-            return {"value": list(itertools.islice(walk, most))}
+            return {"value": [_plain_row(key, value, is_exact) for key, value in itertools.islice(walk, most)]}
         except Exception as error:
             return _failure(error)
 
@@ -94,6 +98,16 @@ class Gateway(Actor):
             return {"value": _tables.Table[Any, Any](name).put_many(rows)}
         except Exception as error:
             return _failure(error)
+
+
+def _plain_row(key: Any, value: Any, is_exact: bool) -> tuple[Any, Any]:
+    if is_plain(value):
+        return key, value
+    cls = type(value)
+    kind = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    if is_exact:
+        raise TypeError(f"what is under {key!r} is not plain data, but a `{kind}`")
+    return key, f"<{kind}>"
 
 
 _WALKS = frozenset({"keys", "values", "items", "range", "prefix"})

@@ -40,6 +40,17 @@ def kind_and_text(object: object) -> tuple[str, str] | None:
     return None
 
 
+def is_plain(value: object) -> bool:
+    """Whether a value is plain data, as all that comes from outside and goes there."""
+    if value is None or isinstance(value, (bool, int, float, str, bytes)):
+        return True
+    if isinstance(value, dict):
+        return all(is_plain(key) and is_plain(item) for key, item in value.items())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return all(map(is_plain, value))
+    return kind_and_text(value) is not None or simpler(value) is not None
+
+
 def made(kind: str, text: str) -> object:
     """The object again.
 

@@ -78,7 +78,8 @@ fn show(client: &mut Client, name: &str, prefix: &[String], limit: u64, as_json:
     };
     // One more, so that it is known whether there are more.
     let most = Value::Int(i128::from(limit) + 1);
-    let mut rows = rows_of(ask(client, "table_page", vec![Value::Str(name.into()), prefix, most, Value::Bool(false)])?);
+    let args = vec![Value::Str(name.into()), prefix, most, Value::Bool(false), Value::Bool(false)];
+    let mut rows = rows_of(ask(client, "table_page", args)?);
     let has_more = rows.len() as u64 > limit;
     rows.truncate(limit as usize);
     if as_json {
@@ -118,7 +119,7 @@ fn dump(client: &mut Client, name: &str) -> Result<(), Failure> {
     let mut goes_on = false;
     loop {
         let most = Value::Int(ROWS_AT_ONCE as i128);
-        let args = vec![Value::Str(name.into()), Value::None, most, Value::Bool(goes_on)];
+        let args = vec![Value::Str(name.into()), Value::None, most, Value::Bool(goes_on), Value::Bool(true)];
         let rows = rows_of(ask(client, "table_page", args)?);
         for (key, value) in &rows {
             render::data(&json!([to_exact_json(key), to_exact_json(value)]).to_string());
