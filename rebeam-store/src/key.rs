@@ -323,6 +323,14 @@ fn take_number(rest: &mut &[u8]) -> Option<Number> {
     (group & 1 == 0 && (-1074..=1023).contains(&exponent)).then_some(Number::Finite { is_negative, exponent, fraction })
 }
 
+/// The smallest key that is larger than every key with this prefix; `None` if there is none.
+pub fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|byte| *byte < u8::MAX)?;
+    let mut key = prefix[..=last].to_vec();
+    key[last] += 1;
+    Some(key)
+}
+
 #[cfg(test)]
 mod tests {
     use std::cmp::Ordering;

@@ -11,7 +11,7 @@ use rebeam_sys::memory::{SharedWords, WordsOfOthers};
 
 use crate::mdb::{Cursor, Env, Item, Mode, ReadTxn, To, path_of};
 use crate::pins::{ANNOUNCED, PAGE, PLACES, PUBLISHED, USED, place};
-use crate::{Error, Result};
+use crate::{Error, Result, key};
 
 /// How often a reader tries to begin before it says that it cannot.
 const MOST_TRIES: u32 = 1_000_000;
@@ -295,7 +295,7 @@ impl<'a> Rows<'a> {
         } else {
             self.has_begun = true;
             // One beyond all that begin so, and back.
-            let beyond = self.after.take().or_else(|| successor(&self.prefix));
+            let beyond = self.after.take().or_else(|| key::successor(&self.prefix));
             match beyond.map(|beyond| self.cursor.go(To::AtLeast(&beyond))).transpose()?.flatten() {
                 Some(_) => self.cursor.go(To::Previous)?,
                 None => self.cursor.go(To::Last)?,
@@ -303,12 +303,4 @@ impl<'a> Rows<'a> {
         };
         Ok(item.filter(|(key, _)| key.starts_with(&self.prefix)))
     }
-}
-
-/// The smallest key that is larger than all that begin so; `None` if there is none.
-pub(crate) fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
-    let last = prefix.iter().rposition(|byte| *byte < u8::MAX)?;
-    let mut key = prefix[..=last].to_vec();
-    key[last] += 1;
-    Some(key)
 }

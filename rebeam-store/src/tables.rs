@@ -504,7 +504,7 @@ impl<'w, 'store> Change<'w, 'store> {
     fn carry_out(&mut self, operation: &Operation<'_>, most: Most) -> Tried<Vec<u8>> {
         let outcome = match operation {
             Operation::Put { rows, only } => {
-                rows.iter().try_for_each(check)?;
+                rows.iter().try_for_each(|row| check_key(row.key))?;
                 for row in rows {
                     if !self.holds(row.key, *only)? {
                         return encoded(&Outcome::Refused);
@@ -547,7 +547,7 @@ impl<'w, 'store> Change<'w, 'store> {
                 let mut count = 0;
                 loop {
                     let keys = keys(self.write, &from, &prefix, ROWS_PER_TURN)?;
-                    keys.iter().try_for_each(|(key, weight)| self.delete(key, *weight))?;
+                    keys.iter().try_for_each(|(key, weight)| self.remove(key, *weight))?;
                     count += keys.len() as u64;
                     if keys.len() < ROWS_PER_TURN {
                         break Outcome::Done(count);
@@ -690,10 +690,6 @@ impl<'w, 'store> Change<'w, 'store> {
         Ok(())
     }
 
-    fn delete(&mut self, whole: &[u8], weight: u64) -> Tried<()> {
-        Ok(self.remove(whole, weight)?)
-    }
-
     fn remove(&mut self, whole: &[u8], weight: u64) -> Result<()> {
         self.forget_row(whole)?;
         self.write.delete(whole)?;
@@ -704,14 +700,14 @@ impl<'w, 'store> Change<'w, 'store> {
 
     fn delete_key(&mut self, key: &[u8]) -> Tried<u64> {
         let rows = self.under(key)?;
-        rows.iter().try_for_each(|(whole, row)| self.delete(whole, weight(whole, row)))?;
+        rows.iter().try_for_each(|(whole, row)| self.remove(whole, weight(whole, row)))?;
         Ok(rows.len() as u64)
     }
 
     fn delete_value(&mut self, key: &[u8], value: &[u8]) -> Tried<u64> {
         let is_it = |there: &[u8]| Row::decode(there).is_some_and(|row| row.value == value);
         let rows: Vec<_> = self.under(key)?.into_iter().filter(|(_, there)| is_it(there)).collect();
-        rows.iter().try_for_each(|(whole, row)| self.delete(whole, weight(whole, row)))?;
+        rows.iter().try_for_each(|(whole, row)| self.remove(whole, weight(whole, row)))?;
         Ok(rows.len() as u64)
     }
 
@@ -719,7 +715,7 @@ impl<'w, 'store> Change<'w, 'store> {
         if self.table.kind.is_bag() {
             return Err(bad("there are no counters in a bag"));
         }
-        check(new)?;
+        check_key(new.key)?;
         let there = self.write.get(&row::of(self.id, new.key))?.map(<[u8]>::to_vec);
         let row = there.as_deref().and_then(Row::decode);
         let value = row.map_or(new.value, |row| row.value);
@@ -748,10 +744,6 @@ impl<'w, 'store> Change<'w, 'store> {
 
 fn encoded(result: &Outcome<'_>) -> Tried<Vec<u8>> {
     outcome(result).map_err(Failure::Own)
-}
-
-fn check(row: &NewRow<'_>) -> Tried<()> {
-    check_key(row.key)
 }
 
 fn check_key(key: &[u8]) -> Tried<()> {

@@ -17,7 +17,7 @@ use crate::convert;
 use crate::ledger::{self, Entry, Replica, Seen};
 use crate::outgoing::explained;
 use crate::requests::{PyPid, ask_about, unfit};
-use crate::session::{channel, is_helper, send};
+use crate::session::{channel, not_an_actor, send};
 
 /// The names of the node, its groups, or a registry of its tree.
 #[pyclass(module = "rebeam._rebeam", frozen)]
@@ -307,7 +307,7 @@ pub(crate) fn registry_key_label(key: &[u8]) -> String {
 /// The number of a registry's present incarnation, and whether its keys have one holder each.
 fn registry_id(py: Python<'_>, which: &Which) -> PyResult<(RegistryId, bool)> {
     if !ledger::is_there() {
-        return Err(PyErr::from_value(py.import("rebeam._errors")?.call_method1("not_an_actor", (is_helper(),))?));
+        return Err(not_an_actor(py));
     }
     match which {
         Which::Names => Ok((RegistryId::NAMES, true)),

@@ -225,8 +225,14 @@ pub(crate) fn is_helper() -> bool {
 pub(crate) fn channel(py: Python<'_>) -> PyResult<&'static Channel> {
     match in_process::own_channel().or_else(own_process) {
         Some(channel) => Ok(channel),
-        None => Err(PyErr::from_value(py.import("rebeam._errors")?.call_method1("not_an_actor", (is_helper(),))?)),
+        None => Err(not_an_actor(py)),
     }
+}
+
+/// The error for what only an actor can do.
+pub(crate) fn not_an_actor(py: Python<'_>) -> PyErr {
+    let error = py.import("rebeam._errors").and_then(|errors| errors.call_method1("not_an_actor", (is_helper(),)));
+    error.map_or_else(|error| error, PyErr::from_value)
 }
 
 /// The channel of the actor that this process is.

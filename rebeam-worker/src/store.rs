@@ -16,7 +16,7 @@ use rebeam_protocol::frame::{HEAD_ROOM, MAX_FRAME};
 use rebeam_protocol::id::Pid;
 use rebeam_protocol::table::{FromStore, TableError, TableId, ToStore};
 use rebeam_store::{Answer, ReaderId, Request, Store, Tables};
-use rebeam_sys::clock::monotonic_ns;
+use rebeam_sys::clock::monotonic_ms;
 use rebeam_sys::frames::{FrameReader, Read, WriteQueue};
 use rebeam_sys::process::tie_to;
 use rebeam_sys::socket;
@@ -32,11 +32,6 @@ const TOO_LONG: Duration = Duration::from_secs(10);
 fn map_size(most_bytes: u64) -> usize {
     let most = usize::try_from(most_bytes).unwrap_or(usize::MAX / 4).min(1 << 42);
     (2 * most + (64 << 20)).next_multiple_of(1 << 20)
-}
-
-/// The time by which rows expire: milliseconds of a clock that all processes of the system share.
-fn now_ms() -> u64 {
-    monotonic_ns() / 1_000_000
 }
 
 /// Serves until the supervisor is gone.
@@ -93,7 +88,7 @@ impl Server {
         let mut looked = Instant::now();
         loop {
             self.flush()?;
-            let has_more = tables.clear_up()? | tables.expire(now_ms())?;
+            let has_more = tables.clear_up()? | tables.expire(monotonic_ms())?;
             if looked.elapsed() >= LOOK_AGAIN {
                 looked = Instant::now();
                 for (ReaderId(reader), time) in tables.store.overdue(looked, TOO_LONG) {
@@ -105,7 +100,8 @@ impl Server {
                 false => {
                     tables.store.keep_mapped()?;
                     tables.store.release();
-                    let expiry = tables.next_expiry()?.map(|at| Duration::from_millis(at.saturating_sub(now_ms())));
+                    let expiry =
+                        tables.next_expiry()?.map(|at| Duration::from_millis(at.saturating_sub(monotonic_ms())));
                     tables.store.keeps_old().then_some(LOOK_AGAIN).into_iter().chain(expiry).min()
                 }
             };
@@ -153,7 +149,7 @@ impl Server {
                 }
                 ToStore::Detach { reader } => tables.store.detach(ReaderId(reader)),
                 ToStore::Claim { tag, id, by, is_release: false } => {
-                    tables.claim(tag, id, by, &payload, now_ms())?;
+                    tables.claim(tag, id, by, &payload, monotonic_ms())?;
                 }
                 ToStore::Claim { tag, id, by, is_release: true } => tables.release(tag, id, by, &payload),
                 ToStore::Ended { by } => tables.ended(by),
@@ -169,9 +165,9 @@ impl Server {
         }
         let requests: Vec<Request<'_>> =
             operations.iter().map(|(_, id, by, operation)| Request { id: *id, by: *by, operation }).collect();
-        let results = tables.operate(&requests, now_ms())?;
+        let results = tables.operate(&requests, monotonic_ms())?;
         self.answer(operations.iter().map(|(tag, ..)| *tag).zip(results).collect());
-        tables.settle(now_ms())?;
+        tables.settle(monotonic_ms())?;
         self.answer(tables.take_answers());
         Ok(())
     }

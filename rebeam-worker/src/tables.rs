@@ -23,7 +23,7 @@ use rebeam_protocol::value::{self, Value};
 use rebeam_store::key::{self, NoKey, Numbers};
 use rebeam_store::row::{self, LONGEST_KEY, Row, Size};
 use rebeam_store::{Reader, Snapshot};
-use rebeam_sys::clock::monotonic_ns;
+use rebeam_sys::clock::monotonic_ms;
 use sha2::{Digest, Sha256};
 
 use crate::asked::Asked;
@@ -33,7 +33,7 @@ use crate::convert;
 use crate::ledger;
 use crate::outgoing::explained;
 use crate::requests::{PyPid, ask_about, ask_answer, unfit};
-use crate::session::{channel, is_helper};
+use crate::session::{channel, not_an_actor};
 
 /// How many rows a walk takes out of the file at once.
 const ROWS_AT_ONCE: usize = 64;
@@ -245,7 +245,7 @@ impl Table {
     /// What the table is, if it is there.
     fn look(&self, py: Python<'_>) -> PyResult<Found> {
         if !ledger::is_there() {
-            return Err(PyErr::from_value(py.import("rebeam._errors")?.call_method1("not_an_actor", (is_helper(),))?));
+            return Err(not_an_actor(py));
         }
         let stamp = ledger::stamp();
         let is_live = matches!(*self.view(), View::Live);
@@ -536,17 +536,18 @@ impl Table {
     ) -> PyResult<Walk> {
         let found = self.readable(py)?;
         let whole = |key: &Bound<'_, PyAny>| Ok::<_, PyErr>(row::of(found.id, &found.key(key)?.bytes));
-        let (mut lower, mut upper) = (row::first(found.id), key_after(&row::prefix(found.id)));
+        let beyond = |prefix: &[u8]| key::successor(prefix).unwrap_or_default();
+        let (mut lower, mut upper) = (row::first(found.id), beyond(&row::prefix(found.id)));
         if let Some(items) = prefix {
             let bytes = found.prefix(items)?;
             lower = row::of(found.id, &bytes);
-            upper = key_after(&lower);
+            upper = beyond(&lower);
         }
         if let Some(start) = start {
             lower = lower.max(whole(start)?);
         }
         if let Some(after) = after {
-            lower = lower.max(key_after(&whole(after)?));
+            lower = lower.max(beyond(&whole(after)?));
         }
         for stop in [stop, before].into_iter().flatten() {
             upper = upper.min(whole(stop)?);
@@ -737,16 +738,6 @@ fn count(outcome: Outcome<'_>) -> PyResult<u64> {
     }
 }
 
-/// The smallest key that is larger than all that begin so.
-fn key_after(key: &[u8]) -> Vec<u8> {
-    let mut after = key.to_vec();
-    while after.pop_if(|last| *last == u8::MAX).is_some() {}
-    if let Some(last) = after.last_mut() {
-        *last += 1;
-    }
-    after
-}
-
 /// What a walk gives of each row.
 #[derive(Clone, Copy)]
 enum What {
@@ -783,7 +774,7 @@ impl Walk {
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         if !ledger::is_there() {
-            return Err(PyErr::from_value(py.import("rebeam._errors")?.call_method1("not_an_actor", (is_helper(),))?));
+            return Err(not_an_actor(py));
         }
         let mut walking = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         let next = walking.as_mut().map_or(Ok(None), |walking| walking.next(py));
@@ -856,7 +847,7 @@ fn object<'py>(py: Python<'py>, found: Found, what: What, whole: &[u8], value: &
 #[pyfunction]
 pub(crate) fn table_names(py: Python<'_>) -> PyResult<Vec<String>> {
     if !ledger::is_there() {
-        return Err(PyErr::from_value(py.import("rebeam._errors")?.call_method1("not_an_actor", (is_helper(),))?));
+        return Err(not_an_actor(py));
     }
     let mut names: Vec<String> =
         ledger::look(RegistryId::TABLES, |tables| tables.entries.keys().map(|key| key_label(key)).collect());
@@ -877,7 +868,7 @@ fn in_ms(seconds: f64) -> u64 {
 
 /// The time by which rows expire: that of the system, or, where many actors share a process to be tested, of the test.
 pub(crate) fn now_ms() -> u64 {
-    clock::passed().map_or_else(|| monotonic_ns() / 1_000_000, |passed| passed.as_millis() as u64 + 1)
+    clock::passed().map_or_else(monotonic_ms, |passed| passed.as_millis() as u64 + 1)
 }
 
 /// What a table is, in those words.
