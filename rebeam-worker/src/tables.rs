@@ -228,7 +228,7 @@ fn loaded<'py>(py: Python<'py>, value: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     match value.split_first() {
         Some((&PLAIN, value)) => codec::load_value(py, value),
         Some((&PICKLE, pickle)) => codec::loads(py, pickle),
-        _ => Err(PyValueError::new_err("a row that is none")),
+        _ => Err(damaged()),
     }
 }
 
@@ -238,7 +238,7 @@ fn is_expired(bytes: &[u8]) -> bool {
 }
 
 fn damaged() -> PyErr {
-    PyValueError::new_err("a row that is none")
+    PyValueError::new_err("this row of the table is damaged")
 }
 
 impl Table {
