@@ -22,6 +22,7 @@ scenarios! {
     a_mailbox_that_drops_makes_dead_letters_of_a_crash,
     calls_fail_while_it_restarts_if_it_says_so,
     a_full_mailbox_does_as_it_is_told,
+    who_is_answered_finds_the_room_of_what_was_done_before,
     a_request_is_waited_for_later_or_taken_back,
     async_handlers_overlap_and_plain_ones_do_not,
     no_more_handlers_overlap_than_may_and_cancelling_is_for_real,

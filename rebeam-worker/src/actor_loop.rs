@@ -281,6 +281,11 @@ pub(crate) fn take_cancelled(py: Python<'_>) -> PyResult<Vec<u64>> {
 
 pub(crate) fn settle_done(py: Python<'_>, channel: &Channel) -> PyResult<()> {
     tell_news(py, channel)?;
+    acknowledge_noted(py, channel)
+}
+
+/// Tells the supervisor of all messages that were noted as done.
+pub(crate) fn acknowledge_noted(py: Python<'_>, channel: &Channel) -> PyResult<()> {
     channel.take_done().map_or(Ok(()), |done| send_acks(py, channel, done))
 }
 
@@ -694,6 +699,8 @@ impl Handlers {
         };
         match message.reply_to {
             Some(to) => {
+                // Who is answered may count on the room of what was done before.
+                acknowledge_noted(py, channel)?;
                 let done = error.is_none().then_some(done);
                 let reply = Reply { to, outcome, done, is_last: false, buffers: content.buffers };
                 send(py, channel, &ToSupervisor::Reply(reply), &content.bytes)?;

@@ -37,6 +37,10 @@ use crate::wire::{NoRead, Payload, Reader, Wait, Writer};
 /// Acknowledge casts after so many bytes, if not after [`ACK_AFTER`] of them: a quarter of the supervisor's window.
 const ACK_BYTES: usize = 128 * 1024;
 
+/// Acknowledge a cast at once whose handler took so many microseconds: beside that, the frame costs nothing, and senders
+/// may wait for its room.
+const ACK_SLOW_US: u32 = 1000;
+
 /// How long the main thread waits at most for another thread that reads, before it lets Python handle signals.
 const SLICE: Duration = Duration::from_millis(50);
 
@@ -560,9 +564,10 @@ impl Channel {
     /// Notes a message done without an answer; gives what to acknowledge once it is worth a frame.
     pub(crate) fn note_done(&self, done: Done, bytes: usize) -> Option<Vec<Done>> {
         let mut state = self.state();
+        let is_slow = done.took_us.is_some_and(|took| took >= ACK_SLOW_US);
         state.done.push(done);
         state.done_bytes += bytes;
-        let is_due = state.done.len() >= ACK_AFTER || state.done_bytes >= ACK_BYTES;
+        let is_due = is_slow || state.done.len() >= ACK_AFTER || state.done_bytes >= ACK_BYTES;
         is_due.then(|| {
             state.done_bytes = 0;
             std::mem::take(&mut state.done)
