@@ -99,7 +99,12 @@ pub enum TableRequest {
     /// What is needed to read.
     Attach,
     /// Change rows.
-    Operate(TableId),
+    Operate {
+        /// Of which table.
+        id: TableId,
+        /// Whether the descriptor of the memory with the arrays of the rows comes with this frame.
+        has_arrays: bool,
+    },
     /// Be the one who puts a row under a key where nothing is; payload: the key's bytes. Answered, as [`Outcome::Granted`] or
     /// [`Outcome::There`], once it is this one's turn, or somebody has put one.
     Claim(TableId),
@@ -112,10 +117,13 @@ pub enum TableRequest {
     },
 }
 
+/// How many descriptors a process needs to read: of the rows, the arrays, the store's page, and the page for pins and holds.
+pub const READING: usize = 4;
+
 /// The answer to a [`TableRequest`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TableAnswer {
-    /// How to read: the descriptors of the data, the store's page and the page for pins come with this frame.
+    /// How to read: [`READING`] descriptors come with this frame.
     Attached {
         /// Bytes of address space that the map takes.
         map_size: u64,
@@ -158,7 +166,7 @@ pub struct NewRow<'a> {
     pub original: &'a [u8],
     /// When it expires, in milliseconds of the system's monotonic clock; 0: it does not.
     pub expires: u64,
-    /// The value: a byte that says how it is encoded ([`PICKLE`], [`PLAIN`]), and the rest.
+    /// The value: a byte that says how it is encoded ([`PICKLE`], [`PLAIN`], [`ARRAYS`]), and the rest.
     #[serde(borrow, with = "serde_bytes")]
     pub value: &'a [u8],
 }
@@ -167,6 +175,33 @@ pub struct NewRow<'a> {
 pub const PICKLE: u8 = 0;
 /// How a value is encoded: as a plain [`Value`].
 pub const PLAIN: u8 = 1;
+/// How a value is encoded: an [`Extent`], and a pickle without the large buffers, which are there.
+pub const ARRAYS: u8 = 2;
+
+/// A piece of a file in which the large buffers of one value are. On its way to the store that is the memory that comes with
+/// the operation; in a row it is the file of all arrays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Extent {
+    /// Where it begins.
+    pub offset: u64,
+    /// How many bytes it has.
+    pub length: u64,
+}
+
+impl Extent {
+    /// Of a value that has one, with what comes behind it.
+    pub fn of(value: &[u8]) -> Option<(Self, &[u8])> {
+        let (&ARRAYS, value) = value.split_first()? else { return None };
+        let (offset, value) = value.split_first_chunk()?;
+        let (length, value) = value.split_first_chunk()?;
+        Some((Extent { offset: u64::from_le_bytes(*offset), length: u64::from_le_bytes(*length) }, value))
+    }
+
+    /// A value that has this one, and this behind it.
+    pub fn encode(self, rest: &[u8]) -> Vec<u8> {
+        [&[ARRAYS][..], &self.offset.to_le_bytes(), &self.length.to_le_bytes(), rest].concat()
+    }
+}
 
 /// When a change is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -304,17 +339,19 @@ pub enum ToStore {
         id: TableId,
         /// Who wants it.
         by: Pid,
+        /// As in [`TableRequest::Operate`].
+        has_arrays: bool,
     },
 }
 
 /// From the store to the supervisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromStore {
-    /// It can be used; the descriptor of the data, by which another store could go on, comes with this frame.
+    /// It can be used; the descriptors of rows and arrays, by which another store could go on, come with this frame.
     Ready,
     /// It cannot be used, in words.
     Failed(String),
-    /// The descriptors of the data, the store's page and the page for pins come with this frame.
+    /// [`READING`] descriptors come with this frame.
     Attached {
         /// The number of the request.
         tag: u64,
@@ -343,8 +380,8 @@ impl FromStore {
     /// How many descriptors come with the frame.
     pub fn descriptors(&self) -> usize {
         match self {
-            FromStore::Ready => 1,
-            FromStore::Attached { .. } => 3,
+            FromStore::Ready => 2,
+            FromStore::Attached { .. } => READING,
             FromStore::Failed(_) | FromStore::Overdue { .. } | FromStore::Operated { .. } => 0,
         }
     }
@@ -367,6 +404,9 @@ mod tests {
             let bytes = postcard::to_stdvec(&operation).unwrap();
             assert_eq!(postcard::from_bytes::<Operation<'_>>(&bytes).unwrap(), operation);
         }
+        let extent = Extent { offset: 4096, length: 7 };
+        assert_eq!(Extent::of(&extent.encode(b"rest")), Some((extent, &b"rest"[..])));
+        assert_eq!((Extent::of(b"\x00value"), Extent::of(b"\x02short")), (None, None));
         let outcome = Outcome::Taken(vec![Bytes(b"a"), Bytes(b"")]);
         let bytes = postcard::to_stdvec(&outcome).unwrap();
         assert_eq!(postcard::from_bytes::<Outcome<'_>>(&bytes).unwrap(), outcome);

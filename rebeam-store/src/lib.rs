@@ -5,11 +5,15 @@
 //! itself keeps a table of readers in a second file, which readers write to; ours leave that file alone, and say in a page
 //! of their own which transaction they read from (see [`pins`]).
 //!
+//! Large buffers of values lie in a file of their own, of which readers map pieces ([`Array`]).
+//!
 //! This crate knows keys, rows and transactions. It must not know what an actor is, who owns a table, nor Python.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by that"))]
 
+mod arrays;
 mod error;
+mod fork;
 pub mod key;
 mod mdb;
 pub mod pins;
@@ -18,9 +22,11 @@ pub mod row;
 mod store;
 mod tables;
 
+pub use arrays::Array;
 pub use error::Error;
-pub use reader::{Reader, Rows, Snapshot, forget_after_fork};
-pub use store::{Descriptors, ReaderId, Store, Write};
+pub use fork::forget_after_fork;
+pub use reader::{Descriptors, Reader, Rows, Snapshot};
+pub use store::{ReaderId, Store, Write};
 pub use tables::{Answer, Claimant, Done, Request, Tables};
 
 /// A result of this crate.

@@ -23,6 +23,11 @@
 //! that the copy is whole. *A killed reader*: its pins are given up when it is known to be dead. A *stopped* one that has not
 //! come past 2 goes back to 1; one that has is protected for as long as it takes, and the file may grow meanwhile. A wrong
 //! pin harms nobody but who wrote it.
+//!
+//! Large buffers lie in a file of their own ([`crate::arrays`]), and are looked at for longer than a row is read. So behind
+//! its pins a reader notes which pieces of that file it has mapped (*holds*), while the snapshot that says where they are is
+//! still pinned. The store gives a piece back when no pin is older than the transaction that let go of it, and then no hold
+//! is on it: it looks at the pins first, so that of a hold which follows a pin one of the two is seen.
 
 /// Bytes of either page.
 pub const PAGE: usize = 4096;
@@ -42,4 +47,15 @@ pub const PLACES: usize = PAGE / 8 - 1;
 /// The byte offset of a place for a pin. A place without a pin holds 0.
 pub fn place(index: usize) -> usize {
     8 * (index + 1)
+}
+
+/// Bytes that a reader writes: a page of pins, and one of holds, which is laid out alike.
+pub const READER: usize = 2 * PAGE;
+
+/// The byte offset of the number of places for holds that were ever used.
+pub(crate) const HOLDS_USED: usize = PAGE + USED;
+
+/// The byte offset of a place for a hold. It has the offset of the piece that is held, and one more; 0: nothing is.
+pub(crate) fn hold(index: usize) -> usize {
+    PAGE + place(index)
 }

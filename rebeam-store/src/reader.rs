@@ -3,18 +3,46 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
-use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rebeam_protocol::table::{Extent, READING};
 use rebeam_sys::memory::{SharedWords, WordsOfOthers};
 
+use crate::arrays::{Array, Held};
+use crate::fork::is_forked;
 use crate::mdb::{Cursor, Env, Item, Mode, ReadTxn, To, path_of};
-use crate::pins::{ANNOUNCED, PAGE, PLACES, PUBLISHED, USED, place};
+use crate::pins::{ANNOUNCED, PAGE, PLACES, PUBLISHED, READER, USED, place};
 use crate::{Error, Result, key};
 
 /// How often a reader tries to begin before it says that it cannot.
 const MOST_TRIES: u32 = 1_000_000;
+
+/// What a process needs to read.
+#[derive(Debug)]
+pub struct Descriptors {
+    /// The file of the rows, to be read only.
+    pub data: OwnedFd,
+    /// The file of the arrays, to be read only.
+    pub arrays: OwnedFd,
+    /// The store's page.
+    pub page: OwnedFd,
+    /// The pages for this process's pins and holds.
+    pub pins: OwnedFd,
+}
+
+impl Descriptors {
+    /// In their order.
+    pub fn into_array(self) -> [OwnedFd; READING] {
+        [self.data, self.arrays, self.page, self.pins]
+    }
+
+    /// From their order.
+    pub fn from_array([data, arrays, page, pins]: [OwnedFd; READING]) -> Self {
+        Descriptors { data, arrays, page, pins }
+    }
+}
 
 /// The tables, as one process reads them. Cheap to clone; every thread may use it.
 #[derive(Clone, Debug)]
@@ -27,7 +55,8 @@ struct Shared {
     previous: Env,
     newest: Env,
     published: WordsOfOthers,
-    pins: SharedWords,
+    pins: Arc<SharedWords>,
+    arrays: Arc<Held>,
 }
 
 /// What is there for the next snapshots.
@@ -49,11 +78,12 @@ struct Seat {
 }
 
 impl Reader {
-    /// Opens what the store gave to this process: data, the store's page, a page for pins.
+    /// Opens what the store gave to this process.
     ///
     /// # Errors
     /// Those of the system: no address space for the map is one.
-    pub fn open(data: BorrowedFd<'_>, page: BorrowedFd<'_>, pins: BorrowedFd<'_>, map_size: usize) -> Result<Self> {
+    pub fn open(descriptors: Descriptors, map_size: usize) -> Result<Self> {
+        let Descriptors { data, arrays, page, pins } = descriptors;
         let path = path_of(&data);
         let open = |mode| {
             // A meta page may just be written: the file is looked at again.
@@ -72,7 +102,8 @@ impl Reader {
             previous: open(Mode::ReadPrevious)?,
             newest: open(Mode::Read)?,
             published: WordsOfOthers::new(page, PAGE)?,
-            pins: SharedWords::new(pins, PAGE)?,
+            pins: Arc::new(SharedWords::new(pins, READER)?),
+            arrays: Arc::new(Held::new(arrays)),
         };
         shared.pins.withhold_from_forks()?;
         Ok(Reader(Arc::new(shared)))
@@ -91,6 +122,11 @@ impl Reader {
                 Err(error)
             }
         }
+    }
+
+    /// This process is about to be forked, and the other one may look at the arrays that are mapped now: they stay.
+    pub fn keep_arrays(&self) {
+        self.0.arrays.keep_all();
     }
 
     fn take_seat(&self) -> Result<Seat> {
@@ -220,19 +256,20 @@ impl Snapshot {
     pub fn rows(&self, prefix: &[u8]) -> Result<Rows<'_>> {
         Ok(Rows::new(self.txn()?.cursor()?, prefix))
     }
-}
 
-/// Set in a process that was forked off one that reads: it has no page for pins.
-static IS_FORKED: AtomicBool = AtomicBool::new(false);
-
-/// This process was forked off one that reads. It reads no more, and its snapshots are let go of without a word.
-pub fn forget_after_fork() {
-    IS_FORKED.store(true, Ordering::Relaxed);
+    /// The large buffers of a value of this snapshot. They may be kept for longer than it.
+    ///
+    /// # Errors
+    /// Those of the system: no address space is one.
+    pub fn array(&self, extent: Extent) -> Result<Arc<Array>> {
+        let shared = &self.reader.0;
+        shared.arrays.map(&shared.pins, extent)
+    }
 }
 
 impl Drop for Snapshot {
     fn drop(&mut self) {
-        if IS_FORKED.load(Ordering::Relaxed) {
+        if is_forked() {
             return std::mem::forget(self.seat.take());
         }
         if let Some(seat) = self.seat.take() {

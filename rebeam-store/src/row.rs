@@ -4,7 +4,7 @@
 //! count up. What is known of a table itself stands before its first row, under a key that no value has ([`crate::key`]
 //! begins with other bytes).
 
-use rebeam_protocol::table::TableId;
+use rebeam_protocol::table::{Extent, TableId};
 
 /// Bytes of the number of a table.
 const TABLE: usize = 8;
@@ -60,6 +60,21 @@ pub(crate) fn of_age(id: TableId, version: u64, whole: &[u8]) -> Vec<u8> {
 /// Which row such a key is about.
 pub(crate) fn row_of_age(key: &[u8]) -> Option<&[u8]> {
     key.get(2 * TABLE + 8..)
+}
+
+/// Under this number stand the extents of the file of arrays that rows have: `offset`, with the length as its value. It is
+/// the first of those that are no table's.
+pub(crate) const EXTENTS: TableId = TableId(u64::MAX - 2);
+
+/// The key of an extent.
+pub(crate) fn of_extent(offset: u64) -> Vec<u8> {
+    of(EXTENTS, &offset.to_be_bytes())
+}
+
+/// The extent that such a key and its value are about.
+pub(crate) fn extent_of(key: &[u8], value: &[u8]) -> Option<Extent> {
+    let offset = u64::from_be_bytes(*key.get(TABLE..)?.first_chunk()?);
+    Some(Extent { offset, length: u64::from_le_bytes(*value.first_chunk()?) })
 }
 
 /// The key of a value in a bag.

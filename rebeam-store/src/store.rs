@@ -9,11 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
+use rebeam_protocol::table::Extent;
 use rebeam_sys::memory::{self, Resident, SharedWords};
 
+use crate::arrays::Arrays;
 use crate::mdb::{Env, Mode, ReadTxn, WriteTxn, path_of};
-use crate::pins::{ANNOUNCED, PAGE, PLACES, PUBLISHED, USED, place};
-use crate::reader::Rows;
+use crate::pins::{ANNOUNCED, PAGE, PLACES, PUBLISHED, READER, USED, place};
+use crate::reader::{Descriptors, Rows};
+use crate::row::{self, EXTENTS};
 use crate::{Error, Result};
 
 /// How many transactions may be read at once, by all together.
@@ -58,6 +61,7 @@ pub struct Store {
     env: Env,
     /// Open for reading.
     data: File,
+    arrays: Arrays,
     resident: Resident,
     map_size: usize,
     page: OwnedFd,
@@ -82,17 +86,6 @@ struct Pins {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ReaderId(pub u64);
 
-/// What a process needs to read.
-#[derive(Debug)]
-pub struct Descriptors {
-    /// The file of the rows, to be read only.
-    pub data: OwnedFd,
-    /// The store's page.
-    pub page: OwnedFd,
-    /// The page for this process's pins.
-    pub pins: OwnedFd,
-}
-
 impl Store {
     /// Makes an empty file in memory. The map takes so many bytes of address space here and in each process that reads;
     /// more rows there cannot be. Names that LMDB needs are in `directory` for a moment, which is this store's alone.
@@ -109,15 +102,30 @@ impl Store {
         Ok(store)
     }
 
-    /// Goes on where a store has ended: with a copy of its file, since whoever still reads that one is not to be disturbed.
+    /// Goes on where a store has ended: with copies of its files, since whoever still reads those is not to be disturbed.
     ///
     /// # Errors
-    /// Those of the system; no room for the copy is one.
-    pub fn restore(data: &OwnedFd, directory: &Path, map_size: usize) -> Result<Self> {
+    /// Those of the system; no room for the copies is one.
+    pub fn restore(data: &OwnedFd, arrays: &OwnedFd, directory: &Path, map_size: usize) -> Result<Self> {
         let copy = File::from(memory::create_empty(c"rebeam-rows")?);
         // Opened anew: others share the descriptor, and with it how far it was read.
         io::copy(&mut File::open(path_of(data))?, &mut &copy)?;
-        Self::open(copy.into(), directory, map_size)
+        let mut store = Self::open(copy.into(), directory, map_size)?;
+        let extents = store.extents()?;
+        store.arrays.copy_from(arrays, &extents)?;
+        Ok(store)
+    }
+
+    /// What rows have of the file of arrays.
+    fn extents(&self) -> Result<Vec<Extent>> {
+        let mut extents = Vec::new();
+        if let Some(newest) = self.proxies.back() {
+            let mut rows = Rows::new(newest.cursor()?, &row::prefix(EXTENTS));
+            while let Some((key, value)) = rows.next_row()? {
+                extents.extend(row::extent_of(key, value));
+            }
+        }
+        Ok(extents)
     }
 
     fn open(rows: OwnedFd, directory: &Path, map_size: usize) -> Result<Self> {
@@ -138,6 +146,7 @@ impl Store {
             proxies: VecDeque::new(),
             env,
             data,
+            arrays: Arrays::create()?,
             resident,
             map_size,
             page,
@@ -151,12 +160,12 @@ impl Store {
         Ok(store)
     }
 
-    /// The file of the rows, to be read only: what [`Store::restore`] takes.
+    /// The files of the rows and the arrays, to be read only: what [`Store::restore`] takes.
     ///
     /// # Errors
     /// No descriptor is left.
-    pub fn data(&self) -> Result<OwnedFd> {
-        Ok(self.data.try_clone()?.into())
+    pub fn files(&self) -> Result<[OwnedFd; 2]> {
+        Ok([self.data.try_clone()?.into(), self.arrays.descriptor()?])
     }
 
     /// How much address space a reader needs.
@@ -174,9 +183,10 @@ impl Store {
     /// # Errors
     /// Those of the system.
     pub fn attach(&mut self) -> Result<(ReaderId, Descriptors)> {
-        let pins = memory::create(c"rebeam-pins", PAGE)?;
-        let words = SharedWords::new(&pins, PAGE)?;
-        let descriptors = Descriptors { data: self.data.try_clone()?.into(), page: self.page.try_clone()?, pins };
+        let pins = memory::create(c"rebeam-pins", READER)?;
+        let words = SharedWords::new(&pins, READER)?;
+        let [data, arrays] = self.files()?;
+        let descriptors = Descriptors { data, arrays, page: self.page.try_clone()?, pins };
         let id = self.next_reader;
         self.next_reader = ReaderId(id.0 + 1);
         self.readers.insert(id, Pins { words, behind: Vec::new() });
@@ -193,17 +203,27 @@ impl Store {
     /// # Errors
     /// What `change` fails with; [`crate::Error::Full`].
     pub fn write<T>(&mut self, change: impl FnOnce(&mut Write<'_>) -> Result<T>) -> Result<T> {
-        let result = {
-            let mut write = Write(self.env.write()?);
-            let result = change(&mut write)?;
-            self.words.word(ANNOUNCED).store(write.0.id(), Ordering::SeqCst);
-            fence(Ordering::SeqCst);
-            write.0.commit()?;
-            result
-        };
+        let result = self.commit(change)?;
         // It is done, and nobody could be told: whoever tried it again would do it twice.
         self.publish().map_err(|error| Error::Damaged(error.to_string()))?;
         Ok(result)
+    }
+
+    fn commit<T>(&mut self, change: impl FnOnce(&mut Write<'_>) -> Result<T>) -> Result<T> {
+        let mut write = Write { txn: self.env.write()?, arrays: &mut self.arrays, added: Vec::new(), gone: Vec::new() };
+        let changed = change(&mut write);
+        let Write { txn, arrays, added, gone } = write;
+        let version = txn.id();
+        let result = changed.and_then(|result| {
+            self.words.word(ANNOUNCED).store(version, Ordering::SeqCst);
+            fence(Ordering::SeqCst);
+            txn.commit().map(|()| result)
+        });
+        match &result {
+            Ok(_) => gone.into_iter().for_each(|extent| arrays.let_go(version, extent)),
+            Err(_) => added.into_iter().for_each(|extent| arrays.give_back(extent)),
+        }
+        result
     }
 
     /// The rows as they are now, for this process.
@@ -262,6 +282,7 @@ impl Store {
         let mut pins: Vec<u64> = self.readers.values().flat_map(|pins| pinned(&pins.words)).collect();
         pins.retain(|pin| *pin != 0);
         pins.sort_unstable();
+        let oldest = pins.first().copied();
         let mut rest = pins.into_iter().peekable();
         let ids: Vec<u64> = self.proxies.iter().map(ReadTxn::id).collect();
         let mut is_needed = ids.windows(2).map(|pair| {
@@ -272,11 +293,17 @@ impl Store {
         self.proxies.retain(|_| is_needed.next().unwrap_or(true));
         self.enough = (2 * self.proxies.len() + FEW_PROXIES).min(MOST_PROXIES as usize / 2);
         self.released_at = self.env.used();
+        self.arrays.release(oldest, self.readers.values().map(|pins| &pins.words));
     }
 
     /// Whether something is kept for those who read that is out of date.
     pub fn keeps_old(&self) -> bool {
-        self.proxies.len() > 1
+        self.proxies.len() > 1 || self.arrays.dead_bytes() > 0
+    }
+
+    /// Bytes of arrays that no row has any more, and that somebody looks at.
+    pub fn dead_bytes(&self) -> u64 {
+        self.arrays.dead_bytes()
     }
 
     /// Who reads from a transaction that was followed by another one long ago, as long as it has been seen to do so. What
@@ -314,12 +341,19 @@ fn pinned(page: &SharedWords) -> impl Iterator<Item = u64> + '_ {
 }
 
 /// A transaction that changes rows.
-pub struct Write<'store>(WriteTxn<'store>);
+pub struct Write<'store> {
+    txn: WriteTxn<'store>,
+    arrays: &'store mut Arrays,
+    /// Extents that come with it.
+    added: Vec<Extent>,
+    /// Extents that go with it.
+    gone: Vec<Extent>,
+}
 
 impl Write<'_> {
     /// The number of this transaction: larger than that of any before.
     pub fn version(&self) -> u64 {
-        self.0.id()
+        self.txn.id()
     }
 
     /// The value under a key, changes of this transaction included.
@@ -327,7 +361,7 @@ impl Write<'_> {
     /// # Errors
     /// [`crate::Error::Damaged`].
     pub fn get(&self, key: &[u8]) -> Result<Option<&[u8]>> {
-        self.0.get(key)
+        self.txn.get(key)
     }
 
     /// The rows whose keys begin so, in order.
@@ -335,7 +369,7 @@ impl Write<'_> {
     /// # Errors
     /// [`crate::Error::Damaged`].
     pub fn rows(&self, prefix: &[u8]) -> Result<Rows<'_>> {
-        Ok(Rows::new(self.0.cursor()?, prefix))
+        Ok(Rows::new(self.txn.cursor()?, prefix))
     }
 
     /// Puts a value under a key, whatever was there.
@@ -343,7 +377,7 @@ impl Write<'_> {
     /// # Errors
     /// [`crate::Error::Full`].
     pub fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
-        self.0.put(key, value)
+        self.txn.put(key, value)
     }
 
     /// Removes a key; false if it was not there.
@@ -351,6 +385,28 @@ impl Write<'_> {
     /// # Errors
     /// [`crate::Error::Full`]: a removal may need pages, too.
     pub fn delete(&mut self, key: &[u8]) -> Result<bool> {
-        self.0.delete(key)
+        self.txn.delete(key)
+    }
+
+    /// Copies a piece of another file to where readers can map it; a row is to say where.
+    ///
+    /// # Errors
+    /// [`crate::Error::Full`]; [`crate::Error::System`]: there is no such piece.
+    pub fn add_array(&mut self, from: &File, piece: Extent) -> Result<Extent> {
+        let extent = self.arrays.add(from, piece)?;
+        self.added.push(extent);
+        self.put(&row::of_extent(extent.offset), &extent.length.to_le_bytes())?;
+        Ok(extent)
+    }
+
+    /// No row has this any more.
+    ///
+    /// # Errors
+    /// [`crate::Error::Full`]: a removal may need pages, too.
+    pub fn drop_array(&mut self, extent: Extent) -> Result<()> {
+        if self.delete(&row::of_extent(extent.offset))? {
+            self.gone.push(extent);
+        }
+        Ok(())
     }
 }

@@ -3,16 +3,21 @@
 //! Operations that are there at once are carried out in one transaction, which costs little more than one of them does.
 //! Each is still done as a whole or not at all: if one cannot be done, each is carried out in a transaction of its own.
 
+use std::borrow::Cow;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::os::fd::OwnedFd;
 
 use rebeam_protocol::id::{Pid, ProcessId, RequestId};
 use rebeam_protocol::table::{
-    Access, Bytes, NewRow, Only, Operation, Outcome, PLAIN, Table, TableError, TableId, TableKind,
+    ARRAYS, Access, Bytes, Extent, NewRow, Only, Operation, Outcome, PLAIN, Table, TableError, TableId, TableKind,
 };
 use rebeam_protocol::value::{self, Value};
+use rebeam_sys::memory;
 
-use crate::row::{self, AGES, EXPIRIES, LONGEST_KEY, Row, Size};
+use crate::arrays;
+use crate::row::{self, EXPIRIES, EXTENTS, LONGEST_KEY, Row, Size};
 use crate::store::{Store, Write};
 use crate::{Error, Result};
 
@@ -31,6 +36,8 @@ pub struct Request<'a> {
     pub by: Pid,
     /// An encoded [`Operation`].
     pub operation: &'a [u8],
+    /// The memory in which the arrays of its rows are, if there are some.
+    pub arrays: Option<&'a OwnedFd>,
 }
 
 /// The tables of a node.
@@ -129,7 +136,7 @@ impl Tables {
     /// # Errors
     /// Those of the store.
     pub fn claim(&mut self, tag: u64, id: TableId, by: Claimant, key: &[u8], now: u64) -> Result<()> {
-        let request = Request { id, by: by.0.pid, operation: &[] };
+        let request = Request { id, by: by.0.pid, operation: &[], arrays: None };
         let refused = match permitted(&self.known, &request) {
             Ok(table) if table.kind.is_bag() => {
                 Some(TableError::BadRequest("a key of a bag may have further values at any time".into()))
@@ -263,7 +270,7 @@ impl Tables {
             let before = size.bytes;
             let keys = keys(write, &row::first(id), &row::prefix(id), ROWS_PER_TURN)?;
             for (key, weight) in &keys {
-                forget_expiry(write, key)?;
+                forget_row(write, None, key)?;
                 write.delete(key)?;
                 size.bytes = size.bytes.saturating_sub(*weight);
             }
@@ -312,6 +319,10 @@ impl Tables {
 
     fn try_all(&mut self, requests: &[Request<'_>], now: u64) -> Result<Vec<Done>> {
         let Tables { store, known, bytes, most_bytes, most_answer, has_expiries, .. } = self;
+        if store.dead_bytes() > 0 {
+            store.release();
+        }
+        let dead = store.dead_bytes();
         let (results, after, may_expire) = store.write(|write| {
             let mut all = *bytes;
             let mut may_expire = *has_expiries;
@@ -328,7 +339,8 @@ impl Tables {
                     let operation = postcard::from_bytes(request.operation)
                         .map_err(|error| bad(format!("no operation: {error}")))?;
                     let mut change = Change::begin(write, request.id, table)?;
-                    let most = Most { free: most_bytes.saturating_sub(all), answer: *most_answer };
+                    change.arrays = request.arrays;
+                    let most = Most { free: most_bytes.saturating_sub(all).saturating_sub(dead), answer: *most_answer };
                     let before = change.size.bytes;
                     let outcome = change.carry_out(&operation, most)?;
                     may_expire |= change.may_expire;
@@ -384,11 +396,13 @@ fn permitted(known: &BTreeMap<TableId, (Pid, Table)>, request: &Request<'_>) -> 
     }
 }
 
-/// What a row takes, with what says when it expires.
+/// What a row takes, with its arrays and what says when it expires.
 fn weight(whole: &[u8], row: &[u8]) -> u64 {
-    let expires = Row::decode(row).is_some_and(|row| row.expires != 0);
-    let own = whole.len() as u64 + row.len() as u64 + BESIDE;
-    if expires { own + whole.len() as u64 + BESIDE } else { own }
+    let decoded = Row::decode(row);
+    let expires = decoded.is_some_and(|row| row.expires != 0);
+    let arrays = decoded.and_then(|row| Extent::of(row.value)).map_or(0, |(extent, _)| arrays::pages(extent.length));
+    let own = (whole.len() as u64 + row.len() as u64 + BESIDE).saturating_add(arrays);
+    if expires { own.saturating_add(whole.len() as u64 + BESIDE) } else { own }
 }
 
 /// Removes rows that have expired, so many at most; how many those were, and their bytes.
@@ -425,13 +439,19 @@ fn expire(
     Ok((expired.len(), freed))
 }
 
-/// A row of a table that is gone is about to go: it does not expire any more.
-fn forget_expiry(write: &mut Write<'_>, whole: &[u8]) -> Result<()> {
-    let expires = write.get(whole)?.and_then(Row::decode).map_or(0, |row| row.expires);
+/// A row is about to go, or to be put anew: nothing else says anything of it any more, nor is kept for it. Which table it is
+/// of matters if that evicts.
+fn forget_row(write: &mut Write<'_>, evicts: Option<TableId>, whole: &[u8]) -> Result<()> {
+    let Some(row) = write.get(whole)?.and_then(Row::decode) else { return Ok(()) };
+    let (version, expires, extent) = (row.version, row.expires, Extent::of(row.value));
+    let extent = extent.map(|(extent, _)| extent);
     if expires != 0 {
         write.delete(&row::of_expiry(expires, whole))?;
     }
-    Ok(())
+    if let Some(id) = evicts {
+        write.delete(&row::of_age(id, version, whole))?;
+    }
+    extent.map_or(Ok(()), |extent| write.drop_array(extent))
 }
 
 /// Every table that has rows.
@@ -444,7 +464,7 @@ fn sizes(write: &Write<'_>) -> Result<BTreeMap<TableId, Size>> {
         if let Some((key, value)) = rows.next_row()? {
             // The first row of each says what is known of it.
             let id = TableId(key.first_chunk().map_or(0, |id| u64::from_be_bytes(*id)));
-            if id >= AGES {
+            if id >= EXTENTS {
                 break;
             }
             sizes.insert(id, Size::decode(Some(value)));
@@ -483,6 +503,8 @@ struct Change<'w, 'store> {
     table: Table,
     size: Size,
     was: Size,
+    /// The memory in which the arrays of the rows are that come.
+    arrays: Option<&'w OwnedFd>,
     /// Whether a row that was put expires.
     may_expire: bool,
 }
@@ -490,7 +512,7 @@ struct Change<'w, 'store> {
 impl<'w, 'store> Change<'w, 'store> {
     fn begin(write: &'w mut Write<'store>, id: TableId, table: Table) -> Result<Self> {
         let size = Size::decode(write.get(&Size::key(id))?);
-        Ok(Change { write, id, table, size, was: size, may_expire: false })
+        Ok(Change { write, id, table, size, was: size, arrays: None, may_expire: false })
     }
 
     /// Notes what has become of the table's size; gives its bytes.
@@ -557,6 +579,9 @@ impl<'w, 'store> Change<'w, 'store> {
             Operation::Take { key } => {
                 check_key(key)?;
                 let values = self.values(key)?;
+                if values.iter().any(|value| Extent::of(value).is_some()) {
+                    return Err(bad("a value with arrays is read before it is removed"));
+                }
                 if values.iter().map(|value| value.len() + 16).sum::<usize>() > most.answer {
                     return Err(bad("what is under the key is larger than an answer may be"));
                 }
@@ -572,6 +597,7 @@ impl<'w, 'store> Change<'w, 'store> {
     fn make_room(&self, rows: &[NewRow<'_>], free: u64) -> Tried<()> {
         let mut growth: i128 = 0;
         for new in rows {
+            self.check_value(new.value)?;
             let whole = row::of(self.id, new.key);
             let row = Row { version: 0, expires: new.expires, original: new.original, value: new.value }.encode();
             let comes = weight(&whole, &row);
@@ -591,6 +617,32 @@ impl<'w, 'store> Change<'w, 'store> {
             return Err(Failure::Own(TableError::AtLimit));
         }
         Ok(())
+    }
+
+    /// Whether the arrays of a value are where it says.
+    fn check_value(&self, value: &[u8]) -> Tried<()> {
+        if value.first() != Some(&ARRAYS) {
+            return Ok(());
+        }
+        let (extent, _) = Extent::of(value).ok_or_else(|| bad("a value is cut off"))?;
+        let memory = self.arrays.ok_or_else(|| bad("arrays without their memory"))?;
+        let end = extent.offset.checked_add(extent.length).filter(|_| extent.length > 0);
+        let end = end.ok_or_else(|| bad("arrays beyond their memory"))?;
+        if self.table.kind.is_bag() {
+            return Err(bad("values of a bag have no arrays: they are compared"));
+        }
+        memory::check_sealed(memory, end).map_err(bad)
+    }
+
+    /// A value as it is to lie in a row: its arrays are copied.
+    fn placed<'a>(&mut self, value: &'a [u8]) -> Result<Cow<'a, [u8]>> {
+        match (Extent::of(value), self.arrays) {
+            (Some((extent, rest)), Some(memory)) => {
+                let memory = File::from(memory.try_clone()?);
+                Ok(self.write.add_array(&memory, extent)?.encode(rest).into())
+            }
+            _ => Ok(value.into()),
+        }
     }
 
     /// Removes the rows that were written longest ago, until the others are as many bytes as they may.
@@ -613,17 +665,8 @@ impl<'w, 'store> Change<'w, 'store> {
         Ok(self.write.get(&row::of(self.id, key))?.and_then(Row::decode).map_or(0, |row| row.expires))
     }
 
-    /// A row is about to go, or to be put anew: nothing else says anything of it any more.
     fn forget_row(&mut self, whole: &[u8]) -> Result<()> {
-        let row = self.write.get(whole)?.and_then(Row::decode);
-        let Some((version, expires)) = row.map(|row| (row.version, row.expires)) else { return Ok(()) };
-        if expires != 0 {
-            self.write.delete(&row::of_expiry(expires, whole))?;
-        }
-        if self.table.evicts() {
-            self.write.delete(&row::of_age(self.id, version, whole))?;
-        }
-        Ok(())
+        forget_row(self.write, self.table.evicts().then_some(self.id), whole)
     }
 
     /// The rows under a key: the whole key, and the value as it lies there.
@@ -660,7 +703,8 @@ impl<'w, 'store> Change<'w, 'store> {
 
     fn put(&mut self, new: &NewRow<'_>) -> Tried<()> {
         let NewRow { key, original, expires, value } = *new;
-        let row = Row { version: self.write.version(), expires, original, value }.encode();
+        let placed = self.placed(value)?;
+        let row = Row { version: self.write.version(), expires, original, value: &placed }.encode();
         let whole = match self.table.kind {
             TableKind::Bag if self.values(key)?.iter().any(|there| there == value) => return Ok(()),
             TableKind::Bag | TableKind::DuplicateBag => {

@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by that")]
 
-use std::os::fd::AsFd;
-
 use rebeam_store::{Error, Reader, ReaderId, Snapshot, Store};
 
 const MAP: usize = 1 << 30;
@@ -22,7 +20,7 @@ impl Files {
 
 fn reader(store: &mut Store) -> (ReaderId, Reader) {
     let (id, fds) = store.attach().unwrap();
-    let reader = Reader::open(fds.data.as_fd(), fds.page.as_fd(), fds.pins.as_fd(), store.map_size()).unwrap();
+    let reader = Reader::open(fds, store.map_size()).unwrap();
     (id, reader)
 }
 
@@ -165,9 +163,9 @@ fn the_next_store_goes_on_and_old_snapshots_stay_as_they_were() {
     let (_, reader_of_one) = reader(&mut store);
     put(&mut store, &[("a", "1")]);
     let old = reader_of_one.snapshot().unwrap();
-    let data = store.data().unwrap();
+    let [data, arrays] = store.files().unwrap();
     drop(store);
-    let mut store = Store::restore(&data, files.0.path(), MAP).unwrap();
+    let mut store = Store::restore(&data, &arrays, files.0.path(), MAP).unwrap();
     assert_eq!(std::fs::read_dir(files.0.path()).unwrap().count(), 0, "nothing is left to be cleared up");
     let (_, reader_of_two) = reader(&mut store);
     put(&mut store, &[("a", "2"), ("b", "1")]);

@@ -3,17 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by that")]
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
 
 use proptest::prelude::*;
 use rebeam_protocol::id::{Generation, NodeStart, Pid, ProcessId, RequestId};
 use rebeam_protocol::table::{
-    Access, NewRow, OnFull, Only, Operation, Outcome, PICKLE, PLAIN, Table, TableError, TableId, TableKind,
+    Access, Extent, NewRow, OnFull, Only, Operation, Outcome, PICKLE, PLAIN, Table, TableError, TableId, TableKind,
 };
 use rebeam_protocol::value::{self, Value};
 use rebeam_store::key::{Numbers, encode};
 use rebeam_store::row::{self, Row, Size};
-use rebeam_store::{Reader, Request, Store, Tables};
+use rebeam_store::{Array, Reader, Request, Store, Tables};
 
 const OWNER: Pid = Pid { at: NodeStart { node: 0, started: 1 }, serial: 7 };
 const STRANGER: Pid = Pid { serial: 8, ..OWNER };
@@ -122,7 +121,7 @@ impl World {
         let directory = tempfile::tempdir().unwrap();
         let mut store = Store::create(directory.path(), 1 << 28).unwrap();
         let (_, fds) = store.attach().unwrap();
-        let reader = Reader::open(fds.data.as_fd(), fds.page.as_fd(), fds.pins.as_fd(), store.map_size()).unwrap();
+        let reader = Reader::open(fds, store.map_size()).unwrap();
         let mut tables = Tables::new(store, most_bytes, 1 << 20).unwrap();
         for (place, kind) in KINDS.into_iter().enumerate() {
             tables.note(TableId(place as u64), OWNER, Table::new(kind, Access::Protected));
@@ -132,7 +131,11 @@ impl World {
 
     fn operate(&mut self, id: u64, by: Pid, operation: &Operation<'_>) -> Result<Vec<u8>, TableError> {
         let operation = postcard::to_stdvec(operation).unwrap();
-        self.tables.operate(&[Request { id: TableId(id), by, operation: &operation }], 0).unwrap().pop().unwrap()
+        self.tables
+            .operate(&[Request { id: TableId(id), by, operation: &operation, arrays: None }], 0)
+            .unwrap()
+            .pop()
+            .unwrap()
     }
 
     fn rows(&self, id: u64) -> Model {
@@ -260,7 +263,7 @@ fn what_does_not_fit_is_refused_alone_and_fits_when_something_is_gone() {
     let operations: Vec<Vec<u8>> =
         [&keys[0], &keys[1], &keys[0]].map(|key| postcard::to_stdvec(&put(key)).unwrap()).to_vec();
     let requests: Vec<Request<'_>> =
-        operations.iter().map(|operation| Request { id: TableId(0), by: OWNER, operation }).collect();
+        operations.iter().map(|operation| Request { id: TableId(0), by: OWNER, operation, arrays: None }).collect();
     let results = world.tables.operate(&requests, 0).unwrap();
     assert!(results[0].is_ok() && results[1] == Err(TableError::Full), "{:?}", results[1]);
     assert_eq!(world.size(0).rows, 1);
@@ -268,10 +271,11 @@ fn what_does_not_fit_is_refused_alone_and_fits_when_something_is_gone() {
     assert!(world.operate(0, OWNER, &put(&keys[1])).is_ok());
     // What a store before has left counts, too.
     let directory = tempfile::tempdir().unwrap();
-    let data = world.tables.store.data().unwrap();
-    let mut again = Tables::new(Store::restore(&data, directory.path(), 1 << 28).unwrap(), 100_000, 1 << 20).unwrap();
+    let [data, arrays] = world.tables.store.files().unwrap();
+    let mut again =
+        Tables::new(Store::restore(&data, &arrays, directory.path(), 1 << 28).unwrap(), 100_000, 1 << 20).unwrap();
     again.note(TableId(0), OWNER, Table::new(TableKind::Set, Access::Protected));
-    let request = Request { id: TableId(0), by: OWNER, operation: &operations[0] };
+    let request = Request { id: TableId(0), by: OWNER, operation: &operations[0], arrays: None };
     assert_eq!(again.operate(&[request], 0).unwrap().pop(), Some(Err(TableError::Full)));
     again.forget(TableId(0));
     again.note(TableId(1), OWNER, Table::new(TableKind::Set, Access::Protected));
@@ -284,7 +288,7 @@ fn what_does_not_fit_is_refused_alone_and_fits_when_something_is_gone() {
 fn bytes_that_are_no_operation_are_refused() {
     let mut world = World::new(u64::MAX);
     for operation in [&b""[..], b"\xff\xff\xff", b"\x00\xff\xff\xff\xff\x0f", b"\x00\x01\x00\x00\x00\x00"] {
-        let request = Request { id: TableId(0), by: OWNER, operation };
+        let request = Request { id: TableId(0), by: OWNER, operation, arrays: None };
         let result = world.tables.operate(&[request], 0).unwrap().pop().unwrap();
         assert!(matches!(result, Err(TableError::BadRequest(_))), "{result:?}");
     }
@@ -293,7 +297,7 @@ fn bytes_that_are_no_operation_are_refused() {
         postcard::to_stdvec(&Operation::Put { rows, only: Only::Always }).unwrap()
     };
     for key in [&b""[..], b"\x00", &[5; 4000]] {
-        let request = Request { id: TableId(0), by: OWNER, operation: &put(key) };
+        let request = Request { id: TableId(0), by: OWNER, operation: &put(key), arrays: None };
         assert!(matches!(world.tables.operate(&[request], 0).unwrap().pop().unwrap(), Err(TableError::BadRequest(_))));
     }
     assert_eq!(world.size(0).rows, 0);
@@ -307,7 +311,7 @@ fn rows_expire_and_leave_nothing() {
     let put = |world: &mut World, id: u64, key: &[u8], expires: u64, now: u64| {
         let rows = vec![NewRow { key, original: b"", expires, value: &value }];
         let operation = postcard::to_stdvec(&Operation::Put { rows, only: Only::IfNew }).unwrap();
-        let request = Request { id: TableId(id), by: OWNER, operation: &operation };
+        let request = Request { id: TableId(id), by: OWNER, operation: &operation, arrays: None };
         let outcome = world.tables.operate(&[request], now).unwrap().pop().unwrap().unwrap();
         postcard::from_bytes::<Outcome<'_>>(&outcome).unwrap() == Outcome::Done(1)
     };
@@ -370,7 +374,7 @@ fn a_claim_passes_from_one_to_the_next_until_there_is_a_row() {
     // A row is there, until it expires.
     let rows = vec![NewRow { key: &key, original: b"", expires: 50, value: &value }];
     let put = postcard::to_stdvec(&Operation::Put { rows, only: Only::Always }).unwrap();
-    tables.operate(&[Request { id: TableId(0), by: actors[3].0.pid, operation: &put }], 0).unwrap();
+    tables.operate(&[Request { id: TableId(0), by: actors[3].0.pid, operation: &put, arrays: None }], 0).unwrap();
     tables.settle(0).unwrap();
     assert_eq!(answers(tables), [(4, Some(false)), (5, Some(false))]);
     tables.claim(6, TableId(0), actors[0], &key, 49).unwrap();
@@ -465,8 +469,11 @@ fn large_rows_are_written_again_and_again() {
     let rows = vec![NewRow { key: &key, original: b"", expires: 0, value: &value }];
     let put = postcard::to_stdvec(&Operation::Put { rows, only: Only::Always }).unwrap();
     for turn in 0..30 {
-        let result =
-            tables.operate(&[Request { id: TableId(0), by: OWNER, operation: &put }], 0).unwrap().pop().unwrap();
+        let result = tables
+            .operate(&[Request { id: TableId(0), by: OWNER, operation: &put, arrays: None }], 0)
+            .unwrap()
+            .pop()
+            .unwrap();
         assert!(result.is_ok(), "turn {turn}: {result:?}");
     }
     tables.forget(TableId(0));
@@ -512,4 +519,198 @@ fn counters_count_against_the_limit_and_rows_may_become_smaller_at_it() {
     assert!((30..45).contains(&count), "{count}");
     let row = NewRow { key: &long[0], original: b"", expires: 0, value: &value[..1] };
     assert!(world.operate(0, OWNER, &Operation::Put { rows: vec![row], only: Only::Always }).is_ok());
+}
+
+/// Arrays in memory of their own, as an actor sends them.
+fn memory(bytes: &[&[u8]]) -> (std::os::fd::OwnedFd, Vec<Extent>) {
+    use std::os::unix::fs::FileExt;
+    let page = rebeam_sys::memory::page_size() as u64;
+    let mut end = 0;
+    let mut extents = Vec::new();
+    for bytes in bytes {
+        extents.push(Extent { offset: end, length: bytes.len() as u64 });
+        end = (end + bytes.len() as u64).next_multiple_of(page);
+    }
+    let file = std::fs::File::from(rebeam_sys::memory::create(c"test", end.max(1) as usize).unwrap());
+    for (bytes, extent) in bytes.iter().zip(&extents) {
+        file.write_all_at(bytes, extent.offset).unwrap();
+    }
+    (file.into(), extents)
+}
+
+impl World {
+    fn put_arrays(&mut self, id: u64, arrays: &[(&[u8], &[u8])]) -> Result<Vec<u8>, TableError> {
+        let (memory, extents) = memory(&arrays.iter().map(|(_, bytes)| *bytes).collect::<Vec<_>>());
+        let values: Vec<Vec<u8>> = extents.iter().map(|extent| extent.encode(b"rest")).collect();
+        let rows = arrays.iter().zip(&values);
+        let rows = rows.map(|((key, _), value)| NewRow { key, original: b"", expires: 0, value }).collect();
+        let operation = postcard::to_stdvec(&Operation::Put { rows, only: Only::Always }).unwrap();
+        let request = Request { id: TableId(id), by: OWNER, operation: &operation, arrays: Some(&memory) };
+        self.tables.operate(&[request], 0).unwrap().pop().unwrap()
+    }
+
+    fn array(&self, id: u64, key: &[u8]) -> Option<std::sync::Arc<Array>> {
+        let snapshot = self.reader.snapshot().unwrap();
+        let row = Row::decode(snapshot.get(&row::of(TableId(id), key)).unwrap()?).unwrap();
+        let (extent, rest) = Extent::of(row.value).unwrap();
+        assert_eq!(rest, b"rest");
+        Some(snapshot.array(extent).unwrap())
+    }
+
+    /// Bytes of memory that arrays take.
+    fn array_bytes(&mut self) -> u64 {
+        self.tables.store.release();
+        let [_, arrays] = self.tables.store.files().unwrap();
+        nix::sys::stat::fstat(&arrays).unwrap().st_blocks as u64 * 512
+    }
+}
+
+#[test]
+fn an_array_stays_for_who_looks_at_it_and_goes_with_the_last_of_them() {
+    let mut world = World::new(1 << 30);
+    let (large, larger) = (vec![1; 100_000], vec![2; 300_000]);
+    world.put_arrays(0, &[(b"a", &large), (b"b", &larger)]).unwrap();
+    let (a, again, b) = (world.array(0, b"a").unwrap(), world.array(0, b"a").unwrap(), world.array(0, b"b").unwrap());
+    assert_eq!((a.bytes(), b.bytes()), (&large[..], &larger[..]));
+    assert_eq!(a.bytes().as_ptr(), again.bytes().as_ptr(), "it is mapped once");
+    assert_eq!(world.size(0).bytes / 100_000, 4, "a table's bytes are those of its arrays, too");
+    let page = rebeam_sys::memory::page_size() as u64;
+    let (a_bytes, b_bytes) = (100_000u64.next_multiple_of(page), 300_000u64.next_multiple_of(page));
+    assert_eq!(world.array_bytes(), a_bytes + b_bytes);
+
+    // One is replaced, the other one removed: both are looked at.
+    world.put_arrays(0, &[(b"a", &larger)]).unwrap();
+    world.operate(0, OWNER, &Operation::Delete { key: b"b", only: Only::Always }).unwrap();
+    assert_eq!(world.array_bytes(), a_bytes + 2 * b_bytes);
+    assert_eq!((a.bytes(), b.bytes()), (&large[..], &larger[..]));
+    drop((a, b));
+    assert_eq!(world.array_bytes(), a_bytes + b_bytes, "somebody looks still");
+    drop(again);
+    assert_eq!(world.array_bytes(), b_bytes);
+    assert_eq!(world.array(0, b"a").unwrap().bytes(), &larger[..]);
+
+    // A snapshot may still ask for what it shows.
+    let snapshot = world.reader.snapshot().unwrap();
+    let row = snapshot.get(&row::of(TableId(0), b"a")).unwrap().unwrap().to_vec();
+    world.operate(0, OWNER, &Operation::DeletePrefix { prefix: b"" }).unwrap();
+    assert_eq!(world.array_bytes(), b_bytes);
+    let (extent, _) = Extent::of(Row::decode(&row).unwrap().value).unwrap();
+    let late = snapshot.array(extent).unwrap();
+    drop(snapshot);
+    assert_eq!(world.array_bytes(), b_bytes);
+    assert_eq!(late.bytes(), &larger[..]);
+    drop(late);
+    assert_eq!(world.array_bytes(), 0);
+    assert_eq!(world.size(0), Size::default());
+}
+
+#[test]
+fn arrays_go_with_their_table_with_their_time_and_with_the_oldest() {
+    let mut world = World::new(1 << 30);
+    let large = vec![1; 100_000];
+    world.put_arrays(0, &[(b"a", &large), (b"b", &large)]).unwrap();
+    world.tables.forget(TableId(0));
+    while world.tables.clear_up().unwrap() {}
+    assert_eq!(world.array_bytes(), 0);
+
+    let oldest = Table { max_bytes: Some(250_000), on_full: OnFull::Oldest, ..Table::new(KINDS[0], Access::Protected) };
+    world.tables.note(TableId(7), OWNER, oldest);
+    for key in [b"a", b"b", b"c"] {
+        world.put_arrays(7, &[(key, &large)]).unwrap();
+    }
+    assert!(world.array(7, b"a").is_none() && world.array(7, b"c").is_some());
+    assert!(world.array_bytes() < 250_000);
+    world.tables.forget(TableId(7));
+    while world.tables.clear_up().unwrap() {}
+
+    let (memory, extents) = memory(&[&large]);
+    let value = extents[0].encode(b"rest");
+    let rows = vec![NewRow { key: b"k", original: b"", expires: 50, value: &value }];
+    let operation = postcard::to_stdvec(&Operation::Put { rows, only: Only::Always }).unwrap();
+    let request = Request { id: TableId(1), by: OWNER, operation: &operation, arrays: Some(&memory) };
+    world.tables.operate(&[request], 0).unwrap().pop().unwrap().unwrap();
+    assert!(world.array_bytes() > 0);
+    world.tables.expire(50).unwrap();
+    assert_eq!(world.array_bytes(), 0);
+}
+
+#[test]
+fn arrays_that_are_not_where_they_are_said_to_be_are_refused_and_nothing_is_kept_of_them() {
+    let mut world = World::new(1_000_000);
+    let (memory, _) = memory(&[&[1; 8192]]);
+    let may_shrink = rebeam_sys::memory::create_empty(c"test").unwrap();
+    std::fs::File::from(may_shrink.try_clone().unwrap()).set_len(8192).unwrap();
+    let extents = [(0, 8193), (8192, 1), (u64::MAX, 2), (0, u64::MAX), (1, 0), (0, 8192)];
+    for (offset, length) in extents {
+        for arrays in [None, Some(&may_shrink), Some(&memory)] {
+            let good = Extent { offset: 0, length: 8192 }.encode(b"rest");
+            let bad = Extent { offset, length }.encode(b"rest");
+            let row = |key, value| NewRow { key, original: b"", expires: 0, value };
+            let rows = vec![row(b"good", &good), row(b"bad", &bad), row(b"cut", &bad[..7])];
+            for rows in [rows[..2].to_vec(), rows] {
+                let operation =
+                    postcard::to_stdvec(&Operation::Put { rows: rows.clone(), only: Only::Always }).unwrap();
+                let request = Request { id: TableId(0), by: OWNER, operation: &operation, arrays };
+                let done = world.tables.operate(&[request], 0).unwrap().pop().unwrap();
+                let is_good = length == 8192 && rows.len() == 2 && arrays.is_some_and(|it| std::ptr::eq(it, &memory));
+                assert_eq!(done.is_ok(), is_good, "{offset} {length}: {done:?}");
+            }
+        }
+    }
+    world.operate(0, OWNER, &Operation::DeletePrefix { prefix: b"" }).unwrap();
+    assert_eq!(world.array_bytes(), 0);
+    assert_eq!(world.put_arrays(0, &[(b"a", &[1; 600_000]), (b"b", &[1; 600_000])]), Err(TableError::Full));
+    assert!(matches!(world.put_arrays(2, &[(b"a", &[1; 8192])]), Err(TableError::BadRequest(_))), "of a bag");
+    assert_eq!(world.array_bytes(), 0);
+
+    // What is held beyond its row counts still.
+    world.put_arrays(0, &[(b"a", &[1; 600_000])]).unwrap();
+    let held = world.array(0, b"a");
+    world.operate(0, OWNER, &Operation::Delete { key: b"a", only: Only::Always }).unwrap();
+    assert_eq!(world.put_arrays(0, &[(b"b", &[1; 600_000])]), Err(TableError::Full));
+    drop(held);
+    world.put_arrays(0, &[(b"b", &[1; 600_000])]).unwrap();
+}
+
+#[test]
+fn the_next_store_has_the_arrays_and_who_looks_at_those_of_the_last_keeps_them() {
+    let mut world = World::new(1 << 30);
+    let (large, other) = (vec![1; 100_000], vec![2; 200_000]);
+    world.put_arrays(0, &[(b"a", &large), (b"b", &other)]).unwrap();
+    let (a, b) = (world.array(0, b"a").unwrap(), world.array(0, b"b").unwrap());
+    world.operate(0, OWNER, &Operation::Delete { key: b"a", only: Only::Always }).unwrap();
+    let [data, arrays] = world.tables.store.files().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::restore(&data, &arrays, directory.path(), 1 << 28).unwrap();
+    let (_, fds) = store.attach().unwrap();
+    let reader = Reader::open(fds, store.map_size()).unwrap();
+    world.tables = Tables::new(store, 1 << 30, 1 << 20).unwrap();
+    world.tables.note(TableId(0), OWNER, Table::new(KINDS[0], Access::Protected));
+    world.reader = reader;
+    drop((data, arrays));
+    assert!(world.array(0, b"a").is_none());
+    assert_eq!(world.array(0, b"b").unwrap().bytes(), &other[..]);
+    assert!(world.array_bytes() < 300_000);
+    world.put_arrays(0, &[(b"a", &other), (b"b", &large)]).unwrap();
+    assert_eq!((a.bytes(), b.bytes()), (&large[..], &other[..]));
+    assert_eq!(world.array(0, b"b").unwrap().bytes(), &large[..]);
+}
+
+#[test]
+fn more_arrays_than_can_be_held_are_copied() {
+    let mut world = World::new(1 << 30);
+    let keys: Vec<[u8; 8]> =
+        (0..rebeam_store::pins::PLACES as u64 + 10).map(|key| (key + (3 << 56)).to_be_bytes()).collect();
+    let mut kept = Vec::new();
+    for key in &keys {
+        world.put_arrays(0, &[(key, &key.repeat(100))]).unwrap();
+        kept.push(world.array(0, key).unwrap());
+    }
+    world.operate(0, OWNER, &Operation::DeletePrefix { prefix: b"" }).unwrap();
+    world.array_bytes();
+    assert!(keys.iter().zip(&kept).all(|(key, array)| array.bytes() == key.repeat(100)));
+    drop(kept);
+    assert_eq!(world.array_bytes(), 0);
+    world.put_arrays(0, &[(&keys[0], &[7; 100])]).unwrap();
+    assert_eq!(world.array(0, &keys[0]).unwrap().bytes(), [7; 100]);
 }

@@ -7,7 +7,7 @@
 #![allow(clippy::print_stdout, reason = "so the processes tell each other, and people, how it went")]
 
 use std::io::{BufRead, BufReader, Write as _};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -106,8 +106,8 @@ fn the_part_of_a_reader() {
     // It goes with the process that started it.
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).unwrap();
     // SAFETY: this process was started with them.
-    let [data, page, pins]: [OwnedFd; 3] = [3, 4, 5].map(|fd| unsafe { inherited(fd) }.unwrap());
-    let reader = Reader::open(data.as_fd(), page.as_fd(), pins.as_fd(), MAP).unwrap();
+    let fds = [3, 4, 5, 6].map(|fd| unsafe { inherited(fd) }.unwrap());
+    let reader = Reader::open(Descriptors::from_array(fds), MAP).unwrap();
     let mut random = Random(u64::from(std::process::id()));
     loop {
         for _ in 0..100 {
@@ -161,14 +161,14 @@ impl Writer {
     }
 
     fn start_reader(&mut self) {
-        let (id, Descriptors { data, page, pins }) = self.store.attach().unwrap();
+        let (id, Descriptors { data, arrays, page, pins }) = self.store.attach().unwrap();
         let is_blind = std::env::var_os(WITHOUT_PINS).is_some();
         let pins =
-            if is_blind { rebeam_sys::memory::create(c"blind", rebeam_store::pins::PAGE).unwrap() } else { pins };
+            if is_blind { rebeam_sys::memory::create(c"blind", rebeam_store::pins::READER).unwrap() } else { pins };
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["the_part_of_a_reader", "--exact", "--ignored", "--nocapture"]).env(PART, "reader");
         command.stdout(Stdio::null()).stderr(Stdio::inherit());
-        let os_pid = spawn(command, &[data.as_fd(), page.as_fd(), pins.as_fd()], Group::Group).unwrap();
+        let os_pid = spawn(command, &[data.as_fd(), arrays.as_fd(), page.as_fd(), pins.as_fd()], Group::Group).unwrap();
         self.readers.push((id, os_pid));
     }
 

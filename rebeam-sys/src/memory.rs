@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::fstat;
 
@@ -36,6 +36,25 @@ pub fn create(name: &CStr, size: usize) -> io::Result<OwnedFd> {
 /// Those of the system.
 pub fn create_empty(name: &CStr) -> io::Result<OwnedFd> {
     unsealed(name, 0)
+}
+
+/// Makes an empty file in memory that may grow and not shrink.
+///
+/// # Errors
+/// Those of the system.
+pub fn create_growing(name: &CStr) -> io::Result<OwnedFd> {
+    let fd = unsealed(name, 0)?;
+    fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL))?;
+    Ok(fd)
+}
+
+/// Gives the pages of a piece of a file back to the system. What is read there afterwards is zeros.
+///
+/// # Errors
+/// Those of the system.
+pub fn punch(fd: impl AsFd, offset: u64, length: u64) -> io::Result<()> {
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    Ok(fallocate(fd, flags, offset as i64, length as i64)?)
 }
 
 /// The time since 1970 that a file gets which is made now: of one that is. It lags behind the clock, and advances in steps,
@@ -89,7 +108,8 @@ const PAGE_OF_FILE: u64 = 1 << 61;
 const PAGE_SWAPPED: u64 = 1 << 62;
 const PAGE_PRESENT: u64 = 1 << 63;
 
-fn page_size() -> usize {
+/// Bytes of a page of memory: what can be mapped begins at multiples of this.
+pub fn page_size() -> usize {
     nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().map_or(4096, |size| size as usize)
 }
 
@@ -133,6 +153,17 @@ impl Mapping {
             Access::Copy => unsafe { options.map_copy(&fd)? }.into(),
         };
         Ok(Mapping { raw })
+    }
+
+    /// Maps a piece of a file to be read; it begins at a multiple of [`page_size`].
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn part(fd: impl AsFd, offset: u64, size: usize) -> io::Result<Self> {
+        let fd = fd.as_fd();
+        let end = offset.saturating_add(size as u64);
+        check_sealed(fd, end).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        Ok(Mapping { raw: options(size).offset(offset).map_raw_read_only(&fd)? })
     }
 
     /// Whether no page of these bytes was written to, in a mapping for [`Access::Copy`]: what is there is still the file's.
@@ -293,6 +324,22 @@ mod tests {
         assert!(Mapping::new(&sealed, 8192, Access::Read).is_err(), "it is too small");
         assert!(check_sealed(&sealed, u64::MAX).is_err(), "nor is any file as large as that");
         assert!(nix::unistd::ftruncate(&sealed, 0).is_err(), "it stays as large as it is");
+    }
+
+    #[test]
+    fn a_piece_of_a_growing_file_is_mapped_until_its_pages_are_given_back() {
+        let fd = create_growing(c"test").expect("memory");
+        let page = page_size();
+        let file = File::from(fd);
+        file.write_all_at(&vec![7; 2 * page], page as u64).expect("it grows");
+        let part = Mapping::part(&file, page as u64, 2 * page).expect("a mapping");
+        // SAFETY: the file cannot shrink, and nobody else writes to it.
+        let byte = |at: usize| unsafe { part.base().add(at).read_volatile() };
+        assert_eq!((byte(0), byte(2 * page - 1)), (7, 7));
+        assert!(Mapping::part(&file, 2 * page as u64, 2 * page).is_err(), "it lies beyond the end");
+        assert!(file.set_len(0).is_err(), "it stays as large as it is");
+        punch(&file, page as u64, page as u64).expect("a hole");
+        assert_eq!((byte(0), byte(page)), (0, 7));
     }
 
     #[test]

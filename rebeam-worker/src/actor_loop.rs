@@ -28,7 +28,9 @@ use crate::moving::{self, MOVE};
 use crate::outgoing::until;
 use crate::registry;
 use crate::requests;
-use crate::session::{actor_exit, channel, exit_ordered, is_helper, send, tell_news, too_large, wait};
+use crate::session::{
+    acknowledge_noted, actor_exit, channel, exit_ordered, is_helper, send, send_acks, tell_news, too_large, wait,
+};
 use crate::tables;
 use crate::wire::Payload;
 
@@ -282,18 +284,6 @@ pub(crate) fn take_cancelled(py: Python<'_>) -> PyResult<Vec<u64>> {
 pub(crate) fn settle_done(py: Python<'_>, channel: &Channel) -> PyResult<()> {
     tell_news(py, channel)?;
     acknowledge_noted(py, channel)
-}
-
-/// Tells the supervisor of all messages that were noted as done.
-pub(crate) fn acknowledge_noted(py: Python<'_>, channel: &Channel) -> PyResult<()> {
-    channel.take_done().map_or(Ok(()), |done| send_acks(py, channel, done))
-}
-
-fn send_acks(py: Python<'_>, channel: &Channel, done: Vec<Done>) -> PyResult<()> {
-    let settled: Vec<Seq> = done.iter().map(|done| done.seq).collect();
-    send(py, channel, &ToSupervisor::Ack { done }, &[])?;
-    channel.page.settled(&settled);
-    Ok(())
 }
 
 /// What selective receive remembers: messages that it has decoded, and up to where the last asker has refused all.

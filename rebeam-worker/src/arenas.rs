@@ -210,7 +210,6 @@ pub(crate) fn freed(arena: u64) {
 }
 
 /// A helper is about to be forked, and may look into all that is mapped: none of it is given back any more.
-#[pyfunction]
 pub(crate) fn pin_memory() {
     let mut state = state();
     let memories: Vec<Memory> = state.mapped.values().map(|(_, memory, _)| *memory).collect();

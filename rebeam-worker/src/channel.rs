@@ -21,7 +21,7 @@ use rebeam_protocol::id::Seq;
 use rebeam_protocol::message::{Form, Lane, Outcome};
 use rebeam_protocol::page::{ACK_AFTER, SIZE};
 use rebeam_protocol::process::ProcessAnswer;
-use rebeam_protocol::table::TableAnswer;
+use rebeam_protocol::table::{READING, TableAnswer};
 use rebeam_protocol::worker::{Delivery, Done, Full, Gate, Lease, ToSupervisor, ToWorker};
 
 use rebeam_sys::frames::NotWritten;
@@ -792,7 +792,7 @@ impl State {
                     }
                     if let ToWorker::Answer { answer: ProcessAnswer::Table(TableAnswer::Attached { .. }), .. } = &header
                     {
-                        payload.descriptors = (0..3).filter_map(|_| reader.frames.take_descriptor()).collect();
+                        payload.descriptors = (0..READING).filter_map(|_| reader.frames.take_descriptor()).collect();
                     }
                     self.file_one(header, payload);
                 }

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString, PyTuple};
 use rebeam_protocol::value::{self, MAX_DEPTH, Value};
-use rebeam_protocol::worker::Buffers;
+use rebeam_protocol::worker;
 
 use crate::arenas::{self, Buffer, Held, LARGE, Placed, Slice};
 use crate::channel::Channel;
@@ -28,7 +28,7 @@ const COPIED: usize = 4096;
 /// A message's content on its way out.
 pub(crate) struct Content<'py> {
     pub(crate) bytes: Bound<'py, PyBytes>,
-    pub(crate) buffers: Option<Buffers>,
+    pub(crate) buffers: Option<worker::Buffers>,
     /// What the buffers lie in, until they are sent.
     pub(crate) held: Option<Held>,
 }
@@ -49,16 +49,34 @@ thread_local! {
 fn keep_in_band(buffer: &Bound<'_, PyAny>) -> PyResult<bool> {
     let raw = buffer.call_method0("raw")?;
     let bytes = PyBuffer::<u8>::get(&raw)?;
-    // Where actors share a process there is nothing to be mapped.
-    if bytes.len_bytes() < LARGE || clock::is_virtual() {
+    if bytes.len_bytes() < LARGE {
         return Ok(true);
     }
     COLLECTED.with_borrow_mut(|collected| collected.push(bytes));
     Ok(false)
 }
 
-/// Pickles an object with protocol 5; large buffers are left out and given apart.
-fn dumps_apart<'py>(object: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>, Vec<PyBuffer<u8>>)> {
+/// Where the large buffers of an object go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Buffers {
+    /// Into its pickle.
+    Within,
+    /// They are left out, and given apart.
+    Apart,
+}
+
+impl Buffers {
+    /// Of what is sent: where actors share a process, there is nothing to be mapped.
+    fn of_messages() -> Self {
+        if clock::is_virtual() { Buffers::Within } else { Buffers::Apart }
+    }
+}
+
+/// Pickles an object with protocol 5.
+pub(crate) fn dumps_apart<'py>(
+    object: &Bound<'py, PyAny>,
+    large: Buffers,
+) -> PyResult<(Bound<'py, PyBytes>, Vec<PyBuffer<u8>>)> {
     let py = object.py();
     static KEYS: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
     let dumps = match OWN_DUMPS.get(py) {
@@ -72,6 +90,9 @@ fn dumps_apart<'py>(object: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>
         keys.set_item("buffer_callback", callback)?;
         Ok::<_, PyErr>(keys.unbind())
     })?;
+    if large == Buffers::Within {
+        return Ok((dumps.call1((object, 5))?.cast_into::<PyBytes>()?, Vec::new()));
+    }
     // A pickle within a pickle (`__reduce__` that sends something) has collected its own by then.
     let before = COLLECTED.take();
     let result = dumps.call((object, 5), Some(keys.bind(py)));
@@ -81,7 +102,7 @@ fn dumps_apart<'py>(object: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>
 
 /// Pickles an object with its large buffers out of band, placed where a receiver can map them.
 pub(crate) fn dump_content<'py>(channel: &Channel, object: &Bound<'py, PyAny>) -> PyResult<Content<'py>> {
-    let (bytes, collected) = dumps_apart(object)?;
+    let (bytes, collected) = dumps_apart(object, Buffers::of_messages())?;
     if collected.is_empty() {
         return Ok(Content { bytes, buffers: None, held: None });
     }
@@ -89,9 +110,7 @@ pub(crate) fn dump_content<'py>(channel: &Channel, object: &Bound<'py, PyAny>) -
     let Some(Placed { buffers, places, held }) = arenas::place(py, channel, &slices(&collected))? else {
         return Ok(Content { bytes: dumps(object)?, buffers: None, held: None });
     };
-    let head = (places.len() as u32).to_le_bytes();
-    let numbers = places.iter().flat_map(|(offset, length)| [offset.to_le_bytes(), length.to_le_bytes()]).flatten();
-    let whole: Vec<u8> = head.into_iter().chain(numbers).chain(bytes.as_bytes().iter().copied()).collect();
+    let whole = [&encode_places(&places), bytes.as_bytes()].concat();
     Ok(Content { bytes: PyBytes::new(py, &whole), buffers: Some(buffers), held })
 }
 
@@ -102,18 +121,37 @@ fn slices(buffers: &[PyBuffer<u8>]) -> Vec<Slice> {
 /// Unpickles a message, and maps its large buffers if it has any.
 pub(crate) fn load_content<'py>(py: Python<'py>, payload: &mut Payload) -> PyResult<Bound<'py, PyAny>> {
     let Some(leased) = payload.memory.take() else { return loads(py, payload.as_slice()) };
-    let bytes = payload.as_slice();
     let cut_off = || PyValueError::new_err("a message whose buffers are not where it says");
-    let (count, rest) = bytes.split_first_chunk::<4>().ok_or_else(cut_off)?;
-    let count = u32::from_le_bytes(*count) as usize;
-    let (numbers, pickle) = rest.split_at_checked(count.saturating_mul(16)).ok_or_else(cut_off)?;
-    let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap_or_default());
-    let places: Vec<(u64, u64)> =
-        numbers.chunks_exact(16).map(|pair| (number(&pair[..8]), number(&pair[8..]))).collect();
+    let (places, pickle) = places(payload.as_slice()).ok_or_else(cut_off)?;
     loads_with(py, pickle, arenas::views(leased, &places)?)
 }
 
-fn loads_with<'py>(py: Python<'py>, pickle: &[u8], views: Vec<Buffer>) -> PyResult<Bound<'py, PyAny>> {
+/// Where large buffers are: the offset and the length of each.
+pub(crate) type Places = Vec<(u64, u64)>;
+
+/// Where large buffers are, and the pickle that follows; `None` if it is cut off.
+pub(crate) fn places(bytes: &[u8]) -> Option<(Places, &[u8])> {
+    let (count, rest) = bytes.split_first_chunk::<4>()?;
+    let count = u32::from_le_bytes(*count) as usize;
+    let (numbers, pickle) = rest.split_at_checked(count.checked_mul(16)?)?;
+    let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap_or_default());
+    let places = numbers.chunks_exact(16).map(|pair| (number(&pair[..8]), number(&pair[8..])));
+    Some((places.collect(), pickle))
+}
+
+/// What [`places`] reads.
+pub(crate) fn encode_places(places: &[(u64, u64)]) -> Vec<u8> {
+    let count = (places.len() as u32).to_le_bytes();
+    let numbers = places.iter().flat_map(|(offset, length)| [offset.to_le_bytes(), length.to_le_bytes()]).flatten();
+    count.into_iter().chain(numbers).collect()
+}
+
+/// Unpickles what was pickled without its large buffers.
+pub(crate) fn loads_with<'py>(
+    py: Python<'py>,
+    pickle: &[u8],
+    views: Vec<impl IntoPyObject<'py>>,
+) -> PyResult<Bound<'py, PyAny>> {
     let loads = LOADS.import(py, "_pickle", "loads")?;
     let keys = PyDict::new(py);
     keys.set_item("buffers", PyList::new(py, views)?)?;
@@ -123,7 +161,7 @@ fn loads_with<'py>(py: Python<'py>, pickle: &[u8], views: Vec<Buffer>) -> PyResu
 /// A copy of an object whose large buffers lie in memory that is sent without being copied again.
 #[pyfunction]
 pub(crate) fn share<'py>(py: Python<'py>, object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    let (bytes, collected) = dumps_apart(object)?;
+    let (bytes, collected) = dumps_apart(object, Buffers::of_messages())?;
     let channel = crate::session::channel(py)?;
     if collected.is_empty() {
         return loads(py, bytes.as_bytes());

@@ -26,6 +26,7 @@ mod system;
 mod tables;
 #[cfg(feature = "testing")]
 mod testing;
+mod values;
 mod wire;
 mod zygote;
 
@@ -38,8 +39,6 @@ mod _rebeam {
         Handlers, catch_up_now, is_recycled, receive, report, serve, set_after, set_idle, set_idle_left, settle,
         started, stop_if_idle, take_cancelled, take_idle, take_idle_left, take_own_mail, take_time_left, trim_memory,
     };
-    #[pymodule_export]
-    use crate::arenas::pin_memory;
     #[pymodule_export]
     use crate::asked::Asked;
     #[pymodule_export]
@@ -75,7 +74,7 @@ mod _rebeam {
     #[pymodule_export]
     use crate::system::{birth_time, file_time, has_fork_handlers};
     #[pymodule_export]
-    use crate::tables::{Table, Walk, table_names};
+    use crate::tables::{Table, Walk, pin_memory, table_names};
     #[cfg(feature = "testing")]
     #[pymodule_export]
     use crate::testing::Node;

@@ -12,7 +12,6 @@ use rebeam_protocol::id::CallId;
 use rebeam_protocol::message::{CallFailure, Codec, Form, Head, Kind, Lane, Outcome, Waits};
 use rebeam_protocol::worker::{Envelope, Full, Reply, ToSupervisor};
 
-use crate::actor_loop;
 use crate::arenas;
 use crate::asked::Asked;
 use crate::channel::{Channel, Filed};
@@ -20,7 +19,7 @@ use crate::clock;
 use crate::codec::{self, Content};
 use crate::context::{self, PyCaller};
 use crate::convert;
-use crate::session::{channel, closed, send, wait};
+use crate::session::{acknowledge_noted, channel, closed, send, wait};
 use crate::wire::Payload;
 
 /// After a call's own deadline, how long to wait for the supervisor's word on what the callee does.
@@ -516,7 +515,7 @@ pub(crate) fn reply(py: Python<'_>, caller: PyCaller, value: &Bound<'_, PyAny>) 
         Codec::Pickle => message_content(channel, value)?,
         Codec::Data => Content { bytes: PyBytes::new(py, &codec::dump_value(value)?), buffers: None, held: None },
     };
-    actor_loop::acknowledge_noted(py, channel)?;
+    acknowledge_noted(py, channel)?;
     let reply = Reply { to, outcome: Outcome::Returned(codec), done: None, is_last: false, buffers: content.buffers };
     send(py, channel, &ToSupervisor::Reply(reply), content.as_bytes())
 }

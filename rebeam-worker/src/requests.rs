@@ -1,5 +1,7 @@
 //! Requests to the supervisor itself: about names, other actors, supervisors and their children.
 
+use std::os::fd::BorrowedFd;
+
 use pyo3::exceptions::{PyOSError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyBytes, PyDict};
@@ -14,7 +16,7 @@ use crate::channel::Filed;
 use crate::codec;
 use crate::convert;
 use crate::outgoing::{alarm_payload, until};
-use crate::session::{self, channel, send, wait};
+use crate::session::{self, channel, send, send_with, tell_news, wait};
 use crate::spec;
 use crate::wire::Payload;
 
@@ -27,15 +29,22 @@ pub(crate) fn unfit<T>(answer: &impl std::fmt::Debug) -> PyResult<T> {
 
 /// Asks something that belongs to some content, and is answered at once.
 pub(crate) fn ask_about(py: Python<'_>, body: ProcessRequest, content: &[u8]) -> PyResult<ProcessAnswer> {
-    Ok(ask_answer(py, body, content)?.0)
+    Ok(ask_answer(py, body, content, None)?.0)
 }
 
-/// As [`ask_about`], with what comes with the answer.
-pub(crate) fn ask_answer(py: Python<'_>, body: ProcessRequest, content: &[u8]) -> PyResult<(ProcessAnswer, Payload)> {
+/// As [`ask_about`], with a descriptor, and with what comes with the answer.
+pub(crate) fn ask_answer(
+    py: Python<'_>,
+    body: ProcessRequest,
+    content: &[u8],
+    descriptor: Option<BorrowedFd<'_>>,
+) -> PyResult<(ProcessAnswer, Payload)> {
     let channel = channel(py)?;
     let number = channel.next_id();
     channel.expect(number);
-    let answer = send(py, channel, &ToSupervisor::Request { request: RequestId(number), body }, content)
+    tell_news(py, channel)?;
+    let request = ToSupervisor::Request { request: RequestId(number), body };
+    let answer = send_with(py, channel, &request, content, descriptor)
         .and_then(|()| wait(py, || channel.wait_filed(number, None)));
     channel.forget(number);
     match answer? {

@@ -12,7 +12,8 @@ use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use rebeam_protocol::frame::FrameError;
-use rebeam_protocol::worker::ToSupervisor;
+use rebeam_protocol::id::Seq;
+use rebeam_protocol::worker::{Done, ToSupervisor};
 use rebeam_sys::frames::NotWritten;
 use rebeam_sys::{process, tag};
 
@@ -249,6 +250,19 @@ pub(crate) fn send(py: Python<'_>, channel: &Channel, message: &ToSupervisor, pa
 /// Tells the supervisor what became of memory since the last time.
 pub(crate) fn tell_news(py: Python<'_>, channel: &Channel) -> PyResult<()> {
     arenas::news().iter().try_for_each(|news| send_with(py, channel, news, &[], None))
+}
+
+/// Tells the supervisor of all messages that were noted as done.
+pub(crate) fn acknowledge_noted(py: Python<'_>, channel: &Channel) -> PyResult<()> {
+    channel.take_done().map_or(Ok(()), |done| send_acks(py, channel, done))
+}
+
+/// Tells the supervisor that these messages are done.
+pub(crate) fn send_acks(py: Python<'_>, channel: &Channel, done: Vec<Done>) -> PyResult<()> {
+    let settled: Vec<Seq> = done.iter().map(|done| done.seq).collect();
+    send(py, channel, &ToSupervisor::Ack { done }, &[])?;
+    channel.page.settled(&settled);
+    Ok(())
 }
 
 /// Sends a frame with a descriptor.

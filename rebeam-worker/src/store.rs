@@ -49,24 +49,24 @@ pub(crate) fn serve(mut args: impl Iterator<Item = OsString>) -> Result<(), Stri
     let is_restored = sort == "restored";
     // SAFETY: the supervisor started this process with these descriptors for this purpose.
     let mut fds = (FIRST..).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
-    let data = if is_restored { fds.next() } else { None };
+    let before = if is_restored { fds.next().zip(fds.next()) } else { None };
     let (Some(control), Some(lifeline)) = (fds.next(), fds.next()) else { return Ok(()) };
     tie_to(&lifeline).map_err(|error| error.to_string())?;
     let directory = PathBuf::from(directory);
     let size = map_size(most_bytes);
-    let store = match &data {
-        Some(data) => Store::restore(data, &directory, size),
+    let store = match &before {
+        Some((data, arrays)) => Store::restore(data, arrays, &directory, size),
         None => Store::create(&directory, size),
     };
-    drop(data);
+    drop(before);
     let opened = store.and_then(|store| {
-        let data = store.data()?;
-        Ok((Tables::new(store, most_bytes, usize::try_from(most_answer).unwrap_or(usize::MAX))?, data))
+        let files = store.files()?;
+        Ok((Tables::new(store, most_bytes, usize::try_from(most_answer).unwrap_or(usize::MAX))?, files))
     });
     let mut server = Server { control, out: WriteQueue::default() };
     match opened {
-        Ok((tables, data)) => {
-            server.say_with(&FromStore::Ready, vec![Arc::new(data)]);
+        Ok((tables, files)) => {
+            server.say_with(&FromStore::Ready, files.map(Arc::new).to_vec());
             server.run(tables).map_err(|error| error.to_string())
         }
         Err(error) => {
@@ -74,6 +74,20 @@ pub(crate) fn serve(mut args: impl Iterator<Item = OsString>) -> Result<(), Stri
             let _ = server.flush();
             Err(error.to_string())
         }
+    }
+}
+
+/// An operation that was asked for.
+struct Asked {
+    id: TableId,
+    by: Pid,
+    operation: Bytes,
+    arrays: Option<OwnedFd>,
+}
+
+impl Asked {
+    fn request(&self) -> Request<'_> {
+        Request { id: self.id, by: self.by, operation: &self.operation, arrays: self.arrays.as_ref() }
     }
 }
 
@@ -125,8 +139,9 @@ impl Server {
         let mut operations = Vec::new();
         loop {
             let frame = reader.next_frame::<ToStore>().map_err(io::Error::other)?;
-            if let Some((ToStore::Operate { tag, id, by }, payload)) = frame {
-                operations.push((tag, id, by, payload));
+            if let Some((ToStore::Operate { tag, id, by, has_arrays }, payload)) = frame {
+                let arrays = if has_arrays { reader.take_descriptor() } else { None };
+                operations.push((tag, Asked { id, by, operation: payload, arrays }));
                 continue;
             }
             self.operate(tables, &std::mem::take(&mut operations))?;
@@ -139,7 +154,7 @@ impl Server {
                     match tables.store.attach() {
                         Ok((ReaderId(reader), fds)) => {
                             let map_size = tables.store.map_size() as u64;
-                            let fds = [fds.data, fds.page, fds.pins].map(Arc::new).to_vec();
+                            let fds = fds.into_array().map(Arc::new).to_vec();
                             self.say_with(&FromStore::Attached { tag, reader, map_size }, fds);
                             // They are open here until they are out.
                             self.flush()?;
@@ -159,12 +174,11 @@ impl Server {
         }
     }
 
-    fn operate(&mut self, tables: &mut Tables, operations: &[(u64, TableId, Pid, Bytes)]) -> rebeam_store::Result<()> {
+    fn operate(&mut self, tables: &mut Tables, operations: &[(u64, Asked)]) -> rebeam_store::Result<()> {
         if operations.is_empty() {
             return Ok(());
         }
-        let requests: Vec<Request<'_>> =
-            operations.iter().map(|(_, id, by, operation)| Request { id: *id, by: *by, operation }).collect();
+        let requests: Vec<Request<'_>> = operations.iter().map(|(_, asked)| asked.request()).collect();
         let results = tables.operate(&requests, monotonic_ms())?;
         self.answer(operations.iter().map(|(tag, ..)| *tag).zip(results).collect());
         tables.settle(monotonic_ms())?;

@@ -10,30 +10,31 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use pyo3::exceptions::{PyKeyError, PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString, PyTuple};
+use pyo3::types::{PyBool, PyString, PyTuple};
 use rebeam_protocol::address::Registry;
 use rebeam_protocol::id::{Pid, RequestId};
 use rebeam_protocol::ledger::{RegistryId, key_label, text_key};
 use rebeam_protocol::process::{ProcessAnswer, ProcessRequest, RegistryError, RegistryRequest};
 use rebeam_protocol::table::{
-    Access, NewRow, OnFull, Only, Operation, Outcome, PICKLE, PLAIN, Table as Description, TableAnswer, TableError,
+    Access, Extent, NewRow, OnFull, Only, Operation, Outcome, PLAIN, Table as Description, TableAnswer, TableError,
     TableId, TableKind, TableRequest,
 };
 use rebeam_protocol::value::{self, Value};
 use rebeam_store::key::{self, NoKey, Numbers};
 use rebeam_store::row::{self, LONGEST_KEY, Row, Size};
-use rebeam_store::{Reader, Snapshot};
+use rebeam_store::{Array, Descriptors, Reader, Snapshot};
 use rebeam_sys::clock::monotonic_ms;
 use sha2::{Digest, Sha256};
 
+use crate::arenas;
 use crate::asked::Asked;
 use crate::clock;
 use crate::codec;
 use crate::convert;
 use crate::ledger;
-use crate::outgoing::explained;
 use crate::requests::{PyPid, ask_about, ask_answer, unfit};
 use crate::session::{channel, not_an_actor};
+use crate::values::{Arrays, damaged, dumped, loaded};
 
 /// How many rows a walk takes out of the file at once.
 const ROWS_AT_ONCE: usize = 64;
@@ -63,18 +64,17 @@ fn reader(py: Python<'_>) -> PyResult<Reader> {
     {
         return Ok(reader.clone());
     }
-    let (answer, payload) = ask_answer(py, ProcessRequest::Table(TableRequest::Attach), &[])?;
+    let (answer, payload) = ask_answer(py, ProcessRequest::Table(TableRequest::Attach), &[], None)?;
     let (map_size, store) = match answer {
         ProcessAnswer::Table(TableAnswer::Attached { map_size, store }) => (map_size, store),
         ProcessAnswer::Table(TableAnswer::Failed(error)) => return Err(table_error(py, "", &error)?),
         other => return unfit(&other),
     };
-    let [data, page, pins]: [OwnedFd; 3] = payload
-        .descriptors
-        .try_into()
-        .map_err(|_| PyOSError::new_err("the tables came without their memory: too many open files?"))?;
+    let descriptors = payload.descriptors.try_into();
+    let descriptors =
+        descriptors.map_err(|_| PyOSError::new_err("the tables came without their memory: too many open files?"))?;
     let map_size = usize::try_from(map_size).unwrap_or(usize::MAX);
-    let reader = Reader::open(data.as_fd(), page.as_fd(), pins.as_fd(), map_size).map_err(|error| refused(&error))?;
+    let reader = Reader::open(Descriptors::from_array(descriptors), map_size).map_err(|error| refused(&error))?;
     let mut opened = opened();
     match &*opened {
         // Another thread was faster.
@@ -83,6 +83,15 @@ fn reader(py: Python<'_>) -> PyResult<Reader> {
             *opened = Some((store, reader.clone()));
             Ok(reader)
         }
+    }
+}
+
+/// A helper is about to be forked, and may look into all that is mapped: none of it is given back any more.
+#[pyfunction]
+pub(crate) fn pin_memory() {
+    arenas::pin_memory();
+    if let Some((_, reader)) = &*opened() {
+        reader.keep_arrays();
     }
 }
 
@@ -138,6 +147,11 @@ impl Found {
 
     fn key(self, key: &Bound<'_, PyAny>) -> PyResult<Key> {
         Key::new(key, self.numbers())
+    }
+
+    /// What takes the arrays of its values; those of a bag are compared, and have none.
+    fn arrays(self) -> Arrays {
+        if self.is_bag() { Arrays::none() } else { Arrays::default() }
     }
 
     /// What the keys of tuples begin with that begin with these items.
@@ -202,43 +216,31 @@ fn no_key(object: &Bound<'_, PyAny>, error: &NoKey) -> PyErr {
     }
 }
 
-fn dumped(object: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
-    let is_plain = object.is_none()
-        || object.is_exact_instance_of::<PyString>()
-        || object.is_exact_instance_of::<PyInt>()
-        || object.is_exact_instance_of::<PyFloat>()
-        || object.is_exact_instance_of::<PyBool>()
-        || object.is_exact_instance_of::<PyBytes>();
-    if is_plain {
-        // A whole number of more than 128 bits is pickled, and so is text that is not made of whole characters.
-        if let Ok(value) = codec::to_value(object)
-            && !matches!(value, Value::Text { .. })
-        {
-            return Ok([&[PLAIN], &value::encode(&value)[..]].concat());
-        }
-    }
-    let py = object.py();
-    let pickle = explained(py, codec::dumps(object), |module, error| {
-        module.call_method1("explain_message", (object, error.value(py)))
-    })?;
-    Ok([&[PICKLE], pickle.as_bytes()].concat())
-}
-
-fn loaded<'py>(py: Python<'py>, value: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    match value.split_first() {
-        Some((&PLAIN, value)) => codec::load_value(py, value),
-        Some((&PICKLE, pickle)) => codec::loads(py, pickle),
-        _ => Err(damaged()),
-    }
-}
-
 /// Whether a row is there for nobody any more, though the store has not removed it yet.
 fn is_expired(bytes: &[u8]) -> bool {
     Row::decode(bytes).is_some_and(|row| row.is_expired(now_ms))
 }
 
-fn damaged() -> PyErr {
-    PyValueError::new_err("this row of the table is damaged")
+/// A copy of a row, and what its value looks into.
+struct Taken {
+    row: Vec<u8>,
+    array: Option<Arc<Array>>,
+}
+
+impl Taken {
+    fn out_of(snapshot: &Snapshot, row: &[u8]) -> rebeam_store::Result<Self> {
+        let extent = Row::decode(row).and_then(|row| Extent::of(row.value));
+        let array = extent.map(|(extent, _)| snapshot.array(extent)).transpose()?;
+        Ok(Taken { row: row.to_vec(), array })
+    }
+
+    fn row(&self) -> PyResult<Row<'_>> {
+        Row::decode(&self.row).ok_or_else(damaged)
+    }
+
+    fn value<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        loaded(py, self.row()?.value, self.array.as_ref())
+    }
 }
 
 impl Table {
@@ -299,13 +301,25 @@ impl Table {
         operation: &Operation<'_>,
         use_it: impl FnOnce(Outcome<'_>) -> PyResult<T>,
     ) -> PyResult<T> {
+        self.operate_with(py, operation, None, use_it)
+    }
+
+    /// With the memory in which the arrays of the operation's rows are.
+    fn operate_with<T>(
+        &self,
+        py: Python<'_>,
+        operation: &Operation<'_>,
+        arrays: Option<&OwnedFd>,
+        use_it: impl FnOnce(Outcome<'_>) -> PyResult<T>,
+    ) -> PyResult<T> {
         if !matches!(*self.view(), View::Live) {
             return Err(PyTypeError::new_err(format!("a snapshot of `{}` is not changed", self.name)));
         }
         let found = self.look(py)?;
         let bytes = postcard::to_stdvec(operation).map_err(|error| PyValueError::new_err(error.to_string()))?;
-        let request = ProcessRequest::Table(TableRequest::Operate(found.id));
-        let (answer, payload) = ask_answer(py, request, &bytes)?;
+        let request = TableRequest::Operate { id: found.id, has_arrays: arrays.is_some() };
+        let arrays = arrays.map(AsFd::as_fd);
+        let (answer, payload) = ask_answer(py, ProcessRequest::Table(request), &bytes, arrays)?;
         match answer {
             ProcessAnswer::Table(TableAnswer::Done) => {
                 let outcome = postcard::from_bytes(payload.as_slice());
@@ -347,9 +361,13 @@ impl Table {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A copy of what is under a whole key. No code of the user's runs while the file is looked at.
-    fn bytes(&self, py: Python<'_>, whole: &[u8]) -> PyResult<Option<Vec<u8>>> {
-        self.look_at(py, |snapshot| Ok(snapshot.get(whole)?.filter(|row| !is_expired(row)).map(<[u8]>::to_vec)))
+    /// What is under a key of a set. No code of the user's runs while the file is looked at.
+    fn taken(&self, py: Python<'_>, found: Found, key: &Bound<'_, PyAny>) -> PyResult<Option<Taken>> {
+        let whole = row::of(found.id, &found.key(key)?.bytes);
+        self.look_at(py, |snapshot| {
+            let row = snapshot.get(&whole)?.filter(|row| !is_expired(row));
+            row.map(|row| Taken::out_of(snapshot, row)).transpose()
+        })
     }
 
     fn size(&self, py: Python<'_>, found: Found) -> PyResult<Size> {
@@ -365,12 +383,12 @@ impl Table {
             let mut values = Vec::new();
             while let Some((_, value)) = rows.next_row()? {
                 if !is_expired(value) {
-                    values.push(value.to_vec());
+                    values.push(Taken::out_of(snapshot, value)?);
                 }
             }
             Ok(values)
         })?;
-        values.iter().map(|value| loaded(py, Row::decode(value).ok_or_else(damaged)?.value)).collect()
+        values.iter().map(|taken| taken.value(py)).collect()
     }
 }
 
@@ -487,7 +505,8 @@ impl Table {
         if found.is_bag() {
             return Ok(!self.values(py, found, key)?.is_empty());
         }
-        Ok(self.bytes(py, &row::of(found.id, &found.key(key)?.bytes))?.is_some())
+        let whole = row::of(found.id, &found.key(key)?.bytes);
+        self.look_at(py, |snapshot| Ok(snapshot.get(&whole)?.is_some_and(|row| !is_expired(row))))
     }
 
     /// The value under a key; of a bag, the list of them.
@@ -513,9 +532,8 @@ impl Table {
         if found.is_bag() {
             return Err(PyValueError::new_err(format!("`{}` is a bag: a key has several values", self.name)));
         }
-        let Some(bytes) = self.bytes(py, &row::of(found.id, &found.key(key)?.bytes))? else { return Ok(None) };
-        let row = Row::decode(&bytes).ok_or_else(damaged)?;
-        Ok(Some((row.version, loaded(py, row.value)?)))
+        let Some(taken) = self.taken(py, found, key)? else { return Ok(None) };
+        Ok(Some((taken.row()?.version, taken.value(py)?)))
     }
 
     /// Rows in order, or the other way round, of one moment: all whose keys lie between two, the second left out, or begin
@@ -575,9 +593,10 @@ impl Table {
         ttl: Option<f64>,
     ) -> PyResult<bool> {
         let found = self.look(py)?;
+        let mut arrays = found.arrays();
         let rows = rows.try_iter()?.map(|row| {
             let (key, value): (Bound<'_, PyAny>, Bound<'_, PyAny>) = row?.extract()?;
-            Ok((found.key(&key)?, dumped(&value)?))
+            Ok((found.key(&key)?, arrays.dumped(&value)?))
         });
         let rows = rows.collect::<PyResult<Vec<(Key, Vec<u8>)>>>()?;
         let only = match only_version {
@@ -590,15 +609,16 @@ impl Table {
             NewRow { key: &key.bytes, original: &key.original, expires, value }
         }
         let rows = rows.iter().map(|pair| row(pair, expires)).collect();
-        self.operate(py, &Operation::Put { rows, only }, is_done)
+        self.operate_with(py, &Operation::Put { rows, only }, arrays.memory(py)?.as_ref(), is_done)
     }
 
     fn __setitem__(&self, py: Python<'_>, key: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let found = self.look(py)?;
-        let (key, value) = (found.key(key)?, dumped(value)?);
+        let mut arrays = found.arrays();
+        let (key, value) = (found.key(key)?, arrays.dumped(value)?);
         let expires = found.expires(None);
         let rows = vec![NewRow { key: &key.bytes, original: &key.original, expires, value: &value }];
-        self.operate(py, &Operation::Put { rows, only: Only::Always }, |_| Ok(()))
+        self.operate_with(py, &Operation::Put { rows, only: Only::Always }, arrays.memory(py)?.as_ref(), |_| Ok(()))
     }
 
     fn __delitem__(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -643,11 +663,20 @@ impl Table {
     /// Removes what is under a key, and gives it: a list, which is empty if nothing was there.
     #[pyo3(name = "_take_all")]
     fn take_all<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        let key = self.look(py)?.key(key)?;
-        self.operate(py, &Operation::Take { key: &key.bytes }, |outcome| match outcome {
-            Outcome::Taken(values) => values.iter().map(|value| loaded(py, value.0)).collect(),
-            other => unfit(&other),
-        })
+        let found = self.readable(py)?;
+        if found.is_bag() {
+            let key = found.key(key)?;
+            return self.operate(py, &Operation::Take { key: &key.bytes }, |outcome| match outcome {
+                Outcome::Taken(values) => values.iter().map(|value| loaded(py, value.0, None)).collect(),
+                other => unfit(&other),
+            });
+        }
+        loop {
+            let Some(taken) = self.taken(py, found, key)? else { return Ok(Vec::new()) };
+            if self.remove(py, key, Some(taken.row()?.version))?.is_some() {
+                return Ok(vec![taken.value(py)?]);
+            }
+        }
     }
 
     /// Asks to be the one who puts a row under a key: true once it is this one's turn, false once there is a row.
@@ -708,8 +737,7 @@ impl Table {
             let values = self.values(py, found, key)?;
             return Ok(if values.is_empty() { None } else { Some(values.into_pyobject(py)?) });
         }
-        let Some(bytes) = self.bytes(py, &row::of(found.id, &found.key(key)?.bytes))? else { return Ok(None) };
-        Ok(Some(loaded(py, Row::decode(&bytes).ok_or_else(damaged)?.value)?))
+        self.taken(py, found, key)?.map(|taken| taken.value(py)).transpose()
     }
 }
 
@@ -746,8 +774,8 @@ enum What {
     Items,
 }
 
-/// A row as it lies in the file: key and value.
-type Bytes = (Vec<u8>, Vec<u8>);
+/// A row as it lies in the file: its key, and the rest.
+type Bytes = (Vec<u8>, Taken);
 
 /// Goes over the rows of one moment.
 #[pyclass(module = "rebeam._rebeam")]
@@ -797,8 +825,8 @@ impl Walking {
     fn take_more(&mut self, py: Python<'_>) -> PyResult<()> {
         let taken = self.take_bytes().map_err(|error| refused(&error))?;
         let taken = taken.ok_or_else(|| was_ended(py, &self.name))?;
-        for (whole, value) in taken {
-            self.rows.push_back(object(py, self.found, self.what, &whole, &value)?.unbind());
+        for (whole, taken) in taken {
+            self.rows.push_back(object(py, self.found, self.what, &whole, &taken)?.unbind());
         }
         Ok(())
     }
@@ -820,15 +848,15 @@ impl Walking {
                 *lower = [whole, &[0]].concat();
             }
             if !is_expired(value) {
-                taken.push((whole.to_vec(), value.to_vec()));
+                taken.push((whole.to_vec(), Taken::out_of(snapshot, value)?));
             }
         }
         Ok(Some(taken))
     }
 }
 
-fn object<'py>(py: Python<'py>, found: Found, what: What, whole: &[u8], value: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    let row = Row::decode(value).ok_or_else(damaged)?;
+fn object<'py>(py: Python<'py>, found: Found, what: What, whole: &[u8], taken: &Taken) -> PyResult<Bound<'py, PyAny>> {
+    let row = taken.row()?;
     let key = || {
         if !row.original.is_empty() {
             return codec::load_value(py, row.original);
@@ -838,8 +866,8 @@ fn object<'py>(py: Python<'py>, found: Found, what: What, whole: &[u8], value: &
     };
     match what {
         What::Keys => key(),
-        What::Values => loaded(py, row.value),
-        What::Items => Ok(PyTuple::new(py, [key()?, loaded(py, row.value)?])?.into_any()),
+        What::Values => taken.value(py),
+        What::Items => Ok(PyTuple::new(py, [key()?, taken.value(py)?])?.into_any()),
     }
 }
 
@@ -857,7 +885,7 @@ pub(crate) fn table_names(py: Python<'_>) -> PyResult<Vec<String>> {
 
 /// The message about a table that this actor owns from now on.
 pub(crate) fn transfer_object<'py>(py: Python<'py>, key: &[u8], from: Pid, data: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    let fields = (key_label(key), convert::pid_numbers(from), loaded(py, data)?);
+    let fields = (key_label(key), convert::pid_numbers(from), loaded(py, data, None)?);
     py.import("rebeam._tables")?.call_method1("transferred", fields)
 }
 

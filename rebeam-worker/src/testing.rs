@@ -103,8 +103,7 @@ fn open_tables() -> Option<Tables> {
     let _ = std::fs::remove_dir(&directory);
     let mut store = store.ok()?;
     let (_, fds) = store.attach().ok()?;
-    let reader =
-        rebeam_store::Reader::open(fds.data.as_fd(), fds.page.as_fd(), fds.pins.as_fd(), store.map_size()).ok()?;
+    let reader = rebeam_store::Reader::open(fds, store.map_size()).ok()?;
     tables::open_here(Some(reader));
     Tables::new(store, MOST_ROWS, MAX_FRAME).ok()
 }
@@ -569,14 +568,29 @@ impl Shell {
                     self.tell(Event::HandedOver(Box::new(HandedOver { process, state, runs_init, took, page })));
                 }
             }
-            Ok(Heard::Table { request, body, payload }) => self.operate(process, request, body, &payload),
+            Ok(Heard::Table { request, body, payload }) => {
+                let arrays = match (body, self.workers.get_mut(&process)) {
+                    (TableRequest::Operate { has_arrays: true, .. }, Some(worker)) => {
+                        worker.reader.frames.take_descriptor()
+                    }
+                    _ => None,
+                };
+                self.operate(process, request, body, &payload, arrays.as_ref());
+            }
             Ok(Heard::Shell(_)) => {}
             Err(complaint) => self.tell(Event::Misbehaved { process, complaint }),
         }
     }
 
     /// What the store of a node would do. Everybody here reads with what this process has opened.
-    fn operate(&mut self, process: ProcessId, request: RequestId, body: TableRequest, operation: &[u8]) {
+    fn operate(
+        &mut self,
+        process: ProcessId,
+        request: RequestId,
+        body: TableRequest,
+        operation: &[u8],
+        arrays: Option<&OwnedFd>,
+    ) {
         let Some(tables) = &mut self.tables else {
             return self.answer_table(process, request, Err(TableError::NoTable));
         };
@@ -585,8 +599,8 @@ impl Shell {
         let tag = self.last_tag;
         self.table_requests.insert(tag, (process, request));
         let done = match body {
-            TableRequest::Operate(id) => {
-                let results = tables.operate(&[Request { id, by, operation }], now);
+            TableRequest::Operate { id, .. } => {
+                let results = tables.operate(&[Request { id, by, operation, arrays }], now);
                 let done = results.map_or_else(
                     |error| Err(TableError::Unavailable(error.to_string())),
                     |mut results| results.pop().unwrap_or(Err(TableError::NoTable)),

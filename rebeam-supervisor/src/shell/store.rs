@@ -3,7 +3,7 @@
 //! It is started when the first table is made. If it dies, the next one goes on with the rows that it had.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -20,8 +20,11 @@ pub(crate) fn service() -> Service {
     Service::new("store of tables", POLICY)
 }
 
-/// Starts a store whose rows may have this many bytes, and its answers that many; with `data`, it goes on with those of the last one. Names that it
-/// needs for a moment are in `directory`.
+/// The rows and the arrays of a store.
+pub(crate) type Files = [OwnedFd; 2];
+
+/// Starts a store whose rows may have this many bytes, and its answers that many; with the files of the last one, it goes on
+/// with those. Names that it needs for a moment are in `directory`.
 ///
 /// # Errors
 /// Those of the system.
@@ -30,14 +33,15 @@ pub(crate) fn start(
     directory: &Path,
     most_bytes: u64,
     most_answer: usize,
-    data: Option<&OwnedFd>,
+    before: Option<&Files>,
 ) -> io::Result<Process> {
     let mut command = Command::new(worker_program()?);
-    let sort = if data.is_some() { "restored" } else { "new" };
+    let sort = if before.is_some() { "restored" } else { "new" };
     command.arg("store").arg(sort).arg(directory).current_dir("/");
     command.args([most_bytes.to_string(), most_answer.to_string()]);
     if let Some(mark) = &python.mark {
         command.env("REBEAM_NODE", mark);
     }
-    Process::start(command, data.map(AsFd::as_fd).as_slice())
+    let files: Vec<BorrowedFd<'_>> = before.into_iter().flatten().map(AsFd::as_fd).collect();
+    Process::start(command, &files)
 }

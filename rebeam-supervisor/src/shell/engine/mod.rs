@@ -39,6 +39,7 @@ use rebeam_protocol::outside::{Health, NodeState};
 use rebeam_protocol::page;
 use rebeam_protocol::process::ProcessAnswer;
 use rebeam_protocol::spec::ProcessOptions;
+use rebeam_protocol::table::TableRequest;
 use rebeam_protocol::worker::{ToSupervisor, ToWorker};
 use rebeam_protocol::zygote::{FromZygote, Target};
 use rustc_hash::FxBuildHasher;
@@ -689,7 +690,15 @@ impl Engine {
         match shell::hear(process, message, payload, |buffers| worker.memories.ticket(buffers, &self.freed))? {
             Heard::Event(event) => self.tell(event),
             Heard::Abandon(call) => self.abandon(Caller::Actor(process.pid), call),
-            Heard::Table { request, body, payload } => self.table_asked(process, request, body, &payload),
+            Heard::Table { request, body, payload } => {
+                let arrays = match body {
+                    TableRequest::Operate { has_arrays: true, .. } => {
+                        Some(worker.decoder.take_descriptor().ok_or("arrays without their memory")?)
+                    }
+                    _ => None,
+                };
+                self.table_asked(process, request, body, &payload, arrays);
+            }
             Heard::Shell(ToSupervisor::Arena { arena, size }) => {
                 let descriptor = worker.decoder.take_descriptor();
                 if !self.descriptors.has_room_for_arena() {

@@ -21,6 +21,7 @@ use rustc_hash::FxBuildHasher;
 
 use super::worker::Writing;
 use super::{Engine, MOST_UNREAD, Node};
+use crate::shell::descriptors;
 use crate::shell::reaper::Reaped;
 use crate::shell::room;
 use crate::shell::service::{self, Frames, Next, Process, Service};
@@ -29,6 +30,13 @@ use crate::view::text::duration;
 
 /// How many requests one process may have that are not answered: many times what threads and tasks need.
 const MOST_ASKED: usize = 100_000;
+
+/// How many requests that have brought arrays may be open: each has a descriptor until the store has it.
+fn most_bringing() -> usize {
+    descriptors::clients(MOST_BRINGING)
+}
+
+const MOST_BRINGING: usize = 1000;
 
 /// How long the store may take for an answer, and how often that is looked at while it says nothing.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
@@ -51,8 +59,10 @@ pub(super) struct Tables {
     readers: HashMap<ProcessId, Vec<u64>, FxBuildHasher>,
     /// Those of them whose user was told that they keep snapshots.
     told: HashSet<ProcessId>,
-    /// The rows, which the next store would go on with.
-    data: Option<OwnedFd>,
+    /// Rows and arrays, which the next store would go on with.
+    files: Option<store::Files>,
+    /// How many of the open requests have brought arrays.
+    bringing: usize,
     /// How many stores have ended.
     ended: u64,
     /// Why there is no store, and will be none.
@@ -66,6 +76,8 @@ struct Open {
     request: RequestId,
     /// Whether it may be asked of the next store, too: it changes nothing.
     is_attach: bool,
+    /// Whether it has brought arrays.
+    has_arrays: bool,
     /// Since when; `None`: it may wait for others.
     since: Option<Instant>,
 }
@@ -81,7 +93,8 @@ impl Default for Tables {
             asked: HashMap::default(),
             readers: HashMap::default(),
             told: HashSet::new(),
-            data: None,
+            files: None,
+            bringing: 0,
             ended: 0,
             given_up: None,
         }
@@ -104,15 +117,16 @@ pub(crate) struct TableFigures {
 impl Tables {
     /// Of this many tables.
     pub(super) fn figures(&self, count: usize) -> TableFigures {
-        // The file is in memory, and has no holes but those that nobody has written to.
-        let file = self.data.as_ref().and_then(|data| nix::sys::stat::fstat(data).ok());
-        let bytes = file.map_or(0, |file| file.st_blocks as u64 * 512);
+        // They are in memory, but for their holes.
+        let files = self.files.iter().flatten().filter_map(|file| nix::sys::stat::fstat(file).ok());
+        let bytes = files.map(|file| file.st_blocks as u64 * 512).sum();
         TableFigures { count, bytes, store: self.service.os_pid(), ended: self.ended }
     }
 
     /// A request is answered: which it was.
     fn answered(&mut self, tag: u64) -> Option<Open> {
         let open = self.open.remove(&tag)?;
+        self.bringing -= usize::from(open.has_arrays);
         if let Some(asked) = self.asked.get_mut(&open.process) {
             *asked = asked.saturating_sub(1);
         }
@@ -170,14 +184,22 @@ impl Node {
 impl Engine {
     // ---- what the store is told -------------------------------------------------------------------------------------
 
-    /// An actor wants something of the store.
-    pub(super) fn table_asked(&mut self, process: ProcessId, request: RequestId, body: TableRequest, payload: &Bytes) {
+    /// An actor wants something of the store; the memory with the arrays of an operation has come with that.
+    pub(super) fn table_asked(
+        &mut self,
+        process: ProcessId,
+        request: RequestId,
+        body: TableRequest,
+        payload: &Bytes,
+        arrays: Option<OwnedFd>,
+    ) {
         self.start_store();
         if let Some(why) = &self.tables.given_up {
             let error = TableError::Unavailable(why.clone());
             return self.answer_table(process, request, TableAnswer::Failed(error), Bytes::new());
         }
-        if self.tables.out.bytes() > MOST_UNREAD {
+        let brings_much = arrays.is_some() && self.tables.bringing >= most_bringing();
+        if self.tables.out.bytes() > MOST_UNREAD || brings_much {
             let error = TableError::Unavailable("too much waits to be written already".into());
             return self.answer_table(process, request, TableAnswer::Failed(error), Bytes::new());
         }
@@ -191,10 +213,15 @@ impl Engine {
         let tag = self.tables.last;
         let is_attach = body == TableRequest::Attach;
         let since = (!matches!(body, TableRequest::Claim(_))).then(Instant::now);
-        self.tables.open.insert(tag, Open { process, request, is_attach, since });
+        let has_arrays = arrays.is_some();
+        self.tables.bringing += usize::from(has_arrays);
+        self.tables.open.insert(tag, Open { process, request, is_attach, has_arrays, since });
         match body {
             TableRequest::Attach => self.tell_store(&ToStore::Attach { tag }, &Bytes::new()),
-            TableRequest::Operate(id) => self.tell_store(&ToStore::Operate { tag, id, by: process.pid }, payload),
+            TableRequest::Operate { id, .. } => {
+                let message = ToStore::Operate { tag, id, by: process.pid, has_arrays };
+                self.tell_store_with(&message, payload, arrays.map(Arc::new).into_iter().collect());
+            }
             TableRequest::Claim(id) => {
                 self.tell_store(&ToStore::Claim { tag, id, by: (process, request), is_release: false }, payload);
             }
@@ -222,12 +249,19 @@ impl Engine {
     }
 
     fn tell_store(&mut self, message: &ToStore, payload: &Bytes) {
+        self.tell_store_with(message, payload, Vec::new());
+    }
+
+    fn tell_store_with(&mut self, message: &ToStore, payload: &Bytes, descriptors: Vec<Arc<OwnedFd>>) {
         if self.tables.service.process().is_none() {
             return;
         }
         // What a worker may send is bounded where it is read.
         let limit = self.setup.max_frame.max(MAX_FRAME) + HEAD_ROOM;
-        let _ = self.tables.out.push(message, payload, limit);
+        let _ = match descriptors.is_empty() {
+            true => self.tables.out.push(message, payload, limit),
+            false => self.tables.out.push_with(message, payload, limit, descriptors),
+        };
         if self.tables.writing == Writing::Idle {
             self.tables.writing = Writing::Queued;
         }
@@ -255,14 +289,14 @@ impl Engine {
 
     // ---- what it says -------------------------------------------------------------------------------------------------
 
-    fn store_said(&mut self, message: FromStore, payload: Bytes, mut descriptors: Vec<Arc<OwnedFd>>) {
+    fn store_said(&mut self, message: FromStore, payload: Bytes, descriptors: Vec<Arc<OwnedFd>>) {
         match message {
             FromStore::Ready => {
                 self.tables.service.is_up(Instant::now());
-                match descriptors.pop().and_then(Arc::into_inner) {
-                    Some(data) => self.tables.data = Some(data),
-                    // The next one would begin without rows. It got lost for want of descriptors.
-                    None => return self.tables.service.kill(),
+                match descriptors.into_iter().filter_map(Arc::into_inner).collect::<Vec<_>>().try_into() {
+                    Ok(files) => self.tables.files = Some(files),
+                    // The next one would begin without rows. They got lost for want of descriptors.
+                    Err(_) => return self.tables.service.kill(),
                 }
                 self.ledger.set_stores(self.tables.ended);
             }
@@ -331,7 +365,7 @@ impl Engine {
             &self.setup.node_dir,
             room::for_tables(),
             self.setup.max_frame,
-            self.tables.data.as_ref(),
+            self.tables.files.as_ref(),
         );
         let listening = started.and_then(|process| {
             let frames = process.frames_up_to(u32::MAX as usize);
@@ -375,10 +409,11 @@ impl Engine {
             self.tables.given_up.get_or_insert_with(|| "it has died too often".into());
         }
         self.start_store();
+        self.tables.bringing = 0;
         for Open { process, request, is_attach, .. } in std::mem::take(&mut self.tables.open).into_values() {
             let error = match &self.tables.given_up {
                 None if is_attach => {
-                    self.table_asked(process, request, TableRequest::Attach, &Bytes::new());
+                    self.table_asked(process, request, TableRequest::Attach, &Bytes::new(), None);
                     continue;
                 }
                 None => TableError::Restarted,
