@@ -26,6 +26,8 @@ scenarios! {
     ets_007_a_walk_shows_what_was_there_throughout_once,
     a_snapshot_shows_one_moment,
     large_buffers_are_one_copy_that_is_read,
+    rows_that_are_watched_tell_of_their_changes,
+    watches_outlive_their_store,
     a_store_that_is_killed_is_replaced_and_nothing_is_lost,
     arrays_are_freed_when_nobody_looks_any_more_kills_included,
     arrays_outlive_their_store,

@@ -16,6 +16,7 @@ use rebeam_protocol::outside::{Answer, Reloaded, TreeRequest};
 use rebeam_protocol::page::Snapshot;
 use rebeam_protocol::process::{ProcessAnswer, ProcessRequest};
 use rebeam_protocol::spec::{ActorSpec, ChildSpec, SupervisorSpec};
+use rebeam_protocol::table::RowWatch;
 use rebeam_protocol::worker::{Delivery, Done, Envelope, Gate, Reply, Started};
 
 use crate::registries::EntryChange;
@@ -204,6 +205,15 @@ pub enum Event {
         process: ProcessId,
         /// How much.
         bytes: u64,
+    },
+    /// The store tells of rows that are watched.
+    RowsChanged {
+        /// The watch's number.
+        watch: u64,
+        /// Encoded [`RowChanges`](rebeam_protocol::table::RowChanges).
+        changes: Bytes,
+        /// Whether the table is gone.
+        is_last: bool,
     },
     /// A worker has more of something than it may, which the shell counts.
     HoldsTooMuch {
@@ -486,6 +496,18 @@ pub enum Action {
         answer: ProcessAnswer,
         /// What goes with it.
         payload: Bytes,
+    },
+    /// Have the store tell of rows that change, and answer a worker's request by that.
+    WatchRows {
+        /// Whose request, with its number.
+        from: Option<(ProcessId, RequestId)>,
+        /// Which rows.
+        rows: RowWatch,
+    },
+    /// Rows are watched no longer.
+    UnwatchRows {
+        /// The watch's number.
+        watch: u64,
     },
     /// Answer a client's request.
     AnswerOutside {

@@ -259,13 +259,13 @@ impl Mailbox {
         }
     }
 
-    /// Takes back what waits here of a monitor or a watch.
-    pub(crate) fn take_back(&mut self, of: u64) {
+    /// Takes back what waits here of a monitor or a watch; whether something did.
+    pub(crate) fn take_back(&mut self, of: u64) -> bool {
         let is_it = |message: &Message| match &message.head.form {
             Form::Signal(signal) => signal.is_of(of),
             Form::Arguments | Form::Message => false,
         };
-        self.take_where(is_it);
+        !self.take_where(is_it).is_empty()
     }
 
     /// Takes out what waits and fits, in order. A seal stays where it is among the rest.

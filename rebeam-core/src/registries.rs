@@ -9,7 +9,7 @@ use bytes::Bytes;
 use rebeam_protocol::address::Registry;
 use rebeam_protocol::id::Pid;
 use rebeam_protocol::ledger::{Record, RegistryId};
-use rebeam_protocol::table::{Table, TableId};
+use rebeam_protocol::table::{RowWatch, Table, TableId};
 use rustc_hash::FxBuildHasher;
 
 pub(crate) type Key = Arc<[u8]>;
@@ -60,12 +60,19 @@ struct Keys {
     keys: HashMap<Key, Vec<Entry>, FxBuildHasher>,
 }
 
-/// Somebody who is told of changes under a key.
+/// Somebody who is told of changes.
 #[derive(Debug)]
 struct Watch {
     watcher: Pid,
-    registry: Registry,
-    key: Key,
+    what: Watched,
+}
+
+#[derive(Debug)]
+enum Watched {
+    /// The entries under a key.
+    Key(Registry, Key),
+    /// Rows of a table, which has this key. The store knows when they change.
+    Rows(RowWatch, Key),
 }
 
 #[derive(Debug)]
@@ -331,21 +338,45 @@ impl Registries {
     pub(crate) fn watch(&mut self, watch: u64, watcher: Pid, registry: Registry, key: &[u8]) {
         let key: Key = key.into();
         self.watched.entry((registry.clone(), key.clone())).or_default().insert(watch);
-        self.watches.insert(watch, Watch { watcher, registry, key });
+        self.watches.insert(watch, Watch { watcher, what: Watched::Key(registry, key) });
         self.watchers.entry(watcher).or_default().insert(watch);
     }
 
-    pub(crate) fn unwatch(&mut self, watcher: Pid, watch: u64) {
-        if self.watches.get(&watch).is_none_or(|found| found.watcher != watcher) {
-            return;
+    pub(crate) fn watch_rows(&mut self, rows: RowWatch, key: &[u8]) {
+        let (watch, watcher) = (rows.watch, rows.by);
+        self.watches.insert(watch, Watch { watcher, what: Watched::Rows(rows, key.into()) });
+        self.watchers.entry(watcher).or_default().insert(watch);
+    }
+
+    /// Who watches rows, and of which table, by the number of the watch.
+    pub(crate) fn row_watch(&self, watch: u64) -> Option<(&RowWatch, &Key)> {
+        match &self.watches.get(&watch)?.what {
+            Watched::Rows(rows, key) => Some((rows, key)),
+            Watched::Key(..) => None,
         }
-        let Some(Watch { registry, key, .. }) = self.watches.remove(&watch) else { return };
+    }
+
+    /// Every watch of rows, the oldest first.
+    pub(crate) fn row_watches(&self) -> Vec<RowWatch> {
+        let rows = self.watches.keys().filter_map(|watch| self.row_watch(*watch));
+        let mut rows: Vec<RowWatch> = rows.map(|(rows, _)| rows.clone()).collect();
+        rows.sort_unstable_by_key(|rows| rows.watch);
+        rows
+    }
+
+    /// Ends a watch of this incarnation; true if it was one of rows.
+    pub(crate) fn unwatch(&mut self, watcher: Pid, watch: u64) -> bool {
+        if self.watches.get(&watch).is_none_or(|found| found.watcher != watcher) {
+            return false;
+        }
+        let Some(Watch { what, .. }) = self.watches.remove(&watch) else { return false };
         if let Some(own) = self.watchers.get_mut(&watcher) {
             own.remove(&watch);
             if own.is_empty() {
                 self.watchers.remove(&watcher);
             }
         }
+        let Watched::Key(registry, key) = what else { return true };
         let place = (registry, key);
         if let Some(watches) = self.watched.get_mut(&place) {
             watches.remove(&watch);
@@ -353,12 +384,7 @@ impl Registries {
                 self.watched.remove(&place);
             }
         }
-    }
-
-    /// An incarnation has ended: it watches nothing any more.
-    pub(crate) fn forget_watcher(&mut self, watcher: Pid) {
-        let watches = self.watchers.remove(&watcher).unwrap_or_default();
-        watches.into_iter().for_each(|watch| self.unwatch(watcher, watch));
+        false
     }
 
     /// Who is to be told of a change: watch and watcher.

@@ -19,6 +19,14 @@ pub(crate) enum Requester {
 }
 
 impl Requester {
+    /// The process that asks, and its number for the request.
+    pub(crate) fn worker(self) -> Option<(ProcessId, RequestId)> {
+        match self {
+            Requester::Worker(process, request) => Some((process, request)),
+            Requester::Outside(_) | Requester::Nobody => None,
+        }
+    }
+
     /// The wait of an actor that asks. Its requests and its calls are counted together.
     pub(crate) fn wait(self) -> Option<ReplyTo> {
         match self {

@@ -15,7 +15,7 @@ use rebeam_protocol::message::{DeadLetter, Lane, Outcome};
 use rebeam_protocol::outside::{Answer, Reloaded};
 use rebeam_protocol::page::{self, Snapshot};
 use rebeam_protocol::process::ProcessRequest;
-use rebeam_protocol::table::TableRequest;
+use rebeam_protocol::table::{RowWatch, TableRequest};
 use rebeam_protocol::text::shortened;
 use rebeam_protocol::worker::{Buffers, ToSupervisor, ToWorker};
 
@@ -83,6 +83,12 @@ pub trait Shell {
     /// Writes a record of the ledger, before anything that follows is done.
     fn note_entry(&mut self, change: &EntryChange);
 
+    /// Has the store tell of rows that change, and answers this request of a worker by that.
+    fn watch_rows(&mut self, from: Option<(ProcessId, RequestId)>, rows: RowWatch);
+
+    /// Rows are watched no longer.
+    fn unwatch_rows(&mut self, watch: u64);
+
     /// Reports that an actor could not be started for want of a resource, and is tried again after that time.
     fn not_launched(&mut self, label: &str, error: &str, after: Duration);
 
@@ -142,6 +148,8 @@ fn act(shell: &mut (impl Shell + ?Sized), action: Action) {
             let message = ToWorker::Answer { request, answer };
             shell.write(process, Frame { payload, ..Frame::of(message) });
         }
+        Action::WatchRows { from, rows } => shell.watch_rows(from, rows),
+        Action::UnwatchRows { watch } => shell.unwatch_rows(watch),
         Action::AnswerOutside { asker, answer } => shell.answer_outside(asker, answer),
         Action::Stop { process, reason, urgent } => {
             let message = ToWorker::Stop { reason, urgent };

@@ -142,6 +142,15 @@ pub enum Signal {
         /// Its value, which only workers understand, if the entry is there from now on; `None`: it is gone.
         value: Option<Vec<u8>>,
     },
+    /// Rows of a table that this actor watches.
+    Rows {
+        /// The watch's number.
+        watch: u64,
+        /// The table's key in the ledger.
+        key: Vec<u8>,
+        /// Encoded [`RowChanges`](crate::table::RowChanges); empty: whatever may have changed.
+        changes: Vec<u8>,
+    },
     /// This actor owns a table from now on: it was given away, or its owner has ended (ETS-006).
     Table {
         /// Its key in the ledger.
@@ -162,6 +171,7 @@ impl Signal {
             Signal::Exit { .. } => 0,
             Signal::DeadLetter(letter) => letter.size(),
             Signal::Entry { key, value, .. } => key.len() + value.as_ref().map_or(0, Vec::len),
+            Signal::Rows { key, changes, .. } => key.len() + changes.len(),
             Signal::Table { key, data, .. } => key.len() + data.len(),
         }
     }
@@ -170,7 +180,7 @@ impl Signal {
     pub fn is_of(&self, number: u64) -> bool {
         match self {
             Signal::Down { monitor, .. } => *monitor == number,
-            Signal::Entry { watch, .. } => *watch == number,
+            Signal::Entry { watch, .. } | Signal::Rows { watch, .. } => *watch == number,
             Signal::Exit { .. } | Signal::DeadLetter(_) | Signal::Table { .. } => false,
         }
     }

@@ -172,6 +172,16 @@ pub enum RegistryRequest {
         /// Under which key.
         key: Vec<u8>,
     },
+    /// A message whenever rows of a table change whose keys lie in a range. Answered by the store, as
+    /// [`TableAnswer::Watching`], once it tells of all changes to come.
+    WatchRows {
+        /// Which table.
+        key: Vec<u8>,
+        /// The first key, with the table's number, as it lies in the store's file.
+        lower: Vec<u8>,
+        /// The key that is beyond them.
+        upper: Vec<u8>,
+    },
     /// No more messages of that watch, nor those that wait in the mailbox.
     Unwatch {
         /// Its number.

@@ -108,6 +108,11 @@ pub enum TableRequest {
     /// Be the one who puts a row under a key where nothing is; payload: the key's bytes. Answered, as [`Outcome::Granted`] or
     /// [`Outcome::There`], once it is this one's turn, or somebody has put one.
     Claim(TableId),
+    /// What a watch has told is being looked at: it may tell what changes from now on. There is no answer.
+    Seen {
+        /// The watch's number.
+        watch: u64,
+    },
     /// Be that no more, nor wait for it; payload: the key's bytes.
     Release {
         /// Of which table.
@@ -132,6 +137,8 @@ pub enum TableAnswer {
     },
     /// It is done, or was not to be; payload: an [`Outcome`].
     Done,
+    /// Rows are watched from now on; the number that the messages carry.
+    Watching(u64),
     /// It was not done.
     Failed(TableError),
 }
@@ -285,8 +292,35 @@ pub enum Outcome<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bytes<'a>(#[serde(borrow, with = "serde_bytes")] pub &'a [u8]);
 
+/// Rows that an actor is told of when they change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowWatch {
+    /// The number of the watch.
+    pub watch: u64,
+    /// Who watches.
+    pub by: Pid,
+    /// Which table.
+    pub id: TableId,
+    /// The first key, with the table's number, as it lies in the store's file.
+    pub lower: Vec<u8>,
+    /// The key that is beyond them.
+    pub upper: Vec<u8>,
+}
+
+/// What has become of rows that are watched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowChanges {
+    /// The table is gone, and the watch with it.
+    pub is_gone: bool,
+    /// Of which kind the table was.
+    pub kind: TableKind,
+    /// The keys under which something has changed, each once, as they lie in the store's file, with the key itself if that
+    /// does not follow; `None`: there are many, or it is not known which.
+    pub keys: Option<Vec<(Vec<u8>, Vec<u8>)>>,
+}
+
 /// From the supervisor to the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToStore {
     /// There is this table, or it has another owner now.
     Table {
@@ -331,6 +365,25 @@ pub enum ToStore {
         /// Which.
         by: ProcessId,
     },
+    /// Rows are watched from now on.
+    Watch {
+        /// A number for the answer; `None`: a store before has answered, and what was changed meanwhile was not told.
+        tag: Option<u64>,
+        /// Which rows.
+        rows: RowWatch,
+    },
+    /// A [`TableRequest::Seen`].
+    Seen {
+        /// The watch's number.
+        watch: u64,
+        /// Who watches.
+        by: Pid,
+    },
+    /// Rows are watched no longer.
+    Unwatch {
+        /// The watch's number.
+        watch: u64,
+    },
     /// Payload: an [`Operation`], as an actor has sent it.
     Operate {
         /// A number for the answer.
@@ -367,6 +420,14 @@ pub enum FromStore {
         /// For how many milliseconds.
         ms: u64,
     },
+    /// Rows have changed that are watched; payload: [`RowChanges`]. Nothing more is told of a watch until its actor has
+    /// seen that.
+    Changed {
+        /// The watch's number.
+        watch: u64,
+        /// Whether the watch has ended with its table.
+        is_last: bool,
+    },
     /// What came of an operation; payload: an [`Outcome`], if it is done.
     Operated {
         /// The number of the request.
@@ -382,7 +443,10 @@ impl FromStore {
         match self {
             FromStore::Ready => 2,
             FromStore::Attached { .. } => READING,
-            FromStore::Failed(_) | FromStore::Overdue { .. } | FromStore::Operated { .. } => 0,
+            FromStore::Failed(_)
+            | FromStore::Overdue { .. }
+            | FromStore::Changed { .. }
+            | FromStore::Operated { .. } => 0,
         }
     }
 }

@@ -21,6 +21,7 @@ mod reader;
 pub mod row;
 mod store;
 mod tables;
+mod watches;
 
 pub use arrays::Array;
 pub use error::Error;
@@ -28,6 +29,7 @@ pub use fork::forget_after_fork;
 pub use reader::{Descriptors, Reader, Rows, Snapshot};
 pub use store::{ReaderId, Store, Write};
 pub use tables::{Answer, Claimant, Done, Request, Tables};
+pub use watches::Told;
 
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -11,7 +11,8 @@ use std::os::fd::OwnedFd;
 
 use rebeam_protocol::id::{Pid, ProcessId, RequestId};
 use rebeam_protocol::table::{
-    ARRAYS, Access, Bytes, Extent, NewRow, Only, Operation, Outcome, PLAIN, Table, TableError, TableId, TableKind,
+    ARRAYS, Access, Bytes, Extent, NewRow, Only, Operation, Outcome, PLAIN, RowWatch, Table, TableError, TableId,
+    TableKind,
 };
 use rebeam_protocol::value::{self, Value};
 use rebeam_sys::memory;
@@ -19,6 +20,7 @@ use rebeam_sys::memory;
 use crate::arrays;
 use crate::row::{self, EXPIRIES, EXTENTS, LONGEST_KEY, Row, Size};
 use crate::store::{Store, Write};
+use crate::watches::{Changed, Told, Watches};
 use crate::{Error, Result};
 
 /// Rows of a table that is gone that are removed at once, so that others have their turn.
@@ -57,6 +59,7 @@ pub struct Tables {
     /// Who is to put a row under which key, and who waits for that.
     claims: BTreeMap<(TableId, Vec<u8>), Claim>,
     answers: Vec<Answer>,
+    watches: Watches,
 }
 
 /// An encoded [`Outcome`], or why nothing was done.
@@ -109,6 +112,7 @@ impl Tables {
             has_expiries: true,
             claims: BTreeMap::new(),
             answers: Vec::new(),
+            watches: Watches::default(),
         })
     }
 
@@ -121,6 +125,7 @@ impl Tables {
     pub fn forget(&mut self, id: TableId) {
         self.known.remove(&id);
         self.gone.push_back(id);
+        self.watches.gone(id);
         let answers = &mut self.answers;
         self.claims.retain(|(of, _), claim| {
             if *of == id {
@@ -203,6 +208,39 @@ impl Tables {
         std::mem::take(&mut self.answers)
     }
 
+    /// Rows are watched from now on. `has_missed`: they were already, and nobody knows what has changed meanwhile.
+    ///
+    /// # Errors
+    /// [`TableError::NoTable`]. That is told as well, for one that was watched already.
+    pub fn watch(&mut self, rows: RowWatch, has_missed: bool) -> std::result::Result<(), TableError> {
+        let known = self.known.get(&rows.id).map(|(_, table)| table.kind);
+        let (watch, id) = (rows.watch, rows.id);
+        self.watches.begin(rows, known.unwrap_or(TableKind::Set), has_missed);
+        if known.is_none() {
+            match has_missed {
+                true => self.watches.gone(id),
+                false => self.watches.end(watch),
+            }
+            return Err(TableError::NoTable);
+        }
+        Ok(())
+    }
+
+    /// Rows are watched no longer.
+    pub fn unwatch(&mut self, watch: u64) {
+        self.watches.end(watch);
+    }
+
+    /// An actor looks at what a watch has told it last.
+    pub fn seen(&mut self, watch: u64, by: Pid) {
+        self.watches.seen(watch, by);
+    }
+
+    /// What those who watch are to be told since the last time.
+    pub fn take_told(&mut self) -> Vec<Told> {
+        self.watches.take_told()
+    }
+
     fn is_there(&self, id: TableId, key: &[u8], now: u64) -> Result<bool> {
         let row = self.store.get(&row::of(id, key))?.and_then(Row::decode);
         Ok(row.is_some_and(|row| !row.is_expired(|| now)))
@@ -240,9 +278,14 @@ impl Tables {
         if !self.has_expiries || self.next_expiry()?.is_none_or(|next| next > now) {
             return Ok(false);
         }
-        let known = &self.known;
-        let expired = self.store.write(|write| expire(write, known, now, ROWS_PER_TURN));
-        let Some((count, freed)) = self.if_room(expired)? else { return Ok(false) };
+        let Tables { store, known, watches, .. } = self;
+        let expired = store.write(|write| {
+            let mut changed = watches.noting();
+            let expired = expire(write, known, now, ROWS_PER_TURN, &mut changed)?;
+            Ok((expired, changed.into_keys()))
+        });
+        let Some(((count, freed), changed)) = self.if_room(expired)? else { return Ok(false) };
+        self.watches.changed(&changed);
         self.bytes = self.bytes.saturating_sub(freed);
         Ok(count == ROWS_PER_TURN)
     }
@@ -318,18 +361,19 @@ impl Tables {
     }
 
     fn try_all(&mut self, requests: &[Request<'_>], now: u64) -> Result<Vec<Done>> {
-        let Tables { store, known, bytes, most_bytes, most_answer, has_expiries, .. } = self;
+        let Tables { store, known, bytes, most_bytes, most_answer, has_expiries, watches, .. } = self;
         if store.dead_bytes() > 0 {
             store.release();
         }
         let dead = store.dead_bytes();
-        let (results, after, may_expire) = store.write(|write| {
+        let (results, after, may_expire, changed) = store.write(|write| {
+            let mut changed = watches.noting();
             let mut all = *bytes;
             let mut may_expire = *has_expiries;
             // What has expired is there for nobody.
             let mut expired = if may_expire { ROWS_PER_TURN } else { 0 };
             while expired == ROWS_PER_TURN {
-                let (count, freed) = expire(write, known, now, ROWS_PER_TURN)?;
+                let (count, freed) = expire(write, known, now, ROWS_PER_TURN, &mut changed)?;
                 all = all.saturating_sub(freed);
                 expired = count;
             }
@@ -338,7 +382,7 @@ impl Tables {
                 let done = permitted(known, request).map_err(Failure::Own).and_then(|table| {
                     let operation = postcard::from_bytes(request.operation)
                         .map_err(|error| bad(format!("no operation: {error}")))?;
-                    let mut change = Change::begin(write, request.id, table)?;
+                    let mut change = Change::begin(write, request.id, table, &mut changed)?;
                     change.arrays = request.arrays;
                     let most = Most { free: most_bytes.saturating_sub(all).saturating_sub(dead), answer: *most_answer };
                     let before = change.size.bytes;
@@ -354,8 +398,9 @@ impl Tables {
                     Err(Failure::Store(error)) => return Err(error),
                 });
             }
-            Ok((results, all, may_expire))
+            Ok((results, all, may_expire, changed.into_keys()))
         })?;
+        watches.changed(&changed);
         *bytes = after;
         *has_expiries = may_expire;
         Ok(results)
@@ -411,6 +456,7 @@ fn expire(
     known: &BTreeMap<TableId, (Pid, Table)>,
     now: u64,
     most: usize,
+    changed: &mut Changed<'_>,
 ) -> Result<(usize, u64)> {
     let expired: Vec<Vec<u8>> = {
         let mut rows = write.rows(&row::prefix(EXPIRIES))?;
@@ -429,7 +475,7 @@ fn expire(
         let id = TableId(whole.first_chunk().map_or(0, |id| u64::from_be_bytes(*id)));
         let table = known.get(&id).map_or(Table::new(TableKind::Set, Access::Public), |(_, table)| *table);
         if let Some(weight) = write.get(whole)?.map(|row| weight(whole, row)) {
-            let mut change = Change::begin(write, id, table)?;
+            let mut change = Change::begin(write, id, table, changed)?;
             freed += weight;
             change.remove(whole, weight)?;
             change.finish()?;
@@ -497,8 +543,9 @@ struct Most {
 }
 
 /// One operation under way.
-struct Change<'w, 'store> {
+struct Change<'w, 'store, 'watches> {
     write: &'w mut Write<'store>,
+    changed: &'w mut Changed<'watches>,
     id: TableId,
     table: Table,
     size: Size,
@@ -509,10 +556,15 @@ struct Change<'w, 'store> {
     may_expire: bool,
 }
 
-impl<'w, 'store> Change<'w, 'store> {
-    fn begin(write: &'w mut Write<'store>, id: TableId, table: Table) -> Result<Self> {
+impl<'w, 'store, 'watches> Change<'w, 'store, 'watches> {
+    fn begin(
+        write: &'w mut Write<'store>,
+        id: TableId,
+        table: Table,
+        changed: &'w mut Changed<'watches>,
+    ) -> Result<Self> {
         let size = Size::decode(write.get(&Size::key(id))?);
-        Ok(Change { write, id, table, size, was: size, arrays: None, may_expire: false })
+        Ok(Change { write, changed, id, table, size, was: size, arrays: None, may_expire: false })
     }
 
     /// Notes what has become of the table's size; gives its bytes.
@@ -729,12 +781,16 @@ impl<'w, 'store> Change<'w, 'store> {
         if self.table.evicts() {
             self.write.put(&row::of_age(self.id, self.write.version(), &whole), &[])?;
         }
+        self.changed.note(self.id, key, original);
         self.size.rows += 1;
         self.size.bytes += weight(&whole, &row);
         Ok(())
     }
 
     fn remove(&mut self, whole: &[u8], weight: u64) -> Result<()> {
+        if let (Some(key), Some(row)) = (row::key_of(whole, self.table.kind.is_bag()), self.write.get(whole)?) {
+            self.changed.note(self.id, key, Row::decode(row).map_or(&[], |row| row.original));
+        }
         self.forget_row(whole)?;
         self.write.delete(whole)?;
         self.size.rows = self.size.rows.saturating_sub(1);

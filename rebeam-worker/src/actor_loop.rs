@@ -824,6 +824,7 @@ fn signal_object<'py>(py: Python<'py>, signal: &Signal) -> PyResult<Bound<'py, P
         }
         Signal::DeadLetter(letter) => convert::dead_letter(py, letter),
         Signal::Entry { .. } => registry::change_object(py, signal),
+        Signal::Rows { watch, key, changes } => tables::change_object(py, *watch, key, changes),
         Signal::Table { key, from, data } => tables::transfer_object(py, key, *from, data),
         Signal::Exit { pid, reason } => {
             module.call_method1("exit_message", (convert::pid_numbers(*pid), convert::reason_fields(reason)))

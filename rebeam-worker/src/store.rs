@@ -15,7 +15,7 @@ use bytes::Bytes;
 use rebeam_protocol::frame::{HEAD_ROOM, MAX_FRAME};
 use rebeam_protocol::id::Pid;
 use rebeam_protocol::table::{FromStore, TableError, TableId, ToStore};
-use rebeam_store::{Answer, ReaderId, Request, Store, Tables};
+use rebeam_store::{Answer, ReaderId, Request, Store, Tables, Told};
 use rebeam_sys::clock::monotonic_ms;
 use rebeam_sys::frames::{FrameReader, Read, WriteQueue};
 use rebeam_sys::process::tie_to;
@@ -101,8 +101,12 @@ impl Server {
         let mut reader = FrameReader::new(u32::MAX as usize);
         let mut looked = Instant::now();
         loop {
-            self.flush()?;
             let has_more = tables.clear_up()? | tables.expire(monotonic_ms())?;
+            for Told { watch, changes } in tables.take_told() {
+                let payload = postcard::to_stdvec(&changes).unwrap_or_default();
+                self.say(&FromStore::Changed { watch, is_last: changes.is_gone }, &payload.into());
+            }
+            self.flush()?;
             if looked.elapsed() >= LOOK_AGAIN {
                 looked = Instant::now();
                 for (ReaderId(reader), time) in tables.store.overdue(looked, TOO_LONG) {
@@ -168,6 +172,14 @@ impl Server {
                 }
                 ToStore::Claim { tag, id, by, is_release: true } => tables.release(tag, id, by, &payload),
                 ToStore::Ended { by } => tables.ended(by),
+                ToStore::Watch { tag, rows } => {
+                    let watched = tables.watch(rows, tag.is_none());
+                    if let Some(tag) = tag {
+                        self.answer(vec![(tag, watched.map(|()| Vec::new()))]);
+                    }
+                }
+                ToStore::Seen { watch, by } => tables.seen(watch, by),
+                ToStore::Unwatch { watch } => tables.unwatch(watch),
                 ToStore::Operate { .. } => {}
             }
             self.answer(tables.take_answers());

@@ -16,10 +16,11 @@ use rebeam_protocol::id::{Pid, RequestId};
 use rebeam_protocol::ledger::{RegistryId, key_label, text_key};
 use rebeam_protocol::process::{ProcessAnswer, ProcessRequest, RegistryError, RegistryRequest};
 use rebeam_protocol::table::{
-    Access, Extent, NewRow, OnFull, Only, Operation, Outcome, PLAIN, Table as Description, TableAnswer, TableError,
-    TableId, TableKind, TableRequest,
+    Access, Extent, NewRow, OnFull, Only, Operation, Outcome, PLAIN, RowChanges, Table as Description, TableAnswer,
+    TableError, TableId, TableKind, TableRequest,
 };
 use rebeam_protocol::value::{self, Value};
+use rebeam_protocol::worker::ToSupervisor;
 use rebeam_store::key::{self, NoKey, Numbers};
 use rebeam_store::row::{self, LONGEST_KEY, Row, Size};
 use rebeam_store::{Array, Descriptors, Reader, Snapshot};
@@ -33,7 +34,7 @@ use crate::codec;
 use crate::convert;
 use crate::ledger;
 use crate::requests::{PyPid, ask_about, ask_answer, unfit};
-use crate::session::{channel, not_an_actor};
+use crate::session::{channel, not_an_actor, send};
 use crate::values::{Arrays, damaged, dumped, loaded};
 
 /// How many rows a walk takes out of the file at once.
@@ -138,7 +139,7 @@ struct Found {
 
 impl Found {
     fn numbers(self) -> Numbers {
-        if self.table.kind == TableKind::OrderedSet { Numbers::ByValue } else { Numbers::ByType }
+        numbers_of(self.table.kind)
     }
 
     fn is_bag(self) -> bool {
@@ -170,6 +171,10 @@ impl Found {
     fn expires(self, ttl: Option<f64>) -> u64 {
         ttl.map(in_ms).or(self.table.ttl_ms).map_or(0, |ttl| now_ms().saturating_add(ttl))
     }
+}
+
+fn numbers_of(kind: TableKind) -> Numbers {
+    if kind == TableKind::OrderedSet { Numbers::ByValue } else { Numbers::ByType }
 }
 
 /// A key's bytes, and the key itself if it does not follow from them.
@@ -270,9 +275,16 @@ impl Table {
 
     /// Asks for something about its entry in the ledger.
     fn ask(&self, py: Python<'_>, request: RegistryRequest, content: &[u8]) -> PyResult<()> {
+        match self.ask_for(py, request, content)? {
+            ProcessAnswer::Ok => Ok(()),
+            other => unfit(&other),
+        }
+    }
+
+    fn ask_for(&self, py: Python<'_>, request: RegistryRequest, content: &[u8]) -> PyResult<ProcessAnswer> {
         let request = ProcessRequest::Registry { registry: Registry::Tables, request };
         let (kind, text) = match ask_about(py, request, content)? {
-            ProcessAnswer::Ok => return Ok(()),
+            ProcessAnswer::Table(TableAnswer::Failed(error)) => return Err(table_error(py, &self.name, &error)?),
             ProcessAnswer::Registry(RegistryError::AlreadyRegistered(_)) => ("exists", String::new()),
             ProcessAnswer::Registry(RegistryError::NotRegistered | RegistryError::NoRegistry) => {
                 ("no_table", String::new())
@@ -280,7 +292,7 @@ impl Table {
             ProcessAnswer::Registry(RegistryError::NotYours) => ("not_yours", String::new()),
             ProcessAnswer::Registry(RegistryError::NoProc) => ("no_owner", String::new()),
             ProcessAnswer::Registry(RegistryError::TooMuch(text)) => ("bad_request", text),
-            other => return unfit(&other),
+            other => return Ok(other),
         };
         let error = py.import("rebeam._errors")?.call_method1("table_error", (kind, &self.name, text))?;
         Err(PyErr::from_value(error))
@@ -660,6 +672,25 @@ impl Table {
         self.operate(py, &Operation::DeletePrefix { prefix: &prefix }, count)
     }
 
+    /// Has messages come about rows that change: under a key, under those of tuples that begin with these items, or any. The
+    /// number of the watch.
+    #[pyo3(signature = (*key, prefix = None))]
+    #[pyo3(name = "_watch")]
+    fn watch(&self, py: Python<'_>, key: &Bound<'_, PyTuple>, prefix: Option<&Bound<'_, PyTuple>>) -> PyResult<u64> {
+        let found = self.readable(py)?;
+        let lower = match (key.iter().next(), prefix) {
+            (Some(key), _) => row::of(found.id, &found.key(&key)?.bytes),
+            (None, Some(items)) => row::of(found.id, &found.prefix(items)?),
+            (None, None) => row::prefix(found.id).to_vec(),
+        };
+        let upper = key::successor(&lower).unwrap_or_default();
+        let key = self.in_ledger.clone();
+        match self.ask_for(py, RegistryRequest::WatchRows { key, lower, upper }, &[])? {
+            ProcessAnswer::Table(TableAnswer::Watching(watch)) => Ok(watch),
+            other => unfit(&other),
+        }
+    }
+
     /// Removes what is under a key, and gives it: a list, which is empty if nothing was there.
     #[pyo3(name = "_take_all")]
     fn take_all<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
@@ -887,6 +918,35 @@ pub(crate) fn table_names(py: Python<'_>) -> PyResult<Vec<String>> {
 pub(crate) fn transfer_object<'py>(py: Python<'py>, key: &[u8], from: Pid, data: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     let fields = (key_label(key), convert::pid_numbers(from), loaded(py, data, None)?);
     py.import("rebeam._tables")?.call_method1("transferred", fields)
+}
+
+/// The message about rows that have changed. That it is looked at is told, so the next one may come.
+pub(crate) fn change_object<'py>(
+    py: Python<'py>,
+    watch: u64,
+    table: &[u8],
+    changes: &[u8],
+) -> PyResult<Bound<'py, PyAny>> {
+    let seen = ProcessRequest::Table(TableRequest::Seen { watch });
+    let channel = channel(py)?;
+    send(py, channel, &ToSupervisor::Request { request: RequestId(channel.next_id()), body: seen }, &[])?;
+    let changes = postcard::from_bytes(changes).ok();
+    let (is_gone, keys) = match changes {
+        Some(RowChanges { is_gone, kind, keys }) => {
+            let numbers = numbers_of(kind);
+            let key = |(whole, original): (Vec<u8>, Vec<u8>)| match original.is_empty() {
+                true => {
+                    let bytes = row::key_of(&whole, false).ok_or_else(damaged)?;
+                    codec::to_python(py, &key::decode(bytes, numbers).ok_or_else(damaged)?)
+                }
+                false => codec::load_value(py, &original),
+            };
+            let keys = keys.map(|keys| keys.into_iter().map(key).collect::<PyResult<Vec<_>>>()).transpose()?;
+            (is_gone, keys)
+        }
+        None => (false, None),
+    };
+    py.import("rebeam._tables")?.call_method1("changed", (watch, key_label(table), keys, is_gone))
 }
 
 /// Seconds as whole milliseconds, at least one.

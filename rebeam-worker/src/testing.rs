@@ -31,9 +31,9 @@ use rebeam_protocol::outside::{Answer, Change, Fate, Reloaded};
 use rebeam_protocol::page::{self, Snapshot};
 use rebeam_protocol::process::ProcessAnswer;
 use rebeam_protocol::state::MemberState;
-use rebeam_protocol::table::{TableAnswer, TableError, TableRequest};
+use rebeam_protocol::table::{RowWatch, TableAnswer, TableError, TableRequest};
 use rebeam_protocol::worker::{ToSupervisor, ToWorker};
-use rebeam_store::{Request, Store, Tables};
+use rebeam_store::{Request, Store, Tables, Told};
 
 use rebeam_sys::{memory, socket};
 
@@ -229,6 +229,7 @@ impl Node {
         if let Some(tables) = &mut shell.tables {
             while tables.expire(tables::now_ms()).unwrap_or(false) {}
         }
+        shell.tell_watchers();
         shell.core.handle_timeout(now);
         shell.expire();
         shell.carry_out();
@@ -614,6 +615,11 @@ impl Shell {
                 tables.release(tag, id, (process, claim), operation);
                 Ok(())
             }
+            TableRequest::Seen { watch } => {
+                tables.seen(watch, by);
+                self.table_requests.remove(&tag);
+                Ok(())
+            }
             TableRequest::Attach => Ok(()),
         };
         if let Err(error) = done {
@@ -625,10 +631,20 @@ impl Shell {
     /// Answers those who have waited for others, and need not any more.
     fn answer_waiters(&mut self) {
         let answers = self.tables.as_mut().map(Tables::take_answers).unwrap_or_default();
+        self.tell_watchers();
         for (tag, result) in answers {
             if let Some((process, request)) = self.table_requests.remove(&tag) {
                 self.answer_table(process, request, result);
             }
+        }
+    }
+
+    /// Tells of rows that have changed.
+    fn tell_watchers(&mut self) {
+        for Told { watch, changes } in self.tables.as_mut().map(Tables::take_told).unwrap_or_default() {
+            let is_last = changes.is_gone;
+            let changes = postcard::to_stdvec(&changes).unwrap_or_default().into();
+            self.tell(Event::RowsChanged { watch, changes, is_last });
         }
     }
 
@@ -735,6 +751,22 @@ impl shell::Shell for Shell {
     fn note_entry(&mut self, change: &EntryChange) {
         ledger::tell(&change.record());
         self.note_table(change);
+    }
+
+    fn watch_rows(&mut self, from: Option<(ProcessId, RequestId)>, rows: RowWatch) {
+        let watch = rows.watch;
+        let watched = self.tables.as_mut().map_or(Err(TableError::NoTable), |tables| tables.watch(rows, false));
+        if let Some((process, request)) = from {
+            let answer = watched.map_or_else(TableAnswer::Failed, |()| TableAnswer::Watching(watch));
+            let answer = ToWorker::Answer { request, answer: ProcessAnswer::Table(answer) };
+            self.push(process, answer, Bytes::new(), None);
+        }
+    }
+
+    fn unwatch_rows(&mut self, watch: u64) {
+        if let Some(tables) = &mut self.tables {
+            tables.unwatch(watch);
+        }
     }
 
     fn report(&mut self, certificate: &Arc<Certificate>, next: Next) {

@@ -155,7 +155,7 @@ if _typing.TYPE_CHECKING:
     from rebeam._loop import background
     from rebeam._run import run
     from rebeam._state import code_change
-    from rebeam._tables import Table, TableInfo, TableSnapshot, TableTransfer, table, tables
+    from rebeam._tables import Table, TableChange, TableInfo, TableSnapshot, TableTransfer, table, tables
     from rebeam._tasks import Outcome, Task, atask, task
 
 __all__ = [
@@ -226,6 +226,7 @@ __all__ = [
     "SupervisorRef",
     "Table",
     "TableAccess",
+    "TableChange",
     "TableExists",
     "TableFull",
     "TableInfo",
@@ -326,6 +327,7 @@ _LATER = {
     "Node": "_client",
     "Outcome": "_tasks",
     "Table": "_tables",
+    "TableChange": "_tables",
     "TableInfo": "_tables",
     "TableSnapshot": "_tables",
     "TableTransfer": "_tables",

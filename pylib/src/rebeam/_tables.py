@@ -68,6 +68,23 @@ class TableTransfer(NamedTuple):
     data: Any
 
 
+class TableChange(NamedTuple):
+    """Rows of a table have changed that this actor watches, see `Table.watch`. For `handle_info`.
+
+    Attributes:
+        watch: the watch's number.
+        table: the table.
+        keys: under which keys something was put or removed, or has expired, each once, in order; None: many, or it is
+            not known which (more than 1000 have changed, or the process that keeps the rows was replaced).
+        is_gone: the table is gone, and the watch with it.
+    """
+
+    watch: int
+    table: Table[Any, Any]
+    keys: list[Any] | None
+    is_gone: bool
+
+
 class _Keys(KeysView[K]):
     _mapping: _Readable[K, Any]
 
@@ -491,6 +508,36 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
         pinned._pin()
         return pinned
 
+    @overload
+    def watch(self, key: K, /) -> int: ...
+    @overload
+    def watch(self, /, *, prefix: tuple[Any, ...] | None = ...) -> int: ...
+
+    def watch(self, key: Any = _MISSING, /, *, prefix: tuple[Any, ...] | None = None) -> int:
+        """Has a `TableChange` come to `handle_info` when a row is put or removed, or has expired: under a key, under
+        the keys of tuples that begin with these items, or any row.
+
+        Whatever changes from now on is told. At most one message of a watch waits in the mailbox: what changes before
+        the actor takes it comes with the next one, so an actor that is slow is told less often, but of nothing less.
+        The message says which keys have changed; what is under them now, a look says.
+
+        Args:
+            key: the key. Default: any.
+            prefix: what the keys begin with.
+
+        Returns:
+            The number that the messages carry; `rebeam.unwatch` takes it.
+
+        Raises:
+            NoTable: there is no such table.
+            TableAccess: it is private to another actor.
+        """
+        if key is _MISSING:
+            return self._watch(prefix=prefix)
+        if prefix is not None:
+            raise SpecError("either a key is watched or a prefix, not both")
+        return self._watch(key)
+
     def info(self) -> TableInfo:
         """What is known of the table."""
         kind, access, owner, rows, size = self._facts()
@@ -599,6 +646,11 @@ def _seconds(ttl: float | None) -> float | None:
 def transferred(name: str, old_owner: tuple[int, int, int], data: Any) -> TableTransfer:
     """The message that `_rebeam` hands on."""
     return TableTransfer(Table(name), Pid(*old_owner), data)
+
+
+def changed(watch: int, name: str, keys: list[Any] | None, is_gone: bool) -> TableChange:
+    """The message that `_rebeam` hands on."""
+    return TableChange(watch, Table(name), keys, is_gone)
 
 
 def _handle(name: str) -> Table[Any, Any]:

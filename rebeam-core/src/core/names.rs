@@ -14,7 +14,7 @@ use rebeam_protocol::message::{CallFailure, Signal, Waits};
 use rebeam_protocol::outside::{EntryInfo, MemberKind};
 use rebeam_protocol::process::{ChildError, Entry, ProcessAnswer, ProcessRequest, RegistryError, RegistryRequest};
 use rebeam_protocol::spec::{ChildKind, ChildSpec, Restart, SupervisorKind};
-use rebeam_protocol::table::{Access, Table};
+use rebeam_protocol::table::{Access, RowWatch, Table, TableId};
 use rebeam_protocol::value::{self, Value};
 
 use super::Core;
@@ -32,6 +32,11 @@ impl Core {
     /// Every entry of every registry, as if it had just come, oldest first.
     pub fn ledger(&self) -> Vec<EntryChange> {
         self.registries.all()
+    }
+
+    /// Every watch of rows of a table, the oldest first.
+    pub fn row_watches(&self) -> Vec<RowWatch> {
+        self.registries.row_watches()
     }
 
     /// How many tables there are.
@@ -333,7 +338,7 @@ impl Core {
         value: Bytes,
     ) -> Option<ProcessAnswer> {
         if let RegistryRequest::Unwatch { watch } = request {
-            self.registries.unwatch(own, watch);
+            self.unwatch(own, watch);
             if let Some(actor) = self.members.living(own).and_then(|id| self.members.actor_mut(id)) {
                 actor.mailbox.take_back(watch);
             }
@@ -365,10 +370,46 @@ impl Core {
                 self.note_made(own, |made| made.watches.push(watch));
                 ProcessAnswer::Watching { watch, entries: self.found(id, &key) }
             }),
+            RegistryRequest::WatchRows { lower, upper, .. } if lower.len().max(upper.len()) > MOST_KEY => {
+                Err(RegistryError::TooMuch(format!("a key of more than {MOST_KEY} bytes")))
+            }
+            RegistryRequest::WatchRows { key, lower, upper } => match self.registries.entries(id, &key).first() {
+                Some(entry) if id == RegistryId::TABLES => {
+                    let id = TableId(entry.number);
+                    let watch = self.links.next_monitor();
+                    let rows = RowWatch { watch, by: own, id, lower, upper };
+                    self.registries.watch_rows(rows.clone(), &key);
+                    self.note_made(own, |made| made.watches.push(watch));
+                    self.actions.push_back(Action::WatchRows { from: from.worker(), rows });
+                    return None;
+                }
+                _ => Err(RegistryError::NotRegistered),
+            },
             RegistryRequest::LeastBusy { key } => Ok(ProcessAnswer::Pid(self.least_busy(id, &key))),
             RegistryRequest::Unwatch { .. } => Ok(ProcessAnswer::Ok),
         };
         Some(answer.unwrap_or_else(ProcessAnswer::Registry))
+    }
+
+    /// Ends a watch.
+    pub(super) fn unwatch(&mut self, own: Pid, watch: u64) {
+        if self.registries.unwatch(own, watch) {
+            self.actions.push_back(Action::UnwatchRows { watch });
+        }
+    }
+
+    /// Rows have changed that somebody watches, who has seen what was told before. If that waits still (a store before has
+    /// told it, or its worker does not say the truth), one message takes the place of both.
+    pub(super) fn rows_changed(&mut self, watch: u64, changes: &[u8], is_last: bool) {
+        let found = self.registries.row_watch(watch).map(|(rows, key)| (rows.by, key.to_vec()));
+        let Some((by, key)) = found else { return self.actions.push_back(Action::UnwatchRows { watch }) };
+        let Some(actor) = self.members.living(by).and_then(|id| self.members.actor_mut(id)) else { return };
+        let has_waited = actor.mailbox.take_back(watch);
+        let changes = if has_waited && !is_last { Vec::new() } else { changes.to_vec() };
+        self.send_signal(by, Signal::Rows { watch, key, changes });
+        if is_last {
+            self.registries.unwatch(by, watch);
+        }
     }
 
     fn found(&self, id: RegistryId, key: &[u8]) -> Vec<Entry> {
@@ -612,7 +653,9 @@ impl Core {
 
     /// An incarnation has ended: it waits for nobody, watches nothing, and who waited for it in person waits in vain.
     pub(super) fn forget_waiter(&mut self, pid: Pid) {
-        self.registries.forget_watcher(pid);
+        for watch in self.registries.watches_of(pid).collect::<Vec<_>>() {
+            self.unwatch(pid, watch);
+        }
         for timer in self.waiters.forget(pid) {
             self.timers.cancel(timer);
         }

@@ -73,14 +73,15 @@ impl Core {
             let timer = self.alarms.remove(alarm).map(|alarm| alarm.key);
             self.timers.cancel(timer);
         }
-        let Some(actor) = self.members.actor_mut(id) else { return };
-        for monitor in made.monitors {
-            self.links.demonitor(pid, monitor);
-            actor.mailbox.take_back(monitor);
+        for monitor in &made.monitors {
+            self.links.demonitor(pid, *monitor);
         }
-        for watch in made.watches {
-            self.registries.unwatch(pid, watch);
-            actor.mailbox.take_back(watch);
+        for watch in &made.watches {
+            self.unwatch(pid, *watch);
+        }
+        let Some(actor) = self.members.actor_mut(id) else { return };
+        for number in made.monitors.into_iter().chain(made.watches) {
+            actor.mailbox.take_back(number);
         }
     }
 

@@ -394,3 +394,58 @@ fn ets_006_a_table_goes_to_its_heir_or_is_given() {
     assert_eq!(holders(&mut world, Registry::Tables, text_key("t")), []);
     assert_eq!(world.signals("b"), [] as [String; 0], "{b}");
 }
+
+/// The watch of rows that `who` begins; the store answers.
+fn watches_rows(world: &mut World, who: &str) -> u64 {
+    let request = RegistryRequest::WatchRows { key: text_key("t"), lower: b"a".to_vec(), upper: b"b".to_vec() };
+    let request = ProcessRequest::Registry { registry: Registry::Tables, request };
+    assert_eq!(world.asks(who, request), None);
+    assert_eq!(world.take_trace(), ["watch a..1"]);
+    world.core.row_watches().last().expect("it watches").watch
+}
+
+fn rows_change(world: &mut World, watch: u64, changes: &'static str, is_last: bool) {
+    world.tell(Event::RowsChanged { watch, changes: Bytes::from_static(changes.as_bytes()), is_last });
+}
+
+#[test]
+fn who_watches_rows_is_told_until_it_ends_or_the_table_does() {
+    let mut world = world(vec![actor("a"), actor("z")]);
+    makes_table(&mut world, "a", Access::Public);
+    world.take_trace();
+    let watch = watches_rows(&mut world, "z");
+    rows_change(&mut world, watch, "first", false);
+    rows_change(&mut world, watch + 1, "of nobody's", false);
+    assert_eq!(world.take_trace(), ["unwatch"]);
+    assert_eq!(world.signals("z"), ["rows first"]);
+    // Of messages that wait, one takes the place of the other: it is not said any more what has changed.
+    for number in 0..100 {
+        world.sends("a", name("z"), Kind::Cast, &number.to_string());
+    }
+    rows_change(&mut world, watch, "second", false);
+    rows_change(&mut world, watch, "third", false);
+    while world.delivered("z").first().is_some_and(|method| method != "handle_info") {
+        world.works("z");
+    }
+    assert_eq!(world.signals("z"), ["rows "]);
+    let unwatch = RegistryRequest::Unwatch { watch };
+    ask(&mut world, "z", Registry::Tables, unwatch);
+    assert_eq!(world.take_trace(), ["unwatch"]);
+    rows_change(&mut world, watch, "late", false);
+    assert_eq!(world.take_trace(), ["unwatch"]);
+
+    let watch = watches_rows(&mut world, "a");
+    rows_change(&mut world, watch, "gone", true);
+    assert_eq!((world.signals("a"), world.core.row_watches().len()), (vec!["rows gone".to_owned()], 0));
+    let before = world.core.records();
+    watches_rows(&mut world, "z");
+    world.is_shot("z");
+    assert!(world.take_trace().contains(&"unwatch".to_owned()));
+    assert_eq!(world.core.records(), before);
+    // There is no such table, or no such rows.
+    let request = |key: &str, lower| RegistryRequest::WatchRows { key: text_key(key), lower, upper: Vec::new() };
+    let absent = of_table(&mut world, "a", request("absent", Vec::new()), Vec::new());
+    assert_eq!(absent, ProcessAnswer::Registry(RegistryError::NotRegistered));
+    let long = of_table(&mut world, "a", request("t", vec![1; 1 << 20]), Vec::new());
+    assert!(matches!(long, ProcessAnswer::Registry(RegistryError::TooMuch(_))), "{long:?}");
+}

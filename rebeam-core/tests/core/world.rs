@@ -525,6 +525,7 @@ impl World {
                 Signal::Down { monitor, reason, .. } => format!("DOWN {monitor} {reason}"),
                 Signal::Exit { reason, .. } => format!("EXIT {reason}"),
                 Signal::Table { key, from, .. } => format!("table {} from {from}", key_label(key)),
+                Signal::Rows { changes, .. } => format!("rows {}", String::from_utf8_lossy(changes)),
                 Signal::DeadLetter(letter) => format!("DEAD {} {:?}", letter.method, letter.cause),
                 Signal::Entry { registry, key, value, .. } => {
                     format!("{}{registry}[{}]", if value.is_some() { "+" } else { "-" }, key_label(key))
@@ -662,6 +663,10 @@ impl World {
                 self.trace.push(format!("dead letter {} to {} {:?}", letter.method, letter.to, letter.cause));
             }
             Action::Entry(change) => self.note(&change.record()),
+            Action::WatchRows { rows, .. } => {
+                self.trace.push(format!("watch {}..{}", String::from_utf8_lossy(&rows.lower), rows.upper.len()));
+            }
+            Action::UnwatchRows { .. } => self.trace.push("unwatch".into()),
             Action::Node(NodeEvent::Up) => self.trace.push("up".into()),
             Action::Node(NodeEvent::Failed { child, reason, .. }) => {
                 self.trace.push(format!("failed {child}: {reason}"));

@@ -9,10 +9,11 @@ use rebeam_core::shell::{Frame, Shell};
 use rebeam_core::tracing::Span;
 use rebeam_core::{Core, EntryChange};
 use rebeam_protocol::certificate::{Certificate, Next};
-use rebeam_protocol::id::{CallId, ProcessId, Version};
+use rebeam_protocol::id::{CallId, ProcessId, RequestId, Version};
 use rebeam_protocol::message::{DeadLetter, Outcome};
 use rebeam_protocol::outside::{Answer, Reloaded};
 use rebeam_protocol::page::{self, Snapshot};
+use rebeam_protocol::table::RowWatch;
 use rebeam_sys::process;
 
 use super::{Ended, Engine, Node};
@@ -129,6 +130,14 @@ impl Shell for Engine {
             self.ledger.begin_anew(all.iter().map(EntryChange::record));
         }
         self.note_table(change);
+    }
+
+    fn watch_rows(&mut self, from: Option<(ProcessId, RequestId)>, rows: RowWatch) {
+        self.watch_in_store(from, rows);
+    }
+
+    fn unwatch_rows(&mut self, watch: u64) {
+        self.unwatch_in_store(watch);
     }
 
     fn not_launched(&mut self, label: &str, error: &str, after: Duration) {

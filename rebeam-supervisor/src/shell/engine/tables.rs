@@ -14,7 +14,7 @@ use rebeam_protocol::frame::{HEAD_ROOM, MAX_FRAME};
 use rebeam_protocol::id::{ProcessId, RequestId};
 use rebeam_protocol::page;
 use rebeam_protocol::process::ProcessAnswer;
-use rebeam_protocol::table::{FromStore, TableAnswer, TableError, TableId, TableRequest, ToStore};
+use rebeam_protocol::table::{FromStore, RowWatch, TableAnswer, TableError, TableId, TableRequest, ToStore};
 use rebeam_protocol::worker::ToWorker;
 use rebeam_sys::frames::WriteQueue;
 use rustc_hash::FxBuildHasher;
@@ -78,8 +78,17 @@ struct Open {
     is_attach: bool,
     /// Whether it has brought arrays.
     has_arrays: bool,
+    /// The watch that begins with it.
+    watch: Option<u64>,
     /// Since when; `None`: it may wait for others.
     since: Option<Instant>,
+}
+
+impl Open {
+    /// A request that is made now.
+    fn new(process: ProcessId, request: RequestId) -> Self {
+        Open { process, request, is_attach: false, has_arrays: false, watch: None, since: Some(Instant::now()) }
+    }
 }
 
 impl Default for Tables {
@@ -121,6 +130,14 @@ impl Tables {
         let files = self.files.iter().flatten().filter_map(|file| nix::sys::stat::fstat(file).ok());
         let bytes = files.map(|file| file.st_blocks as u64 * 512).sum();
         TableFigures { count, bytes, store: self.service.os_pid(), ended: self.ended }
+    }
+
+    /// A request is to be answered: the number for the store's answer.
+    fn open(&mut self, open: Open) -> u64 {
+        self.last += 1;
+        *self.asked.entry(open.process).or_default() += 1;
+        self.open.insert(self.last, open);
+        self.last
     }
 
     /// A request is answered: which it was.
@@ -193,6 +210,9 @@ impl Engine {
         payload: &Bytes,
         arrays: Option<OwnedFd>,
     ) {
+        if let TableRequest::Seen { watch } = body {
+            return self.tell_store(&ToStore::Seen { watch, by: process.pid }, &Bytes::new());
+        }
         self.start_store();
         if let Some(why) = &self.tables.given_up {
             let error = TableError::Unavailable(why.clone());
@@ -203,20 +223,19 @@ impl Engine {
             let error = TableError::Unavailable("too much waits to be written already".into());
             return self.answer_table(process, request, TableAnswer::Failed(error), Bytes::new());
         }
-        let asked = self.tables.asked.entry(process).or_default();
-        if *asked >= MOST_ASKED {
+        if self.tables.asked.get(&process).is_some_and(|asked| *asked >= MOST_ASKED) {
             let what = format!("{MOST_ASKED} requests to tables without an answer");
             return self.tell(Event::HoldsTooMuch { process, what });
         }
-        *asked += 1;
-        self.tables.last += 1;
-        let tag = self.tables.last;
-        let is_attach = body == TableRequest::Attach;
-        let since = (!matches!(body, TableRequest::Claim(_))).then(Instant::now);
         let has_arrays = arrays.is_some();
         self.tables.bringing += usize::from(has_arrays);
-        self.tables.open.insert(tag, Open { process, request, is_attach, has_arrays, since });
+        let open = Open { is_attach: body == TableRequest::Attach, has_arrays, ..Open::new(process, request) };
+        let tag = match body {
+            TableRequest::Claim(_) => self.tables.open(Open { since: None, ..open }),
+            _ => self.tables.open(open),
+        };
         match body {
+            TableRequest::Seen { .. } => {}
             TableRequest::Attach => self.tell_store(&ToStore::Attach { tag }, &Bytes::new()),
             TableRequest::Operate { id, .. } => {
                 let message = ToStore::Operate { tag, id, by: process.pid, has_arrays };
@@ -229,6 +248,22 @@ impl Engine {
                 self.tell_store(&ToStore::Claim { tag, id, by: (process, claim), is_release: true }, payload);
             }
         }
+    }
+
+    /// An actor wants to hear of rows that change.
+    pub(super) fn watch_in_store(&mut self, from: Option<(ProcessId, RequestId)>, rows: RowWatch) {
+        let Some((process, request)) = from else { return };
+        self.start_store();
+        if let Some(why) = &self.tables.given_up {
+            let error = TableError::Unavailable(why.clone());
+            return self.answer_table(process, request, TableAnswer::Failed(error), Bytes::new());
+        }
+        let tag = self.tables.open(Open { watch: Some(rows.watch), ..Open::new(process, request) });
+        self.tell_store(&ToStore::Watch { tag: Some(tag), rows }, &Bytes::new());
+    }
+
+    pub(super) fn unwatch_in_store(&mut self, watch: u64) {
+        self.tell_store(&ToStore::Unwatch { watch }, &Bytes::new());
     }
 
     /// A table has come, has another owner, or is gone.
@@ -313,9 +348,13 @@ impl Engine {
                 let message = ToWorker::Answer { request, answer: ProcessAnswer::Table(answer) };
                 self.push_with(process, &message, descriptors);
             }
+            FromStore::Changed { watch, is_last } => {
+                self.tell(Event::RowsChanged { watch, changes: payload, is_last });
+            }
             FromStore::Operated { tag, failed } => {
-                let Some(Open { process, request, .. }) = self.tables.answered(tag) else { return };
-                let answer = failed.map_or(TableAnswer::Done, TableAnswer::Failed);
+                let Some(Open { process, request, watch, .. }) = self.tables.answered(tag) else { return };
+                let done = watch.map_or(TableAnswer::Done, TableAnswer::Watching);
+                let answer = failed.map_or(done, TableAnswer::Failed);
                 self.answer_table(process, request, answer, payload);
             }
         }
@@ -390,6 +429,9 @@ impl Engine {
             }
         }
         self.tell_store(&ToStore::ThatIsAll, &Bytes::new());
+        for rows in self.core.row_watches() {
+            self.tell_store(&ToStore::Watch { tag: None, rows }, &Bytes::new());
+        }
     }
 
     pub(super) fn store_died(&mut self, reaped: Reaped) {
@@ -410,7 +452,12 @@ impl Engine {
         }
         self.start_store();
         self.tables.bringing = 0;
-        for Open { process, request, is_attach, .. } in std::mem::take(&mut self.tables.open).into_values() {
+        for Open { process, request, is_attach, watch, .. } in std::mem::take(&mut self.tables.open).into_values() {
+            if let (Some(watch), None) = (watch, &self.tables.given_up) {
+                // The next store was told of it.
+                self.answer_table(process, request, TableAnswer::Watching(watch), Bytes::new());
+                continue;
+            }
             let error = match &self.tables.given_up {
                 None if is_attach => {
                     self.table_asked(process, request, TableRequest::Attach, &Bytes::new(), None);
