@@ -122,8 +122,9 @@ torture-reload: build setup ## reloads under load, killed in each step: 20 seeds
 		$(CARGO) test -p integration-tests --test main -- --exact \
 		reload::nothing_is_lost_or_doubled_under_load_whichever_step_of_a_reload_is_killed
 
-torture-tables: ## ten minutes of readers of the tables that are stopped and killed at any moment, and of the store, stopped
+torture-tables: build ## twice ten minutes of readers of the tables and their store, stopped and killed at any moment
 	REBEAM_TORTURE_S=600 $(CARGO) test --release -p rebeam-store --test torture -- --nocapture --test-threads 1
+	REBEAM_TORTURE_S=600 $(CARGO) test -p integration-tests --test main torture_tables -- --nocapture
 
 soak: $(VENV)/made ## ten minutes of examples/shop under load, with a kill every second
 	$(CARGO) build --release --workspace

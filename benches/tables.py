@@ -1,4 +1,5 @@
-"""What reading and writing a table costs, beside a dictionary, `multiprocessing.Manager().dict()`, py-lmdb and a call.
+"""What reading and writing a table costs, beside a dictionary, `multiprocessing.Manager().dict()`, py-lmdb, Redis over
+loopback, Erlang's ETS, and a call. Of those only what is installed.
 
 Prints JSON: for each row its values and those of its floor. Run by `make bench`.
 """
@@ -10,7 +11,9 @@ import multiprocessing
 import os
 import pickle
 import random
+import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -24,7 +27,7 @@ VALUE = b"x" * 100
 RUNS = 5
 
 APP = '''
-import json, random, time
+import json, pickle, random, time
 import rebeam
 from rebeam import Actor, Supervisor, Table, child
 
@@ -35,6 +38,15 @@ def timed(times, function):
     for _ in range(times):
         function()
     return (time.perf_counter() - began) / times * 1e6
+
+class Array:
+    """As one of numpy's: its bytes are no part of its pickle."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __reduce_ex__(self, protocol):
+        return Array, (pickle.PickleBuffer(self.data),)
 
 class Echo(Actor):
     def echo(self, value):
@@ -64,6 +76,12 @@ class Reader(Actor):
     def call(self):
         echo = rebeam.ref(Echo, "echo")
         return timed(3_000, lambda: echo.call(Echo.echo, VALUE))
+
+    def array(self):
+        """Microseconds of a look at 8 MB and of their copy."""
+        self.hot["array"] = Array(bytearray(8_000_000))
+        held = self.hot["array"]
+        return timed(1_000, lambda: self.hot["array"]), timed(50, lambda: bytes(held.data))
 
     def put_many(self, shuffled):
         keys = [f"key-{place:07d}" for place in range(250_000)]
@@ -146,6 +164,69 @@ def rivals() -> dict[str, list[float]]:
     return found
 
 
+def redis_reads() -> list[float]:
+    """Reads of 100 bytes from a Redis over loopback, by its protocol and nothing else, in microseconds."""
+    server = shutil.which("redis-server")
+    if server is None:
+        return []
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    options = ["--port", str(port), "--save", "", "--appendonly", "no"]
+    with tempfile.TemporaryDirectory() as directory:
+        process = subprocess.Popen([server, *options], cwd=directory, stdout=subprocess.DEVNULL)
+        try:
+            end = time.monotonic() + 10
+            while True:
+                try:
+                    connection = socket.create_connection(("127.0.0.1", port))
+                    break
+                except OSError:
+                    if time.monotonic() > end:
+                        raise
+                    time.sleep(0.05)
+            with connection:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                pickled = pickle.dumps(VALUE, 5)
+                connection.sendall(b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$%d\r\n%s\r\n" % (len(pickled), pickled))
+                connection.recv(100)
+
+                def read() -> Any:
+                    connection.sendall(b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n")
+                    return pickle.loads(connection.recv(4096).split(b"\r\n", 1)[1][:-2])
+
+                return [timed(5_000, read) for _ in range(RUNS)]
+        finally:
+            process.terminate()
+            process.wait()
+
+
+# Compiled, since what `-eval` is given is interpreted.
+ETS = """
+-module(ets_reads).
+-export([main/0]).
+main() ->
+    T = ets:new(t, [public, {read_concurrency, true}]),
+    ets:insert(T, {a, binary:copy(<<"x">>, 100)}),
+    [io:format("~p~n", [element(1, timer:tc(fun() -> reads(T, 100000) end)) / 100000]) || _ <- lists:seq(1, 5)],
+    halt().
+reads(_, 0) -> ok;
+reads(T, N) -> [{a, _}] = ets:lookup(T, a), reads(T, N - 1).
+"""
+
+
+def ets_reads() -> list[float]:
+    """The same from an ETS table in Erlang, where a reader is in the process of the table."""
+    if shutil.which("erlc") is None or shutil.which("erl") is None:
+        return []
+    with tempfile.TemporaryDirectory() as directory:
+        with open(f"{directory}/ets_reads.erl", "w") as file:
+            file.write(ETS)
+        subprocess.run(["erlc", "ets_reads.erl"], cwd=directory, check=True)
+        command = ["erl", "-noshell", "-s", "ets_reads", "main"]
+        output = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=True).stdout
+        return [float(line) for line in output.split()]
+
+
 def main() -> None:
     """Measures, and prints."""
     rows: list[dict[str, Any]] = []
@@ -182,6 +263,9 @@ def main() -> None:
             reads = [ask("read") for _ in range(RUNS)]
             row("read of 100 bytes, beside a dict", "µs", reads, others["dict"])
             row("… beside Manager().dict()", "µs", reads, others["manager"])
+            for rival, floor in (("Redis over loopback", redis_reads()), ("ETS in Erlang", ets_reads())):
+                if floor:
+                    row(f"… beside {rival}", "µs", reads, floor)
             if "py-lmdb" in others:
                 row("… beside py-lmdb, renewed and unpickled", "µs", reads, others["py-lmdb"])
             writing = subprocess.Popen(
@@ -193,6 +277,8 @@ def main() -> None:
             row("read beside a writer at full speed", "µs", [ask("read") for _ in range(RUNS)], reads)
             writing.wait()
             row("write, beside a call", "µs", [ask("write") for _ in range(RUNS)], [ask("call") for _ in range(RUNS)])
+            arrays = [ask("array") for _ in range(RUNS)]
+            row("read of an array of 8 MB", "µs", [read for read, _ in arrays], [copy for _, copy in arrays])
             row("put_many, random keys", "/s", [ask("put_many", True) for _ in range(3)])
             row("put_many, ascending keys", "/s", [ask("put_many", False) for _ in range(3)])
             idle = [ask("calls_beside", False) for _ in range(3)]

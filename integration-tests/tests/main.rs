@@ -27,6 +27,7 @@ mod scripts;
 mod supervision;
 mod tables;
 mod tidy;
+mod torture_tables;
 mod zygote;
 
 use harness::Project;

@@ -486,6 +486,7 @@ fn the_doctor_says_where_each_number_is_from() {
     assert_eq!(of("memory")["value"], "128.0 MiB");
     assert!(of("memory")["from"].as_str().is_some_and(|from| from.ends_with("memory.limit_in_bytes")), "{found}");
     assert_eq!(of("threads per actor")["value"], "1");
+    assert_eq!(of("tables")["value"], "at most 32.0 MiB");
     assert_eq!(of("idle actors that fit")["from"], "bounded by memory");
     let mut bad = project.command(&["doctor"]);
     let bad = harness::Ran::from(bad.env("REBEAM_PYTHON", "/no/python").output().expect("it runs"));

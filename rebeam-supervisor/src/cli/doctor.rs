@@ -65,6 +65,7 @@ pub(super) fn run(
     let descriptors = descriptors::limit();
     add("descriptors", descriptors.to_string(), "`ulimit -Hn`".into(), false);
     add("threads per actor", threads(), "`OMP_NUM_THREADS` and the like; 1 if not set".into(), false);
+    add("tables", format!("at most {}", kib(room::for_tables() / 1024)), "a quarter of the memory".into(), false);
     let (actors, bound) = room::actors(&limits, descriptors);
     add("idle actors that fit", actors.to_string(), format!("bounded by {bound}"), actors == 0);
     show(&findings, as_json)

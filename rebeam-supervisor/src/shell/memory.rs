@@ -12,6 +12,7 @@ use rebeam_protocol::id::ProcessId;
 use crate::printer::Printer;
 use crate::shell::cgroup::Group;
 use crate::shell::sampler::{self, look, proportional_kib};
+use crate::view::text::kib;
 
 /// How often is looked.
 const PERIOD: Duration = Duration::from_millis(250);
@@ -44,6 +45,9 @@ pub(crate) trait Actors {
 
     /// Who has a limit: the process, and the least that matters, in KiB. `None` if nobody has.
     fn limited(&self) -> Option<Vec<(ProcessId, i32, u64)>>;
+
+    /// Bytes that the tables take.
+    fn table_bytes(&self) -> u64;
 
     /// Somebody uses too much.
     fn tell(&self, event: Event);
@@ -88,7 +92,12 @@ pub(super) async fn guard(actors: impl Actors, group: Group, limit: u64, printer
             None => {
                 if !has_warned {
                     has_warned = true;
-                    printer.warn("the memory of the container is nearly used up, and not by actors");
+                    let tables = match actors.table_bytes() / 1024 {
+                        0 => String::new(),
+                        tables => format!(" (tables take {})", kib(tables)),
+                    };
+                    let what = "the memory of the container is nearly used up, and not by actors";
+                    printer.warn(&format!("{what}{tables}"));
                 }
                 tokio::time::sleep(LONGEST).await;
             }

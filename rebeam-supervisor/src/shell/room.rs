@@ -3,7 +3,7 @@
 //! The costs are those of an actor that does nothing; what an application needs beyond that, nobody knows.
 
 use nix::unistd::SysconfVar;
-use rebeam_protocol::spec::{ChildKind, SupervisorSpec};
+use rebeam_protocol::spec::{ChildKind, SupervisorKind, SupervisorSpec};
 
 use crate::shell::cgroup::{Limits, Source};
 use crate::shell::descriptors;
@@ -24,6 +24,8 @@ pub(crate) struct Needs {
     pub(crate) limited_kib: u64,
     /// How many have none.
     pub(crate) unlimited: u64,
+    /// What its tables may take together.
+    pub(crate) tables_kib: u64,
 }
 
 /// How many bytes the rows of all tables may have: a quarter of the memory that we may use.
@@ -52,13 +54,19 @@ impl Needs {
     pub(crate) fn of(tree: &SupervisorSpec) -> Self {
         let mut needs = Needs::default();
         needs.add(tree);
+        needs.tables_kib = needs.tables_kib.min(for_tables() / 1024);
         needs
     }
 
     fn add(&mut self, supervisor: &SupervisorSpec) {
         for child in &supervisor.children {
             match &child.kind {
-                ChildKind::Supervisor(inner) => self.add(inner),
+                ChildKind::Supervisor(inner) => {
+                    if let SupervisorKind::Table(table) = &inner.kind {
+                        self.tables_kib = self.tables_kib.saturating_add(table.max_bytes.unwrap_or(u64::MAX) / 1024);
+                    }
+                    self.add(inner);
+                }
                 ChildKind::Actor(actor) => {
                     self.actors += 1;
                     match actor.limits.memory_hard_kib.or(actor.limits.memory_soft_kib) {
@@ -73,14 +81,15 @@ impl Needs {
     /// Memory for each actor without a limit of its own, in KiB, if all others use up theirs.
     pub(crate) fn share_kib(&self, limits: &Limits) -> Option<u64> {
         let memory = limits.memory.as_ref()?.value / 1024;
-        (self.unlimited > 0).then(|| memory.saturating_sub(BASE_KIB + self.limited_kib) / self.unlimited)
+        let others = BASE_KIB + self.limited_kib + self.tables_kib;
+        (self.unlimited > 0).then(|| memory.saturating_sub(others) / self.unlimited)
     }
 
     /// Why the tree may not fit, each with where the limit is said.
     pub(crate) fn shortfalls(&self, limits: &Limits, descriptors: u64) -> Vec<String> {
         let mut found = Vec::new();
         if let Some(memory) = &limits.memory {
-            let needed = BASE_KIB + self.limited_kib + self.unlimited * ACTOR_KIB;
+            let needed = BASE_KIB + self.limited_kib + self.unlimited * ACTOR_KIB + self.tables_kib;
             let (there, from) = (memory.value / 1024, memory.from.display());
             if needed > there {
                 let (needed, there) = (kib(needed), kib(there));
@@ -101,6 +110,9 @@ impl Needs {
 
 #[cfg(test)]
 mod tests {
+    use rebeam_protocol::spec::ChildSpec;
+    use rebeam_protocol::table::{Access, Table, TableKind};
+
     use super::*;
     use crate::shell::cgroup::Limit;
 
@@ -111,12 +123,28 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_told_with_where_the_limit_is_said() {
-        let needs = Needs { actors: 100, limited_kib: 200 * 1024, unlimited: 50 };
+        let needs = Needs { actors: 100, limited_kib: 200 * 1024, unlimited: 50, tables_kib: 0 };
         assert_eq!(needs.shortfalls(&limits(1 << 30, 200), 1024), Vec::<String>::new());
         let told = needs.shortfalls(&limits(64 << 20, 64), 256);
         assert_eq!(told.len(), 3, "{told:?}");
         assert!(told.iter().take(2).all(|text| text.contains("`/a/file`")), "{told:?}");
         assert_eq!(needs.share_kib(&limits(1 << 30, 200)), Some((1024 * 1024 - 220 * 1024) / 50));
+        let needs = Needs { tables_kib: 800 * 1024, ..needs };
+        assert_eq!(needs.share_kib(&limits(1 << 30, 200)), Some(4 * 1024 / 50));
+        assert_eq!(needs.shortfalls(&limits(1 << 30, 200), 1024).len(), 1);
+    }
+
+    #[test]
+    fn tables_may_take_what_they_are_bounded_by_and_a_quarter_of_the_memory_at_most() {
+        let table = |max_bytes| {
+            let table = Table { max_bytes, ..Table::new(TableKind::Set, Access::Public) };
+            let spec = SupervisorSpec::new("table", Vec::new());
+            ChildSpec::supervisor(SupervisorSpec { kind: SupervisorKind::Table(table), ..spec })
+        };
+        let tree = |children| SupervisorSpec::new("root", children);
+        assert_eq!(Needs::of(&tree(vec![table(Some(1 << 20)), table(Some(2 << 20))])).tables_kib, 3 << 10);
+        assert_eq!(Needs::of(&tree(vec![table(Some(1 << 20)), table(None)])).tables_kib, for_tables() / 1024);
+        assert_eq!(Needs::of(&tree(Vec::new())).tables_kib, 0);
     }
 
     #[test]

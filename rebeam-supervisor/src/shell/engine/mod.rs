@@ -478,6 +478,10 @@ impl memory::Actors for Node {
         (engine.watched_memory > 0).then(|| engine.workers.iter().filter_map(limit).collect())
     }
 
+    fn table_bytes(&self) -> u64 {
+        self.0.borrow().tables.figures(0).bytes
+    }
+
     fn tell(&self, event: Event) {
         self.handle(event);
     }
