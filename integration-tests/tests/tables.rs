@@ -122,6 +122,19 @@ fn tables_are_reached_from_outside_with_plain_values() {
 import datetime, rebeam
 with rebeam.connect() as node:
     assert node.tables() == ["copy", "own", "prices"]
+    for missing in (lambda: node.table("absent")["a"], lambda: node.table("absent").insert("a", 1)):
+        try:
+            missing()
+        except rebeam.NoTable as error:
+            assert "`absent`" in str(error), error
+        else:
+            raise AssertionError("it is there")
+    try:
+        node.table("own")["a"] = 1
+    except rebeam.TableAccess:
+        pass
+    else:
+        raise AssertionError("it is public")
     prices = node.table("prices")
     assert prices["apple"] == 3 and prices.get("plum", 7) == 7 and "pear" in prices and len(prices) == 4
     assert prices["room", 1]["when"] == datetime.date(2026, 1, 2) and prices["room", 2] == {1, 2}
@@ -169,5 +182,28 @@ fn tables_have_figures() {
     node.call("owner", "fill", &[]);
     assert!(value("rebeam_table_rows_bytes") > 4096.0);
     assert!(value("rebeam_own_memory_bytes{process=\"store\"}") > 10_000.0);
+    node.down();
+}
+
+#[test]
+fn a_store_that_dies_again_and_again_is_given_up_and_the_node_says_so() {
+    let project = Project::new(APP);
+    let node = project.up();
+    node.call("owner", "fill", &[]);
+    assert_eq!(node.run(&["health"]).code, Some(0));
+    node.eventually("it is given up", |node| {
+        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", node.os_pid())).ok()?;
+        let is_store = |pid: &&str| {
+            let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            words.split(|byte| *byte == 0).nth(1) == Some(b"store")
+        };
+        if let Some(store) = children.split_whitespace().find(is_store) {
+            harness::kill(store.parse().ok()?, nix::sys::signal::Signal::SIGKILL);
+        }
+        let health = node.run(&["health"]);
+        (health.code != Some(0))
+            .then(|| health.assert_error(1, &["tables: the process that keeps the rows is given up"]))
+    });
+    node.run(&["table", "put", "prices", "apple", "4"]).assert_error(1, &["has died too often"]);
     node.down();
 }

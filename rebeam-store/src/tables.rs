@@ -20,7 +20,7 @@ use rebeam_sys::memory;
 use crate::arrays;
 use crate::row::{self, EXPIRIES, EXTENTS, LONGEST_KEY, Row, Size};
 use crate::store::{Store, Write};
-use crate::watches::{Changed, Told, Watches};
+use crate::watches::{Keys, Told, Watches};
 use crate::{Error, Result};
 
 /// Rows of a table that is gone that are removed at once, so that others have their turn.
@@ -57,7 +57,7 @@ pub struct Tables {
     /// Whether any row may expire.
     has_expiries: bool,
     /// Who is to put a row under which key, and who waits for that.
-    claims: BTreeMap<(TableId, Vec<u8>), Claim>,
+    claims: Claims,
     answers: Vec<Answer>,
     watches: Watches,
 }
@@ -67,6 +67,9 @@ pub type Done = std::result::Result<Vec<u8>, TableError>;
 
 /// An answer that comes by itself: to the request with this number.
 pub type Answer = (u64, Done);
+
+/// By table and key.
+type Claims = BTreeMap<(TableId, Vec<u8>), Claim>;
 
 #[derive(Debug)]
 struct Claim {
@@ -187,15 +190,12 @@ impl Tables {
         });
     }
 
-    /// Answers those who wait for rows that are there by now.
-    ///
-    /// # Errors
-    /// Those of the store.
-    pub fn settle(&mut self, now: u64) -> Result<()> {
-        let claimed: Vec<(TableId, Vec<u8>)> = self.claims.keys().cloned().collect();
-        for (id, key) in claimed {
-            if self.is_there(id, &key, now)?
-                && let Some(claim) = self.claims.remove(&(id, key))
+    /// A transaction that has changed this is done: who watches or waits for it is told.
+    fn tell(&mut self, changed: ChangedKeys, now: u64) -> Result<()> {
+        self.watches.changed(&changed.watched);
+        for place in changed.claimed {
+            if self.is_there(place.0, &place.1, now)?
+                && let Some(claim) = self.claims.remove(&place)
             {
                 self.answers.extend(claim.waiters.into_iter().map(|(tag, _)| (tag, outcome(&Outcome::There))));
             }
@@ -278,14 +278,14 @@ impl Tables {
         if !self.has_expiries || self.next_expiry()?.is_none_or(|next| next > now) {
             return Ok(false);
         }
-        let Tables { store, known, watches, .. } = self;
+        let Tables { store, known, watches, claims, .. } = self;
         let expired = store.write(|write| {
-            let mut changed = watches.noting();
+            let mut changed = Changed::new(watches, claims);
             let expired = expire(write, known, now, ROWS_PER_TURN, &mut changed)?;
-            Ok((expired, changed.into_keys()))
+            Ok((expired, changed.keys))
         });
         let Some(((count, freed), changed)) = self.if_room(expired)? else { return Ok(false) };
-        self.watches.changed(&changed);
+        self.tell(changed, now)?;
         self.bytes = self.bytes.saturating_sub(freed);
         Ok(count == ROWS_PER_TURN)
     }
@@ -361,13 +361,13 @@ impl Tables {
     }
 
     fn try_all(&mut self, requests: &[Request<'_>], now: u64) -> Result<Vec<Done>> {
-        let Tables { store, known, bytes, most_bytes, most_answer, has_expiries, watches, .. } = self;
+        let Tables { store, known, bytes, most_bytes, most_answer, has_expiries, watches, claims, .. } = self;
         if store.dead_bytes() > 0 {
             store.release();
         }
         let dead = store.dead_bytes();
         let (results, after, may_expire, changed) = store.write(|write| {
-            let mut changed = watches.noting();
+            let mut changed = Changed::new(watches, claims);
             let mut all = *bytes;
             let mut may_expire = *has_expiries;
             // What has expired is there for nobody.
@@ -398,11 +398,11 @@ impl Tables {
                     Err(Failure::Store(error)) => return Err(error),
                 });
             }
-            Ok((results, all, may_expire, changed.into_keys()))
+            Ok((results, all, may_expire, changed.keys))
         })?;
-        watches.changed(&changed);
         *bytes = after;
         *has_expiries = may_expire;
+        self.tell(changed, now)?;
         Ok(results)
     }
 }
@@ -540,6 +540,41 @@ struct Most {
     free: u64,
     /// Bytes of an answer.
     answer: usize,
+}
+
+/// Keys that a transaction changes.
+#[derive(Default)]
+struct ChangedKeys {
+    /// Those that somebody watches.
+    watched: BTreeMap<TableId, Keys>,
+    /// Those that somebody claims.
+    claimed: Vec<(TableId, Vec<u8>)>,
+}
+
+/// Notes what a transaction changes.
+struct Changed<'a> {
+    watches: &'a Watches,
+    claims: &'a Claims,
+    keys: ChangedKeys,
+}
+
+impl<'a> Changed<'a> {
+    fn new(watches: &'a Watches, claims: &'a Claims) -> Self {
+        Changed { watches, claims, keys: ChangedKeys::default() }
+    }
+
+    /// A row has come, has another value, or is gone.
+    fn note(&mut self, id: TableId, key: &[u8], original: &[u8]) {
+        if self.watches.are_of(id) {
+            self.keys.watched.entry(id).or_default().add(&row::of(id, key), original);
+        }
+        if !self.claims.is_empty() {
+            let place = (id, key.to_vec());
+            if self.claims.contains_key(&place) {
+                self.keys.claimed.push(place);
+            }
+        }
+    }
 }
 
 /// One operation under way.

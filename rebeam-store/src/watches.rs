@@ -8,8 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use rebeam_protocol::id::Pid;
 use rebeam_protocol::table::{RowChanges, RowWatch, TableId, TableKind};
 
-use crate::row;
-
 /// Of so many keys and so many bytes it is told which they are; of more, that there are many.
 const MOST_KEYS: usize = 1000;
 const MOST_BYTES: usize = 64 * 1024;
@@ -45,7 +43,7 @@ impl Keys {
         Keys { are_many: true, ..Keys::default() }
     }
 
-    fn add(&mut self, key: &[u8], original: &[u8]) {
+    pub(crate) fn add(&mut self, key: &[u8], original: &[u8]) {
         if self.are_many {
             return;
         }
@@ -69,26 +67,6 @@ impl Keys {
     fn take(&mut self) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
         let Keys { keys, are_many, .. } = std::mem::take(self);
         (!are_many).then(|| keys.into_iter().collect())
-    }
-}
-
-/// What a transaction has changed of rows that are watched.
-#[derive(Debug)]
-pub(crate) struct Changed<'a> {
-    watches: &'a Watches,
-    keys: BTreeMap<TableId, Keys>,
-}
-
-impl Changed<'_> {
-    /// A row has come, has another value, or is gone.
-    pub(crate) fn note(&mut self, id: TableId, key: &[u8], original: &[u8]) {
-        if self.watches.are_of(id) {
-            self.keys.entry(id).or_default().add(&row::of(id, key), original);
-        }
-    }
-
-    pub(crate) fn into_keys(self) -> BTreeMap<TableId, Keys> {
-        self.keys
     }
 }
 
@@ -130,13 +108,9 @@ impl Watches {
         }
     }
 
-    fn are_of(&self, id: TableId) -> bool {
+    /// Whether somebody watches rows of this table.
+    pub(crate) fn are_of(&self, id: TableId) -> bool {
         self.by_table.contains_key(&id)
-    }
-
-    /// Begins to note what a transaction changes.
-    pub(crate) fn noting(&self) -> Changed<'_> {
-        Changed { watches: self, keys: BTreeMap::new() }
     }
 
     /// These were changed, by a transaction that is done.

@@ -369,13 +369,11 @@ fn a_claim_passes_from_one_to_the_next_until_there_is_a_row() {
     assert_eq!(answers(tables), [(20, Some(false))]);
     tables.release(21, TableId(0), actors[2], &key);
     assert_eq!(answers(tables), [(21, Some(false)), (3, Some(true))]);
-    tables.settle(0).unwrap();
     assert_eq!(answers(tables), []);
     // A row is there, until it expires.
     let rows = vec![NewRow { key: &key, original: b"", expires: 50, value: &value }];
     let put = postcard::to_stdvec(&Operation::Put { rows, only: Only::Always }).unwrap();
     tables.operate(&[Request { id: TableId(0), by: actors[3].0.pid, operation: &put, arrays: None }], 0).unwrap();
-    tables.settle(0).unwrap();
     assert_eq!(answers(tables), [(4, Some(false)), (5, Some(false))]);
     tables.claim(6, TableId(0), actors[0], &key, 49).unwrap();
     tables.claim(7, TableId(0), actors[0], &key, 50).unwrap();

@@ -193,7 +193,6 @@ impl Server {
         let requests: Vec<Request<'_>> = operations.iter().map(|(_, asked)| asked.request()).collect();
         let results = tables.operate(&requests, monotonic_ms())?;
         self.answer(operations.iter().map(|(tag, ..)| *tag).zip(results).collect());
-        tables.settle(monotonic_ms())?;
         self.answer(tables.take_answers());
         Ok(())
     }

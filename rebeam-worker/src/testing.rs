@@ -608,7 +608,7 @@ impl Shell {
                 );
                 self.table_requests.remove(&tag);
                 self.answer_table(process, request, done);
-                self.tables.as_mut().map_or(Ok(()), |tables| tables.settle(now))
+                Ok(())
             }
             TableRequest::Claim(id) => tables.claim(tag, id, (process, request), operation, now),
             TableRequest::Release { id, claim } => {

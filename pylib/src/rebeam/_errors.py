@@ -415,9 +415,23 @@ def is_undelivered(error: NoProc | ActorDied) -> bool:
     return isinstance(error, NoProc) or not error.begun
 
 
+_OF_TEXT = (
+    BadCall,
+    NoProc,
+    NoTable,
+    SnapshotEnded,
+    SpecError,
+    StoreRestarted,
+    StoreUnavailable,
+    TableAccess,
+    TableExists,
+    TableFull,
+)
+
+
 def described(kind: str, message: str, traceback: str) -> RebeamError:
     """An error from outside the tree, of which there are words only: one of ours if it is made of its text."""
-    own = next((cls for cls in (BadCall, NoProc, SpecError) if kind == f"rebeam.{cls.__name__}"), None)
+    own = next((cls for cls in _OF_TEXT if kind == f"rebeam.{cls.__name__}"), None)
     error = RemoteError(kind, message, traceback) if own is None else own(message)
     error.__cause__ = RemoteTraceback(traceback)
     return error

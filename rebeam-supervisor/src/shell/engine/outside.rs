@@ -160,7 +160,8 @@ impl Node {
             (false, true) => NodeState::Up,
             (false, false) => NodeState::Starting,
         };
-        let troubles = engine.core.troubles(engine.setup.longest_wait, |process| engine.page(process));
+        let mut troubles = engine.core.troubles(engine.setup.longest_wait, |process| engine.page(process));
+        troubles.extend(engine.tables.trouble());
         Health { state, troubles }
     }
 

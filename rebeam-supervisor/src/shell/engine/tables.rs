@@ -12,6 +12,7 @@ use rebeam_core::shell::Frame;
 use rebeam_core::{EntryChange, Event};
 use rebeam_protocol::frame::{HEAD_ROOM, MAX_FRAME};
 use rebeam_protocol::id::{ProcessId, RequestId};
+use rebeam_protocol::outside::{Trouble, TroubleKind};
 use rebeam_protocol::page;
 use rebeam_protocol::process::ProcessAnswer;
 use rebeam_protocol::table::{FromStore, RowWatch, TableAnswer, TableError, TableId, TableRequest, ToStore};
@@ -130,6 +131,13 @@ impl Tables {
         let files = self.files.iter().flatten().filter_map(|file| nix::sys::stat::fstat(file).ok());
         let bytes = files.map(|file| file.st_blocks as u64 * 512).sum();
         TableFigures { count, bytes, store: self.service.os_pid(), ended: self.ended }
+    }
+
+    /// Why the tables cannot be used, and will not be.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        let why = self.given_up.as_ref()?;
+        let detail = format!("the process that keeps the rows is given up: {why}");
+        Some(Trouble { actor: "tables".into(), kind: TroubleKind::Parked, detail })
     }
 
     /// A request is to be answered: the number for the store's answer.
