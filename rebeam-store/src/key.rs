@@ -9,7 +9,7 @@
 //! number   03 class [exponent fraction] [type]     class: 0 -inf, 1 negative, 2 zero, 3 positive, 4 inf
 //! text     04 UTF-8, each 00 as 00 FF, then 00 01
 //! bytes    05 likewise
-//! of text  06 kind as text is, text as text is
+//! of text  06 kind as text is, [what orders it, as bytes are], text as text is
 //! tuple    07 its items, then 00
 //! ```
 //!
@@ -19,6 +19,8 @@
 //! lowest bit says whether more follow. Of a negative one all these bits are turned over.
 
 use rebeam_protocol::value::{MAX_DEPTH, Value};
+
+use crate::order;
 
 /// Whether numbers of the same value are the same key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +103,13 @@ fn put(bytes: &mut Vec<u8>, value: &Value, numbers: Numbers, depth: usize) -> Re
         Value::Bytes(value) => escaped(bytes, BYTES, value),
         Value::Text { kind, text } => {
             escaped(bytes, OF_TEXT, kind.as_bytes());
-            escaped(bytes, TEXT, text.as_bytes());
+            match order::of(kind, text).map_err(|order::NotANumber| NoKey::NotANumber)? {
+                None => escaped(bytes, TEXT, text.as_bytes()),
+                Some((order, text)) => {
+                    escaped(bytes, BYTES, &order);
+                    escaped(bytes, TEXT, text.as_bytes());
+                }
+            }
         }
         Value::Tuple(items) => {
             bytes.push(TUPLE);
@@ -262,6 +270,10 @@ fn take(rest: &mut &[u8], numbers: Numbers, depth: usize) -> Option<Value> {
         BYTES => Value::Bytes(take_escaped(rest)?),
         OF_TEXT => {
             let kind = String::from_utf8(take_escaped(rest)?).ok()?;
+            if rest.first() == Some(&BYTES) {
+                *rest = &rest[1..];
+                take_escaped(rest)?;
+            }
             let text = (byte(rest)? == TEXT).then(|| take_escaped(rest))??;
             Value::Text { kind, text: String::from_utf8(text).ok()? }
         }

@@ -16,6 +16,7 @@ mod error;
 mod fork;
 pub mod key;
 mod mdb;
+mod order;
 pub mod pins;
 mod reader;
 pub mod row;
