@@ -28,6 +28,7 @@ scenarios! {
     large_buffers_are_one_copy_that_is_read,
     rows_that_are_watched_tell_of_their_changes,
     watches_outlive_their_store,
+    watches_outlive_a_recycling_and_nothing_is_missed,
     a_store_that_is_killed_is_replaced_and_nothing_is_lost,
     arrays_are_freed_when_nobody_looks_any_more_kills_included,
     arrays_outlive_their_store,

@@ -215,6 +215,11 @@ pub enum Event {
         /// Whether the table is gone.
         is_last: bool,
     },
+    /// The store does not tell of these rows.
+    RowWatchFailed {
+        /// The watch's number.
+        watch: u64,
+    },
     /// A worker has more of something than it may, which the shell counts.
     HoldsTooMuch {
         /// Who.
@@ -508,6 +513,10 @@ pub enum Action {
     UnwatchRows {
         /// The watch's number.
         watch: u64,
+        /// The watch that takes its place, of the same rows, and tells what this one has not.
+        heir: Option<u64>,
+        /// Whether what this one has told last was not seen.
+        has_missed: bool,
     },
     /// Answer a client's request.
     AnswerOutside {

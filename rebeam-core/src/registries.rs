@@ -356,6 +356,21 @@ impl Registries {
         }
     }
 
+    /// The watch of the same rows that the same incarnation has begun after this one.
+    pub(crate) fn later_watch(&self, watch: u64) -> Option<u64> {
+        let (rows, _) = self.row_watch(watch)?;
+        let is_same = |other: &RowWatch| {
+            other.watch > watch && (other.id, &other.lower, &other.upper) == (rows.id, &rows.lower, &rows.upper)
+        };
+        let others = self.watches_of(rows.by).filter_map(|other| self.row_watch(other));
+        others.map(|(other, _)| other).find(|other| is_same(other)).map(|other| other.watch)
+    }
+
+    /// How many watches of rows an incarnation has.
+    pub(crate) fn row_watches_of(&self, watcher: Pid) -> usize {
+        self.watches_of(watcher).filter(|watch| self.row_watch(*watch).is_some()).count()
+    }
+
     /// Every watch of rows, the oldest first.
     pub(crate) fn row_watches(&self) -> Vec<RowWatch> {
         let rows = self.watches.keys().filter_map(|watch| self.row_watch(*watch));

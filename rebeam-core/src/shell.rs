@@ -86,8 +86,8 @@ pub trait Shell {
     /// Has the store tell of rows that change, and answers this request of a worker by that.
     fn watch_rows(&mut self, from: Option<(ProcessId, RequestId)>, rows: RowWatch);
 
-    /// Rows are watched no longer.
-    fn unwatch_rows(&mut self, watch: u64);
+    /// Rows are watched no longer; see [`Action::UnwatchRows`].
+    fn unwatch_rows(&mut self, watch: u64, heir: Option<u64>, has_missed: bool);
 
     /// Reports that an actor could not be started for want of a resource, and is tried again after that time.
     fn not_launched(&mut self, label: &str, error: &str, after: Duration);
@@ -149,7 +149,7 @@ fn act(shell: &mut (impl Shell + ?Sized), action: Action) {
             shell.write(process, Frame { payload, ..Frame::of(message) });
         }
         Action::WatchRows { from, rows } => shell.watch_rows(from, rows),
-        Action::UnwatchRows { watch } => shell.unwatch_rows(watch),
+        Action::UnwatchRows { watch, heir, has_missed } => shell.unwatch_rows(watch, heir, has_missed),
         Action::AnswerOutside { asker, answer } => shell.answer_outside(asker, answer),
         Action::Stop { process, reason, urgent } => {
             let message = ToWorker::Stop { reason, urgent };

@@ -22,6 +22,7 @@ pub mod message;
 pub mod outside;
 pub mod page;
 pub mod process;
+pub mod program;
 pub mod spec;
 pub mod state;
 pub mod table;

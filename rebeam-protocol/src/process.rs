@@ -177,10 +177,10 @@ pub enum RegistryRequest {
     WatchRows {
         /// Which table.
         key: Vec<u8>,
-        /// The first key, with the table's number, as it lies in the store's file.
+        /// The bytes of the first key.
         lower: Vec<u8>,
-        /// The key that is beyond them.
-        upper: Vec<u8>,
+        /// Those of the key that is beyond them; `None`: there is none.
+        upper: Option<Vec<u8>>,
     },
     /// No more messages of that watch, nor those that wait in the mailbox.
     Unwatch {

@@ -309,12 +309,14 @@ pub struct ProcessOptions {
     pub uid: Option<u32>,
     /// The group it runs as; `None`: ours.
     pub gid: Option<u32>,
+    /// Whether it is the port of a program, whose start payload is a [`Program`](crate::program::Program).
+    pub is_port: bool,
 }
 
 impl ProcessOptions {
-    /// Whether they could matter to the application's import, so that the process must not be forked after it.
-    pub fn need_fresh_interpreter(&self) -> bool {
-        !self.env.is_empty() || self.directory.is_some() || self.uid.is_some() || self.gid.is_some()
+    /// Whether it must not be forked off the application: they could matter to its import, or it is no Python.
+    pub fn need_fresh_process(&self) -> bool {
+        self.is_port || !self.env.is_empty() || self.directory.is_some() || self.uid.is_some() || self.gid.is_some()
     }
 }
 

@@ -301,10 +301,10 @@ pub struct RowWatch {
     pub by: Pid,
     /// Which table.
     pub id: TableId,
-    /// The first key, with the table's number, as it lies in the store's file.
+    /// The bytes of the first key.
     pub lower: Vec<u8>,
-    /// The key that is beyond them.
-    pub upper: Vec<u8>,
+    /// Those of the key that is beyond them; `None`: there is none.
+    pub upper: Option<Vec<u8>>,
 }
 
 /// What has become of rows that are watched.
@@ -314,8 +314,7 @@ pub struct RowChanges {
     pub is_gone: bool,
     /// Of which kind the table was.
     pub kind: TableKind,
-    /// The keys under which something has changed, each once, as they lie in the store's file, with the key itself if that
-    /// does not follow; `None`: there are many, or it is not known which.
+    /// The bytes of the keys under which something has changed, each once, with the key itself if that does not follow; `None`: there are many, or it is not known which.
     pub keys: Option<Vec<(Vec<u8>, Vec<u8>)>>,
 }
 
@@ -331,8 +330,10 @@ pub enum ToStore {
         /// What it is.
         table: Table,
     },
-    /// These were all tables that there are: what a store before has left of others is to go.
+    /// These were all tables that there are, and all who read: what a store before has left of others is to go.
     ThatIsAll,
+    /// Whoever begins to read from now on does so from this store.
+    IsCurrent,
     /// There is no such table any more: its rows are to go.
     Gone {
         /// Which.
@@ -342,8 +343,15 @@ pub enum ToStore {
     Attach {
         /// A number for the answer.
         tag: u64,
+        /// A number for the process.
+        reader: u64,
     },
-    /// A process that was attached is dead.
+    /// A process reads from what a store before had, and may hold arrays; the descriptor of its pins comes with this frame.
+    Adopt {
+        /// Its number.
+        reader: u64,
+    },
+    /// A process that was attached or adopted is dead.
     Detach {
         /// Its number.
         reader: u64,
@@ -383,6 +391,10 @@ pub enum ToStore {
     Unwatch {
         /// The watch's number.
         watch: u64,
+        /// The watch that takes its place, of the same rows: it tells what this one has not.
+        heir: Option<u64>,
+        /// Whether what this one has told last was not seen.
+        has_missed: bool,
     },
     /// Payload: an [`Operation`], as an actor has sent it.
     Operate {
@@ -408,8 +420,6 @@ pub enum FromStore {
     Attached {
         /// The number of the request.
         tag: u64,
-        /// The reader's number.
-        reader: u64,
         /// Bytes of address space that the map takes.
         map_size: u64,
     },

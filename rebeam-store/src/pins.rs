@@ -27,7 +27,13 @@
 //! Large buffers lie in a file of their own ([`crate::arrays`]), and are looked at for longer than a row is read. So behind
 //! its pins a reader notes which pieces of that file it has mapped (*holds*), while the snapshot that says where they are is
 //! still pinned. The store gives a piece back when no pin is older than the transaction that let go of it, and then no hold
-//! is on it: it looks at the pins first, so that of a hold which follows a pin one of the two is seen.
+//! is on it: it looks at the pins first, so if a reader replaces a pin by a hold, the store sees at
+//! least one of them.
+//!
+//! The next store has the same file of arrays. What no row has then may still be looked at by those who read from the rows
+//! of before; it stays as long as there is a pin of before. After its pin a reader looks whether its store is still the
+//! current one, else it begins anew with the next: so nobody can pin what is of before once the next store has been told
+//! that it is the current one, and has looked at the pins.
 
 /// Bytes of either page.
 pub const PAGE: usize = 4096;
@@ -49,8 +55,12 @@ pub fn place(index: usize) -> usize {
     8 * (index + 1)
 }
 
-/// Bytes that a reader writes: a page of pins, and one of holds, which is laid out alike.
-pub const READER: usize = 2 * PAGE;
+/// Bytes that a reader writes: a page of pins, and some of holds, which are laid out alike. (What is not written to takes no
+/// memory.)
+pub const READER: usize = 9 * PAGE;
+
+/// How many arrays a process may hold.
+pub const HOLDS: usize = (READER - PAGE) / 8 - 1;
 
 /// The byte offset of the number of places for holds that were ever used.
 pub(crate) const HOLDS_USED: usize = PAGE + USED;

@@ -55,7 +55,14 @@ struct Shared {
     previous: Env,
     newest: Env,
     published: WordsOfOthers,
+    own: Own,
+}
+
+/// What a process keeps from one store to the next.
+#[derive(Clone, Debug)]
+struct Own {
     pins: Arc<SharedWords>,
+    places: Arc<Mutex<Places>>,
     arrays: Arc<Held>,
 }
 
@@ -63,16 +70,21 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Idle {
     seats: Vec<Seat>,
-    /// Places without a seat, the lowest first.
+}
+
+/// Places for pins.
+#[derive(Debug, Default)]
+struct Places {
+    /// Those without a seat, the lowest first.
     free: BinaryHeap<Reverse<usize>>,
-    /// How many places were ever used.
+    /// How many were ever used.
     used: usize,
 }
 
 /// A place for a pin, with transactions that are renewed for each snapshot.
 #[derive(Debug)]
 struct Seat {
-    place: usize,
+    index: usize,
     newest: ReadTxn,
     previous: Option<ReadTxn>,
 }
@@ -84,7 +96,22 @@ impl Reader {
     /// Those of the system: no address space for the map is one.
     pub fn open(descriptors: Descriptors, map_size: usize) -> Result<Self> {
         let Descriptors { data, arrays, page, pins } = descriptors;
-        let path = path_of(&data);
+        let pins = Arc::new(SharedWords::new(pins, READER)?);
+        pins.withhold_from_forks()?;
+        let own = Own { pins, places: Arc::default(), arrays: Arc::new(Held::new(arrays)) };
+        Self::with(own, &data, &page, map_size)
+    }
+
+    /// Opens what the next store gave to this process, which has the same page for pins, and the same file of arrays.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_next(&self, descriptors: &Descriptors, map_size: usize) -> Result<Self> {
+        Self::with(self.0.own.clone(), &descriptors.data, &descriptors.page, map_size)
+    }
+
+    fn with(own: Own, data: &OwnedFd, page: &OwnedFd, map_size: usize) -> Result<Self> {
+        let path = path_of(data);
         let open = |mode| {
             // A meta page may just be written: the file is looked at again.
             let tries = (0..100).map(|_| Env::open(&path, mode, map_size));
@@ -102,10 +129,8 @@ impl Reader {
             previous: open(Mode::ReadPrevious)?,
             newest: open(Mode::Read)?,
             published: WordsOfOthers::new(page, PAGE)?,
-            pins: Arc::new(SharedWords::new(pins, READER)?),
-            arrays: Arc::new(Held::new(arrays)),
+            own,
         };
-        shared.pins.withhold_from_forks()?;
         Ok(Reader(Arc::new(shared)))
     }
 
@@ -124,36 +149,44 @@ impl Reader {
         }
     }
 
-    /// This process is about to be forked, and the other one may look at the arrays that are mapped now: they stay.
-    pub fn keep_arrays(&self) {
-        self.0.arrays.keep_all();
+    /// All arrays that this process looks at.
+    pub fn held_arrays(&self) -> Vec<Arc<Array>> {
+        self.0.own.arrays.all()
     }
 
     fn take_seat(&self) -> Result<Seat> {
-        let mut idle = self.0.idle();
-        if let Some(seat) = idle.seats.pop() {
+        if let Some(seat) = self.0.idle().seats.pop() {
             return Ok(seat);
         }
+        let newest = self.0.newest.read()?;
+        newest.reset();
+        let mut places = self.0.own.places();
         let too_many = || Error::System(io::Error::other(format!("this process has {PLACES} snapshots open already")));
-        let index = match idle.free.pop() {
+        let index = match places.free.pop() {
             Some(Reverse(index)) => index,
-            None if idle.used < PLACES => {
-                idle.used += 1;
-                idle.used - 1
+            None if places.used < PLACES => {
+                places.used += 1;
+                places.used - 1
             }
             None => return Err(too_many()),
         };
-        self.0.pins.word(USED).fetch_max(idle.used as u64, Ordering::SeqCst);
-        drop(idle);
-        match self.0.newest.read() {
-            Ok(newest) => {
-                newest.reset();
-                Ok(Seat { place: place(index), newest, previous: None })
-            }
-            Err(error) => {
-                self.0.idle().free.push(Reverse(index));
-                Err(error)
-            }
+        self.0.own.pins.word(USED).fetch_max(places.used as u64, Ordering::SeqCst);
+        Ok(Seat { index, newest, previous: None })
+    }
+}
+
+impl Own {
+    fn places(&self) -> std::sync::MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // The reader from the next store has its places.
+        if !is_forked() {
+            let seats = std::mem::take(&mut self.idle().seats);
+            self.own.places().free.extend(seats.iter().map(|seat| Reverse(seat.index)));
         }
     }
 }
@@ -164,13 +197,13 @@ impl Shared {
     }
 
     fn leave(&self, seat: Seat) {
-        self.pins.word(seat.place).store(0, Ordering::Release);
+        self.own.pins.word(place(seat.index)).store(0, Ordering::Release);
         self.idle().seats.push(seat);
     }
 
     /// The protocol of [`crate::pins`]; true if it is the transaction before the newest that is read.
     fn begin(&self, seat: &mut Seat) -> Result<bool> {
-        let pin = self.pins.word(seat.place);
+        let pin = self.own.pins.word(place(seat.index));
         let mut last = None;
         for turn in 0..MOST_TRIES {
             let at = self.published.load(PUBLISHED, Ordering::SeqCst);
@@ -262,8 +295,8 @@ impl Snapshot {
     /// # Errors
     /// Those of the system: no address space is one.
     pub fn array(&self, extent: Extent) -> Result<Arc<Array>> {
-        let shared = &self.reader.0;
-        shared.arrays.map(&shared.pins, extent)
+        let own = &self.reader.0.own;
+        own.arrays.map(&own.pins, extent)
     }
 }
 

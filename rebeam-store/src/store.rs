@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rebeam_protocol::table::Extent;
 use rebeam_sys::memory::{self, Resident, SharedWords};
 
-use crate::arrays::Arrays;
+use crate::arrays::{self, Arrays};
 use crate::mdb::{Env, Mode, ReadTxn, WriteTxn, path_of};
 use crate::pins::{ANNOUNCED, PAGE, PLACES, PUBLISHED, READER, USED, place};
 use crate::reader::{Descriptors, Rows};
@@ -77,6 +77,7 @@ pub struct Store {
 /// The pins of a process that reads.
 #[derive(Debug)]
 struct Pins {
+    fd: OwnedFd,
     words: SharedWords,
     /// For each place the pin that was seen there last, if it was behind, and when it was first.
     behind: Vec<Option<(u64, Instant)>>,
@@ -102,17 +103,17 @@ impl Store {
         Ok(store)
     }
 
-    /// Goes on where a store has ended: with copies of its files, since whoever still reads those is not to be disturbed.
+    /// Goes on where a store has ended: with a copy of its rows, since whoever still reads those is not to be disturbed, and
+    /// with its arrays. Who reads from before is to be [adopted](Self::adopt) at once.
     ///
     /// # Errors
-    /// Those of the system; no room for the copies is one.
-    pub fn restore(data: &OwnedFd, arrays: &OwnedFd, directory: &Path, map_size: usize) -> Result<Self> {
+    /// Those of the system; no room for the copy is one.
+    pub fn restore(data: &OwnedFd, arrays: OwnedFd, directory: &Path, map_size: usize) -> Result<Self> {
         let copy = File::from(memory::create_empty(c"rebeam-rows")?);
         // Opened anew: others share the descriptor, and with it how far it was read.
         io::copy(&mut File::open(path_of(data))?, &mut &copy)?;
         let mut store = Self::open(copy.into(), directory, map_size)?;
-        let extents = store.extents()?;
-        store.arrays.copy_from(arrays, &extents)?;
+        store.arrays = Arrays::take_over(arrays.into(), &store.extents()?)?;
         Ok(store)
     }
 
@@ -160,12 +161,39 @@ impl Store {
         Ok(store)
     }
 
-    /// The files of the rows and the arrays, to be read only: what [`Store::restore`] takes.
+    /// The files of the rows, to be read only, and of the arrays: what [`Store::restore`] takes.
     ///
     /// # Errors
     /// No descriptor is left.
     pub fn files(&self) -> Result<[OwnedFd; 2]> {
-        Ok([self.data.try_clone()?.into(), self.arrays.descriptor()?])
+        Ok([self.data.try_clone()?.into(), self.arrays.for_next()?])
+    }
+
+    /// Takes note of a process that reads from a store before, and may hold arrays.
+    ///
+    /// # Errors
+    /// It is no page for pins.
+    pub fn adopt(&mut self, pins: OwnedFd) -> Result<ReaderId> {
+        let words = SharedWords::new(&pins, READER)?;
+        let id = self.next_reader;
+        self.next_reader = ReaderId(id.0 + 1);
+        self.readers.insert(id, Pins { fd: pins, words, behind: Vec::new() });
+        Ok(id)
+    }
+
+    /// What a process needs to read that is known.
+    ///
+    /// # Errors
+    /// It is not; no descriptor is left.
+    pub fn descriptors(&self, reader: ReaderId) -> Result<Descriptors> {
+        let pins = self.readers.get(&reader).ok_or_else(|| Error::of(libc::EINVAL))?.fd.try_clone()?;
+        let (data, arrays) = (self.data.try_clone()?.into(), self.arrays.for_readers()?);
+        Ok(Descriptors { data, arrays, page: self.page.try_clone()?, pins })
+    }
+
+    /// All who read from before are adopted, and whoever has no snapshot of before by now reads from this store.
+    pub fn is_current(&mut self) {
+        self.arrays.know_readers(self.proxies.back().map_or(0, ReadTxn::id));
     }
 
     /// How much address space a reader needs.
@@ -183,14 +211,8 @@ impl Store {
     /// # Errors
     /// Those of the system.
     pub fn attach(&mut self) -> Result<(ReaderId, Descriptors)> {
-        let pins = memory::create(c"rebeam-pins", READER)?;
-        let words = SharedWords::new(&pins, READER)?;
-        let [data, arrays] = self.files()?;
-        let descriptors = Descriptors { data, arrays, page: self.page.try_clone()?, pins };
-        let id = self.next_reader;
-        self.next_reader = ReaderId(id.0 + 1);
-        self.readers.insert(id, Pins { words, behind: Vec::new() });
-        Ok((id, descriptors))
+        let id = self.adopt(memory::create(c"rebeam-pins", READER)?)?;
+        Ok((id, self.descriptors(id)?))
     }
 
     /// A process that reads is dead: its pins protect nothing any more. Not before: it may still be reading.
@@ -298,7 +320,7 @@ impl Store {
 
     /// Whether something is kept for those who read that is out of date.
     pub fn keeps_old(&self) -> bool {
-        self.proxies.len() > 1 || self.arrays.dead_bytes() > 0
+        self.proxies.len() > 1 || self.arrays.has_dead()
     }
 
     /// Bytes of arrays that no row has any more, and that somebody looks at.
@@ -311,7 +333,7 @@ impl Store {
     pub fn overdue(&mut self, now: Instant, limit: Duration) -> Vec<(ReaderId, Duration)> {
         let newest = self.proxies.back().map_or(0, ReadTxn::id);
         let mut overdue = Vec::new();
-        for (id, Pins { words, behind }) in &mut self.readers {
+        for (id, Pins { words, behind, .. }) in &mut self.readers {
             let pins: Vec<u64> = pinned(words).collect();
             behind.resize(pins.len(), None);
             for (pin, behind) in pins.into_iter().zip(behind.iter_mut()) {
@@ -386,6 +408,11 @@ impl Write<'_> {
     /// [`crate::Error::Full`]: a removal may need pages, too.
     pub fn delete(&mut self, key: &[u8]) -> Result<bool> {
         self.txn.delete(key)
+    }
+
+    /// Bytes of arrays that go with this transaction.
+    pub fn gone_bytes(&self) -> u64 {
+        self.gone.iter().map(|extent| arrays::pages(extent.length)).sum()
     }
 
     /// Copies a piece of another file to where readers can map it; a row is to say where.

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
@@ -192,7 +192,7 @@ impl Tables {
 
     /// A transaction that has changed this is done: who watches or waits for it is told.
     fn tell(&mut self, changed: ChangedKeys, now: u64) -> Result<()> {
-        self.watches.changed(&changed.watched);
+        self.watches.changed(changed.watched);
         for place in changed.claimed {
             if self.is_there(place.0, &place.1, now)?
                 && let Some(claim) = self.claims.remove(&place)
@@ -211,24 +211,17 @@ impl Tables {
     /// Rows are watched from now on. `has_missed`: they were already, and nobody knows what has changed meanwhile.
     ///
     /// # Errors
-    /// [`TableError::NoTable`]. That is told as well, for one that was watched already.
+    /// [`TableError::NoTable`].
     pub fn watch(&mut self, rows: RowWatch, has_missed: bool) -> std::result::Result<(), TableError> {
-        let known = self.known.get(&rows.id).map(|(_, table)| table.kind);
-        let (watch, id) = (rows.watch, rows.id);
-        self.watches.begin(rows, known.unwrap_or(TableKind::Set), has_missed);
-        if known.is_none() {
-            match has_missed {
-                true => self.watches.gone(id),
-                false => self.watches.end(watch),
-            }
-            return Err(TableError::NoTable);
-        }
+        let Some((_, table)) = self.known.get(&rows.id) else { return Err(TableError::NoTable) };
+        self.watches.begin(rows, table.kind, has_missed);
         Ok(())
     }
 
-    /// Rows are watched no longer.
-    pub fn unwatch(&mut self, watch: u64) {
-        self.watches.end(watch);
+    /// Rows are watched no longer. Another watch may take the place of this one: it tells what this one has not, and, with
+    /// `has_missed`, that there was more.
+    pub fn unwatch(&mut self, watch: u64, heir: Option<u64>, has_missed: bool) {
+        self.watches.end(watch, heir, has_missed);
     }
 
     /// An actor looks at what a watch has told it last.
@@ -382,9 +375,11 @@ impl Tables {
                 let done = permitted(known, request).map_err(Failure::Own).and_then(|table| {
                     let operation = postcard::from_bytes(request.operation)
                         .map_err(|error| bad(format!("no operation: {error}")))?;
+                    let taken = i128::from(all) + i128::from(dead) + i128::from(write.gone_bytes());
+                    let most = Most { free: i128::from(*most_bytes) - taken, answer: *most_answer };
+                    let arrays = request.arrays.map(OwnedFd::try_clone).transpose().map_err(Error::from)?;
                     let mut change = Change::begin(write, request.id, table, &mut changed)?;
-                    change.arrays = request.arrays;
-                    let most = Most { free: most_bytes.saturating_sub(all).saturating_sub(dead), answer: *most_answer };
+                    change.arrays = arrays.map(File::from);
                     let before = change.size.bytes;
                     let outcome = change.carry_out(&operation, most)?;
                     may_expire |= change.may_expire;
@@ -536,8 +531,8 @@ fn keys(write: &Write<'_>, from: &[u8], prefix: &[u8], most: usize) -> Result<Ve
 /// How much an operation may use.
 #[derive(Clone, Copy)]
 struct Most {
-    /// Bytes of rows that may still come.
-    free: u64,
+    /// Bytes of rows that may still come; negative if more is kept for those who look at it than may be.
+    free: i128,
     /// Bytes of an answer.
     answer: usize,
 }
@@ -545,8 +540,8 @@ struct Most {
 /// Keys that a transaction changes.
 #[derive(Default)]
 struct ChangedKeys {
-    /// Those that somebody watches.
-    watched: BTreeMap<TableId, Keys>,
+    /// Those that somebody watches, by the watch.
+    watched: BTreeMap<u64, Keys>,
     /// Those that somebody claims.
     claimed: Vec<(TableId, Vec<u8>)>,
 }
@@ -565,8 +560,8 @@ impl<'a> Changed<'a> {
 
     /// A row has come, has another value, or is gone.
     fn note(&mut self, id: TableId, key: &[u8], original: &[u8]) {
-        if self.watches.are_of(id) {
-            self.keys.watched.entry(id).or_default().add(&row::of(id, key), original);
+        for watch in self.watches.of_key(id, key) {
+            self.keys.watched.entry(watch).or_default().add(key, original);
         }
         if !self.claims.is_empty() {
             let place = (id, key.to_vec());
@@ -586,7 +581,7 @@ struct Change<'w, 'store, 'watches> {
     size: Size,
     was: Size,
     /// The memory in which the arrays of the rows are that come.
-    arrays: Option<&'w OwnedFd>,
+    arrays: Option<File>,
     /// Whether a row that was put expires.
     may_expire: bool,
 }
@@ -666,6 +661,7 @@ impl<'w, 'store, 'watches> Change<'w, 'store, 'watches> {
             Operation::Take { key } => {
                 check_key(key)?;
                 let values = self.values(key)?;
+                // Of others, whoever takes one reads it first, and removes what it has read.
                 if values.iter().any(|value| Extent::of(value).is_some()) {
                     return Err(bad("a value with arrays is read before it is removed"));
                 }
@@ -681,8 +677,9 @@ impl<'w, 'store, 'watches> Change<'w, 'store, 'watches> {
     }
 
     /// Whether there is room for rows, in the table and in all of them together.
-    fn make_room(&self, rows: &[NewRow<'_>], free: u64) -> Tried<()> {
+    fn make_room(&self, rows: &[NewRow<'_>], free: i128) -> Tried<()> {
         let mut growth: i128 = 0;
+        let mut replaced = BTreeSet::new();
         for new in rows {
             self.check_value(new.value)?;
             let whole = row::of(self.id, new.key);
@@ -692,11 +689,14 @@ impl<'w, 'store, 'watches> Change<'w, 'store, 'watches> {
                 return Err(Failure::Own(TableError::AtLimit));
             }
             growth += i128::from(comes);
-            if !self.table.kind.is_bag() {
+            // What is replaced twice by one operation is there twice until that is done.
+            if !self.table.kind.is_bag() && (rows.len() == 1 || replaced.insert(new.key)) {
                 growth -= self.write.get(&whole)?.map_or(0, |row| i128::from(weight(&whole, row)));
             }
         }
-        if growth > i128::from(free) {
+        // What needs no more room may also replace something where too much is kept, unless it is arrays.
+        let brings_arrays = rows.iter().any(|row| row.value.first() == Some(&ARRAYS));
+        if growth > if brings_arrays { free } else { free.max(0) } {
             return Err(Failure::Own(TableError::Full));
         }
         let max = self.table.max_bytes.filter(|_| !self.table.evicts());
@@ -712,7 +712,7 @@ impl<'w, 'store, 'watches> Change<'w, 'store, 'watches> {
             return Ok(());
         }
         let (extent, _) = Extent::of(value).ok_or_else(|| bad("a value is cut off"))?;
-        let memory = self.arrays.ok_or_else(|| bad("arrays without their memory"))?;
+        let memory = self.arrays.as_ref().ok_or_else(|| bad("arrays without their memory"))?;
         let end = extent.offset.checked_add(extent.length).filter(|_| extent.length > 0);
         let end = end.ok_or_else(|| bad("arrays beyond their memory"))?;
         if self.table.kind.is_bag() {
@@ -723,11 +723,8 @@ impl<'w, 'store, 'watches> Change<'w, 'store, 'watches> {
 
     /// A value as it is to lie in a row: its arrays are copied.
     fn placed<'a>(&mut self, value: &'a [u8]) -> Result<Cow<'a, [u8]>> {
-        match (Extent::of(value), self.arrays) {
-            (Some((extent, rest)), Some(memory)) => {
-                let memory = File::from(memory.try_clone()?);
-                Ok(self.write.add_array(&memory, extent)?.encode(rest).into())
-            }
+        match (Extent::of(value), &self.arrays) {
+            (Some((extent, rest)), Some(memory)) => Ok(self.write.add_array(memory, extent)?.encode(rest).into()),
             _ => Ok(value.into()),
         }
     }
@@ -846,7 +843,7 @@ impl<'w, 'store, 'watches> Change<'w, 'store, 'watches> {
         Ok(rows.len() as u64)
     }
 
-    fn add(&mut self, new: &NewRow<'_>, by: &Value, free: u64) -> Tried<Vec<u8>> {
+    fn add(&mut self, new: &NewRow<'_>, by: &Value, free: i128) -> Tried<Vec<u8>> {
         if self.table.kind.is_bag() {
             return Err(bad("there are no counters in a bag"));
         }

@@ -1,7 +1,7 @@
 //! Who is told of which rows that change.
 //!
 //! A watch tells once, and then waits until its actor has seen that: what changes meanwhile is collected, each key once, and
-//! comes with the next message. So a slow actor is told less often, and never of less.
+//! comes with the next message. So a slow actor is told less often, but misses nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use rebeam_protocol::table::{RowChanges, RowWatch, TableId, TableKind};
 
 /// Of so many keys and so many bytes it is told which they are; of more, that there are many.
 const MOST_KEYS: usize = 1000;
-const MOST_BYTES: usize = 64 * 1024;
+const MOST_BYTES: usize = 16 * 1024;
 
 /// What is to be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ struct Watch {
     waits: bool,
 }
 
-/// Keys that have changed, as they lie in the file, with the key itself if that does not follow.
+/// Bytes of keys that have changed, with the key itself if that does not follow.
 #[derive(Debug, Default)]
 pub(crate) struct Keys {
     keys: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -47,12 +47,9 @@ impl Keys {
         if self.are_many {
             return;
         }
-        if let Some(known) = self.keys.get_mut(key) {
-            // The one that was put last.
-            *known = original.to_vec();
-            return;
-        }
-        self.bytes += key.len() + original.len();
+        // If it is there already, the one that was put last counts.
+        let known = self.keys.get(key).map_or(0, |known| key.len() + known.len());
+        self.bytes = self.bytes + key.len() + original.len() - known;
         if self.keys.len() >= MOST_KEYS || self.bytes > MOST_BYTES {
             *self = Keys::many();
         } else {
@@ -88,13 +85,17 @@ impl Watches {
         self.tell(watch);
     }
 
-    pub(crate) fn end(&mut self, watch: u64) {
-        let Some(Watch { rows, .. }) = self.watches.remove(&watch) else { return };
+    pub(crate) fn end(&mut self, watch: u64, heir: Option<u64>, has_missed: bool) {
+        let Some(Watch { rows, changed, .. }) = self.watches.remove(&watch) else { return };
         if let Some(watches) = self.by_table.get_mut(&rows.id) {
             watches.remove(&watch);
             if watches.is_empty() {
                 self.by_table.remove(&rows.id);
             }
+        }
+        if let Some(heir) = heir {
+            let changed = if has_missed { Keys::many() } else { changed };
+            self.changed(BTreeMap::from([(heir, changed)]));
         }
     }
 
@@ -108,26 +109,24 @@ impl Watches {
         }
     }
 
-    /// Whether somebody watches rows of this table.
-    pub(crate) fn are_of(&self, id: TableId) -> bool {
-        self.by_table.contains_key(&id)
+    /// The watches of these that have this key in their range.
+    pub(crate) fn of_key<'a>(&'a self, id: TableId, key: &'a [u8]) -> impl Iterator<Item = u64> + 'a {
+        let all = self.by_table.get(&id).into_iter().flatten().copied();
+        all.filter(move |watch| {
+            self.watches.get(watch).is_some_and(|Watch { rows, .. }| {
+                *rows.lower <= *key && rows.upper.as_deref().is_none_or(|upper| key < upper)
+            })
+        })
     }
 
     /// These were changed, by a transaction that is done.
-    pub(crate) fn changed(&mut self, changed: &BTreeMap<TableId, Keys>) {
-        changed.iter().for_each(|(id, keys)| self.changed_of(*id, keys));
-    }
-
-    fn changed_of(&mut self, id: TableId, keys: &Keys) {
-        for number in self.by_table.get(&id).cloned().unwrap_or_default() {
+    pub(crate) fn changed(&mut self, changed: BTreeMap<u64, Keys>) {
+        for (number, keys) in changed {
             let Some(watch) = self.watches.get_mut(&number) else { continue };
-            if keys.are_many {
-                watch.changed = Keys::many();
+            match keys.are_many {
+                true => watch.changed = Keys::many(),
+                false => keys.keys.iter().for_each(|(key, original)| watch.changed.add(key, original)),
             }
-            let rows = &watch.rows;
-            // (From a bound that lies beyond the other, as a forged one may, nothing is taken.)
-            let own = keys.keys.iter().filter(|(key, _)| **key >= rows.lower && **key < rows.upper);
-            own.for_each(|(key, original)| watch.changed.add(key, original));
             self.tell(number);
         }
     }

@@ -165,7 +165,7 @@ fn the_next_store_goes_on_and_old_snapshots_stay_as_they_were() {
     let old = reader_of_one.snapshot().unwrap();
     let [data, arrays] = store.files().unwrap();
     drop(store);
-    let mut store = Store::restore(&data, &arrays, files.0.path(), MAP).unwrap();
+    let mut store = Store::restore(&data, arrays, files.0.path(), MAP).unwrap();
     assert_eq!(std::fs::read_dir(files.0.path()).unwrap().count(), 0, "nothing is left to be cleared up");
     let (_, reader_of_two) = reader(&mut store);
     put(&mut store, &[("a", "2"), ("b", "1")]);

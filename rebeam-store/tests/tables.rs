@@ -12,7 +12,7 @@ use rebeam_protocol::table::{
 use rebeam_protocol::value::{self, Value};
 use rebeam_store::key::{Numbers, encode};
 use rebeam_store::row::{self, Row, Size};
-use rebeam_store::{Array, Reader, Request, Store, Tables};
+use rebeam_store::{Array, Reader, ReaderId, Request, Store, Tables};
 
 const OWNER: Pid = Pid { at: NodeStart { node: 0, started: 1 }, serial: 7 };
 const STRANGER: Pid = Pid { serial: 8, ..OWNER };
@@ -113,6 +113,7 @@ fn model_of(model: &mut Model, kind: TableKind, change: &Change) -> Result<Vec<i
 
 struct World {
     tables: Tables,
+    id: ReaderId,
     reader: Reader,
 }
 
@@ -120,13 +121,13 @@ impl World {
     fn new(most_bytes: u64) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut store = Store::create(directory.path(), 1 << 28).unwrap();
-        let (_, fds) = store.attach().unwrap();
+        let (id, fds) = store.attach().unwrap();
         let reader = Reader::open(fds, store.map_size()).unwrap();
         let mut tables = Tables::new(store, most_bytes, 1 << 20).unwrap();
         for (place, kind) in KINDS.into_iter().enumerate() {
             tables.note(TableId(place as u64), OWNER, Table::new(kind, Access::Protected));
         }
-        World { tables, reader }
+        World { tables, id, reader }
     }
 
     fn operate(&mut self, id: u64, by: Pid, operation: &Operation<'_>) -> Result<Vec<u8>, TableError> {
@@ -273,7 +274,7 @@ fn what_does_not_fit_is_refused_alone_and_fits_when_something_is_gone() {
     let directory = tempfile::tempdir().unwrap();
     let [data, arrays] = world.tables.store.files().unwrap();
     let mut again =
-        Tables::new(Store::restore(&data, &arrays, directory.path(), 1 << 28).unwrap(), 100_000, 1 << 20).unwrap();
+        Tables::new(Store::restore(&data, arrays, directory.path(), 1 << 28).unwrap(), 100_000, 1 << 20).unwrap();
     again.note(TableId(0), OWNER, Table::new(TableKind::Set, Access::Protected));
     let request = Request { id: TableId(0), by: OWNER, operation: &operations[0], arrays: None };
     assert_eq!(again.operate(&[request], 0).unwrap().pop(), Some(Err(TableError::Full)));
@@ -668,6 +669,18 @@ fn arrays_that_are_not_where_they_are_said_to_be_are_refused_and_nothing_is_kept
     assert_eq!(world.put_arrays(0, &[(b"b", &[1; 600_000])]), Err(TableError::Full));
     drop(held);
     world.put_arrays(0, &[(b"b", &[1; 600_000])]).unwrap();
+    // So does what is replaced again and again, by one who keeps looking at it, or in one operation.
+    let held = world.array(0, b"b");
+    assert_eq!(world.put_arrays(0, &[(b"b", &[2; 600_000])]), Ok(vec![0, 0]));
+    assert_eq!(world.put_arrays(0, &[(b"b", &[3; 600_000])]), Err(TableError::Full));
+    let again = world.array(0, b"b").unwrap();
+    assert_eq!((again.bytes()[0], held.unwrap().bytes()[0]), (2, 1));
+    world.put_arrays(0, &[(b"b", &[3; 600_000])]).unwrap();
+    drop(again);
+    world.operate(0, OWNER, &Operation::DeletePrefix { prefix: b"" }).unwrap();
+    let twice: [(&[u8], &[u8]); 3] = [(b"a", &[1; 400_000]), (b"a", &[2; 400_000]), (b"a", &[3; 400_000])];
+    assert_eq!(world.put_arrays(0, &twice), Err(TableError::Full));
+    assert_eq!(world.array_bytes(), 0);
 }
 
 #[test]
@@ -679,26 +692,29 @@ fn the_next_store_has_the_arrays_and_who_looks_at_those_of_the_last_keeps_them()
     world.operate(0, OWNER, &Operation::Delete { key: b"a", only: Only::Always }).unwrap();
     let [data, arrays] = world.tables.store.files().unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let mut store = Store::restore(&data, &arrays, directory.path(), 1 << 28).unwrap();
-    let (_, fds) = store.attach().unwrap();
-    let reader = Reader::open(fds, store.map_size()).unwrap();
+    let pins = world.tables.store.descriptors(world.id).unwrap().pins;
+    let mut store = Store::restore(&data, arrays, directory.path(), 1 << 28).unwrap();
+    world.id = store.adopt(pins).unwrap();
+    store.is_current();
+    let reader = world.reader.open_next(&store.descriptors(world.id).unwrap(), store.map_size()).unwrap();
     world.tables = Tables::new(store, 1 << 30, 1 << 20).unwrap();
     world.tables.note(TableId(0), OWNER, Table::new(KINDS[0], Access::Protected));
     world.reader = reader;
-    drop((data, arrays));
+    drop(data);
     assert!(world.array(0, b"a").is_none());
-    assert_eq!(world.array(0, b"b").unwrap().bytes(), &other[..]);
-    assert!(world.array_bytes() < 300_000);
+    assert_eq!(world.array(0, b"b").unwrap().bytes().as_ptr(), b.bytes().as_ptr(), "it is the same");
     world.put_arrays(0, &[(b"a", &other), (b"b", &large)]).unwrap();
     assert_eq!((a.bytes(), b.bytes()), (&large[..], &other[..]));
     assert_eq!(world.array(0, b"b").unwrap().bytes(), &large[..]);
+    drop((a, b));
+    assert!(world.array_bytes() < 310_000, "of the store before, nothing is left that nobody has");
 }
 
 #[test]
 fn more_arrays_than_can_be_held_are_copied() {
     let mut world = World::new(1 << 30);
     let keys: Vec<[u8; 8]> =
-        (0..rebeam_store::pins::PLACES as u64 + 10).map(|key| (key + (3 << 56)).to_be_bytes()).collect();
+        (0..rebeam_store::pins::HOLDS as u64 + 10).map(|key| (key + (3 << 56)).to_be_bytes()).collect();
     let mut kept = Vec::new();
     for key in &keys {
         world.put_arrays(0, &[(key, &key.repeat(100))]).unwrap();

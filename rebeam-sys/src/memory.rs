@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -110,7 +111,9 @@ const PAGE_PRESENT: u64 = 1 << 63;
 
 /// Bytes of a page of memory: what can be mapped begins at multiples of this.
 pub fn page_size() -> usize {
-    nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().map_or(4096, |size| size as usize)
+    static SIZE: OnceLock<usize> = OnceLock::new();
+    let asked = || nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+    *SIZE.get_or_init(|| asked().map_or(4096, |size| size as usize))
 }
 
 fn options(size: usize) -> MmapOptions {

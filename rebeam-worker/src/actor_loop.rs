@@ -290,6 +290,8 @@ pub(crate) fn settle_done(py: Python<'_>, channel: &Channel) -> PyResult<()> {
 #[derive(Default)]
 struct Seen {
     decoded: HashMap<Place, Py<PyAny>>,
+    /// Of which watches of rows some of them come.
+    watches: HashMap<Place, u64>,
     refused: Option<(Py<PyAny>, Place)>,
 }
 
@@ -359,8 +361,9 @@ pub(crate) fn receive<'py>(
                 behind = place;
                 continue;
             }
-            let decoded = with_seen(|seen| seen.decoded.remove(&place));
+            let (decoded, watch) = with_seen(|seen| (seen.decoded.remove(&place), seen.watches.remove(&place)));
             drop(decoded);
+            watch.map_or(Ok(()), |watch| tables::seen(py, channel, watch))?;
             let mut done = channel.take_done().unwrap_or_default();
             done.extend(channel.take(place).map(Done::from));
             send_acks(py, channel, done)?;
@@ -472,10 +475,25 @@ fn message_at<'py>(py: Python<'py>, channel: &Channel, place: Place) -> PyResult
         Form::Signal(signal) => signal_object(py, signal),
         _ => codec::load_content(py, &mut payload),
     };
+    let watch = watch_of(&delivery.head.form);
     channel.put_back(place, delivery, payload);
     let object = object?;
-    with_seen(|seen| seen.decoded.insert(place, object.clone().unbind()));
+    with_seen(|seen| {
+        seen.watches.extend(watch.map(|watch| (place, watch)));
+        seen.decoded.insert(place, object.clone().unbind())
+    });
     Ok(object)
+}
+
+/// The watch of rows that a message comes of.
+fn watch_of(form: &Form) -> Option<u64> {
+    match form {
+        Form::Signal(signal) => match &**signal {
+            Signal::Rows { watch, .. } => Some(*watch),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 fn run_after(py: Python<'_>) -> PyResult<()> {
@@ -664,6 +682,7 @@ impl Handlers {
                     if let (Some(to), Some(answer)) = (message.reply_to, last_answer(py, &error)?) {
                         let (outcome, content) = encode(channel, &answer, message)?;
                         // `terminate` comes first (GEN-012).
+                        acknowledge_noted(py, channel)?;
                         let reply = Reply { to, outcome, done: Some(done), is_last: true, buffers: content.buffers };
                         send(py, channel, &ToSupervisor::Reply(reply), &content.bytes)?;
                     } else if message.reply_to.is_none() || message.is_deferred() {
@@ -715,7 +734,12 @@ impl Handlers {
         match &delivery.head.form {
             Form::Arguments => {}
             Form::Message => return Ok(Work::Message(load()?)),
-            Form::Signal(signal) => return Ok(Work::Message(signal_object(py, signal)?)),
+            Form::Signal(signal) => {
+                if let Some(watch) = watch_of(&delivery.head.form) {
+                    tables::seen(py, channel(py)?, watch)?;
+                }
+                return Ok(Work::Message(signal_object(py, signal)?));
+            }
         }
         let function = match self.methods.get(&delivery.head.method) {
             Some(function) => function.clone_ref(py),

@@ -12,6 +12,7 @@ mod clock;
 mod codec;
 mod context;
 mod convert;
+mod forks;
 mod gates;
 mod in_process;
 mod ledger;
@@ -50,6 +51,8 @@ mod _rebeam {
     #[pymodule_export]
     use crate::context::{Message, caller, current, defer, set_context_variable};
     #[pymodule_export]
+    use crate::forks::forked;
+    #[pymodule_export]
     use crate::in_process::{
         ThreadOwner, attach_in_process, detach_in_process, join_in_process, part_in_process, thread_owner,
     };
@@ -69,12 +72,15 @@ mod _rebeam {
     };
     #[pymodule_export]
     use crate::session::{
-        attach, attach_forked, detach_after_fork, exit_ordered, is_attached, leave, map_ledger, raise_exit_again,
+        attach, attach_forked, detach_after_fork, exit_ordered, is_attached, leave, map_ledger, pin_memory,
+        raise_exit_again,
     };
+    #[pymodule_export]
+    use crate::spec::program_start;
     #[pymodule_export]
     use crate::system::{birth_time, file_time, has_fork_handlers};
     #[pymodule_export]
-    use crate::tables::{Table, Walk, pin_memory, table_names};
+    use crate::tables::{Table, Walk, table_names};
     #[cfg(feature = "testing")]
     #[pymodule_export]
     use crate::testing::Node;

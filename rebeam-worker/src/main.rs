@@ -7,7 +7,7 @@
 //!
 //! Started by the supervisor only, its descriptors in place: `rebeam-worker zygote|worker PYTHON LIBPYTHON|-`, or
 //! `rebeam-worker keeper MARK` (see [`keeper`]) or `rebeam-worker store new|restored DIRECTORY BYTES BYTES` (see [`store`]), which
-//! are no Python at all.
+//! are no Python at all; nor is `rebeam-worker port`, which stands before a foreign program (see `rebeam-port`).
 
 mod keeper;
 mod store;
@@ -32,6 +32,12 @@ fn main() -> ExitCode {
     }
     if args.next_if(|role| role == "store").is_some() {
         return match store::serve(args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        };
+    }
+    if args.next_if(|role| role == "port").is_some() {
+        return match rebeam_port::serve() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error),
         };

@@ -34,6 +34,7 @@ struct Outgoing<'a, 'py> {
     kind: Kind,
     form: Form,
     method: &'a str,
+    codec: Codec,
     content: Content<'py>,
     lane: Lane,
     until: Option<Instant>,
@@ -65,7 +66,7 @@ impl Outgoing<'_, '_> {
         let head = Head {
             method: self.method.to_owned(),
             form: self.form,
-            codec: Codec::Pickle,
+            codec: self.codec,
             lane: self.lane,
             deadline_ms: match self.kind {
                 Kind::Call { .. } => self.until.map(left),
@@ -159,9 +160,15 @@ pub(crate) struct Target<'py> {
     /// Seconds; `None`: forever; `...`: nobody says.
     timeout: Bound<'py, PyAny>,
     is_high: bool,
+    is_plain: bool,
 }
 
 impl Target<'_> {
+    /// How what is sent is encoded.
+    fn codec(&self) -> Codec {
+        if self.is_plain { Codec::Data } else { Codec::Pickle }
+    }
+
     /// When the wait ends, and the lane.
     fn read(self) -> PyResult<(Option<Instant>, Lane)> {
         let lane = if self.is_high { Lane::High } else { Lane::Normal };
@@ -190,9 +197,13 @@ fn arguments<'py>(
     method: &str,
     args: &Bound<'py, PyTuple>,
     kwargs: &Bound<'py, PyDict>,
+    codec: Codec,
 ) -> PyResult<Content<'py>> {
     let py = args.py();
     let content = PyTuple::new(py, [args.as_any(), kwargs.as_any()])?;
+    if codec == Codec::Data {
+        return Ok(Content { bytes: PyBytes::new(py, &codec::dump_value(&content)?), buffers: None, held: None });
+    }
     let dumped = codec::dump_content(channel, &content);
     explained(py, dumped, |module, error| module.call_method1("explain", (content, method, error.value(py))))
 }
@@ -258,12 +269,13 @@ pub(crate) fn call<'py>(
     target: Target<'py>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let channel = channel(py)?;
+    let codec = target.codec();
     let (to, (until, lane)) = (convert::address(to)?, target.read()?);
-    let content = arguments(channel, method, args, kwargs)?;
+    let content = arguments(channel, method, args, kwargs, codec)?;
     let call = CallId(channel.next_id());
     let kind = Kind::Call { call, waits: context::waits(py, false) };
     let (form, way) = (Form::Arguments, "call");
-    Outgoing { to, kind, form, method, content, lane, until, has_room: false, way }.call(py, channel, call)
+    Outgoing { to, kind, form, method, codec, content, lane, until, has_room: false, way }.call(py, channel, call)
 }
 
 /// What to wait for before a message is sent to this method, or `None`; and the seconds that are then left.
@@ -295,10 +307,11 @@ pub(crate) fn cast(
     has_room: bool,
 ) -> PyResult<()> {
     let channel = channel(py)?;
+    let codec = target.codec();
     let (to, (until, lane)) = (convert::address(to)?, target.read()?);
-    let content = arguments(channel, method, args, kwargs)?;
+    let content = arguments(channel, method, args, kwargs, codec)?;
     let (kind, form, way) = (Kind::Cast, Form::Arguments, "cast");
-    Outgoing { to, kind, form, method, content, lane, until, has_room, way }.send(py, channel)
+    Outgoing { to, kind, form, method, codec, content, lane, until, has_room, way }.send(py, channel)
 }
 
 /// Calls with a message of free form, for `handle_call`; on the system lane, with what is asked of the process.
@@ -325,7 +338,8 @@ pub(crate) fn call_message<'py>(
         _ if method.starts_with("stream_") => "stream",
         _ => "call",
     };
-    Outgoing { to, kind, form: Form::Message, method, content, lane, until, has_room: false, way }
+    let codec = Codec::Pickle;
+    Outgoing { to, kind, form: Form::Message, method, codec, content, lane, until, has_room: false, way }
         .call(py, channel, call)
 }
 
@@ -345,7 +359,8 @@ pub(crate) fn send_message(
     let content = message_content(channel, message)?;
     let kind = if method == "handle_info" { Kind::Info } else { Kind::Cast };
     let (lane, way) = (Lane::Normal, if kind == Kind::Info { "send" } else { "cast" });
-    Outgoing { to, kind, form: Form::Message, method, content, lane, until, has_room, way }.send(py, channel)
+    let codec = Codec::Pickle;
+    Outgoing { to, kind, form: Form::Message, method, codec, content, lane, until, has_room, way }.send(py, channel)
 }
 
 /// Calls without waiting; gives the call's number, and the seconds until its deadline. `message` is a method's
@@ -366,11 +381,12 @@ pub(crate) fn request(
     has_room: bool,
 ) -> PyResult<(u64, Option<f64>)> {
     let channel = channel(py)?;
+    let codec = if is_method { target.codec() } else { Codec::Pickle };
     let (to, (until, lane)) = (convert::address(to)?, target.read()?);
     let (form, content) = match is_method {
         true => {
             let (args, kwargs): (Bound<'_, PyTuple>, Bound<'_, PyDict>) = message.extract()?;
-            (Form::Arguments, arguments(channel, method, &args, &kwargs)?)
+            (Form::Arguments, arguments(channel, method, &args, &kwargs, codec)?)
         }
         false => (Form::Message, message_content(channel, message)?),
     };
@@ -379,7 +395,7 @@ pub(crate) fn request(
     let lane = if is_system { Lane::System } else { lane };
     channel.expect(call.0);
     let kind = Kind::Call { call, waits };
-    let outgoing = Outgoing { to, kind, form, method, content, lane, until, has_room, way: "request" };
+    let outgoing = Outgoing { to, kind, form, method, codec, content, lane, until, has_room, way: "request" };
     if let Err(error) = outgoing.send(py, channel) {
         channel.forget(call.0);
         return Err(error);

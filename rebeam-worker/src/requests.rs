@@ -40,9 +40,9 @@ pub(crate) fn ask_answer(
     descriptor: Option<BorrowedFd<'_>>,
 ) -> PyResult<(ProcessAnswer, Payload)> {
     let channel = channel(py)?;
+    tell_news(py, channel)?;
     let number = channel.next_id();
     channel.expect(number);
-    tell_news(py, channel)?;
     let request = ToSupervisor::Request { request: RequestId(number), body };
     let answer = send_with(py, channel, &request, content, descriptor)
         .and_then(|()| wait(py, || channel.wait_filed(number, None)));

@@ -21,9 +21,11 @@ use crate::arenas;
 use crate::channel::{Channel, Unmet};
 use crate::clock;
 use crate::convert;
+use crate::forks;
 use crate::in_process;
 use crate::ledger;
 use crate::spec::PyProcess;
+use crate::tables;
 use crate::wire::Wait;
 use crate::zygote;
 
@@ -167,10 +169,10 @@ pub(crate) fn is_attached() -> bool {
 #[pyfunction]
 pub(crate) fn detach_after_fork() {
     // A helper's own helper finds it done: the numbers may be other files by now.
-    if !IS_HELPER.swap(true, Ordering::Relaxed)
-        && let Some(channel) = CHANNEL.get()
-    {
-        channel.close_descriptors();
+    if !IS_HELPER.swap(true, Ordering::Relaxed) {
+        if let Some(channel) = CHANNEL.get() {
+            channel.close_descriptors();
+        }
         ledger::forget();
     }
 }
@@ -307,6 +309,14 @@ pub(crate) fn wait<T: Send>(
             Err(Unmet::Closed) => return Err(closed(py)?),
         }
     }
+}
+
+/// A process is about to be forked, and may look into all that is mapped: none of it is given back any more, or not before
+/// that process has ended.
+#[pyfunction]
+pub(crate) fn pin_memory() -> PyResult<()> {
+    arenas::pin_memory();
+    Ok(forks::keep(tables::held_arrays())?)
 }
 
 /// Nobody is left to work for: ends the process, or the actor that this thread is.

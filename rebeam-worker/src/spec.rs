@@ -5,14 +5,15 @@
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyTuple};
+use pyo3::types::{PyBytes, PyString, PyTuple};
+use rebeam_protocol::program::{Cancel, Framing, Program, Ready, Stdio};
 use rebeam_protocol::spec::{
     ActorSpec, AutoShutdown, Backoff, ChildKind, ChildSpec, Limits, MAX_DEPTH, MailboxOptions, OnGiveup, Overflow,
     Pauses, ProcessOptions, Reload, Restart, Shutdown, Strategy, SupervisorKind, SupervisorSpec,
 };
 
 use crate::codec;
-use crate::convert::is_fault;
+use crate::convert::{address, is_fault};
 use crate::tables;
 
 const STRATEGIES: &[(&str, Strategy)] = &[
@@ -157,6 +158,7 @@ fn pauses(backoff: &Bound<'_, PyAny>) -> PyResult<Pauses> {
 
 fn actor(object: &Bound<'_, PyAny>) -> PyResult<ActorSpec> {
     let start = object.getattr("start")?.cast_into::<PyTuple>()?;
+    let process: ProcessOptions = object.getattr("process")?.extract::<PyProcess>()?.into();
     let pickled = codec::dumps(&start).or_else(|error| {
         if !is_fault(object.py(), &error) {
             return Err(error);
@@ -172,15 +174,74 @@ fn actor(object: &Bound<'_, PyAny>) -> PyResult<ActorSpec> {
         modules: object.getattr("modules")?.extract()?,
         reload: choice(object, "reload", RELOADS)?,
         has_checkpoint: object.getattr("has_checkpoint")?.extract()?,
-        start: pickled.as_bytes().to_vec(),
+        // What stands before a program knows no pickles.
+        start: match process.is_port {
+            true => start.get_item(1)?.get_item(0)?.extract()?,
+            false => pickled.as_bytes().to_vec(),
+        },
         start_ms: start_timeout.map(|seconds| (seconds * 1000.0) as u64),
         mailbox: mailbox(&object.getattr("mailbox")?)?,
         concurrency: object.getattr("concurrency")?.extract()?,
         redelivered: object.getattr("redelivered")?.extract()?,
         terminate_on_shutdown: object.getattr("terminate_on_shutdown")?.extract()?,
         limits: object.getattr("limits")?.extract::<PyLimits>()?.into(),
-        process: object.getattr("process")?.extract::<PyProcess>()?.into(),
+        process,
     })
+}
+
+/// The start payload of a port, by the arguments of `rebeam.program` as that has checked them.
+#[pyfunction]
+#[pyo3(signature = (*, argv, stdio, framing, cancel, output, handler, ready, stop_signal, idle, max_line))]
+#[expect(clippy::too_many_arguments, reason = "each is one of the program's options")]
+pub(crate) fn program_start<'py>(
+    py: Python<'py>,
+    argv: Vec<String>,
+    stdio: Option<&str>,
+    framing: &str,
+    cancel: &str,
+    output: Option<&Bound<'_, PyAny>>,
+    handler: Option<&Bound<'_, PyAny>>,
+    ready: Option<(String, String, u16, String)>,
+    stop_signal: i32,
+    idle: Option<f64>,
+    max_line: u64,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let no = |what: &str| PyValueError::new_err(format!("`{what}` says nothing of a program"));
+    let framing = if framing == "headers" { Framing::Headers } else { Framing::Lines };
+    let cancel = match cancel {
+        "mcp" => Cancel::Mcp,
+        "lsp" => Cancel::Lsp,
+        _ => Cancel::Never,
+    };
+    let stdio = match stdio {
+        None => Stdio::Log,
+        Some("raw") => Stdio::Raw,
+        Some("lines") => Stdio::Lines,
+        Some("jsonrpc") => Stdio::JsonRpc { framing, cancel },
+        Some(other) => return Err(no(other)),
+    };
+    let ready = match ready {
+        None => Ready::AtOnce,
+        Some((kind, host, port, text)) => match kind.as_str() {
+            "line" => Ready::Line(text),
+            "tcp" => Ready::Tcp(host, port),
+            "unix" => Ready::Unix(text),
+            "file" => Ready::File(text),
+            "http" => Ready::Http(host, port, text),
+            other => return Err(no(other)),
+        },
+    };
+    let program = Program {
+        argv,
+        stdio,
+        output: output.map(address).transpose()?,
+        handler: handler.map(address).transpose()?,
+        ready,
+        stop_signal,
+        idle_ms: idle.map(ms),
+        max_line,
+    };
+    Ok(PyBytes::new(py, &program.encode()))
 }
 
 fn shutdown(object: &Bound<'_, PyAny>) -> PyResult<Shutdown> {
@@ -237,19 +298,20 @@ pub(crate) struct PyProcess {
     directory: Option<String>,
     uid: Option<u32>,
     gid: Option<u32>,
+    is_port: bool,
 }
 
 impl From<PyProcess> for ProcessOptions {
     fn from(process: PyProcess) -> Self {
-        let PyProcess { cpus, nice, env, directory, uid, gid } = process;
-        ProcessOptions { cpus, nice, env, directory, uid, gid }
+        let PyProcess { cpus, nice, env, directory, uid, gid, is_port } = process;
+        ProcessOptions { cpus, nice, env, directory, uid, gid, is_port }
     }
 }
 
 impl From<ProcessOptions> for PyProcess {
     fn from(options: ProcessOptions) -> Self {
-        let ProcessOptions { cpus, nice, env, directory, uid, gid } = options;
-        PyProcess { cpus, nice, env, directory, uid, gid }
+        let ProcessOptions { cpus, nice, env, directory, uid, gid, is_port } = options;
+        PyProcess { cpus, nice, env, directory, uid, gid, is_port }
     }
 }
 

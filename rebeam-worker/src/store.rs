@@ -4,6 +4,7 @@
 //! one another are carried out in one transaction, and the answers go out together. Only rows of tables that are gone are
 //! removed between turns. It must not know what an actor is, nor Python.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -55,7 +56,9 @@ pub(crate) fn serve(mut args: impl Iterator<Item = OsString>) -> Result<(), Stri
     let directory = PathBuf::from(directory);
     let size = map_size(most_bytes);
     let store = match &before {
-        Some((data, arrays)) => Store::restore(data, arrays, &directory, size),
+        Some((data, arrays)) => {
+            arrays.try_clone().map_err(Into::into).and_then(|arrays| Store::restore(data, arrays, &directory, size))
+        }
         None => Store::create(&directory, size),
     };
     drop(before);
@@ -63,7 +66,7 @@ pub(crate) fn serve(mut args: impl Iterator<Item = OsString>) -> Result<(), Stri
         let files = store.files()?;
         Ok((Tables::new(store, most_bytes, usize::try_from(most_answer).unwrap_or(usize::MAX))?, files))
     });
-    let mut server = Server { control, out: WriteQueue::default() };
+    let mut server = Server { control, out: WriteQueue::default(), readers: BTreeMap::new() };
     match opened {
         Ok((tables, files)) => {
             server.say_with(&FromStore::Ready, files.map(Arc::new).to_vec());
@@ -94,6 +97,8 @@ impl Asked {
 struct Server {
     control: OwnedFd,
     out: WriteQueue,
+    /// By the supervisor's numbers for them.
+    readers: BTreeMap<u64, ReaderId>,
 }
 
 impl Server {
@@ -109,8 +114,11 @@ impl Server {
             self.flush()?;
             if looked.elapsed() >= LOOK_AGAIN {
                 looked = Instant::now();
-                for (ReaderId(reader), time) in tables.store.overdue(looked, TOO_LONG) {
-                    self.say(&FromStore::Overdue { reader, ms: time.as_millis() as u64 }, &Bytes::new());
+                for (reader, time) in tables.store.overdue(looked, TOO_LONG) {
+                    let known = self.readers.iter().find(|(_, known)| **known == reader).map(|(number, _)| *number);
+                    let ms = time.as_millis() as u64;
+                    let told = known.map(|reader| FromStore::Overdue { reader, ms });
+                    told.iter().for_each(|told| self.say(told, &Bytes::new()));
                 }
             }
             let wait = match has_more {
@@ -153,20 +161,34 @@ impl Server {
             match message {
                 ToStore::Table { id, owner, table } => tables.note(id, owner, table),
                 ToStore::ThatIsAll => tables.forget_others()?,
+                ToStore::IsCurrent => tables.store.is_current(),
                 ToStore::Gone { id } => tables.forget(id),
-                ToStore::Attach { tag } => {
-                    match tables.store.attach() {
-                        Ok((ReaderId(reader), fds)) => {
+                ToStore::Attach { tag, reader: number } => {
+                    let attached = match self.readers.get(&number) {
+                        Some(known) => tables.store.descriptors(*known).map(|fds| (*known, fds)),
+                        None => tables.store.attach(),
+                    };
+                    match attached {
+                        Ok((reader, fds)) => {
+                            self.readers.insert(number, reader);
                             let map_size = tables.store.map_size() as u64;
                             let fds = fds.into_array().map(Arc::new).to_vec();
-                            self.say_with(&FromStore::Attached { tag, reader, map_size }, fds);
+                            self.say_with(&FromStore::Attached { tag, map_size }, fds);
                             // They are open here until they are out.
                             self.flush()?;
                         }
                         Err(error) => self.answer(vec![(tag, Err(TableError::Unavailable(error.to_string())))]),
                     }
                 }
-                ToStore::Detach { reader } => tables.store.detach(ReaderId(reader)),
+                ToStore::Adopt { reader: number } => {
+                    let pins = reader.take_descriptor().ok_or_else(|| io::Error::other("a reader without its pins"))?;
+                    self.readers.insert(number, tables.store.adopt(pins)?);
+                }
+                ToStore::Detach { reader } => {
+                    if let Some(reader) = self.readers.remove(&reader) {
+                        tables.store.detach(reader);
+                    }
+                }
                 ToStore::Claim { tag, id, by, is_release: false } => {
                     tables.claim(tag, id, by, &payload, monotonic_ms())?;
                 }
@@ -179,7 +201,7 @@ impl Server {
                     }
                 }
                 ToStore::Seen { watch, by } => tables.seen(watch, by),
-                ToStore::Unwatch { watch } => tables.unwatch(watch),
+                ToStore::Unwatch { watch, heir, has_missed } => tables.unwatch(watch, heir, has_missed),
                 ToStore::Operate { .. } => {}
             }
             self.answer(tables.take_answers());

@@ -6,11 +6,12 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use pyo3::exceptions::{PyKeyError, PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyString, PyTuple};
+use pyo3::types::{PyBool, PyInt, PyString, PyTuple};
 use rebeam_protocol::address::Registry;
 use rebeam_protocol::id::{Pid, RequestId};
 use rebeam_protocol::ledger::{RegistryId, key_label, text_key};
@@ -27,18 +28,20 @@ use rebeam_store::{Array, Descriptors, Reader, Snapshot};
 use rebeam_sys::clock::monotonic_ms;
 use sha2::{Digest, Sha256};
 
-use crate::arenas;
 use crate::asked::Asked;
+use crate::channel::Channel;
 use crate::clock;
 use crate::codec;
 use crate::convert;
+use crate::forks;
 use crate::ledger;
 use crate::requests::{PyPid, ask_about, ask_answer, unfit};
 use crate::session::{channel, not_an_actor, send};
 use crate::values::{Arrays, damaged, dumped, loaded};
 
-/// How many rows a walk takes out of the file at once.
+/// How many rows a walk takes out of the file at once, and bytes of them.
 const ROWS_AT_ONCE: usize = 64;
+const BYTES_AT_ONCE: usize = 1 << 20;
 
 /// The words of `rebeam._options`.
 const KINDS: [(&str, TableKind); 4] = [
@@ -57,13 +60,27 @@ fn opened() -> MutexGuard<'static, Option<(u64, Reader)>> {
     OPENED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What this process reads with.
-fn reader(py: Python<'_>) -> PyResult<Reader> {
+/// The rows as they are now.
+fn snapshot(py: Python<'_>) -> PyResult<Snapshot> {
+    forks::let_go();
+    loop {
+        let (store, reader) = reader(py)?;
+        let snapshot = reader.snapshot().map_err(|error| refused(&error))?;
+        // What it shows is kept only if its store was the current one when it was pinned.
+        fence(Ordering::SeqCst);
+        if ledger::stores() <= store {
+            return Ok(snapshot);
+        }
+    }
+}
+
+/// What this process reads with, and from which store.
+fn reader(py: Python<'_>) -> PyResult<(u64, Reader)> {
     let stores = ledger::stores();
     if let Some((store, reader)) = &*opened()
-        && *store == stores
+        && *store >= stores
     {
-        return Ok(reader.clone());
+        return Ok((*store, reader.clone()));
     }
     let (answer, payload) = ask_answer(py, ProcessRequest::Table(TableRequest::Attach), &[], None)?;
     let (map_size, store) = match answer {
@@ -75,25 +92,26 @@ fn reader(py: Python<'_>) -> PyResult<Reader> {
     let descriptors =
         descriptors.map_err(|_| PyOSError::new_err("the tables came without their memory: too many open files?"))?;
     let map_size = usize::try_from(map_size).unwrap_or(usize::MAX);
-    let reader = Reader::open(Descriptors::from_array(descriptors), map_size).map_err(|error| refused(&error))?;
+    let descriptors = Descriptors::from_array(descriptors);
     let mut opened = opened();
+    let reader = match &*opened {
+        Some((_, before)) => before.open_next(&descriptors, map_size),
+        None => Reader::open(descriptors, map_size),
+    };
+    let reader = reader.map_err(|error| refused(&error))?;
     match &*opened {
         // Another thread was faster.
-        Some((other, reader)) if *other >= store => Ok(reader.clone()),
+        Some((other, reader)) if *other >= store => Ok((*other, reader.clone())),
         _ => {
             *opened = Some((store, reader.clone()));
-            Ok(reader)
+            Ok((store, reader))
         }
     }
 }
 
-/// A helper is about to be forked, and may look into all that is mapped: none of it is given back any more.
-#[pyfunction]
-pub(crate) fn pin_memory() {
-    arenas::pin_memory();
-    if let Some((_, reader)) = &*opened() {
-        reader.keep_arrays();
-    }
+/// The arrays that this process looks at.
+pub(crate) fn held_arrays() -> Vec<Arc<Array>> {
+    opened().as_ref().map_or_else(Vec::new, |(_, reader)| reader.held_arrays())
 }
 
 /// A node in this process has tables, or no more.
@@ -235,10 +253,19 @@ struct Taken {
 }
 
 impl Taken {
+    /// Only its key is wanted.
+    fn without_array(row: &[u8]) -> Self {
+        Taken { row: row.to_vec(), array: None }
+    }
+
     fn out_of(snapshot: &Snapshot, row: &[u8]) -> rebeam_store::Result<Self> {
         let extent = Row::decode(row).and_then(|row| Extent::of(row.value));
         let array = extent.map(|(extent, _)| snapshot.array(extent)).transpose()?;
         Ok(Taken { row: row.to_vec(), array })
+    }
+
+    fn bytes(&self) -> usize {
+        self.row.len() + self.array.as_ref().map_or(0, |array| array.bytes().len())
     }
 
     fn row(&self) -> PyResult<Row<'_>> {
@@ -352,7 +379,7 @@ impl Table {
             View::Closed => return Err(PyValueError::new_err(format!("the snapshot of `{}` is closed", self.name))),
         };
         let result = match pinned {
-            None => look(&reader(py)?.snapshot().map_err(|error| refused(&error))?),
+            None => look(&snapshot(py)?),
             Some(snapshot) => look(locked(&snapshot).as_ref().ok_or_else(|| was_ended(py, &self.name))?),
         };
         result.map_err(|error| refused(&error))
@@ -363,7 +390,7 @@ impl Table {
         if let View::Pinned(snapshot) = &*self.view() {
             return Ok(snapshot.clone());
         }
-        let snapshot = reader(py)?.snapshot().map_err(|error| refused(&error))?;
+        let snapshot = snapshot(py)?;
         let shared = Arc::new(Mutex::new(Some(snapshot)));
         let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|other| other.strong_count() > 0);
@@ -609,7 +636,10 @@ impl Table {
         let found = self.look(py)?;
         let mut arrays = found.arrays();
         let rows = rows.try_iter()?.map(|row| {
-            let (key, value): (Bound<'_, PyAny>, Bound<'_, PyAny>) = row?.extract()?;
+            let row = row?;
+            let pair = row.extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>();
+            let (key, value) = pair
+                .map_err(|_| PyTypeError::new_err(format!("rows are pairs of keys and values: not {}", shown(&row))))?;
             Ok((found.key(&key)?, arrays.dumped(&value)?))
         });
         let rows = rows.collect::<PyResult<Vec<(Key, Vec<u8>)>>>()?;
@@ -681,11 +711,11 @@ impl Table {
     fn watch(&self, py: Python<'_>, key: &Bound<'_, PyTuple>, prefix: Option<&Bound<'_, PyTuple>>) -> PyResult<u64> {
         let found = self.readable(py)?;
         let lower = match (key.iter().next(), prefix) {
-            (Some(key), _) => row::of(found.id, &found.key(&key)?.bytes),
-            (None, Some(items)) => row::of(found.id, &found.prefix(items)?),
-            (None, None) => row::prefix(found.id).to_vec(),
+            (Some(key), _) => found.key(&key)?.bytes,
+            (None, Some(items)) => found.prefix(items)?,
+            (None, None) => Vec::new(),
         };
-        let upper = key::successor(&lower).unwrap_or_default();
+        let upper = key::successor(&lower);
         let key = self.in_ledger.clone();
         match self.ask_for(py, RegistryRequest::WatchRows { key, lower, upper }, &[])? {
             ProcessAnswer::Table(TableAnswer::Watching(watch)) => Ok(watch),
@@ -774,9 +804,18 @@ impl Table {
     }
 }
 
+/// As Python shows it, if that is short.
+fn shown(object: &Bound<'_, PyAny>) -> String {
+    let text = object.repr().map_or_else(|_| "?".to_owned(), |text| text.to_string());
+    text.chars().take(100).collect()
+}
+
 fn number(object: &Bound<'_, PyAny>) -> PyResult<Value> {
     match codec::to_value(object) {
         Ok(value @ (Value::Int(_) | Value::Float(_))) => Ok(value),
+        Ok(Value::Text { .. }) if object.is_instance_of::<PyInt>() => {
+            Err(PyValueError::new_err("a counter counts in whole numbers of 128 bits: this one is larger"))
+        }
         _ => Err(PyTypeError::new_err(format!(
             "a counter counts in whole numbers of 128 bits, or in floats: not by a `{}`",
             object.get_type().fully_qualified_name()?
@@ -866,13 +905,13 @@ impl Walking {
 
     /// Copies of the next rows; `None` if the snapshot was open for too long.
     fn take_bytes(&mut self) -> rebeam_store::Result<Option<Vec<Bytes>>> {
-        let Walking { snapshot, lower, upper, is_reversed, .. } = self;
+        let Walking { snapshot, lower, upper, is_reversed, what, .. } = self;
         let snapshot = locked(snapshot);
         let Some(snapshot) = &*snapshot else { return Ok(None) };
         let mut rows = snapshot.rows(&[])?;
         rows.seek(if *is_reversed { upper } else { lower });
-        let mut taken = Vec::new();
-        while taken.len() < ROWS_AT_ONCE {
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        while taken.len() < ROWS_AT_ONCE && bytes < BYTES_AT_ONCE {
             let row = if *is_reversed { rows.previous_row()? } else { rows.next_row()? };
             let Some((whole, value)) = row.filter(|(whole, _)| *whole >= &**lower && *whole < &**upper) else { break };
             if *is_reversed {
@@ -881,7 +920,12 @@ impl Walking {
                 *lower = [whole, &[0]].concat();
             }
             if !is_expired(value) {
-                taken.push((whole.to_vec(), Taken::out_of(snapshot, value)?));
+                let one = match what {
+                    What::Keys => Taken::without_array(value),
+                    What::Values | What::Items => Taken::out_of(snapshot, value)?,
+                };
+                bytes += one.bytes();
+                taken.push((whole.to_vec(), one));
             }
         }
         Ok(Some(taken))
@@ -922,25 +966,25 @@ pub(crate) fn transfer_object<'py>(py: Python<'py>, key: &[u8], from: Pid, data:
     py.import("rebeam._tables")?.call_method1("transferred", fields)
 }
 
-/// The message about rows that have changed. That it is looked at is told, so the next one may come.
+/// The store may tell more of a watch: what it has told last is in hand.
+pub(crate) fn seen(py: Python<'_>, channel: &Channel, watch: u64) -> PyResult<()> {
+    let body = ProcessRequest::Table(TableRequest::Seen { watch });
+    send(py, channel, &ToSupervisor::Request { request: RequestId(channel.next_id()), body }, &[])
+}
+
+/// The message about rows that have changed.
 pub(crate) fn change_object<'py>(
     py: Python<'py>,
     watch: u64,
     table: &[u8],
     changes: &[u8],
 ) -> PyResult<Bound<'py, PyAny>> {
-    let seen = ProcessRequest::Table(TableRequest::Seen { watch });
-    let channel = channel(py)?;
-    send(py, channel, &ToSupervisor::Request { request: RequestId(channel.next_id()), body: seen }, &[])?;
     let changes = postcard::from_bytes(changes).ok();
     let (is_gone, keys) = match changes {
         Some(RowChanges { is_gone, kind, keys }) => {
             let numbers = numbers_of(kind);
             let key = |(whole, original): (Vec<u8>, Vec<u8>)| match original.is_empty() {
-                true => {
-                    let bytes = row::key_of(&whole, false).ok_or_else(damaged)?;
-                    codec::to_python(py, &key::decode(bytes, numbers).ok_or_else(damaged)?)
-                }
+                true => codec::to_python(py, &key::decode(&whole, numbers).ok_or_else(damaged)?),
                 false => codec::load_value(py, &original),
             };
             let keys = keys.map(|keys| keys.into_iter().map(key).collect::<PyResult<Vec<_>>>()).transpose()?;

@@ -592,6 +592,12 @@ impl Shell {
         operation: &[u8],
         arrays: Option<&OwnedFd>,
     ) {
+        if let TableRequest::Seen { watch } = body {
+            if let Some(tables) = &mut self.tables {
+                tables.seen(watch, process.pid);
+            }
+            return self.answer_waiters();
+        }
         let Some(tables) = &mut self.tables else {
             return self.answer_table(process, request, Err(TableError::NoTable));
         };
@@ -615,12 +621,7 @@ impl Shell {
                 tables.release(tag, id, (process, claim), operation);
                 Ok(())
             }
-            TableRequest::Seen { watch } => {
-                tables.seen(watch, by);
-                self.table_requests.remove(&tag);
-                Ok(())
-            }
-            TableRequest::Attach => Ok(()),
+            TableRequest::Attach | TableRequest::Seen { .. } => Ok(()),
         };
         if let Err(error) = done {
             self.answer_table(process, request, Err(TableError::Unavailable(error.to_string())));
@@ -763,9 +764,9 @@ impl shell::Shell for Shell {
         }
     }
 
-    fn unwatch_rows(&mut self, watch: u64) {
+    fn unwatch_rows(&mut self, watch: u64, heir: Option<u64>, has_missed: bool) {
         if let Some(tables) = &mut self.tables {
-            tables.unwatch(watch);
+            tables.unwatch(watch, heir, has_missed);
         }
     }
 

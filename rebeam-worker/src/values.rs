@@ -67,7 +67,7 @@ impl Arrays {
         let py = object.py();
         let are_apart = if self.are_apart { Buffers::Apart } else { Buffers::Within };
         let (pickle, buffers) = explained(py, codec::dumps_apart(object, are_apart), |module, error| {
-            module.call_method1("explain_message", (object, error.value(py)))
+            module.call_method1("explain_value", (object, error.value(py)))
         })?;
         if buffers.is_empty() {
             return Ok([&[PICKLE], pickle.as_bytes()].concat());

@@ -153,6 +153,7 @@ if _typing.TYPE_CHECKING:
     from rebeam._client import ActorInfo, Node, connect
     from rebeam._executor import Executor
     from rebeam._loop import background
+    from rebeam._programs import Program, ProgramError, ProgramNotification, ProgramOutput, ProgramRef, program
     from rebeam._run import run
     from rebeam._state import code_change
     from rebeam._tables import Table, TableChange, TableInfo, TableSnapshot, TableTransfer, table, tables
@@ -208,6 +209,11 @@ __all__ = [
     "PartitionSupervisor",
     "Pending",
     "Pid",
+    "Program",
+    "ProgramError",
+    "ProgramNotification",
+    "ProgramOutput",
+    "ProgramRef",
     "RebeamError",
     "Registered",
     "Registry",
@@ -284,6 +290,7 @@ __all__ = [
     "monitor",
     "partition",
     "pid_of",
+    "program",
     "raises",
     "receive",
     "ref",
@@ -326,6 +333,11 @@ _LATER = {
     "Executor": "_executor",
     "Node": "_client",
     "Outcome": "_tasks",
+    "Program": "_programs",
+    "ProgramError": "_programs",
+    "ProgramNotification": "_programs",
+    "ProgramOutput": "_programs",
+    "ProgramRef": "_programs",
     "Table": "_tables",
     "TableChange": "_tables",
     "TableInfo": "_tables",
@@ -336,6 +348,7 @@ _LATER = {
     "background": "_loop",
     "code_change": "_state",
     "connect": "_client",
+    "program": "_programs",
     "run": "_run",
     "table": "_tables",
     "tables": "_tables",

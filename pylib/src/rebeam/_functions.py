@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from rebeam._options import ChildOptions, Priority
+    from rebeam._programs import Program, ProgramRef
 
 A = TypeVar("A", bound=Actor)
 P = ParamSpec("P")
@@ -128,6 +129,10 @@ def start(  # pyright: ignore[reportOverlappingOverload]
     what: type[A], /, *args: Any, supervisor: str | None = None, **options: Unpack[ChildOptions]
 ) -> ActorRef[A]: ...
 @overload
+def start(  # pyright: ignore[reportOverlappingOverload]
+    what: _spec.ChildSpec[Program], /, *, supervisor: str | None = None
+) -> ProgramRef: ...
+@overload
 def start(what: _spec.ChildSpec[A], /, *, supervisor: str | None = None) -> ActorRef[A]: ...
 @overload
 def start(
@@ -159,6 +164,10 @@ async def astart(
     what: type[A], /, *args: Any, supervisor: str | None = None, **options: Unpack[ChildOptions]
 ) -> ActorRef[A]: ...  # pyright: ignore[reportOverlappingOverload]
 @overload
+async def astart(  # pyright: ignore[reportOverlappingOverload]
+    what: _spec.ChildSpec[Program], /, *, supervisor: str | None = None
+) -> ProgramRef: ...
+@overload
 async def astart(what: _spec.ChildSpec[A], /, *, supervisor: str | None = None) -> ActorRef[A]: ...
 @overload
 async def astart(
@@ -176,7 +185,15 @@ def starting(spec: _spec.ChildSpec[Any], supervisor: str | None) -> _pending.Ste
         started = yield _rebeam.spawn(spec, is_owned=False, is_linked=False)
     else:
         started = yield _rebeam.supervisor(supervisor, "start_child", spec)
-    return ActorRef(spec.name or started["number"])
+    return _handle(spec, spec.name or started["number"])
+
+
+def _handle(spec: _spec.ChildSpec[Any], to: Any) -> ActorRef[Any]:
+    if spec.process.is_port:
+        from rebeam._programs import started
+
+        return started(to)
+    return ActorRef(to)
 
 
 def get_or_start(
@@ -407,7 +424,7 @@ def spawning(what: Any, args: tuple[Any, ...], link: bool, options: Mapping[str,
         options = {"restart": "temporary", **options}
     spec = _spec_of(what, args, options)
     started = yield _rebeam.spawn(spec, is_owned=True, is_linked=link)
-    return ActorRef(spec.name or started["number"])
+    return _handle(spec, spec.name or started["number"])
 
 
 def _spec_of(what: Any, args: tuple[Any, ...], options: Mapping[str, Any]) -> _spec.ChildSpec[Any]:

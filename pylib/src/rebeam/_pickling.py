@@ -31,6 +31,13 @@ def explain_message(message: object, error: BaseException) -> Unpicklable:
     return Unpicklable(f"{where} cannot be sent: {cls.__module__}.{cls.__qualname__}: {error}")
 
 
+def explain_value(value: object, error: BaseException) -> Unpicklable:
+    """The same for a value of a table."""
+    where, culprit = _culprit("value", value, 0, set()) or ("value", value)
+    cls = type(culprit)
+    return Unpicklable(f"{where} cannot be put into a table: {cls.__module__}.{cls.__qualname__}: {error}")
+
+
 def explain_state(state: object, error: BaseException) -> Unpicklable:
     """The same for what `checkpoint` returned."""
     where, culprit = _culprit("state", state, 0, set()) or ("state", state)

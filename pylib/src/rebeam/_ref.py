@@ -82,6 +82,8 @@ class Target(NamedTuple):
 
     timeout: Timeout = ...
     is_high: bool = False
+    is_plain: bool = False
+    """Whether what is sent is plain data, for a receiver without Python."""
 
 
 def method_name(method: Callable[..., Any]) -> str:

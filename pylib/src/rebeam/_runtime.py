@@ -70,7 +70,8 @@ def see_to_forks() -> None:
     global _sees_to_forks
     if not _sees_to_forks:
         _sees_to_forks = True
-        os.register_at_fork(before=_rebeam.pin_memory, after_in_child=_detach)
+        before, after = _rebeam.pin_memory, _rebeam.forked
+        os.register_at_fork(before=before, after_in_parent=after, after_in_child=_detach)
 
 
 def _detach() -> None:

@@ -122,6 +122,7 @@ class Process(NamedTuple):
     directory: str | None
     uid: int | None
     gid: int | None
+    is_port: bool = False
 
 
 @dataclass(frozen=True, slots=True)

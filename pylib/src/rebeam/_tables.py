@@ -75,7 +75,7 @@ class TableChange(NamedTuple):
         watch: the watch's number.
         table: the table.
         keys: under which keys something was put or removed, or has expired, each once, in order; None: many, or it is
-            not known which (more than 1000 have changed, or the process that keeps the rows was replaced).
+            not known which (see `Table.watch`).
         is_gone: the table is gone, and the watch with it.
     """
 
@@ -152,7 +152,7 @@ class _Readable(_rebeam.Table, Mapping[K, V]):
 
     def prefix(self, items: tuple[Any, ...], *, reverse: bool = False) -> Iterator[tuple[K, V]]:
         """The rows whose keys are tuples that begin with these items."""
-        return self._walk("items", prefix=items, is_reversed=reverse)
+        return self._walk("items", prefix=_items(items), is_reversed=reverse)
 
     def first(self) -> K | None:
         """The smallest key; None if there is none."""
@@ -304,7 +304,7 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
 
     def delete_prefix(self, items: tuple[Any, ...]) -> int:
         """Removes all rows whose keys are tuples that begin with these items; how many that were."""
-        return self._remove_all(items)
+        return self._remove_all(_items(items))
 
     def delete_all(self) -> int:
         """Removes all rows; how many that were."""
@@ -315,8 +315,8 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
         self._remove_all()
 
     def take(self, key: K) -> list[Any]:
-        """Removes what is under a key, and gives its values: none, one, or, in a bag, several. Of several actors that
-        take at once, one gets them."""
+        """Removes what is under a key, and gives its values as a list: none, one, or, in a bag, several. Of several
+        actors that take at once, one gets them."""
         return self._take_all(key)
 
     def pop(self, key: K, default: Any = _MISSING) -> Any:
@@ -518,8 +518,8 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
         the keys of tuples that begin with these items, or any row.
 
         Whatever changes from now on is told. At most one message of a watch waits in the mailbox: what changes before
-        the actor takes it comes with the next one, so an actor that is slow is told less often, but of nothing less.
-        The message says which keys have changed; what is under them now, a look says.
+        the actor takes it comes with the next one, so an actor that is slow is told less often, but misses nothing.
+        The message says which keys have changed, up to 1000, and 16 KiB of them; what is under them now, a look says.
 
         Args:
             key: the key. Default: any.
@@ -533,7 +533,7 @@ class Table(_Readable[K, V], MutableMapping[K, V]):
             TableAccess: it is private to another actor.
         """
         if key is _MISSING:
-            return self._watch(prefix=prefix)
+            return self._watch(prefix=None if prefix is None else _items(prefix))
         if prefix is not None:
             raise SpecError("either a key is watched or a prefix, not both")
         return self._watch(key)
@@ -633,6 +633,12 @@ def table(
 def tables() -> list[str]:
     """The names of all tables, in order."""
     return _rebeam.table_names()
+
+
+def _items(prefix: object) -> tuple[Any, ...]:
+    if not isinstance(prefix, tuple):
+        raise TypeError(f"a prefix is a tuple of the items that keys begin with: not {prefix!r}, but {(prefix,)!r}")
+    return prefix
 
 
 def _seconds(ttl: float | None) -> float | None:

@@ -366,6 +366,8 @@ def running(tree: _spec.Supervisor, *, seed: int | None = None) -> Iterator[Node
         raise RuntimeError("a node runs in this process already")
     from rebeam import _loop
 
+    _see_to_forks()
+
     _rebeam.set_context_variable(_loop._in_hand)
     node = Node(tree, seed)
     with _threads_of_actors():
@@ -374,6 +376,17 @@ def running(tree: _spec.Supervisor, *, seed: int | None = None) -> Iterator[Node
             yield node
         finally:
             node._close()
+
+
+_sees_to_forks = False
+
+
+def _see_to_forks() -> None:
+    """A process that is forked while a node runs has no part in that."""
+    global _sees_to_forks
+    if not _sees_to_forks:
+        _sees_to_forks = True
+        os.register_at_fork(after_in_child=lambda: _rebeam.detach_after_fork() if _runtime.identities else None)
 
 
 class ProcessNode:

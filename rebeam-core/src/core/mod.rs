@@ -174,6 +174,7 @@ impl Core {
             }
             Event::Undeliverable { process, seq, error } => self.undeliverable(process, seq, error),
             Event::RowsChanged { watch, changes, is_last } => self.rows_changed(watch, &changes, is_last),
+            Event::RowWatchFailed { watch } => self.row_watch_failed(watch),
             Event::HoldsTooMuch { process, what } => self.holds_too_much(process, what),
             Event::ReadsNothing { process, bytes } => self.reads_nothing(process, bytes),
             Event::Misbehaved { process, complaint } => {

@@ -28,6 +28,9 @@ use crate::router::On;
 use crate::timers::Due;
 use crate::waiters::{Late, Postponed, Waiting};
 
+/// How many watches of rows an actor may have. What has changed is kept for each until it takes that.
+const MOST_ROW_WATCHES: usize = 1000;
+
 impl Core {
     /// Every entry of every registry, as if it had just come, oldest first.
     pub fn ledger(&self) -> Vec<EntryChange> {
@@ -370,11 +373,20 @@ impl Core {
                 self.note_made(own, |made| made.watches.push(watch));
                 ProcessAnswer::Watching { watch, entries: self.found(id, &key) }
             }),
-            RegistryRequest::WatchRows { lower, upper, .. } if lower.len().max(upper.len()) > MOST_KEY => {
+            RegistryRequest::WatchRows { lower, upper, .. }
+                if lower.len().max(upper.as_ref().map_or(0, Vec::len)) > MOST_KEY =>
+            {
                 Err(RegistryError::TooMuch(format!("a key of more than {MOST_KEY} bytes")))
+            }
+            RegistryRequest::WatchRows { .. } if self.registries.row_watches_of(own) >= MOST_ROW_WATCHES => {
+                Err(RegistryError::TooMuch(format!("an actor may watch {MOST_ROW_WATCHES} keys or prefixes of tables")))
             }
             RegistryRequest::WatchRows { key, lower, upper } => match self.registries.entries(id, &key).first() {
                 Some(entry) if id == RegistryId::TABLES => {
+                    let is_private = Table::decode(&entry.value).is_some_and(|table| table.access == Access::Private);
+                    if is_private && entry.holder != own {
+                        return Some(ProcessAnswer::Registry(RegistryError::NotYours));
+                    }
                     let id = TableId(entry.number);
                     let watch = self.links.next_monitor();
                     let rows = RowWatch { watch, by: own, id, lower, upper };
@@ -394,7 +406,29 @@ impl Core {
     /// Ends a watch.
     pub(super) fn unwatch(&mut self, own: Pid, watch: u64) {
         if self.registries.unwatch(own, watch) {
-            self.actions.push_back(Action::UnwatchRows { watch });
+            self.unwatch_rows(watch);
+        }
+    }
+
+    fn unwatch_rows(&mut self, watch: u64) {
+        self.actions.push_back(Action::UnwatchRows { watch, heir: None, has_missed: false });
+    }
+
+    /// Ends a watch that a process has made whose place another has taken. If that watches the same rows, it is told what
+    /// the one before has not seen.
+    pub(super) fn replace_watch(&mut self, own: Pid, watch: u64) {
+        let heir = self.registries.later_watch(watch);
+        let waited = self.members.living(own).and_then(|id| self.members.actor_mut(id));
+        let has_missed = waited.is_some_and(|actor| actor.mailbox.take_back(watch));
+        if self.registries.unwatch(own, watch) {
+            self.actions.push_back(Action::UnwatchRows { watch, heir, has_missed });
+        }
+    }
+
+    /// A watch of rows has not begun after all.
+    pub(super) fn row_watch_failed(&mut self, watch: u64) {
+        if let Some(by) = self.registries.row_watch(watch).map(|(rows, _)| rows.by) {
+            self.registries.unwatch(by, watch);
         }
     }
 
@@ -402,7 +436,7 @@ impl Core {
     /// told it, or its worker does not say the truth), one message takes the place of both.
     pub(super) fn rows_changed(&mut self, watch: u64, changes: &[u8], is_last: bool) {
         let found = self.registries.row_watch(watch).map(|(rows, key)| (rows.by, key.to_vec()));
-        let Some((by, key)) = found else { return self.actions.push_back(Action::UnwatchRows { watch }) };
+        let Some((by, key)) = found else { return self.unwatch_rows(watch) };
         let Some(actor) = self.members.living(by).and_then(|id| self.members.actor_mut(id)) else { return };
         let has_waited = actor.mailbox.take_back(watch);
         let changes = if has_waited && !is_last { Vec::new() } else { changes.to_vec() };

@@ -77,7 +77,7 @@ impl Core {
             self.links.demonitor(pid, *monitor);
         }
         for watch in &made.watches {
-            self.unwatch(pid, *watch);
+            self.replace_watch(pid, *watch);
         }
         let Some(actor) = self.members.actor_mut(id) else { return };
         for number in made.monitors.into_iter().chain(made.watches) {

@@ -397,7 +397,7 @@ fn ets_006_a_table_goes_to_its_heir_or_is_given() {
 
 /// The watch of rows that `who` begins; the store answers.
 fn watches_rows(world: &mut World, who: &str) -> u64 {
-    let request = RegistryRequest::WatchRows { key: text_key("t"), lower: b"a".to_vec(), upper: b"b".to_vec() };
+    let request = RegistryRequest::WatchRows { key: text_key("t"), lower: b"a".to_vec(), upper: Some(b"b".to_vec()) };
     let request = ProcessRequest::Registry { registry: Registry::Tables, request };
     assert_eq!(world.asks(who, request), None);
     assert_eq!(world.take_trace(), ["watch a..1"]);
@@ -442,10 +442,20 @@ fn who_watches_rows_is_told_until_it_ends_or_the_table_does() {
     world.is_shot("z");
     assert!(world.take_trace().contains(&"unwatch".to_owned()));
     assert_eq!(world.core.records(), before);
+    // One that does not begin is forgotten; so many may begin.
+    let watch = watches_rows(&mut world, "a");
+    world.tell(Event::RowWatchFailed { watch });
+    assert_eq!(world.core.records(), before);
+    for _ in 0..1000 {
+        watches_rows(&mut world, "a");
+    }
+    let request = RegistryRequest::WatchRows { key: text_key("t"), lower: Vec::new(), upper: None };
+    let many = of_table(&mut world, "a", request, Vec::new());
+    assert!(matches!(many, ProcessAnswer::Registry(RegistryError::TooMuch(_))), "{many:?}");
     // There is no such table, or no such rows.
-    let request = |key: &str, lower| RegistryRequest::WatchRows { key: text_key(key), lower, upper: Vec::new() };
-    let absent = of_table(&mut world, "a", request("absent", Vec::new()), Vec::new());
+    let request = |key: &str, lower| RegistryRequest::WatchRows { key: text_key(key), lower, upper: None };
+    let absent = of_table(&mut world, "z", request("absent", Vec::new()), Vec::new());
     assert_eq!(absent, ProcessAnswer::Registry(RegistryError::NotRegistered));
-    let long = of_table(&mut world, "a", request("t", vec![1; 1 << 20]), Vec::new());
+    let long = of_table(&mut world, "z", request("t", vec![1; 1 << 20]), Vec::new());
     assert!(matches!(long, ProcessAnswer::Registry(RegistryError::TooMuch(_))), "{long:?}");
 }

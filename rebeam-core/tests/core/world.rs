@@ -664,8 +664,13 @@ impl World {
             }
             Action::Entry(change) => self.note(&change.record()),
             Action::WatchRows { rows, .. } => {
-                self.trace.push(format!("watch {}..{}", String::from_utf8_lossy(&rows.lower), rows.upper.len()));
+                self.trace.push(format!(
+                    "watch {}..{}",
+                    String::from_utf8_lossy(&rows.lower),
+                    rows.upper.map_or(0, |it| it.len())
+                ));
             }
+            Action::UnwatchRows { heir: Some(_), has_missed, .. } => self.trace.push(format!("heir {has_missed}")),
             Action::UnwatchRows { .. } => self.trace.push("unwatch".into()),
             Action::Node(NodeEvent::Up) => self.trace.push("up".into()),
             Action::Node(NodeEvent::Failed { child, reason, .. }) => {

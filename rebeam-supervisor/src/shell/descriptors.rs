@@ -46,10 +46,11 @@ impl Descriptors {
         (self.arenas.load(Ordering::Relaxed) as u64) < self.limit / 2
     }
 
-    /// Whether memory for large buffers is to be made no more, or again, if that has changed.
-    pub(crate) fn look(&mut self, workers: usize) -> Option<bool> {
+    /// Whether memory for large buffers is to be made no more, or again, if that has changed; by how many workers there are,
+    /// and readers of tables among them.
+    pub(crate) fn look(&mut self, workers: usize, readers: usize) -> Option<bool> {
         let arenas = self.arenas.load(Ordering::Relaxed) as u64;
-        let actors = OWN + workers as u64 * PER_ACTOR;
+        let actors = OWN + workers as u64 * PER_ACTOR + readers as u64;
         // An eighth is kept for what was not counted, and for actors to come. Nothing is decided back and forth.
         let most = (self.limit / 4).min((self.limit - self.limit / 8).saturating_sub(actors));
         let most = if self.are_few { most / 4 * 3 } else { most };
@@ -67,7 +68,7 @@ mod tests {
         let mut descriptors = Descriptors { limit: 1024, arenas: Count::default(), are_few: false };
         let mut look = |arenas, workers| {
             descriptors.arenas.store(arenas, Ordering::Relaxed);
-            descriptors.look(workers)
+            descriptors.look(workers, 0)
         };
         assert_eq!(look(255, 10), None);
         assert_eq!(look(256, 10), Some(true), "a quarter of all");

@@ -77,7 +77,7 @@ impl TheirEnds {
         [&self.channel, &self.page, &self.lifeline, &self.stdout, &self.stderr].map(AsFd::as_fd)
     }
 
-    /// Starts a fresh interpreter with them.
+    /// Starts a fresh interpreter with them, or a port.
     pub(crate) fn spawn(
         self,
         python: &Python,
@@ -85,11 +85,18 @@ impl TheirEnds {
         options: &ProcessOptions,
         [ledger, code]: Inherited<'_>,
     ) -> io::Result<i32> {
-        let fds = [ledger, code, self.channel.as_fd(), self.page.as_fd(), self.lifeline.as_fd()];
-        let mut command = interpreter(python, "worker", directory)?;
+        let own = [self.channel.as_fd(), self.page.as_fd(), self.lifeline.as_fd()];
+        let (mut command, fds, group) = match options.is_port {
+            // Away from the terminal: what asks for one there fails, and is not stopped.
+            true => (port(python, directory)?, own.to_vec(), Group::Session),
+            false => {
+                let mut command = interpreter(python, "worker", directory)?;
+                // The application is imported from the project, wherever the actor then works.
+                command.env("REBEAM_PROJECT", directory);
+                (command, [&[ledger, code], &own[..]].concat(), Group::Group)
+            }
+        };
         command.stdin(Stdio::null()).stdout(self.stdout).stderr(self.stderr);
-        // The application is imported from the project, wherever the actor then works.
-        command.env("REBEAM_PROJECT", directory);
         command.envs(options.env.iter().map(|(name, value)| (name, value)));
         if let Some(own) = &options.directory {
             let own = directory.join(own);
@@ -104,7 +111,7 @@ impl TheirEnds {
         if let Some(uid) = options.uid {
             command.uid(uid);
         }
-        spawn(command, &fds, Group::Group).map_err(|error| match options.uid.or(options.gid) {
+        spawn(command, &fds, group).map_err(|error| match options.uid.or(options.gid) {
             Some(_) if error.raw_os_error() == Some(libc::EPERM) => {
                 blame("`uid` and `gid` are for a supervisor that runs as root", &error)
             }
@@ -125,6 +132,19 @@ fn cpus_by_quota() -> Option<u64> {
         let quota = Source::default().limits().cpu_quota.filter(|_| std::env::var_os(CPU_COUNT).is_none())?;
         Some((quota.value.ceil() as u64).max(1))
     })
+}
+
+/// `rebeam-worker` as a port. A program's environment is ours.
+fn port(python: &Python, directory: &Path) -> io::Result<Command> {
+    let mut command = Command::new(worker_program()?);
+    command.arg("port").current_dir(directory);
+    for variable in VARIABLES.into_iter().chain([PARENT]) {
+        command.env_remove(variable);
+    }
+    if let Some(mark) = &python.mark {
+        command.env("REBEAM_NODE", mark);
+    }
+    Ok(command)
 }
 
 /// `rebeam-worker` in one of its roles that are a Python.

@@ -24,7 +24,7 @@ pub(crate) struct Needs {
     pub(crate) limited_kib: u64,
     /// How many have none.
     pub(crate) unlimited: u64,
-    /// What its tables may take together.
+    /// What those of its tables may take together that have a limit.
     pub(crate) tables_kib: u64,
 }
 
@@ -63,7 +63,7 @@ impl Needs {
             match &child.kind {
                 ChildKind::Supervisor(inner) => {
                     if let SupervisorKind::Table(table) = &inner.kind {
-                        self.tables_kib = self.tables_kib.saturating_add(table.max_bytes.unwrap_or(u64::MAX) / 1024);
+                        self.tables_kib = self.tables_kib.saturating_add(table.max_bytes.unwrap_or(0) / 1024);
                     }
                     self.add(inner);
                 }
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_may_take_what_they_are_bounded_by_and_a_quarter_of_the_memory_at_most() {
+    fn tables_with_a_limit_count_up_to_a_quarter_of_the_memory() {
         let table = |max_bytes| {
             let table = Table { max_bytes, ..Table::new(TableKind::Set, Access::Public) };
             let spec = SupervisorSpec::new("table", Vec::new());
@@ -143,7 +143,8 @@ mod tests {
         };
         let tree = |children| SupervisorSpec::new("root", children);
         assert_eq!(Needs::of(&tree(vec![table(Some(1 << 20)), table(Some(2 << 20))])).tables_kib, 3 << 10);
-        assert_eq!(Needs::of(&tree(vec![table(Some(1 << 20)), table(None)])).tables_kib, for_tables() / 1024);
+        assert_eq!(Needs::of(&tree(vec![table(Some(1 << 20)), table(None)])).tables_kib, 1 << 10);
+        assert_eq!(Needs::of(&tree(vec![table(Some(u64::MAX))])).tables_kib, for_tables() / 1024);
         assert_eq!(Needs::of(&tree(Vec::new())).tables_kib, 0);
     }
 

@@ -101,9 +101,16 @@ pub(crate) fn bytes(bytes: u64) -> String {
     if bytes < 1024 { format!("{bytes} B") } else { kib(bytes / 1024) }
 }
 
-/// Rows under a heading, columns aligned; numbers to the right.
+/// How many characters of a cell are shown.
+const WIDEST: usize = 1000;
+
+/// Rows under a heading, columns aligned; numbers to the right. What is very long is cut off.
 pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
-    let rows: Vec<Vec<Cow<'_, str>>> = rows.iter().map(|row| row.iter().map(|cell| in_line(cell)).collect()).collect();
+    let cell = |cell| match in_line(cell) {
+        long if long.chars().nth(WIDEST).is_some() => Cow::Owned(long.chars().take(WIDEST).chain(['…']).collect()),
+        short => short,
+    };
+    let rows: Vec<Vec<Cow<'_, str>>> = rows.iter().map(|row| row.iter().map(|text| cell(text)).collect()).collect();
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([heading[column].len()]).max().unwrap_or(0)
@@ -133,6 +140,14 @@ mod tests {
     fn tables_are_aligned() {
         let rows = [vec!["a".to_owned(), "7".to_owned()], vec!["long".to_owned(), "12".to_owned()]];
         assert_eq!(table(&["NAME", "N"], &rows), "NAME   N\na      7\nlong  12");
+    }
+
+    #[test]
+    fn a_very_long_cell_is_cut_off() {
+        let rows = [vec!["é".repeat(100_000)]];
+        let shown = table(&["KEY"], &rows);
+        assert_eq!(shown.lines().last().map(|line| line.chars().count()), Some(WIDEST + 1));
+        assert!(shown.ends_with("é…"));
     }
 
     #[test]

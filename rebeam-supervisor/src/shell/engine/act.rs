@@ -136,8 +136,8 @@ impl Shell for Engine {
         self.watch_in_store(from, rows);
     }
 
-    fn unwatch_rows(&mut self, watch: u64) {
-        self.unwatch_in_store(watch);
+    fn unwatch_rows(&mut self, watch: u64, heir: Option<u64>, has_missed: bool) {
+        self.unwatch_in_store(watch, heir, has_missed);
     }
 
     fn not_launched(&mut self, label: &str, error: &str, after: Duration) {

@@ -63,7 +63,7 @@ impl Engine {
 
     fn try_to_make(&mut self, launch: Launch) -> std::io::Result<()> {
         let process = launch.process;
-        let (code, must_be_fresh) = (launch.code, launch.spec.process.need_fresh_interpreter());
+        let (code, must_be_fresh) = (launch.code, launch.spec.process.need_fresh_process());
         if let Some(Standby { wiring, os_pid, .. }) = self.standby.take_if(|it| !must_be_fresh && it.code == code) {
             self.wire(launch, wiring)?;
             self.born(process, os_pid);
@@ -173,7 +173,7 @@ impl Engine {
             let launch = unborn.map(|unborn| &unborn.launch);
             launch.is_some_and(|launch| {
                 let is_starting = self.versions.zygote(launch.code).is_some_and(Service::is_starting);
-                is_starting && !launch.spec.process.need_fresh_interpreter()
+                is_starting && !launch.spec.process.need_fresh_process()
             })
         };
         let place = self.queue.iter().position(|(process, _)| !waits(process))?;
@@ -196,7 +196,7 @@ impl Engine {
             let unborn = self.workers.get(&process).and_then(|worker| worker.unborn.as_ref());
             let code = unborn.map_or(self.versions.current(), |unborn| unborn.launch.code);
             let options = unborn.map(|unborn| unborn.launch.spec.process.clone()).unwrap_or_default();
-            let may_fork = !options.need_fresh_interpreter();
+            let may_fork = !options.need_fresh_process();
             let Some(Code { zygote, memory, .. }) = self.versions.code(code) else {
                 let error = std::io::Error::other(format!("{code} of the code is not kept any more"));
                 self.launch_failed(process, &error);

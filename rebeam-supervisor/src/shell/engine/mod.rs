@@ -504,7 +504,7 @@ impl Engine {
             self.flush(process);
         }
         self.write_to_store();
-        if let Some(are_few) = self.descriptors.look(self.workers.len()) {
+        if let Some(are_few) = self.descriptors.look(self.workers.len(), self.tables.readers()) {
             self.ledger.set_few_descriptors(are_few);
         }
         // Last: nobody waits for it.

@@ -56,8 +56,8 @@ pub(super) struct Tables {
     last: u64,
     /// How many of them each process waits for.
     asked: HashMap<ProcessId, usize, FxBuildHasher>,
-    /// Processes that can read, by the store's numbers for them: threads may have attached at once, and either is used.
-    readers: HashMap<ProcessId, Vec<u64>, FxBuildHasher>,
+    /// Processes that read, or are about to.
+    readers: HashMap<ProcessId, Reader, FxBuildHasher>,
     /// Those of them whose user was told that they keep snapshots.
     told: HashSet<ProcessId>,
     /// Rows and arrays, which the next store would go on with.
@@ -90,6 +90,14 @@ impl Open {
     fn new(process: ProcessId, request: RequestId) -> Self {
         Open { process, request, is_attach: false, has_arrays: false, watch: None, since: Some(Instant::now()) }
     }
+}
+
+/// What a process reads with.
+struct Reader {
+    /// Our number for it.
+    number: u64,
+    /// Where it says what it reads and holds, if it has been told: the next store is to know that.
+    pins: Option<Arc<OwnedFd>>,
 }
 
 impl Default for Tables {
@@ -131,6 +139,11 @@ impl Tables {
         let files = self.files.iter().flatten().filter_map(|file| nix::sys::stat::fstat(file).ok());
         let bytes = files.map(|file| file.st_blocks as u64 * 512).sum();
         TableFigures { count, bytes, store: self.service.os_pid(), ended: self.ended }
+    }
+
+    /// How many processes read; of each we have a descriptor.
+    pub(super) fn readers(&self) -> usize {
+        self.readers.len()
     }
 
     /// Why the tables cannot be used, and will not be.
@@ -219,6 +232,10 @@ impl Engine {
         arrays: Option<OwnedFd>,
     ) {
         if let TableRequest::Seen { watch } = body {
+            if self.tables.out.bytes() > MOST_UNREAD {
+                let what = "messages of watches that nobody has told it of".to_owned();
+                return self.tell(Event::HoldsTooMuch { process, what });
+            }
             return self.tell_store(&ToStore::Seen { watch, by: process.pid }, &Bytes::new());
         }
         self.start_store();
@@ -227,13 +244,13 @@ impl Engine {
             return self.answer_table(process, request, TableAnswer::Failed(error), Bytes::new());
         }
         let brings_much = arrays.is_some() && self.tables.bringing >= most_bringing();
-        if self.tables.out.bytes() > MOST_UNREAD || brings_much {
-            let error = TableError::Unavailable("too much waits to be written already".into());
+        if brings_much {
+            let text = "many arrays are on their way to the tables, and descriptors are few";
+            let error = TableError::Unavailable(text.into());
             return self.answer_table(process, request, TableAnswer::Failed(error), Bytes::new());
         }
-        if self.tables.asked.get(&process).is_some_and(|asked| *asked >= MOST_ASKED) {
-            let what = format!("{MOST_ASKED} requests to tables without an answer");
-            return self.tell(Event::HoldsTooMuch { process, what });
+        if !self.may_ask_store(process, request) {
+            return;
         }
         let has_arrays = arrays.is_some();
         self.tables.bringing += usize::from(has_arrays);
@@ -244,7 +261,11 @@ impl Engine {
         };
         match body {
             TableRequest::Seen { .. } => {}
-            TableRequest::Attach => self.tell_store(&ToStore::Attach { tag }, &Bytes::new()),
+            TableRequest::Attach => {
+                let reader = self.tables.readers.entry(process).or_insert(Reader { number: tag, pins: None });
+                let message = ToStore::Attach { tag, reader: reader.number };
+                self.tell_store(&message, &Bytes::new());
+            }
             TableRequest::Operate { id, .. } => {
                 let message = ToStore::Operate { tag, id, by: process.pid, has_arrays };
                 self.tell_store_with(&message, payload, arrays.map(Arc::new).into_iter().collect());
@@ -261,17 +282,39 @@ impl Engine {
     /// An actor wants to hear of rows that change.
     pub(super) fn watch_in_store(&mut self, from: Option<(ProcessId, RequestId)>, rows: RowWatch) {
         let Some((process, request)) = from else { return };
-        self.start_store();
         if let Some(why) = &self.tables.given_up {
             let error = TableError::Unavailable(why.clone());
-            return self.answer_table(process, request, TableAnswer::Failed(error), Bytes::new());
+            self.answer_table(process, request, TableAnswer::Failed(error), Bytes::new());
+            return self.tell(Event::RowWatchFailed { watch: rows.watch });
+        }
+        if !self.may_ask_store(process, request) {
+            return self.tell(Event::RowWatchFailed { watch: rows.watch });
         }
         let tag = self.tables.open(Open { watch: Some(rows.watch), ..Open::new(process, request) });
-        self.tell_store(&ToStore::Watch { tag: Some(tag), rows }, &Bytes::new());
+        match self.tables.service.process().is_some() {
+            true => self.tell_store(&ToStore::Watch { tag: Some(tag), rows }, &Bytes::new()),
+            // It is told of all watches.
+            false => self.start_store(),
+        }
     }
 
-    pub(super) fn unwatch_in_store(&mut self, watch: u64) {
-        self.tell_store(&ToStore::Unwatch { watch }, &Bytes::new());
+    /// Whether a process may ask the store for one more thing now; else it is told, or ended.
+    fn may_ask_store(&mut self, process: ProcessId, request: RequestId) -> bool {
+        if self.tables.out.bytes() > MOST_UNREAD {
+            let error = TableError::Unavailable("too much waits to be written already".into());
+            self.answer_table(process, request, TableAnswer::Failed(error), Bytes::new());
+            return false;
+        }
+        if self.tables.asked.get(&process).is_some_and(|asked| *asked >= MOST_ASKED) {
+            let what = format!("{MOST_ASKED} requests to tables without an answer");
+            self.tell(Event::HoldsTooMuch { process, what });
+            return false;
+        }
+        true
+    }
+
+    pub(super) fn unwatch_in_store(&mut self, watch: u64, heir: Option<u64>, has_missed: bool) {
+        self.tell_store(&ToStore::Unwatch { watch, heir, has_missed }, &Bytes::new());
     }
 
     /// A table has come, has another owner, or is gone.
@@ -285,8 +328,8 @@ impl Engine {
     pub(super) fn forget_reader(&mut self, process: ProcessId) {
         self.tables.told.remove(&process);
         self.tables.asked.remove(&process);
-        for reader in self.tables.readers.remove(&process).unwrap_or_default() {
-            self.tell_store(&ToStore::Detach { reader }, &Bytes::new());
+        if let Some(Reader { number, .. }) = self.tables.readers.remove(&process) {
+            self.tell_store(&ToStore::Detach { reader: number }, &Bytes::new());
         }
         self.tell_store(&ToStore::Ended { by: process }, &Bytes::new());
     }
@@ -342,16 +385,18 @@ impl Engine {
                     Err(_) => return self.tables.service.kill(),
                 }
                 self.ledger.set_stores(self.tables.ended);
+                self.tell_store(&ToStore::IsCurrent, &Bytes::new());
             }
             FromStore::Failed(why) => self.tables.given_up = Some(why),
             FromStore::Overdue { reader, ms } => self.snapshot_overdue(reader, Duration::from_millis(ms)),
-            FromStore::Attached { tag, reader, map_size } => {
+            FromStore::Attached { tag, map_size } => {
                 let waiting = self.tables.answered(tag);
                 let waiting = waiting.filter(|open| self.workers.contains_key(&open.process));
-                let Some(Open { process, request, .. }) = waiting else {
-                    return self.tell_store(&ToStore::Detach { reader }, &Bytes::new());
-                };
-                self.tables.readers.entry(process).or_default().push(reader);
+                // One that is dead was detached.
+                let Some(Open { process, request, .. }) = waiting else { return };
+                if let Some(reader) = self.tables.readers.get_mut(&process) {
+                    reader.pins = descriptors.last().cloned();
+                }
                 let answer = TableAnswer::Attached { map_size, store: self.tables.ended };
                 let message = ToWorker::Answer { request, answer: ProcessAnswer::Table(answer) };
                 self.push_with(process, &message, descriptors);
@@ -361,6 +406,9 @@ impl Engine {
             }
             FromStore::Operated { tag, failed } => {
                 let Some(Open { process, request, watch, .. }) = self.tables.answered(tag) else { return };
+                if let (Some(watch), Some(_)) = (watch, &failed) {
+                    self.tell(Event::RowWatchFailed { watch });
+                }
                 let done = watch.map_or(TableAnswer::Done, TableAnswer::Watching);
                 let answer = failed.map_or(done, TableAnswer::Failed);
                 self.answer_table(process, request, answer, payload);
@@ -370,7 +418,7 @@ impl Engine {
 
     /// A process keeps a snapshot for long: it is told to end it; if it does not, being stopped or busy, it ends itself.
     fn snapshot_overdue(&mut self, reader: u64, time: Duration) {
-        let found = self.tables.readers.iter().find(|(_, numbers)| numbers.contains(&reader));
+        let found = self.tables.readers.iter().find(|(_, known)| known.number == reader);
         let Some(process) = found.map(|(process, _)| *process) else { return };
         if time >= MUCH_TOO_LONG {
             let what = format!("a snapshot of tables that was open for {} s", time.as_secs());
@@ -436,9 +484,17 @@ impl Engine {
                 self.tell_store(&about(id, there), &Bytes::new());
             }
         }
+        let readers = self.tables.readers.values().filter_map(|reader| Some((reader.number, reader.pins.clone()?)));
+        for (reader, pins) in readers.collect::<Vec<_>>() {
+            self.tell_store_with(&ToStore::Adopt { reader }, &Bytes::new(), vec![pins]);
+        }
         self.tell_store(&ToStore::ThatIsAll, &Bytes::new());
+        let begins: HashMap<u64, u64, FxBuildHasher> =
+            self.tables.open.iter().filter_map(|(tag, open)| Some((open.watch?, *tag))).collect();
         for rows in self.core.row_watches() {
-            self.tell_store(&ToStore::Watch { tag: None, rows }, &Bytes::new());
+            // One that has not begun has missed nothing.
+            let tag = begins.get(&rows.watch).copied();
+            self.tell_store(&ToStore::Watch { tag, rows }, &Bytes::new());
         }
     }
 
@@ -447,7 +503,6 @@ impl Engine {
         self.tables.ended += 1;
         self.tables.out = WriteQueue::default();
         self.tables.writing = Writing::Idle;
-        self.tables.readers.clear();
         self.tables.asked.clear();
         if self.life.has_ended {
             return;
@@ -458,14 +513,21 @@ impl Engine {
         if end.next == Next::GivesUp {
             self.tables.given_up.get_or_insert_with(|| "it has died too often".into());
         }
-        self.start_store();
         self.tables.bringing = 0;
-        for Open { process, request, is_attach, watch, .. } in std::mem::take(&mut self.tables.open).into_values() {
-            if let (Some(watch), None) = (watch, &self.tables.given_up) {
-                // The next store was told of it.
-                self.answer_table(process, request, TableAnswer::Watching(watch), Bytes::new());
-                continue;
+        // The next store is told of watches that begin, and answers them.
+        let is_given_up = self.tables.given_up.is_some();
+        let (begin, ended): (BTreeMap<u64, Open>, BTreeMap<u64, Open>) = std::mem::take(&mut self.tables.open)
+            .into_iter()
+            .partition(|(_, open)| open.watch.is_some() && !is_given_up);
+        self.tables.open = begin;
+        self.start_store();
+        if is_given_up {
+            // Who watches is not to wait for what never comes.
+            for rows in self.core.row_watches() {
+                self.tell(Event::RowsChanged { watch: rows.watch, changes: Bytes::new(), is_last: true });
             }
+        }
+        for Open { process, request, is_attach, .. } in ended.into_values() {
             let error = match &self.tables.given_up {
                 None if is_attach => {
                     self.table_asked(process, request, TableRequest::Attach, &Bytes::new(), None);

@@ -1,0 +1,887 @@
+//! The loop of a port: whatever comes of supervisor, program and time is done here, one thing after the other.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, PipeReader};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::prctl;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::time::TimeSpec;
+use nix::sys::wait::WaitStatus;
+use nix::unistd::{read, write};
+use rebeam_protocol::address::{Address, Caller, ReplyTo};
+use rebeam_protocol::exit::{ExitReason, Raised, signal_name};
+use rebeam_protocol::id::{CallId, Pid, Seq};
+use rebeam_protocol::message::{CallFailure, Codec, Form, Lane, Outcome, Signal as Notice};
+use rebeam_protocol::process::ProcessRequest;
+use rebeam_protocol::program::{Framing, Program, Ready, Stdio};
+use rebeam_protocol::spec::ProcessOptions;
+use rebeam_protocol::value::{self, Value};
+use rebeam_protocol::worker::{Delivery, ToSupervisor, ToWorker};
+use rebeam_sys::process::{dump_signal, end_at_once, exit_signal, inherited, tasks_signal, tie_to};
+use rebeam_sys::tag;
+use regex_lite::Regex;
+use serde_json::{Value as Json, json};
+
+use crate::framing::{Cutter, Piece, TooLong, framed};
+use crate::json;
+use crate::link::Link;
+use crate::pickle;
+use crate::program::{self, Running};
+use crate::ready;
+use crate::rpc::{self, Failure, Rpc, Said, shown};
+
+/// The descriptors that the supervisor starts this process with: channel, status page, lifeline.
+const FIRST: i32 = 3;
+
+/// How much is read of the program at once.
+const CHUNK: usize = 64 * 1024;
+
+/// How much may wait for the program before it is told of no more messages.
+const MUCH_WAITS: usize = 1 << 20;
+
+/// How long a program that has closed its output may take to end.
+const AFTER_CLOSED: Duration = Duration::from_secs(2);
+
+/// How many of the program's mistakes are logged; of more it is said once that there are more.
+const MOST_COMPLAINTS: u32 = 20;
+
+/// `logging`'s number for a warning.
+const WARNING: u16 = 30;
+
+/// Codes of JSON-RPC.
+const METHOD_NOT_FOUND: i64 = -32601;
+const INTERNAL_ERROR: i64 = -32603;
+const SERVER_ERROR: i64 = -32000;
+
+/// Serves as the port of one program until that or its actor ends.
+///
+/// # Errors
+/// It was not started by a supervisor, or that is gone.
+pub fn serve() -> Result<(), String> {
+    // SAFETY: the supervisor started this process with these descriptors for this purpose.
+    let fds = [FIRST, FIRST + 1, FIRST + 2].map(|fd| unsafe { inherited(fd) });
+    let [Ok(channel), Ok(page), Ok(lifeline)] = fds else {
+        return Err("this program is started by `rebeam`; run `rebeam --help`".into());
+    };
+    let _ = prctl::set_name(c"rebeam-port");
+    tie_to(&lifeline).map_err(|error| error.to_string())?;
+    if let Some(mark) = std::env::var_os("REBEAM_NODE") {
+        tag::tag_own(tag::node_of(mark.as_encoded_bytes()));
+    }
+    // Whatever the program leaves behind comes to us.
+    prctl::set_child_subreaper(true).map_err(|error| error.to_string())?;
+    let children = signals().map_err(|error| error.to_string())?;
+    let (link, welcome, start) = Link::open(channel, &page).map_err(|error| error.to_string())?;
+    limit(&welcome.options);
+    let mut port = Program::decode(&start).and_then(|program| Port::new(link, welcome.label, program, children))?;
+    if let Err(error) = port.start() {
+        port.ends(ExitReason::NotStarted(error));
+    }
+    let error = loop {
+        if let Err(error) = port.turn() {
+            break error;
+        }
+    };
+    // The supervisor is gone, and with it the reason to be.
+    program::end_all();
+    drop(lifeline);
+    Err(error.to_string())
+}
+
+/// What the program is to inherit. Where the system does not allow it, it has none of that, as other actors.
+fn limit(options: &ProcessOptions) {
+    if let Some(nice) = options.nice {
+        // SAFETY: a system call that takes a number.
+        unsafe { libc::nice(nice) };
+    }
+    if !options.cpus.is_empty() {
+        let mut set = nix::sched::CpuSet::new();
+        if options.cpus.iter().all(|cpu| set.set(*cpu as usize).is_ok()) {
+            let _ = nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set);
+        }
+    }
+}
+
+/// Has the ends of children come by a descriptor. The signals by which workers are asked for their stacks interrupt a wait,
+/// and do nothing else; what is executed has none of this.
+fn signals() -> io::Result<SignalFd> {
+    extern "C" fn nothing(_: i32) {}
+    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
+    for number in [dump_signal(), tasks_signal(), exit_signal()] {
+        // SAFETY: the action is plain data, of a handler that does nothing. (`nix` knows no real-time signals.)
+        if unsafe { libc::sigaction(number, &action.into(), std::ptr::null_mut()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    let ignored = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    // SAFETY: no handler is involved.
+    unsafe { sigaction(Signal::SIGPIPE, &ignored) }?;
+    let mut ends = SigSet::empty();
+    ends.add(Signal::SIGCHLD);
+    ends.thread_block()?;
+    Ok(SignalFd::with_flags(&ends, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}
+
+/// Where the program is.
+enum State {
+    /// It is started, and not ready.
+    Coming,
+    /// It serves.
+    Up,
+    /// It is not there, since nobody uses it; the next message starts it.
+    Idle,
+    /// It was told to end, for want of use.
+    Resting,
+    /// It was told to end; for this reason the actor ends with it.
+    Stopping(ExitReason),
+}
+
+struct Port {
+    link: Link,
+    label: String,
+    program: Program,
+    line: Option<Regex>,
+    children: SignalFd,
+    state: State,
+    has_said_ready: bool,
+    running: Option<Running>,
+    probe: Option<PipeReader>,
+    rpc: Rpc,
+    cutter: Cutter,
+    /// Beginnings of lines that are looked at, of both outputs.
+    partial: [Vec<u8>; 2],
+    /// What is to be written to the program: the rest of each piece, and whose message it is.
+    input: VecDeque<Input>,
+    /// Messages for a program that is not ready.
+    waiting: VecDeque<(Delivery, Bytes)>,
+    subscribers: Vec<Pid>,
+    /// Requests of the program that its handler has.
+    asked: BTreeMap<CallId, Json>,
+    calls: BTreeMap<Seq, ReplyTo>,
+    last_use: Instant,
+    /// Since when it has no output any more, and still lives.
+    closed: Option<Instant>,
+    complaints: u32,
+}
+
+struct Input {
+    bytes: Vec<u8>,
+    written: usize,
+    message: Option<(Seq, Option<ReplyTo>)>,
+}
+
+/// The reason that a program which was killed by us is to end with.
+type Verdict = ExitReason;
+
+impl Port {
+    fn new(link: Link, label: String, program: Program, children: SignalFd) -> Result<Self, String> {
+        let line = match &program.ready {
+            Ready::Line(pattern) => Some(Regex::new(pattern).map_err(|error| format!("ready: {error}"))?),
+            _ => None,
+        };
+        let (framing, cancel) = match program.stdio {
+            Stdio::JsonRpc { framing, cancel } => (framing, cancel),
+            _ => (Framing::Lines, rebeam_protocol::program::Cancel::Never),
+        };
+        let most = usize::try_from(program.max_line).unwrap_or(usize::MAX).min(link.most());
+        Ok(Port {
+            link,
+            label,
+            line,
+            children,
+            state: State::Coming,
+            has_said_ready: false,
+            running: None,
+            probe: None,
+            rpc: Rpc::new(cancel),
+            cutter: Cutter::new(framing, most),
+            partial: [Vec::new(), Vec::new()],
+            input: VecDeque::new(),
+            waiting: VecDeque::new(),
+            subscribers: Vec::new(),
+            asked: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            last_use: Instant::now(),
+            closed: None,
+            complaints: 0,
+            program,
+        })
+    }
+
+    // ---- the program's life ---------------------------------------------------------------------------------------------
+
+    fn start(&mut self) -> Result<(), String> {
+        self.running = Some(program::start(&self.program, self.line.is_some())?);
+        self.state = State::Coming;
+        self.closed = None;
+        self.probe = ready::watch(&self.program.ready).map_err(|error| error.to_string())?;
+        if self.program.ready == Ready::AtOnce {
+            self.is_ready();
+        }
+        Ok(())
+    }
+
+    fn is_ready(&mut self) {
+        if !matches!(self.state, State::Coming) {
+            return;
+        }
+        self.state = State::Up;
+        self.probe = None;
+        self.last_use = Instant::now();
+        if !std::mem::replace(&mut self.has_said_ready, true) {
+            self.link.started();
+        }
+        for (delivery, payload) in std::mem::take(&mut self.waiting) {
+            self.take(delivery, &payload);
+        }
+    }
+
+    /// Ends all that there is of the program, and this process, for this reason.
+    fn ends(&mut self, reason: ExitReason) -> ! {
+        program::end_all();
+        self.link.ends(reason);
+        end_at_once(0)
+    }
+
+    /// Asks the program to end.
+    fn stop(&mut self, state: State) {
+        self.state = state;
+        self.probe = None;
+        match &self.running {
+            Some(running) => {
+                let number = self.program.stop_signal;
+                // SAFETY: a system call that takes numbers; the program is our child, and not reaped.
+                unsafe { libc::kill(running.os_pid.as_raw(), number) };
+                // One that was stopped hears nothing.
+                let _ = kill(running.os_pid, Signal::SIGCONT);
+            }
+            None => self.has_ended(None),
+        }
+    }
+
+    /// The program does what it may not: it is ended, and so is the actor.
+    fn fails(&mut self, verdict: Verdict) -> ! {
+        self.ends(verdict)
+    }
+
+    /// Looks after children that have ended.
+    fn look_after_children(&mut self) {
+        while matches!(self.children.read_signal(), Ok(Some(_))) {}
+        let Some(os_pid) = self.running.as_ref().map(|running| running.os_pid) else { return };
+        match program::look(os_pid) {
+            None => {}
+            Some(WaitStatus::Stopped(_, Signal::SIGTTIN | Signal::SIGTTOU)) => {
+                self.fails(ExitReason::Other("it wants a terminal, and has none".into()));
+            }
+            Some(WaitStatus::Stopped(..)) => {}
+            Some(status) => self.has_ended(Some(status)),
+        }
+    }
+
+    fn has_ended(&mut self, status: Option<WaitStatus>) {
+        // What it has written last is still to be read.
+        for _ in 0..256 {
+            if !self.read_output(false) {
+                break;
+            }
+        }
+        if let Some(rest) = self.cutter.take_rest() {
+            self.hear_rest(&rest);
+        }
+        self.running = None;
+        program::end_all();
+        if matches!(self.state, State::Resting) {
+            self.state = State::Idle;
+            self.drop_input();
+            if !self.waiting.is_empty() {
+                self.start_again();
+            }
+            return;
+        }
+        let reason = match (std::mem::replace(&mut self.state, State::Idle), status) {
+            (State::Stopping(reason), _) => reason,
+            (_, Some(WaitStatus::Exited(_, 0))) => ExitReason::Normal,
+            (_, Some(WaitStatus::Exited(_, code))) => {
+                self.explain_code(code);
+                ExitReason::ExitCode(code)
+            }
+            (_, Some(WaitStatus::Signaled(_, signal, _))) => ExitReason::Signal(signal as i32),
+            _ => ExitReason::Other("it has ended".into()),
+        };
+        self.ends(reason)
+    }
+
+    /// What the codes of shells mean.
+    #[expect(clippy::print_stderr, reason = "the last lines of stderr are in the certificate")]
+    fn explain_code(&self, code: i32) {
+        match code {
+            127 => eprintln!("rebeam: exit code 127 is a shell's for a command that was not found"),
+            126 => eprintln!("rebeam: exit code 126 is a shell's for a command that cannot be executed"),
+            129..=159 => {
+                let signal = signal_name(code - 128);
+                eprintln!("rebeam: exit code {code} is a shell's for a command that was killed by {signal}");
+            }
+            _ => {}
+        }
+    }
+
+    fn start_again(&mut self) {
+        if let Err(error) = self.start() {
+            self.ends(ExitReason::NotStarted(error));
+        }
+    }
+
+    /// What could not be written is not: nobody reads it.
+    fn drop_input(&mut self) {
+        for input in std::mem::take(&mut self.input) {
+            if let Some((seq, reply_to)) = input.message {
+                self.refuse(seq, reply_to, "the program does not read its input any more".into());
+            }
+        }
+    }
+
+    // ---- one turn -------------------------------------------------------------------------------------------------------
+
+    fn turn(&mut self) -> io::Result<()> {
+        self.link.flush()?;
+        let [children, channel, input, output, errors, probe] = self.wait()?;
+        if self.link.is_exit_ordered() {
+            // The core knows why.
+            program::end_all();
+            end_at_once(0);
+        }
+        if channel {
+            self.link.read()?;
+            while let Some((message, payload)) = self.link.next()? {
+                self.hear(message, payload);
+            }
+        }
+        if input {
+            self.write_input();
+        }
+        if output {
+            self.read_output(true);
+        }
+        if errors {
+            self.read_errors();
+        }
+        if probe {
+            self.is_ready();
+        }
+        if children {
+            self.look_after_children();
+        }
+        self.look_at_clock();
+        Ok(())
+    }
+
+    /// Waits until there is something to do: with children, channel, the program's input, output and errors, the probe.
+    fn wait(&mut self) -> io::Result<[bool; 6]> {
+        let is_full = self.link.is_full();
+        let running = self.running.as_ref();
+        let channel = if self.link.wants_room() { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
+        let input = running.and_then(|it| it.stdin.as_ref()).filter(|_| !self.input.is_empty()).map(AsFd::as_fd);
+        let output = running.and_then(|it| it.stdout.as_ref()).filter(|_| !is_full).map(AsFd::as_fd);
+        let errors = running.and_then(|it| it.stderr.as_ref()).map(AsFd::as_fd);
+        let all = [
+            (Some(self.children.as_fd()), PollFlags::POLLIN),
+            (Some(self.link.as_fd()), channel),
+            (input, PollFlags::POLLOUT),
+            (output, PollFlags::POLLIN),
+            (errors, PollFlags::POLLIN),
+            (self.probe.as_ref().map(AsFd::as_fd), PollFlags::POLLIN),
+        ];
+        let mut polled: Vec<PollFd<'_>> =
+            all.iter().filter_map(|(fd, flags)| Some(PollFd::new((*fd)?, *flags))).collect();
+        match ppoll(&mut polled, self.time_left().map(TimeSpec::from_duration), None) {
+            Ok(_) => {}
+            Err(Errno::EINTR) => return Ok([false, true, false, false, false, false]),
+            Err(error) => return Err(error.into()),
+        }
+        let mut found = polled.iter().map(|it| it.any().unwrap_or(true)).collect::<VecDeque<bool>>();
+        Ok(all.map(|(fd, _)| fd.is_some() && found.pop_front().unwrap_or(false)))
+    }
+
+    fn time_left(&self) -> Option<Duration> {
+        let idle = self.rests_at().map(|at| at.saturating_duration_since(Instant::now()));
+        let closed = self.closed.map(|since| (since + AFTER_CLOSED).saturating_duration_since(Instant::now()));
+        idle.into_iter().chain(closed).min()
+    }
+
+    /// When it is stopped for want of use.
+    fn rests_at(&self) -> Option<Instant> {
+        let idle = Duration::from_millis(self.program.idle_ms?);
+        let is_unused = matches!(self.state, State::Up) && self.calls.is_empty() && self.input.is_empty();
+        is_unused.then(|| self.last_use + idle)
+    }
+
+    fn look_at_clock(&mut self) {
+        let now = Instant::now();
+        if self.rests_at().is_some_and(|at| at <= now) {
+            self.stop(State::Resting);
+        }
+        if self.closed.is_some_and(|since| since + AFTER_CLOSED <= now) && !matches!(self.state, State::Stopping(_)) {
+            self.fails(ExitReason::Other("it has closed its output, and lives on".into()));
+        }
+    }
+
+    // ---- the supervisor says ----------------------------------------------------------------------------------------------
+
+    fn hear(&mut self, message: ToWorker, payload: Bytes) {
+        match message {
+            ToWorker::Deliver(delivery) => self.delivered(delivery, payload),
+            ToWorker::Reply { call, outcome, .. } => self.replied(call, outcome, &payload),
+            ToWorker::Stop { reason, .. } => self.stop(State::Stopping(reason)),
+            ToWorker::Exit => {
+                program::end_all();
+                end_at_once(0)
+            }
+            ToWorker::Cancel { seq, .. } => self.cancelled(seq),
+            ToWorker::Move { .. } | ToWorker::Recycle => {
+                let why = "a program has no state to be moved".to_owned();
+                self.link.say_raw(&ToSupervisor::CannotMove { why, is_failure: false });
+            }
+            ToWorker::Welcome(_)
+            | ToWorker::TimeLeft { .. }
+            | ToWorker::GoOn
+            | ToWorker::Leave
+            | ToWorker::Wake
+            | ToWorker::ArenaFree { .. }
+            | ToWorker::Answer { .. }
+            | ToWorker::Gate(_)
+            | ToWorker::LogLevel { .. }
+            | ToWorker::EndSnapshots
+            | ToWorker::StacksTaken => {}
+        }
+    }
+
+    fn delivered(&mut self, delivery: Delivery, payload: Bytes) {
+        if let Form::Signal(notice) = &delivery.head.form {
+            if let Notice::Down { pid: Some(pid), .. } = &**notice {
+                self.subscribers.retain(|subscriber| subscriber != pid);
+            }
+            return self.link.done(delivery.seq);
+        }
+        self.last_use = Instant::now();
+        match self.state {
+            State::Up => self.take(delivery, &payload),
+            State::Idle => {
+                self.waiting.push_back((delivery, payload));
+                self.start_again();
+            }
+            State::Coming | State::Resting => self.waiting.push_back((delivery, payload)),
+            // It stays unbegun, for the next incarnation.
+            State::Stopping(_) => {}
+        }
+    }
+
+    /// Does what a message asks for.
+    fn take(&mut self, delivery: Delivery, payload: &[u8]) {
+        let Delivery { seq, reply_to, head, .. } = delivery;
+        self.link.begin(seq);
+        if let Err(why) = self.try_to_take(seq, reply_to, &head, payload) {
+            self.refuse(seq, reply_to, why);
+        }
+    }
+
+    fn try_to_take(
+        &mut self,
+        seq: Seq,
+        reply_to: Option<ReplyTo>,
+        head: &rebeam_protocol::message::Head,
+        payload: &[u8],
+    ) -> Result<(), String> {
+        if head.lane == Lane::System {
+            return Err("a program has neither state nor handlers".into());
+        }
+        if head.codec != Codec::Data || head.form != Form::Arguments {
+            return Err("a program takes plain data, by a reference to it: `rebeam.ProgramRef(name)`".into());
+        }
+        let content = value::decode(payload)?;
+        let arguments = match content {
+            Value::Tuple(mut both) if both.len() == 2 => match both.swap_remove(0) {
+                Value::Tuple(arguments) | Value::List(arguments) => arguments,
+                _ => return Err("no arguments".into()),
+            },
+            _ => return Err("no arguments".into()),
+        };
+        match (head.method.as_str(), &*arguments, self.program.stdio) {
+            ("request" | "notify", [Value::Str(method), rest @ ..], Stdio::JsonRpc { framing, .. })
+                if rest.len() < 2 =>
+            {
+                let params = rest.first().map_or(Ok(Json::Null), json::to_json)?;
+                if !matches!(params, Json::Null | Json::Object(_) | Json::Array(_)) {
+                    return Err(format!("the parameters of `{method}` are an object or an array"));
+                }
+                let is_request = head.method == "request";
+                let message = match reply_to.filter(|_| is_request) {
+                    Some(to) => {
+                        self.calls.insert(seq, to);
+                        self.rpc.request(seq, method, params)
+                    }
+                    None => rpc::notification(method, params),
+                };
+                let of = if is_request && reply_to.is_some() { None } else { Some((seq, reply_to)) };
+                self.put(framed(framing, &message), of);
+            }
+            ("write", [Value::Str(text)], Stdio::Raw) => self.put(text.clone().into_bytes(), Some((seq, reply_to))),
+            ("write", [Value::Bytes(bytes)], Stdio::Raw) => self.put(bytes.clone(), Some((seq, reply_to))),
+            ("write", [Value::Str(line)], Stdio::Lines) => {
+                if line.contains('\n') {
+                    return Err("a line has no line break in it".into());
+                }
+                self.put(format!("{line}\n").into_bytes(), Some((seq, reply_to)));
+            }
+            ("close_input", [], Stdio::Raw | Stdio::Lines) => self.put(Vec::new(), Some((seq, reply_to))),
+            ("subscribe" | "unsubscribe", [Value::Tuple(numbers)], stdio) if stdio != Stdio::Log => {
+                let pid = pid_of(numbers).ok_or("whose pid?")?;
+                self.subscribers.retain(|subscriber| *subscriber != pid);
+                if head.method == "subscribe" {
+                    self.subscribers.push(pid);
+                    self.link.ask(ProcessRequest::Monitor(Address::Pid(pid)));
+                }
+                self.answer(seq, reply_to, &Value::None);
+            }
+            ("os_pid", [], _) => {
+                let os_pid = self.running.as_ref().map(|running| running.os_pid.as_raw());
+                self.answer(seq, reply_to, &os_pid.map_or(Value::None, |pid| Value::Int(pid.into())));
+            }
+            (method, _, stdio) => return Err(unfit(method, stdio)),
+        }
+        Ok(())
+    }
+
+    /// Nobody waits for the answer to a message any more.
+    fn cancelled(&mut self, seq: Seq) {
+        if let Some(place) = self.waiting.iter().position(|(delivery, _)| delivery.seq == seq) {
+            self.waiting.remove(place);
+            return self.link.done(seq);
+        }
+        if self.calls.remove(&seq).is_some() {
+            if let (Some(told), Stdio::JsonRpc { framing, .. }) = (self.rpc.cancel(seq), self.program.stdio) {
+                self.put(framed(framing, &told), None);
+            }
+            self.last_use = Instant::now();
+            self.link.done(seq);
+        }
+    }
+
+    fn answer(&mut self, seq: Seq, reply_to: Option<ReplyTo>, result: &Value) {
+        let Some(to) = reply_to else { return self.link.done(seq) };
+        let payload = value::encode(result);
+        if payload.len() > self.link.most() {
+            let text = format!("the result has {} bytes: it may have {}", payload.len(), self.link.most());
+            return self.link.answer(seq, to, Outcome::Failed(CallFailure::BadResult(text)), &[]);
+        }
+        self.link.answer(seq, to, Outcome::Returned(Codec::Data), &payload);
+    }
+
+    fn refuse(&mut self, seq: Seq, reply_to: Option<ReplyTo>, why: String) {
+        match reply_to {
+            Some(to) => self.link.answer(seq, to, Outcome::Failed(CallFailure::BadCall(why)), &[]),
+            None => {
+                self.link.log(WARNING, format!("a message to it was not done: {why}"));
+                self.link.done(seq);
+            }
+        }
+    }
+
+    /// The handler answers a request of the program.
+    fn replied(&mut self, call: CallId, outcome: Outcome, payload: &[u8]) {
+        let Some(id) = self.asked.remove(&call) else { return };
+        let result = match outcome {
+            Outcome::Returned(_) => value::decode(payload)
+                .and_then(|value| json::to_json(&value))
+                .map_err(|why| failure(INTERNAL_ERROR, format!("the answer is not JSON: {why}"))),
+            Outcome::Raised(raised) => Err(failure(SERVER_ERROR, format!("{}: {}", raised.kind, raised.message))),
+            Outcome::Failed(why) => {
+                Err(failure(INTERNAL_ERROR, format!("its handler does not answer: {}", why.word())))
+            }
+        };
+        self.put_answer(&id, result);
+    }
+
+    fn put_answer(&mut self, id: &Json, result: Result<Json, Failure>) {
+        if let Stdio::JsonRpc { framing, .. } = self.program.stdio {
+            self.put(framed(framing, &rpc::answer(id, result)), None);
+        }
+    }
+
+    // ---- to the program -----------------------------------------------------------------------------------------------------
+
+    /// Queues what is to be written to it. Nothing closes its input.
+    fn put(&mut self, bytes: Vec<u8>, message: Option<(Seq, Option<ReplyTo>)>) {
+        self.input.push_back(Input { bytes, written: 0, message });
+        self.write_input();
+    }
+
+    fn write_input(&mut self) {
+        while let Some(next) = self.input.front_mut() {
+            let Some(running) = &mut self.running else { return };
+            let Some(stdin) = &running.stdin else { return self.drop_input() };
+            if next.bytes.is_empty() {
+                running.stdin = None;
+            } else {
+                match write(stdin, &next.bytes[next.written..]) {
+                    Ok(count) => next.written += count,
+                    Err(Errno::EAGAIN) => return,
+                    Err(Errno::EINTR) => continue,
+                    Err(_) => {
+                        running.stdin = None;
+                        return self.drop_input();
+                    }
+                }
+                if next.written < next.bytes.len() {
+                    continue;
+                }
+            }
+            let message = self.input.pop_front().and_then(|input| input.message);
+            if let Some((seq, reply_to)) = message {
+                self.answer(seq, reply_to, &Value::None);
+            }
+        }
+    }
+
+    // ---- from the program -----------------------------------------------------------------------------------------------------
+
+    /// Reads once what it has written; whether there was something.
+    fn read_output(&mut self, is_alive: bool) -> bool {
+        let Some(stdout) = self.running.as_ref().and_then(|running| running.stdout.as_ref()) else { return false };
+        let mut chunk = vec![0; CHUNK];
+        match read(stdout, &mut chunk) {
+            Ok(0) => {
+                if let Some(running) = &mut self.running {
+                    running.stdout = None;
+                }
+                if is_alive && matches!(self.program.stdio, Stdio::JsonRpc { .. }) {
+                    self.closed = Some(Instant::now());
+                }
+                false
+            }
+            Ok(count) => {
+                self.hear_output(&chunk[..count]);
+                true
+            }
+            Err(Errno::EINTR) => true,
+            Err(_) => false,
+        }
+    }
+
+    fn hear_output(&mut self, bytes: &[u8]) {
+        self.look_for_line(0, bytes);
+        match self.program.stdio {
+            Stdio::Log => pass_on(1, bytes),
+            Stdio::Raw => self.tell_all(Value::Bytes(bytes.to_vec())),
+            Stdio::Lines | Stdio::JsonRpc { .. } => {
+                let pushed = self.cutter.push(bytes);
+                while let Some(piece) = self.cutter.next() {
+                    self.hear_piece(piece);
+                }
+                if let Err(TooLong(length)) = pushed {
+                    self.is_too_long(length);
+                }
+            }
+        }
+    }
+
+    fn hear_rest(&mut self, rest: &[u8]) {
+        match self.program.stdio {
+            Stdio::Lines => self.hear_piece(Piece::Whole(rest.to_vec())),
+            Stdio::JsonRpc { .. } => self.complain(&format!("it has ended within a message: {}", shown(rest))),
+            Stdio::Log | Stdio::Raw => {}
+        }
+    }
+
+    fn hear_piece(&mut self, piece: Piece) {
+        match (piece, self.program.stdio) {
+            (Piece::Whole(line), Stdio::Lines) => self.tell_all(Value::Str(text(&line))),
+            (Piece::Whole(message), _) => {
+                for said in self.rpc.hear(&message) {
+                    self.hear_said(said);
+                }
+            }
+            (Piece::Garbage(bytes), _) => self.complain(&format!("no header of a message: {}", shown(bytes))),
+        }
+    }
+
+    fn is_too_long(&mut self, length: u64) {
+        let most = self.program.max_line;
+        match self.program.stdio {
+            Stdio::Lines => {
+                self.complain(&format!("a line of {length} bytes and more is left out: it may have {most}"));
+            }
+            _ => {
+                let what = format!("a message of {length} bytes and more: it may have {most}, see `max_line`");
+                self.fails(ExitReason::LimitExceeded(what));
+            }
+        }
+    }
+
+    fn hear_said(&mut self, said: Said) {
+        match said {
+            Said::Answer(seq, result) => {
+                let Some(to) = self.calls.remove(&seq) else { return };
+                self.last_use = Instant::now();
+                match result {
+                    Ok(result) => self.answer(seq, Some(to), &json::to_value(&result)),
+                    Err(error) => self.raise(seq, to, error),
+                }
+            }
+            Said::Request { id, method, params } => match self.program.handler.clone() {
+                Some(handler) => {
+                    let arguments = vec![Value::Str(method), json::to_value(&params)];
+                    let call = self.link.send(handler, "handle_request", arguments, true);
+                    self.asked.insert(call, id);
+                }
+                // Whoever is asked that is only to show that it is there.
+                None if method == "ping" => self.put_answer(&id, Ok(json!({}))),
+                None => self.put_answer(&id, Err(failure(METHOD_NOT_FOUND, format!("nobody handles `{method}`")))),
+            },
+            Said::Notification { method, params } => {
+                let (method, params) = (Value::Str(method), json::to_value(&params));
+                if let Some(handler) = self.program.handler.clone() {
+                    self.link.send(handler, "handle_notification", vec![method.clone(), params.clone()], false);
+                }
+                let label = Value::Str(self.label.clone());
+                for listener in self.listeners() {
+                    self.link.tell(listener, "notified", &[label.clone(), method.clone(), params.clone()]);
+                }
+            }
+            Said::Nonsense(text) if text.is_empty() => {}
+            Said::Nonsense(text) => self.complain(&text),
+        }
+    }
+
+    fn raise(&mut self, seq: Seq, to: ReplyTo, error: Failure) {
+        let Failure { code, message, data } = error;
+        let shown = format!("{message} ({code})");
+        let raised = Raised { kind: "rebeam.ProgramError".into(), message: shown, traceback: String::new() };
+        // Only for who unpickles it.
+        let payload = match to.caller {
+            Caller::Actor(_) => {
+                let arguments = [Value::Int(code.into()), Value::Str(message), json::to_value(&data)];
+                let error = pickle::call("rebeam._programs", "program_error", &arguments);
+                pickle::of(&Value::Tuple(vec![Value::Bytes(error), Value::List(Vec::new()), Value::List(Vec::new())]))
+            }
+            Caller::Outside(_) => Vec::new(),
+        };
+        self.link.answer(seq, to, Outcome::Raised(raised), &payload);
+    }
+
+    fn listeners(&self) -> Vec<Address> {
+        let declared = self.program.output.clone();
+        declared.into_iter().chain(self.subscribers.iter().copied().map(Address::Pid)).collect()
+    }
+
+    /// Passes output on to who wants it; to the log if nobody does.
+    fn tell_all(&mut self, output: Value) {
+        let listeners = self.listeners();
+        if listeners.is_empty() {
+            return match &output {
+                Value::Bytes(bytes) => pass_on(1, bytes),
+                Value::Str(line) => pass_on(1, format!("{line}\n").as_bytes()),
+                _ => {}
+            };
+        }
+        let arguments = [Value::Str(self.label.clone()), output];
+        listeners.into_iter().for_each(|listener| self.link.tell(listener, "wrote", &arguments));
+    }
+
+    fn read_errors(&mut self) {
+        let Some(stderr) = self.running.as_ref().and_then(|running| running.stderr.as_ref()) else { return };
+        let mut chunk = vec![0; CHUNK];
+        match read(stderr, &mut chunk) {
+            Ok(0) => {
+                if let Some(running) = &mut self.running {
+                    running.stderr = None;
+                }
+            }
+            Ok(count) => {
+                pass_on(2, &chunk[..count]);
+                self.look_for_line(1, &chunk[..count]);
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Whether one of these lines says that it is ready.
+    fn look_for_line(&mut self, stream: usize, bytes: &[u8]) {
+        let Some(line) = self.line.as_ref().filter(|_| matches!(self.state, State::Coming)) else { return };
+        let partial = &mut self.partial[stream];
+        partial.extend_from_slice(bytes);
+        let end = partial.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let is_there = String::from_utf8_lossy(&partial[..end]).lines().any(|text| line.is_match(text));
+        partial.drain(..end);
+        if is_there || partial.len() > MUCH_WAITS {
+            partial.clear();
+        }
+        if is_there {
+            self.is_ready();
+        }
+    }
+
+    fn complain(&mut self, text: &str) {
+        self.complaints += 1;
+        match self.complaints.cmp(&MOST_COMPLAINTS) {
+            std::cmp::Ordering::Less => self.link.log(WARNING, format!("what it writes is wrong: {text}")),
+            std::cmp::Ordering::Equal => {
+                self.link.log(WARNING, "what it writes is wrong again and again: that is not said any more".into());
+            }
+            std::cmp::Ordering::Greater => {}
+        }
+    }
+}
+
+fn failure(code: i64, message: String) -> Failure {
+    Failure { code, message, data: Json::Null }
+}
+
+fn unfit(method: &str, stdio: Stdio) -> String {
+    let has = match stdio {
+        Stdio::Log => "`stdio` is not given, so its input and output are nobody's",
+        Stdio::Raw => "`stdio=\"raw\"`: it takes `write` with bytes, and `close_input`",
+        Stdio::Lines => "`stdio=\"lines\"`: it takes `write` with a line, and `close_input`",
+        Stdio::JsonRpc { .. } => {
+            "`stdio=\"jsonrpc\"`: it takes `request` and `notify` with a method and its parameters"
+        }
+    };
+    format!("`{method}` is not for this program: {has}")
+}
+
+fn pid_of(numbers: &[Value]) -> Option<Pid> {
+    let [Value::Int(node), Value::Int(started), Value::Int(serial)] = numbers else { return None };
+    let at =
+        rebeam_protocol::id::NodeStart { node: u32::try_from(*node).ok()?, started: u32::try_from(*started).ok()? };
+    Some(Pid { at, serial: u64::try_from(*serial).ok()? })
+}
+
+/// A line as text; what is none of UTF-8 is shown as its bytes.
+fn text(line: &[u8]) -> String {
+    match std::str::from_utf8(line) {
+        Ok(text) => text.to_owned(),
+        Err(_) => line.utf8_chunks().fold(String::new(), |mut text, chunk| {
+            text.push_str(chunk.valid());
+            chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
+            text
+        }),
+    }
+}
+
+/// Writes to one of our own outputs, which the supervisor reads.
+fn pass_on(number: i32, mut bytes: &[u8]) {
+    // SAFETY: outputs are open as long as this process lives.
+    let output = unsafe { BorrowedFd::borrow_raw(number) };
+    while !bytes.is_empty() {
+        match write(output, bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(Errno::EINTR) => {}
+            Err(_) => return,
+        }
+    }
+}
