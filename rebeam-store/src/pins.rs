@@ -32,7 +32,7 @@
 //!
 //! The next store has the same file of arrays. What no row has then may still be looked at by those who read from the rows
 //! of before; it stays as long as there is a pin of before. After its pin a reader looks whether its store is still the
-//! current one, else it begins anew with the next: so nobody can pin what is of before once the next store has been told
+//! current one, else it starts over with the next: so nobody can pin what is of before once the next store has been told
 //! that it is the current one, and has looked at the pins.
 
 /// Bytes of either page.
