@@ -18,6 +18,7 @@ mod messages;
 mod names;
 mod otp;
 mod output;
+mod programs;
 mod protocol;
 mod python;
 mod recycling;

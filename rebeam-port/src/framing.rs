@@ -14,11 +14,10 @@ pub(crate) enum Piece {
     Whole(Vec<u8>),
     /// Bytes that are no header. The rest is looked through for one.
     Garbage(Vec<u8>),
+    /// It is longer than it may be: as many bytes have come of it, or it has said so. A line is left out up to its end;
+    /// after a longer message with a header nothing more is cut.
+    TooLong(u64),
 }
-
-/// It is longer than it may be: as many bytes have come of it, or it has said so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TooLong(pub(crate) u64);
 
 /// Cuts bytes into messages.
 #[derive(Debug)]
@@ -28,19 +27,19 @@ pub(crate) struct Cutter {
     pending: Vec<u8>,
     /// Up to here there is no end of a line.
     looked: usize,
+    /// Whether it is within a line that is left out.
+    is_skipping: bool,
     whole: VecDeque<Piece>,
 }
 
 impl Cutter {
     pub(crate) fn new(framing: Framing, most: usize) -> Self {
-        Cutter { framing, most, pending: Vec::new(), looked: 0, whole: VecDeque::new() }
+        let (pending, whole) = (Vec::new(), VecDeque::new());
+        Cutter { framing, most, pending, looked: 0, is_skipping: false, whole }
     }
 
     /// Takes what has been read.
-    ///
-    /// # Errors
-    /// What has come of a message is longer than it may be; it is dropped.
-    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), TooLong> {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.pending.extend_from_slice(bytes);
         match self.framing {
             Framing::Lines => self.cut_lines(),
@@ -48,32 +47,32 @@ impl Cutter {
         }
     }
 
-    fn cut_lines(&mut self) -> Result<(), TooLong> {
+    fn cut_lines(&mut self) {
         let mut start = 0;
         while let Some(end) = self.pending[self.looked..].iter().position(|byte| *byte == b'\n') {
             let end = self.looked + end;
             let line = self.pending[start..end].strip_suffix(b"\r").unwrap_or(&self.pending[start..end]);
-            if line.len() > self.most {
-                let length = line.len() as u64;
-                self.forget(end + 1);
-                return Err(TooLong(length));
-            }
-            self.whole.push_back(Piece::Whole(line.to_vec()));
             (start, self.looked) = (end + 1, end + 1);
+            if std::mem::take(&mut self.is_skipping) {
+                continue;
+            }
+            self.whole.push_back(match line.len() > self.most {
+                true => Piece::TooLong(line.len() as u64),
+                false => Piece::Whole(line.to_vec()),
+            });
         }
         self.forget(start);
-        self.looked = self.pending.len();
-        match self.pending.len() > self.most {
-            true => {
-                let length = self.pending.len() as u64;
-                self.forget(self.pending.len());
-                Err(TooLong(length))
+        // The end of a line may have two bytes.
+        if self.pending.len() > self.most + 1 {
+            if !std::mem::replace(&mut self.is_skipping, true) {
+                self.whole.push_back(Piece::TooLong(self.pending.len() as u64));
             }
-            false => Ok(()),
+            self.pending.clear();
         }
+        self.looked = self.pending.len();
     }
 
-    fn cut_headers(&mut self) -> Result<(), TooLong> {
+    fn cut_headers(&mut self) {
         loop {
             let Some((head, body)) = header(&self.pending) else {
                 if self.pending.len() > LONGEST_HEADER {
@@ -81,7 +80,7 @@ impl Cutter {
                     let garbage = std::mem::take(&mut self.pending);
                     self.whole.push_back(Piece::Garbage(garbage));
                 }
-                return Ok(());
+                return;
             };
             let Some(length) = content_length(&self.pending[..head]) else {
                 self.whole.push_back(Piece::Garbage(self.pending[..body].to_vec()));
@@ -90,11 +89,11 @@ impl Cutter {
             };
             if length > self.most as u64 {
                 self.forget(self.pending.len());
-                return Err(TooLong(length));
+                return self.whole.push_back(Piece::TooLong(length));
             }
             let end = body + length as usize;
             if self.pending.len() < end {
-                return Ok(());
+                return;
             }
             self.whole.push_back(Piece::Whole(self.pending[body..end].to_vec()));
             self.forget(end);
@@ -114,12 +113,14 @@ impl Cutter {
     /// What there is of one that is not, at the end of all.
     pub(crate) fn take_rest(&mut self) -> Option<Vec<u8>> {
         self.looked = 0;
-        Some(std::mem::take(&mut self.pending)).filter(|rest| !rest.is_empty())
+        let rest = std::mem::take(&mut self.pending);
+        (!std::mem::take(&mut self.is_skipping) && !rest.is_empty()).then_some(rest)
     }
 }
 
 /// Where the header ends, and where what follows begins.
 fn header(bytes: &[u8]) -> Option<(usize, usize)> {
+    let bytes = &bytes[..bytes.len().min(LONGEST_HEADER)];
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
     let lax = bytes.windows(2).position(|two| two == b"\n\n");
     match (end, lax) {
@@ -163,35 +164,45 @@ mod tests {
                 ["one", "", "three"].iter().flat_map(|text| framed(framing, text.as_bytes())).collect();
             for size in 1..=bytes.len() {
                 let mut cutter = Cutter::new(framing, 100);
-                bytes.chunks(size).for_each(|chunk| cutter.push(chunk).unwrap());
+                bytes.chunks(size).for_each(|chunk| cutter.push(chunk));
                 assert_eq!(all(&mut cutter), whole(&["one", "", "three"]), "{framing:?} {size}");
                 assert_eq!(cutter.take_rest(), None);
             }
         }
         let mut cutter = Cutter::new(Framing::Lines, 100);
-        cutter.push(b"one\r\nhalf").unwrap();
+        cutter.push(b"one\r\nhalf");
         assert_eq!(all(&mut cutter), whole(&["one"]));
         assert_eq!(cutter.take_rest().as_deref(), Some(&b"half"[..]));
     }
 
     #[test]
     fn what_is_too_long_takes_no_more_memory_than_it_may() {
-        let mut cutter = Cutter::new(Framing::Lines, 10);
-        assert_eq!(cutter.push(b"01234567890"), Err(TooLong(11)));
-        assert!(cutter.pending.is_empty());
-        assert_eq!(cutter.push(b"01234567890\nshort\n"), Err(TooLong(11)));
+        for size in [1, 5, 100] {
+            let mut cutter = Cutter::new(Framing::Lines, 10);
+            for chunk in b"0123456789\r\n01234567890\nshort\n0123456789012345678901234567\nlast".chunks(size) {
+                cutter.push(chunk);
+                assert!(cutter.pending.len() <= 11);
+            }
+            let found = all(&mut cutter);
+            let shown = found.iter().map(|piece| matches!(piece, Piece::Whole(_))).collect::<Vec<_>>();
+            assert_eq!(shown, [true, false, true, false], "{size}: {found:?}");
+            assert_eq!(cutter.take_rest().as_deref(), Some(&b"last"[..]));
+            cutter.push(b"012345678901234567");
+            assert_eq!((all(&mut cutter), cutter.take_rest()), (vec![Piece::TooLong(18)], None));
+        }
         let mut cutter = Cutter::new(Framing::Headers, 10);
-        assert_eq!(cutter.push(b"Content-Length: 11\r\n\r\n"), Err(TooLong(11)));
+        cutter.push(b"Content-Length: 11\r\n\r\n");
+        assert_eq!(all(&mut cutter), [Piece::TooLong(11)]);
         let mut cutter = Cutter::new(Framing::Headers, 10);
         let garbage = [b'x'; LONGEST_HEADER + 1];
-        cutter.push(&garbage).unwrap();
+        cutter.push(&garbage);
         assert_eq!(all(&mut cutter), [Piece::Garbage(garbage.to_vec())]);
     }
 
     #[test]
     fn what_is_no_header_is_passed_over() {
         let mut cutter = Cutter::new(Framing::Headers, 100);
-        cutter.push(b"Hello: world\r\n\r\ncontent-length:2\n\nokContent-Length: x\r\n\r\n").unwrap();
+        cutter.push(b"Hello: world\r\n\r\ncontent-length:2\n\nokContent-Length: x\r\n\r\n");
         let garbage = |text: &[u8]| Piece::Garbage(text.to_vec());
         assert_eq!(
             all(&mut cutter),

@@ -28,7 +28,7 @@ use rebeam_sys::tag;
 use regex_lite::Regex;
 use serde_json::{Value as Json, json};
 
-use crate::framing::{Cutter, Piece, TooLong, framed};
+use crate::framing::{Cutter, Piece, framed};
 use crate::json;
 use crate::link::Link;
 use crate::pickle;
@@ -167,6 +167,8 @@ struct Port {
     last_use: Instant,
     /// Since when it has no output any more, and still lives.
     closed: Option<Instant>,
+    /// When it is killed, if it has not ended as it was asked to.
+    killed_at: Option<Instant>,
     complaints: u32,
 }
 
@@ -209,6 +211,7 @@ impl Port {
             calls: BTreeMap::new(),
             last_use: Instant::now(),
             closed: None,
+            killed_at: None,
             complaints: 0,
             program,
         })
@@ -249,10 +252,11 @@ impl Port {
         end_at_once(0)
     }
 
-    /// Asks the program to end.
+    /// Asks the program to end, and kills it if it has not after its time.
     fn stop(&mut self, state: State) {
         self.state = state;
         self.probe = None;
+        self.killed_at = self.program.stop_ms.map(|limit| Instant::now() + Duration::from_millis(limit));
         match &self.running {
             Some(running) => {
                 let number = self.program.stop_signal;
@@ -295,6 +299,7 @@ impl Port {
             self.hear_rest(&rest);
         }
         self.running = None;
+        self.killed_at = None;
         program::end_all();
         if matches!(self.state, State::Resting) {
             self.state = State::Idle;
@@ -411,7 +416,8 @@ impl Port {
     fn time_left(&self) -> Option<Duration> {
         let idle = self.rests_at().map(|at| at.saturating_duration_since(Instant::now()));
         let closed = self.closed.map(|since| (since + AFTER_CLOSED).saturating_duration_since(Instant::now()));
-        idle.into_iter().chain(closed).min()
+        let killed = self.killed_at.map(|at| at.saturating_duration_since(Instant::now()));
+        idle.into_iter().chain(closed).chain(killed).min()
     }
 
     /// When it is stopped for want of use.
@@ -426,6 +432,9 @@ impl Port {
         if self.rests_at().is_some_and(|at| at <= now) {
             self.stop(State::Resting);
         }
+        if self.killed_at.is_some_and(|at| at <= now) {
+            self.has_ended(None);
+        }
         if self.closed.is_some_and(|since| since + AFTER_CLOSED <= now) && !matches!(self.state, State::Stopping(_)) {
             self.fails(ExitReason::Other("it has closed its output, and lives on".into()));
         }
@@ -437,7 +446,11 @@ impl Port {
         match message {
             ToWorker::Deliver(delivery) => self.delivered(delivery, payload),
             ToWorker::Reply { call, outcome, .. } => self.replied(call, outcome, &payload),
-            ToWorker::Stop { reason, .. } => self.stop(State::Stopping(reason)),
+            ToWorker::Stop { reason, urgent } => {
+                self.stop(State::Stopping(reason));
+                // Its supervisor has an eye on the clock.
+                self.killed_at = self.killed_at.filter(|_| !urgent);
+            }
             ToWorker::Exit => {
                 program::end_all();
                 end_at_once(0)
@@ -679,12 +692,9 @@ impl Port {
             Stdio::Log => pass_on(1, bytes),
             Stdio::Raw => self.tell_all(Value::Bytes(bytes.to_vec())),
             Stdio::Lines | Stdio::JsonRpc { .. } => {
-                let pushed = self.cutter.push(bytes);
+                self.cutter.push(bytes);
                 while let Some(piece) = self.cutter.next() {
                     self.hear_piece(piece);
-                }
-                if let Err(TooLong(length)) = pushed {
-                    self.is_too_long(length);
                 }
             }
         }
@@ -706,6 +716,7 @@ impl Port {
                     self.hear_said(said);
                 }
             }
+            (Piece::TooLong(length), _) => self.is_too_long(length),
             (Piece::Garbage(bytes), _) => self.complain(&format!("no header of a message: {}", shown(bytes))),
         }
     }

@@ -1,7 +1,7 @@
 //! The program itself: how it is started, and that nothing of it is left.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -36,6 +36,10 @@ pub(crate) struct Running {
 /// Why it cannot be started, in words that name it.
 pub(crate) fn start(program: &Program, is_looked_at: bool) -> Result<Running, String> {
     let (name, arguments) = program.argv.split_first().ok_or("there is no program to start")?;
+    // Without this, the C library would have a shell read it as a script.
+    if let Some(path) = found(name).filter(|path| is_of_another_machine(path)) {
+        return Err(format!("`{}` was built for another kind of machine", path.display()));
+    }
     let is_logged = program.stdio == Stdio::Log;
     let mut command = Command::new(name);
     command.args(arguments);
@@ -79,7 +83,6 @@ fn explain(name: &str, error: &io::Error) -> String {
     }
     match error.raw_os_error() {
         Some(libc::EACCES) => format!("`{shown}` is not executable: `chmod +x` makes it so"),
-        Some(libc::ENOEXEC) => format!("`{shown}` is no program: a script begins with a line such as `#!/bin/sh`"),
         Some(libc::ENOENT) => match interpreter(&path) {
             Some(interpreter) => format!("`{shown}` is a script for `{interpreter}`, which is not there"),
             None => format!("`{shown}` needs a loader that is not there: it was built for another system"),
@@ -96,6 +99,16 @@ fn found(name: &str) -> Option<PathBuf> {
     let all: Vec<PathBuf> = std::env::split_paths(&path).map(|directory| directory.join(name)).collect();
     let is_program = |path: &&PathBuf| fs::metadata(path).is_ok_and(|it| it.permissions().mode() & 0o111 != 0);
     all.iter().find(is_program).or_else(|| all.iter().find(|path| path.exists())).cloned()
+}
+
+/// Whether it is an executable file of the ELF format, for another processor than ours.
+fn is_of_another_machine(path: &Path) -> bool {
+    let machine = |path: &Path| {
+        let mut head = [0; 20];
+        fs::File::open(path).and_then(|mut file| file.read_exact(&mut head)).ok()?;
+        head.starts_with(b"\x7fELF").then_some([head[18], head[19]])
+    };
+    machine(path).is_some_and(|it| machine(Path::new("/proc/self/exe")).is_some_and(|own| own != it))
 }
 
 fn interpreter(path: &Path) -> Option<String> {

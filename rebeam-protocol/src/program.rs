@@ -21,6 +21,8 @@ pub struct Program {
     pub ready: Ready,
     /// The signal that asks it to stop.
     pub stop_signal: i32,
+    /// After how many milliseconds it is killed, if it has not ended; `None`: never.
+    pub stop_ms: Option<u64>,
     /// After how many milliseconds without use it is stopped, to be started by the next message; `None`: never.
     pub idle_ms: Option<u64>,
     /// How many bytes a line, or a JSON-RPC message, may have.
@@ -110,6 +112,7 @@ mod tests {
             handler: None,
             ready: Ready::Http("localhost".into(), 80, "/".into()),
             stop_signal: 15,
+            stop_ms: Some(5000),
             idle_ms: Some(5),
             max_line: 1 << 20,
         };

@@ -17,7 +17,7 @@ from rebeam._actor import Actor
 from rebeam._errors import RebeamError, SpecError
 from rebeam._options import checked_timeout, is_number, one_of, refuse_unknown, size_in_bytes
 from rebeam._ref import ActorRef, Target, To, address
-from rebeam._spec import ChildSpec, Process, child
+from rebeam._spec import DEFAULT_SHUTDOWN, ChildSpec, Process, checked_shutdown, child
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -329,6 +329,7 @@ def program(
         handler=None if handler is None else address(handler),
         ready=_ready(ready),
         stop_signal=_number_of(stop_signal),
+        stop_limit=_limit(checked_shutdown(options.get("shutdown", DEFAULT_SHUTDOWN))),
         idle=idle,
         max_line=size_in_bytes("max_line", max_line) if max_line is not None else DEFAULT_MAX_LINE[stdio or "lines"],
     )
@@ -390,6 +391,11 @@ def _ready(ready: object) -> tuple[str, str, int, str] | None:
         except re.error as error:
             raise SpecError(f"ready={ready!r} is no regular expression: {error}") from None
     return kind, "", 0, rest
+
+
+def _limit(shutdown: Shutdown) -> float | None:
+    """How long a program is given to stop, in seconds."""
+    return {"infinity": None, "brutal_kill": 0.0}[shutdown] if isinstance(shutdown, str) else shutdown
 
 
 def _number_of(stop_signal: object) -> int:

@@ -79,7 +79,7 @@ def _number(what: str, value: object, least: float, *, strict: bool = False) -> 
     return float(value)  # type: ignore[arg-type]
 
 
-def _shutdown(value: object) -> Shutdown:
+def checked_shutdown(value: object) -> Shutdown:
     if value == "infinity":
         return "infinity"
     if value == "brutal_kill":
@@ -240,7 +240,7 @@ def child(actor: type[A], /, *args: Any, **options: Unpack[ChildOptions]) -> Chi
         has_checkpoint=actor.checkpoint is not Actor.checkpoint,
         start=(actor, args, kwargs),
         restart=one_of("restart", option("restart", "permanent"), Restart),
-        shutdown=_shutdown(option("shutdown", DEFAULT_SHUTDOWN)),
+        shutdown=checked_shutdown(option("shutdown", DEFAULT_SHUTDOWN)),
         significant=_flag("significant", option("significant", False)),
         start_timeout=_seconds("start_timeout", option("start_timeout", DEFAULT_START_TIMEOUT)),
         mailbox=Mailbox(
@@ -532,7 +532,7 @@ class Supervisor:
         self.backoff = _backoff(backoff)
         self.on_giveup = one_of("on_giveup", on_giveup, OnGiveup)
         self.restart = one_of("restart", restart, Restart)
-        self.shutdown = _shutdown(shutdown)
+        self.shutdown = checked_shutdown(shutdown)
         self.significant = _flag("significant", significant)
         self.children = [as_child(one) for one in children]
 

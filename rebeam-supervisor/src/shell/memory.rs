@@ -11,7 +11,7 @@ use rebeam_protocol::id::ProcessId;
 
 use crate::printer::Printer;
 use crate::shell::cgroup::Group;
-use crate::shell::sampler::{self, look, proportional_kib};
+use crate::shell::sampler::{Measured, look};
 use crate::view::text::kib;
 
 /// How often is looked.
@@ -41,10 +41,10 @@ const CANDIDATES: usize = 5;
 /// The actors, as far as their memory goes.
 pub(crate) trait Actors {
     /// Every actor's process.
-    fn processes(&self) -> Vec<(ProcessId, i32)>;
+    fn processes(&self) -> Vec<(ProcessId, Measured)>;
 
     /// Who has a limit: the process, and the least that matters, in KiB. `None` if nobody has.
-    fn limited(&self) -> Option<Vec<(ProcessId, i32, u64)>>;
+    fn limited(&self) -> Option<Vec<(ProcessId, Measured, u64)>>;
 
     /// Bytes that the tables take.
     fn table_bytes(&self) -> u64;
@@ -134,12 +134,13 @@ impl Pace {
 
 /// Who uses the most, and how much, in KiB of proportional set size: what is shared with the zygote is not an actor's.
 /// `None` if the actors together do not use a quarter of the limit: it is not their fault.
-fn fattest(processes: &[(ProcessId, i32)], limit: u64) -> Option<(ProcessId, u64)> {
-    let resident = |os_pid| sampler::resident_kib(os_pid).unwrap_or(0);
-    let mut all: Vec<(u64, ProcessId, i32)> =
-        processes.iter().map(|(it, os_pid)| (resident(*os_pid), *it, *os_pid)).collect();
+fn fattest(processes: &[(ProcessId, Measured)], limit: u64) -> Option<(ProcessId, u64)> {
+    let resident = |measured: &Measured| measured.resident_kib().unwrap_or(0);
+    let mut all: Vec<(u64, ProcessId, Measured)> =
+        processes.iter().map(|(it, measured)| (resident(measured), *it, *measured)).collect();
     all.sort_unstable_by_key(|(size, ..)| std::cmp::Reverse(*size));
-    let measured = all.iter().take(CANDIDATES).filter_map(|(_, it, os_pid)| Some((*it, proportional_kib(*os_pid)?)));
+    let measured =
+        all.iter().take(CANDIDATES).filter_map(|(_, it, measured)| Some((*it, measured.proportional_kib()?)));
     let (process, used_kib) = measured.max_by_key(|(_, used_kib)| *used_kib)?;
     // No other has more than this one.
     let together = used_kib * 1024 * all.len() as u64;
@@ -147,10 +148,10 @@ fn fattest(processes: &[(ProcessId, i32)], limit: u64) -> Option<(ProcessId, u64
 }
 
 /// Who of them uses as much as matters, and how much, in KiB of proportional set size.
-fn over_limit(limited: &[(ProcessId, i32, u64)]) -> Vec<(ProcessId, u64)> {
-    let used = |(process, os_pid, least_kib): &(ProcessId, i32, u64)| {
-        sampler::resident_kib(*os_pid).filter(|resident| resident >= least_kib)?;
-        Some((*process, proportional_kib(*os_pid).filter(|used_kib| used_kib >= least_kib)?))
+fn over_limit(limited: &[(ProcessId, Measured, u64)]) -> Vec<(ProcessId, u64)> {
+    let used = |(process, measured, least_kib): &(ProcessId, Measured, u64)| {
+        measured.resident_kib().filter(|resident| resident >= least_kib)?;
+        Some((*process, measured.proportional_kib().filter(|used_kib| used_kib >= least_kib)?))
     };
     limited.iter().filter_map(used).collect()
 }

@@ -14,6 +14,9 @@ use tokio::task::spawn_blocking;
 /// stray processes) is made once at a time, so that a short one need not wait.
 pub(crate) const THREADS: usize = 8;
 
+/// Of how many processes of a program the children are looked up: one that forks without end is not followed forever.
+const MOST_DESCENDANTS: usize = 1000;
+
 /// Has a thread made before there are actors, who may use up what the system allows. Tokio panics if it cannot make its
 /// first; with one that stays, more readings than threads wait.
 pub(crate) async fn prepare() {
@@ -28,10 +31,53 @@ pub(crate) async fn look<T: Send + 'static>(read: impl FnOnce() -> T + Send + 's
     spawn_blocking(read).await.map_err(io::Error::other)
 }
 
+/// An actor's process. What a foreign program uses is what its port and all of the port's descendants use.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Measured {
+    pub(crate) os_pid: i32,
+    pub(crate) is_port: bool,
+}
+
+impl Measured {
+    /// Resident memory, in KiB; `None`: it is gone.
+    pub(crate) fn resident_kib(self) -> Option<u64> {
+        self.sum(resident_kib)
+    }
+
+    /// Proportional set size, in KiB; `None`: it is gone.
+    pub(crate) fn proportional_kib(self) -> Option<u64> {
+        self.sum(proportional_kib)
+    }
+
+    /// User and system time, in seconds. Of a program, also of those of its processes that have ended.
+    pub(crate) fn cpu_seconds(self) -> f64 {
+        match self.is_port {
+            false => cpu_times(self.os_pid, 2),
+            true => self.descendants().into_iter().map(|os_pid| cpu_times(os_pid, 4)).sum(),
+        }
+    }
+
+    fn sum(self, kib: impl Fn(i32) -> Option<u64>) -> Option<u64> {
+        let own = kib(self.os_pid)?;
+        let others = if self.is_port { self.descendants() } else { Vec::new() };
+        Some(own + others.into_iter().filter(|it| *it != self.os_pid).filter_map(kib).sum::<u64>())
+    }
+
+    /// It, and all that it has started.
+    fn descendants(self) -> Vec<i32> {
+        let mut all = vec![self.os_pid];
+        let mut looked_at = 0;
+        while let Some(os_pid) = all.get(looked_at).filter(|_| looked_at < MOST_DESCENDANTS) {
+            all.extend(children_of(&os_pid.to_string()));
+            looked_at += 1;
+        }
+        all
+    }
+}
+
 /// Resident memory, in KiB, of those that live.
-pub(crate) fn resident_sizes(os_pids: &[u32]) -> HashMap<u32, u64> {
-    let size = |os_pid: &u32| Some((*os_pid, resident_kib(*os_pid as i32)?));
-    os_pids.iter().filter_map(size).collect()
+pub(crate) fn resident_sizes(measured: &[Measured]) -> HashMap<u32, u64> {
+    measured.iter().filter_map(|it| Some((it.os_pid as u32, it.resident_kib()?))).collect()
 }
 
 /// Resident memory, in KiB, what is shared with others included. Costs microseconds.
@@ -49,8 +95,14 @@ pub(crate) fn proportional_kib(os_pid: i32) -> Option<u64> {
 
 /// User and system time of a process, in seconds.
 pub(crate) fn cpu_seconds(os_pid: u32) -> f64 {
-    let stat = fields_of_stat(os_pid as i32);
-    let ticks: u64 = stat.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    cpu_times(os_pid as i32, 2)
+}
+
+/// The first of the four times that `/proc/<pid>/stat` has, in seconds: own in user mode and in the kernel, and those of
+/// children that were waited for.
+fn cpu_times(os_pid: i32, count: usize) -> f64 {
+    let stat = fields_of_stat(os_pid);
+    let ticks: u64 = stat.split(' ').skip(11).take(count).filter_map(|field| field.parse::<u64>().ok()).sum();
     let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
     ticks as f64 / per_second as f64
 }
@@ -74,7 +126,11 @@ pub(crate) fn own_counts() -> (u64, u64) {
 
 /// The children of this process, those that died and are not reaped among them.
 pub(crate) fn children() -> Vec<i32> {
-    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Vec::new() };
+    children_of("self")
+}
+
+fn children_of(process: &str) -> Vec<i32> {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{process}/task")) else { return Vec::new() };
     let lists = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
     lists.flat_map(|list| list.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<i32>>()).collect()
 }
@@ -89,6 +145,9 @@ mod tests {
         assert!(resident_kib(me as i32) > Some(0));
         assert!(proportional_kib(me as i32) > Some(0));
         assert!(cpu_seconds(me) >= 0.0 && !is_stopped(me as i32));
+        let of = |is_port| Measured { os_pid: me as i32, is_port };
+        assert!(of(false).resident_kib() > Some(0) && of(false).cpu_seconds() >= 0.0);
+        assert!(of(true).descendants().contains(&(me as i32)) && of(true).proportional_kib() > Some(0));
     }
 
     #[test]

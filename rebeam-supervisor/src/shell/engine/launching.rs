@@ -112,6 +112,7 @@ impl Engine {
             label: launch.label.clone(),
             code: launch.code,
             os_pid: None,
+            is_port: launch.spec.process.is_port,
             channel: Rc::new(watch(wiring.channel)?),
             decoder: FrameReader::new(self.setup.max_frame),
             has_frames: false,

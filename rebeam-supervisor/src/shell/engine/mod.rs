@@ -65,6 +65,7 @@ use crate::shell::oom::OutOfMemory;
 use crate::shell::otlp::Exporter;
 use crate::shell::output::Lines;
 use crate::shell::reaper::{self, Strangers};
+use crate::shell::sampler::Measured;
 use crate::shell::service::{Frames, Service};
 use crate::shell::spin::{Traffic, spin};
 use crate::shell::versions::Versions;
@@ -467,14 +468,15 @@ impl Node {
 }
 
 impl memory::Actors for Node {
-    fn processes(&self) -> Vec<(ProcessId, i32)> {
+    fn processes(&self) -> Vec<(ProcessId, Measured)> {
         let engine = self.0.borrow();
-        engine.workers.iter().filter_map(|(process, worker)| Some((*process, worker.os_pid?))).collect()
+        engine.workers.iter().filter_map(|(process, worker)| Some((*process, worker.measured()?))).collect()
     }
 
-    fn limited(&self) -> Option<Vec<(ProcessId, i32, u64)>> {
+    fn limited(&self) -> Option<Vec<(ProcessId, Measured, u64)>> {
         let engine = self.0.borrow();
-        let limit = |(process, worker): (&ProcessId, &Worker)| Some((*process, worker.os_pid?, worker.memory_limit?));
+        let limit =
+            |(process, worker): (&ProcessId, &Worker)| Some((*process, worker.measured()?, worker.memory_limit?));
         (engine.watched_memory > 0).then(|| engine.workers.iter().filter_map(limit).collect())
     }
 

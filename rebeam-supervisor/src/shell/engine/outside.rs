@@ -16,9 +16,9 @@ use rebeam_protocol::worker::{Envelope, ToWorker};
 use tokio::sync::oneshot;
 
 use super::tables::TableFigures;
-use super::worker::Trust;
+use super::worker::{Trust, Worker};
 use super::{Engine, Node};
-use crate::shell::sampler::{self, look};
+use crate::shell::sampler::{self, Measured, look};
 use rebeam_sys::clock::monotonic_ns;
 
 /// How long processes may take to write their stacks.
@@ -30,6 +30,8 @@ pub(crate) struct NodeFigures {
     pub(crate) core: Figures,
     /// The process of the zygote, if there is one.
     pub(crate) zygote: Option<i32>,
+    /// The processes of the actors.
+    pub(crate) measured: Vec<Measured>,
     /// The version of the code.
     pub(crate) code: Version,
     /// How long the node runs.
@@ -143,8 +145,8 @@ impl Node {
                 Some((worker.os_pid? as u32, worker.page.snapshot(), monotonic_ns()))
             })
         };
-        let os_pids: Vec<u32> = children.iter().filter_map(|child| child.os_pid).collect();
-        let sizes = look(move || sampler::resident_sizes(&os_pids)).await.unwrap_or_default();
+        let measured: Vec<Measured> = self.0.borrow().workers.values().filter_map(Worker::measured).collect();
+        let sizes = look(move || sampler::resident_sizes(&measured)).await.unwrap_or_default();
         for child in &mut children {
             child.memory_kib = child.os_pid.and_then(|os_pid| sizes.get(&os_pid).copied());
         }
@@ -176,6 +178,7 @@ impl Node {
         NodeFigures {
             core,
             zygote: engine.versions.zygote(engine.versions.current()).and_then(|zygote| zygote.os_pid()),
+            measured: engine.workers.values().filter_map(Worker::measured).collect(),
             code: engine.core.version(),
             age: engine.started.elapsed(),
             dropped_lines: engine.printer.dropped(),

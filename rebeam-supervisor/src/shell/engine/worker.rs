@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 
 use crate::shell::arenas::Memories;
 use crate::shell::output::{LastLines, LineReader};
+use crate::shell::sampler::Measured;
 use crate::shell::status_page::StatusPage;
 use crate::shell::watched::Watched;
 use rebeam_sys::frames::{FrameReader, WriteQueue};
@@ -23,6 +24,8 @@ pub(super) struct Worker {
     /// The version of the code that it runs.
     pub(super) code: Version,
     pub(super) os_pid: Option<i32>,
+    /// Whether it is the port of a foreign program.
+    pub(super) is_port: bool,
     pub(super) channel: Rc<Watched>,
     pub(super) decoder: FrameReader,
     /// Whether it has sent frames that were read and not handled.
@@ -94,6 +97,11 @@ impl Worker {
             self.wants_attention = 0;
         }
         Ok(is_all)
+    }
+
+    /// Its process, once it has one.
+    pub(super) fn measured(&self) -> Option<Measured> {
+        Some(Measured { os_pid: self.os_pid?, is_port: self.is_port })
     }
 
     /// Has it look at what was written, or unwind. What did not fit into its socket comes when it has read.

@@ -18,7 +18,7 @@ use prometheus_client::registry::{Registry, Unit};
 use rebeam_core::meters::{ActorFigures, BOUNDS_US, Histogram};
 
 use crate::shell::engine::NodeFigures;
-use crate::shell::sampler::{self, cpu_seconds, proportional_kib};
+use crate::shell::sampler::{self, Measured, cpu_seconds, proportional_kib};
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -45,16 +45,17 @@ struct Memory {
 
 impl Readings {
     /// Proportional set sizes, in KiB.
-    fn memory(&self, os_pids: &[u32]) -> BTreeMap<u32, u64> {
+    fn memory(&self, processes: &[Measured]) -> BTreeMap<u32, u64> {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         if memory.read.is_none_or(|read| read.elapsed() >= FRESH) {
             *memory = Memory { read: Some(Instant::now()), kib: BTreeMap::new() };
         }
-        for os_pid in os_pids {
-            if !memory.kib.contains_key(os_pid)
-                && let Some(kib) = proportional_kib(*os_pid as i32)
+        for process in processes {
+            let os_pid = process.os_pid as u32;
+            if !memory.kib.contains_key(&os_pid)
+                && let Some(kib) = process.proportional_kib()
             {
-                memory.kib.insert(*os_pid, kib);
+                memory.kib.insert(os_pid, kib);
             }
         }
         memory.kib.clone()
@@ -102,15 +103,15 @@ struct Own {
 
 impl Page {
     fn new(node: NodeFigures, readings: &Readings) -> Self {
-        let os_pids: Vec<u32> = node.core.actors.iter().filter_map(|actor| actor.os_pid).collect();
-        let memory = readings.memory(&os_pids);
+        let memory = readings.memory(&node.measured);
+        let cpu_s: BTreeMap<u32, f64> = node.measured.iter().map(|it| (it.os_pid as u32, it.cpu_seconds())).collect();
         let mut actors: BTreeMap<(String, String), Sum> = BTreeMap::new();
         let mut own_series = 0;
         for actor in &node.core.actors {
             let has_own = actor.is_lasting && own_series < MOST_ACTORS;
             own_series += usize::from(has_own);
             let label = if has_own { actor.label.clone() } else { OTHERS.to_owned() };
-            actors.entry((label, actor.class.clone())).or_default().add(actor, &memory);
+            actors.entry((label, actor.class.clone())).or_default().add(actor, &memory, &cpu_s);
         }
         let (descriptors, threads) = sampler::own_counts();
         let own = Own {
@@ -124,14 +125,14 @@ impl Page {
 }
 
 impl Sum {
-    fn add(&mut self, actor: &ActorFigures, memory: &BTreeMap<u32, u64>) {
+    fn add(&mut self, actor: &ActorFigures, memory: &BTreeMap<u32, u64>, cpu_s: &BTreeMap<u32, f64>) {
         self.waiting += actor.waiting;
         self.waiting_bytes += actor.waiting_bytes;
         self.oldest_s = self.oldest_s.max(actor.oldest.unwrap_or_default().as_secs_f64());
         self.restarts += u64::from(actor.restarts);
         if let Some(os_pid) = actor.os_pid {
             self.memory_kib += memory.get(&os_pid).copied().unwrap_or(0);
-            self.cpu_s += cpu_seconds(os_pid);
+            self.cpu_s += cpu_s.get(&os_pid).copied().unwrap_or(0.0);
         }
     }
 }
