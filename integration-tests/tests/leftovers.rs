@@ -329,7 +329,8 @@ fn lives(os_pid: i32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
 }
 
-fn keepers(project: &Project) -> Vec<i32> {
+/// The two keepers.
+pub(crate) fn keepers(project: &Project) -> Vec<i32> {
     let is_keeper = |os_pid: &i32| {
         let line = std::fs::read(format!("/proc/{os_pid}/cmdline")).unwrap_or_default();
         line.split(|byte| *byte == 0).any(|word| word == b"keeper")

@@ -236,7 +236,8 @@ fn a_process_is_as_its_child_says() {
     assert_eq!(node.call("a", "environment", &[]), json!(["mint", "2", sub]));
     assert_eq!(node.call("b", "environment", &[]), json!([null, "1", project.path().display().to_string()]));
     assert_eq!(node.call("a", "who", &[])[2], json!([0]));
-    assert_eq!(node.call("a", "who", &[])[3], json!(3));
+    let nice = |name: &str| node.call(name, "who", &[])[3].as_i64();
+    assert_eq!(nice("a"), nice("b").map(|others| others + 3));
     node.down();
     let is_open = |path: &std::path::Path| path.metadata().is_ok_and(|it| it.permissions().mode() & 0o005 == 0o005);
     if nix::unistd::getuid().is_root() && harness::root().join("pylib/src/rebeam").ancestors().all(is_open) {

@@ -1,6 +1,11 @@
 //! Foreign programs: each scenario of `fixtures/programs.py` in a node of its own; and that nothing is left of them.
 
-use harness::scenarios;
+use std::time::{Duration, Instant};
+
+use harness::{Project, kill, parent_of, scenarios};
+use nix::sys::signal::Signal;
+
+use crate::tree;
 
 scenarios! {
     in "fixtures/programs.py";
@@ -17,4 +22,85 @@ scenarios! {
     a_program_has_no_terminal,
     a_program_has_a_limit_of_memory_with_all_that_it_starts,
     programs_take_their_options,
+}
+
+/// What of these words runs, whatever environment, group and session it has.
+fn running(words: &str) -> Vec<i32> {
+    let all = std::fs::read_dir("/proc").expect("/proc is there").flatten();
+    let os_pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let line = |os_pid: &i32| std::fs::read_to_string(format!("/proc/{os_pid}/cmdline")).unwrap_or_default();
+    os_pids.filter(|os_pid| line(os_pid).replace('\0', " ").contains(words)).collect()
+}
+
+fn eventually<T>(what: &str, mut wanted: impl FnMut() -> Option<T>) -> T {
+    let since = Instant::now();
+    loop {
+        if let Some(found) = wanted() {
+            return found;
+        }
+        assert!(since.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A program that ignores SIGTERM, and starts others: in its group, in sessions of their own, forked twice, with an empty
+/// environment, and with all of that.
+fn wild(seconds: u32) -> Project {
+    let sleep = format!("sleep {seconds}");
+    tree(&format!(
+        "Supervisor([program(['sh', '-c', \"trap '' TERM; {sleep} & setsid {sleep} & (setsid sh -c '{sleep} & {sleep}' &); \
+         env -i setsid sh -c '{sleep} & {sleep}' & wait; {sleep}\"], name='wild', shutdown=0.5, env={{'A': 'b'}})], \
+         max_restarts=100)"
+    ))
+}
+
+/// Of whom the processes of a program are, from the first to the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whom {
+    Supervisor,
+    Keeper,
+    Port,
+    Program,
+}
+
+#[test]
+fn nothing_of_a_program_outlives_whatever_is_killed() {
+    let rows = [
+        (Whom::Supervisor, Signal::SIGKILL),
+        (Whom::Supervisor, Signal::SIGTERM),
+        (Whom::Keeper, Signal::SIGKILL),
+        (Whom::Port, Signal::SIGKILL),
+        (Whom::Port, Signal::SIGSTOP),
+        (Whom::Program, Signal::SIGKILL),
+    ];
+    for (row, (whom, signal)) in (0..).zip(rows) {
+        // So that it is told from what another test has started.
+        let seconds = 1_000_000 + 10 * std::process::id() + row;
+        let words = format!("sleep {seconds}");
+        let project = wild(seconds);
+        let node = project.up();
+        let first = eventually("all have started", || Some(running(&words)).filter(|found| found.len() >= 8));
+        let port = node.os_pid_of("wild");
+        match whom {
+            Whom::Supervisor => node.signal(signal),
+            Whom::Keeper => crate::leftovers::keepers(&project).into_iter().for_each(|keeper| kill(keeper, signal)),
+            Whom::Port => kill(port, signal),
+            Whom::Program => {
+                let program = first.iter().find(|os_pid| parent_of(**os_pid) == Some(port));
+                kill(*program.expect("the port has a child"), signal);
+            }
+        }
+        if matches!((whom, signal), (Whom::Port | Whom::Program, Signal::SIGKILL)) {
+            eventually(&format!("{whom:?} {signal:?}: the first are gone"), || {
+                let now = running(&words);
+                first.iter().all(|os_pid| !now.contains(os_pid)).then_some(())
+            });
+        }
+        if whom != Whom::Supervisor {
+            node.signal(Signal::SIGKILL);
+        }
+        node.wait();
+        eventually(&format!("{whom:?} {signal:?}: all are gone"), || running(&words).is_empty().then_some(()));
+        project.assert_nothing_left();
+    }
 }

@@ -23,7 +23,7 @@ use rebeam_protocol::program::{Framing, Program, Ready, Stdio};
 use rebeam_protocol::spec::ProcessOptions;
 use rebeam_protocol::value::{self, Value};
 use rebeam_protocol::worker::{Delivery, ToSupervisor, ToWorker};
-use rebeam_sys::process::{dump_signal, end_at_once, exit_signal, inherited, tasks_signal, tie_to};
+use rebeam_sys::process::{dump_signal, end_at_once, exit_signal, inherited, tasks_signal};
 use rebeam_sys::tag;
 use regex_lite::Regex;
 use serde_json::{Value as Json, json};
@@ -66,11 +66,12 @@ const SERVER_ERROR: i64 = -32000;
 pub fn serve() -> Result<(), String> {
     // SAFETY: the supervisor started this process with these descriptors for this purpose.
     let fds = [FIRST, FIRST + 1, FIRST + 2].map(|fd| unsafe { inherited(fd) });
+    // Other workers are killed by their lifeline. A port that was killed could end nothing that its program has started, so
+    // it ends by itself, when the channel is closed: it never does anything else for long.
     let [Ok(channel), Ok(page), Ok(lifeline)] = fds else {
         return Err("this program is started by `rebeam`; run `rebeam --help`".into());
     };
     let _ = prctl::set_name(c"rebeam-port");
-    tie_to(&lifeline).map_err(|error| error.to_string())?;
     if let Some(mark) = std::env::var_os("REBEAM_NODE") {
         tag::tag_own(tag::node_of(mark.as_encoded_bytes()));
     }
