@@ -104,3 +104,41 @@ fn nothing_of_a_program_outlives_whatever_is_killed() {
         project.assert_nothing_left();
     }
 }
+
+#[test]
+fn programs_of_the_projects_file_run_before_its_actors_and_without_any() {
+    let project = tree("Supervisor([child(Reads, name='reads')])");
+    project.write(
+        "app.py",
+        "import os\nfrom rebeam import *\n\nclass Reads(Actor):\n    def init(self):\n        self.found = open('made').read()\n\n    \
+         def get(self):\n        return [self.found, ProgramRef('echo').call('tools/list', {'a': 1})]\n\n\
+         tree = Supervisor([child(Reads, name='reads')])\n",
+    );
+    let programs = "[programs.maker]\ncommand = ['sh', '-c', 'sleep 0.2; echo $WORD > new; mv new made; sleep 1000']\n\
+                    ready = 'file:made'\nenv = { WORD = 'hello' }\nshutdown = 0.5\n\n\
+                    [programs.echo]\ncommand = ['sed', '-u', 's/\"method\":\"tools.list\",\"params\"/\"result\"/']\n\
+                    stdio = 'jsonrpc'\n";
+    project.write("rebeam.toml", &format!("app = 'app'\n\n{programs}"));
+    let node = project.up_with(&["up"]);
+    assert_eq!(node.call("reads", "get", &[]), serde_json::json!(["hello\n", {"a": 1}]));
+    assert_eq!(node.ps("maker")["id"], "programs/maker");
+    node.down();
+    project.write("rebeam.toml", programs);
+    let node = project.up_with(&["up"]);
+    assert_eq!(node.ps("echo")["state"], "running");
+    node.down();
+    for (wrong, texts) in [
+        ("command = 'sleep 5'", ["the program `it` of the project's file", "write ['sleep', '5']"]),
+        ("comand = ['sleep']", ["the program `it` of the project's file", "has no `command`"]),
+        ("command = ['sleep']\nreddy = 'x'", ["the program `it` of the project's file", "did you mean `ready`"]),
+    ] {
+        project.write("rebeam.toml", &format!("[programs.it]\n{wrong}\n"));
+        project.run(&["up"]).assert_error(2, &texts);
+    }
+    project.write("rebeam.toml", "[programs]\nit = 5\n");
+    project.run(&["up"]).assert_error(2, &["the program `it` of the project's file has no `command`"]);
+    project.write("rebeam.toml", "programs = 5\n");
+    project.run(&["up"]).assert_error(2, &["a value in", "rebeam.toml"]);
+    project.write("rebeam.toml", "[programs.it]\ncommand = ['no-such-program']\n");
+    project.run(&["up"]).assert_error(3, &["`it` did not start", "in none of the directories of `PATH`"]);
+}

@@ -104,6 +104,8 @@ pub struct Target {
     pub preload: Vec<String>,
     /// Whether it is forked once it is imported.
     pub fork: Fork,
+    /// Foreign programs to run with it, in this order: the name of each, and its options as JSON.
+    pub programs: Vec<(String, String)>,
 }
 
 /// Whether actors are forks of a process that has imported the application, or fresh interpreters.

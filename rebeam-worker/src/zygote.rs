@@ -193,7 +193,8 @@ fn load(app: &Bound<'_, PyModule>, target: &Target, code: RawFd) -> PyResult<(Fr
         Fork::Always => "always",
         Fork::Never => "never",
     };
-    let loaded = app.call_method1("load", (kind, source, &target.attribute, &target.preload, fork, code))?;
+    let loaded =
+        app.call_method1("load", (kind, source, &target.attribute, &target.preload, fork, code, &target.programs))?;
     type Modules = (Vec<(String, Vec<u8>, u64, u64)>, Vec<String>);
     type Loaded<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>, Option<String>, bool, Modules, Vec<(String, f64)>);
     let (tree, gateway, unforkable, must_fork_twice, (modules, missing), slow): Loaded<'_> = loaded.extract()?;

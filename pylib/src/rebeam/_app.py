@@ -37,7 +37,15 @@ SLOW = 0.05
 """Seconds from which on an import is worth naming."""
 
 
-def load(kind: str, source: str, attribute: str | None, preload: list[str], fork: str, code: int) -> _Loaded:
+def load(
+    kind: str,
+    source: str,
+    attribute: str | None,
+    preload: list[str],
+    fork: str,
+    code: int,
+    programs: list[tuple[str, str]],
+) -> _Loaded:
     """Imports the application.
 
     Args:
@@ -47,6 +55,7 @@ def load(kind: str, source: str, attribute: str | None, preload: list[str], fork
         preload: modules to import before.
         fork: `auto`; `always`, whatever it has opened; `never`.
         code: the descriptor of the memory for the project's code.
+        programs: the foreign programs of the project's file: the name of each, and its options as JSON.
 
     Returns:
         Its tree, how a client's gateway is started, why it must not be forked if so, whether forks must run the C
@@ -60,7 +69,7 @@ def load(kind: str, source: str, attribute: str | None, preload: list[str], fork
         for module in preload:
             _import(module, "preload")
         module = import_app(kind, source, os.getcwd())
-        tree = _find_tree(module, source, attribute)
+        tree = _with_programs(_find_tree(module, source, attribute), programs)
     finally:
         watch.stop()
     _snapshot.finish(code)
@@ -233,6 +242,16 @@ def _find_tree(module: Any, source: str, attribute: str | None) -> Supervisor:
         kind = f"{value.__name__!r}" if isinstance(value, type) else f"of type `{type(value).__qualname__}`"
         raise TargetError(f"`{attribute}` of `{source}` is {kind}, not a `rebeam.Supervisor`", _FIRST_TREE)
     return value
+
+
+def _with_programs(tree: Supervisor, programs: list[tuple[str, str]]) -> Supervisor:
+    """Has the tree begin with a supervisor of these programs, if there are some."""
+    if programs:
+        from rebeam._programs import declared
+
+        children = [declared(name, json.loads(options)) for name, options in programs]
+        tree.children.insert(0, Supervisor(children, id="programs"))
+    return tree
 
 
 def is_pipeline(value: object) -> bool:

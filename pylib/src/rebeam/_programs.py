@@ -251,7 +251,8 @@ class ProgramOptions(TypedDict, total=False):
     gid: int | None
 
 
-_OPTIONS = tuple(ProgramOptions.__annotations__)
+_OWN = ("stdio", "framing", "cancel", "output", "handler", "ready", "stop_signal", "idle", "max_line", "cwd")
+_OPTIONS = (*_OWN, *ProgramOptions.__annotations__)
 
 
 def program(
@@ -339,6 +340,26 @@ def program(
     spec = child(Program, start, **given)
     memory = spec.limits.memory_hard
     return _replaced(spec, words, memory)
+
+
+def declared(name: str, options: object) -> ChildSpec[Program]:
+    """A program as the project's file declares it.
+
+    Args:
+        name: of its table, and of the actor.
+        options: `command`, which is `program`'s `argv`, and its other arguments.
+
+    Raises:
+        SpecError: it makes no sense.
+    """
+    if not isinstance(options, dict) or "command" not in options:
+        example = f'in its table, write `command = ["{name}"]`'
+        raise SpecError(f"the program `{name}` of the project's file has no `command`; {example}")
+    rest: dict[str, Any] = {"name": name, **options}
+    try:
+        return program(rest.pop("command"), **rest)
+    except SpecError as error:
+        raise SpecError(f"the program `{name}` of the project's file: {error}") from None
 
 
 def _replaced(spec: ChildSpec[Program], words: list[str], memory: int | None) -> ChildSpec[Program]:

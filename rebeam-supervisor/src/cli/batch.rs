@@ -14,7 +14,7 @@ use crate::cli::args::{self, About};
 use crate::cli::batch_report;
 use crate::cli::render;
 use crate::cli::start;
-use crate::config::{Embed, Project};
+use crate::config::{Embed, Project, ProjectFile};
 use crate::printer::Printer;
 use crate::python;
 use crate::shell::node;
@@ -40,6 +40,8 @@ pub(super) fn run(
     }
     let is_of_script = start::go_with_parent();
     let file = project.read()?;
+    // Programs are for what serves, not for a run that ends.
+    let file = ProjectFile { programs: toml::Table::new(), ..file };
     let mut setup = start::setup(&batch.start, &file, project, here, "batch")?;
     // Held open for as long as the run lasts: its processes open it by this number.
     let marks = memfd_create(c"rebeam-batch", MFdFlags::MFD_CLOEXEC)

@@ -107,6 +107,9 @@ fn as_record(failure: &Failure) {
     }
 }
 
+/// The application of a project that has programs, and none of its own.
+const PROGRAMS_ONLY: &str = "rebeam._programs_only";
+
 /// What is run, from flags and the project's file.
 pub(super) fn setup(
     start: &args::Start,
@@ -118,6 +121,7 @@ pub(super) fn setup(
     let (target_text, relative_to) = match (&start.target, &file.app) {
         (Some(target), _) => (target.clone(), here),
         (None, Some(app)) => (app.into(), project.directory.as_path()),
+        (None, None) if !file.programs.is_empty() => (PROGRAMS_ONLY.into(), project.directory.as_path()),
         (None, None) => {
             let hint = format!(
                 "say `rebeam {command} TARGET`, or set `app = \"module:tree\"` under `[tool.rebeam]` in pyproject.toml"
@@ -125,7 +129,8 @@ pub(super) fn setup(
             return Err(Failure::usage("there is nothing to run").hint(hint));
         }
     };
-    let target = config::parse_target(&target_text, relative_to, file.preload.clone(), file.fork)?;
+    let mut target = config::parse_target(&target_text, relative_to, file.preload.clone(), file.fork)?;
+    target.programs = file.programs()?;
     let max_frame = match start.max_message.as_ref().or(file.max_message.as_ref()) {
         Some(size) => config::parse_size("max_message", size)?,
         None => MAX_FRAME,

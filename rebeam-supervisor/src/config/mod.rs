@@ -70,6 +70,21 @@ pub(crate) struct ProjectFile {
     pub(crate) watch: Vec<String>,
     /// When new code counts as working.
     pub(crate) probation: ProbationKeys,
+    /// Foreign programs that run beside the application, or without one.
+    pub(crate) programs: toml::Table,
+}
+
+impl ProjectFile {
+    /// The name of each program, in the order of the file, and its options as JSON.
+    pub(crate) fn programs(&self) -> Result<Vec<(String, String)>, Failure> {
+        let as_json = |(name, options): (&String, &toml::Value)| {
+            let json = serde_json::to_string(options).map_err(|error| {
+                Failure::usage(format!("the program `{name}` of the project's file")).because(&error)
+            })?;
+            Ok((name.clone(), json))
+        };
+        self.programs.iter().map(as_json).collect()
+    }
 }
 
 /// How changes of files are noticed.
@@ -99,7 +114,7 @@ pub(crate) struct ProbationKeys {
     pub(crate) seconds: Option<f64>,
 }
 
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 19] = [
     "app",
     "python",
     "embed",
@@ -118,6 +133,7 @@ const KEYS: [&str; 18] = [
     "reload",
     "watch",
     "probation",
+    "programs",
 ];
 
 /// How logs look.
@@ -248,7 +264,7 @@ pub(crate) fn parse_target(
             Source::File(path.canonicalize().unwrap_or(path).into_os_string().into_vec())
         }
     };
-    Ok(Target { source, attribute: attribute.map(str::to_owned), preload, fork })
+    Ok(Target { source, attribute: attribute.map(str::to_owned), preload, fork, programs: Vec::new() })
 }
 
 fn is_module_name(text: &str) -> bool {
