@@ -75,6 +75,7 @@ lint: setup build deny ## formatting, clippy, ruff, mypy, pyright, rejected phra
 	$(BIN)/mypy
 	MYPYPATH=examples/census:pylib/src $(BIN)/mypy examples/census
 	MYPYPATH=pylib/src $(BIN)/mypy examples/shop
+	MYPYPATH=examples/mcp_host:pylib/src $(BIN)/mypy examples/mcp_host
 	MYPYPATH=examples/batch_sources:pylib/src $(BIN)/mypy examples/batch_sources
 	$(BIN)/basedpyright --level error
 	$(PYTHON) docs/reference/otp.py --check

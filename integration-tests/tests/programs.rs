@@ -10,6 +10,7 @@ use crate::tree;
 scenarios! {
     in "fixtures/programs.py";
     requests_are_answered,
+    a_program_is_initialized_each_time_it_starts,
     the_program_asks_too,
     lines_go_in_and_out,
     bytes_go_in_and_out_as_fast_as_they_are_taken,
@@ -141,4 +142,34 @@ fn programs_of_the_projects_file_run_before_its_actors_and_without_any() {
     project.run(&["up"]).assert_error(2, &["a value in", "rebeam.toml"]);
     project.write("rebeam.toml", "[programs.it]\ncommand = ['no-such-program']\n");
     project.run(&["up"]).assert_error(3, &["`it` did not start", "in none of the directories of `PATH`"]);
+}
+
+#[test]
+fn mcp_servers_that_hang_or_crash_are_tool_errors_and_those_that_nobody_uses_end() {
+    let example = |name: &str| {
+        let path = harness::root().join("examples/mcp_host").join(name);
+        std::fs::read_to_string(path).expect("the example is there")
+    };
+    let project = Project::new(&example("app.py").replace("idle=60", "idle=3"));
+    project.write("server.py", &example("server.py"));
+    let server = project.path().join("server.py").display().to_string();
+    let node = project.up();
+    let sum = |server: &str| node.call("host", "use", &[server, "add", r#"{"a": 1, "b": 2}"#]);
+    assert_eq!(node.call("host", "tools", &["tools0"]), serde_json::json!(["add", "hang", "crash"]));
+    std::thread::scope(|scope| {
+        let hanging = scope.spawn(|| project.run(&["call", "host", "use", "tools1", "hang"]));
+        for other in (0..20).filter(|other| *other != 1) {
+            assert_eq!(sum(&format!("tools{other}")), "3");
+        }
+        hanging.join().expect("no panic").assert_error(1, &["ToolError", "`hang` hangs", "did not answer in time"]);
+    });
+    assert_eq!(sum("tools1"), "3", "it was started again");
+    let ran = project.run(&["call", "host", "use", "tools2", "crash"]);
+    ran.assert_error(1, &["ToolError", "has taken its server down", "signal(SIGSEGV)"]);
+    assert_eq!(sum("tools2"), "3", "it was started again");
+    assert_eq!(node.ps("host")["restarts"], 0);
+    eventually("those that nobody uses have ended", || running(&server).is_empty().then_some(()));
+    assert_eq!(sum("tools3"), "3");
+    node.down();
+    assert!(running(&server).is_empty());
 }

@@ -54,6 +54,9 @@ const MOST_COMPLAINTS: u32 = 20;
 /// `logging`'s number for a warning.
 const WARNING: u16 = 30;
 
+/// Whose request `initialize` is: nobody's.
+const INITIALIZE: Seq = Seq(u64::MAX);
+
 /// Codes of JSON-RPC.
 const METHOD_NOT_FOUND: i64 = -32601;
 const INTERNAL_ERROR: i64 = -32603;
@@ -154,6 +157,8 @@ struct Port {
     running: Option<Running>,
     probe: Option<PipeReader>,
     rpc: Rpc,
+    /// What it has answered to `initialize`.
+    info: Option<Json>,
     cutter: Cutter,
     /// Beginnings of lines that are looked at, of both outputs.
     partial: [Vec<u8>; 2],
@@ -203,6 +208,7 @@ impl Port {
             running: None,
             probe: None,
             rpc: Rpc::new(cancel),
+            info: None,
             cutter: Cutter::new(framing, most),
             partial: [Vec::new(), Vec::new()],
             input: VecDeque::new(),
@@ -224,6 +230,7 @@ impl Port {
         self.running = Some(program::start(&self.program, self.line.is_some())?);
         self.state = State::Coming;
         self.closed = None;
+        self.info = None;
         self.probe = ready::watch(&self.program.ready).map_err(|error| error.to_string())?;
         if self.program.ready == Ready::AtOnce {
             self.is_ready();
@@ -231,12 +238,20 @@ impl Port {
         Ok(())
     }
 
+    /// It is up, unless the protocol begins with a request that it has to answer first.
     fn is_ready(&mut self) {
         if !matches!(self.state, State::Coming) {
             return;
         }
-        self.state = State::Up;
         self.probe = None;
+        if let (Some(params), None, Stdio::JsonRpc { framing, .. }) =
+            (&self.program.initialize, &self.info, self.program.stdio)
+        {
+            let params = serde_json::from_str(params).unwrap_or(Json::Null);
+            let request = self.rpc.request(INITIALIZE, "initialize", params);
+            return self.put(framed(framing, &request), None);
+        }
+        self.state = State::Up;
         self.last_use = Instant::now();
         if !std::mem::replace(&mut self.has_said_ready, true) {
             self.link.started();
@@ -253,10 +268,11 @@ impl Port {
         end_at_once(0)
     }
 
-    /// Asks the program to end, and kills it if it has not after its time.
+    /// Asks the program to end, by its signal and by the end of its input, and kills it if it has not after its time.
     fn stop(&mut self, state: State) {
         self.state = state;
         self.probe = None;
+        self.closed = None;
         self.killed_at = self.program.stop_ms.map(|limit| Instant::now() + Duration::from_millis(limit));
         match &self.running {
             Some(running) => {
@@ -265,6 +281,8 @@ impl Port {
                 unsafe { libc::kill(running.os_pid.as_raw(), number) };
                 // One that was stopped hears nothing.
                 let _ = kill(running.os_pid, Signal::SIGCONT);
+                // Some wait for that (servers of the Model Context Protocol are told to).
+                self.put(Vec::new(), None);
             }
             None => self.has_ended(None),
         }
@@ -334,6 +352,25 @@ impl Port {
                 eprintln!("rebeam: exit code {code} is a shell's for a command that was killed by {signal}");
             }
             _ => {}
+        }
+    }
+
+    /// It has answered `initialize`.
+    fn is_initialized(&mut self, result: Result<Json, Failure>) {
+        let Stdio::JsonRpc { framing, .. } = self.program.stdio else { return };
+        match result {
+            Ok(info) => {
+                self.info = Some(info);
+                let told = match framing {
+                    Framing::Lines => rpc::notification("notifications/initialized", Json::Null),
+                    Framing::Headers => rpc::notification("initialized", json!({})),
+                };
+                self.put(framed(framing, &told), None);
+                self.is_ready();
+            }
+            Err(Failure { code, message, .. }) => {
+                self.ends(ExitReason::NotStarted(format!("it refuses `initialize`: {message} ({code})")));
+            }
         }
     }
 
@@ -436,7 +473,7 @@ impl Port {
         if self.killed_at.is_some_and(|at| at <= now) {
             self.has_ended(None);
         }
-        if self.closed.is_some_and(|since| since + AFTER_CLOSED <= now) && !matches!(self.state, State::Stopping(_)) {
+        if self.closed.is_some_and(|since| since + AFTER_CLOSED <= now) {
             self.fails(ExitReason::Other("it has closed its output, and lives on".into()));
         }
     }
@@ -562,6 +599,10 @@ impl Port {
                 }
                 self.answer(seq, reply_to, &Value::None);
             }
+            ("server_info", [], Stdio::JsonRpc { .. }) => {
+                let info = self.info.as_ref().map_or(Value::None, json::to_value);
+                self.answer(seq, reply_to, &info);
+            }
             ("os_pid", [], _) => {
                 let os_pid = self.running.as_ref().map(|running| running.os_pid.as_raw());
                 self.answer(seq, reply_to, &os_pid.map_or(Value::None, |pid| Value::Int(pid.into())));
@@ -673,7 +714,8 @@ impl Port {
                 if let Some(running) = &mut self.running {
                     running.stdout = None;
                 }
-                if is_alive && matches!(self.program.stdio, Stdio::JsonRpc { .. }) {
+                let is_used = matches!(self.state, State::Coming | State::Up);
+                if is_alive && is_used && matches!(self.program.stdio, Stdio::JsonRpc { .. }) {
                     self.closed = Some(Instant::now());
                 }
                 false
@@ -737,6 +779,7 @@ impl Port {
 
     fn hear_said(&mut self, said: Said) {
         match said {
+            Said::Answer(INITIALIZE, result) => self.is_initialized(result),
             Said::Answer(seq, result) => {
                 let Some(to) = self.calls.remove(&seq) else { return };
                 self.last_use = Instant::now();

@@ -19,6 +19,8 @@ pub struct Program {
     pub handler: Option<Address>,
     /// When it is ready.
     pub ready: Ready,
+    /// The parameters, as JSON, of the request `initialize` that it is sent first, if it is.
+    pub initialize: Option<String>,
     /// The signal that asks it to stop.
     pub stop_signal: i32,
     /// After how many milliseconds it is killed, if it has not ended; `None`: never.
@@ -111,6 +113,7 @@ mod tests {
             output: Some(Address::Name("a".into())),
             handler: None,
             ready: Ready::Http("localhost".into(), 80, "/".into()),
+            initialize: Some("{}".into()),
             stop_signal: 15,
             stop_ms: Some(5000),
             idle_ms: Some(5),

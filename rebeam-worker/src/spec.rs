@@ -191,7 +191,7 @@ fn actor(object: &Bound<'_, PyAny>) -> PyResult<ActorSpec> {
 
 /// The start payload of a port, by the arguments of `rebeam.program` as that has checked them.
 #[pyfunction]
-#[pyo3(signature = (*, argv, stdio, framing, cancel, output, handler, ready, stop_signal, stop_limit, idle, max_line))]
+#[pyo3(signature = (*, argv, stdio, framing, cancel, output, handler, ready, initialize, stop_signal, stop_limit, idle, max_line))]
 #[expect(clippy::too_many_arguments, reason = "each is one of the program's options")]
 pub(crate) fn program_start<'py>(
     py: Python<'py>,
@@ -202,6 +202,7 @@ pub(crate) fn program_start<'py>(
     output: Option<&Bound<'_, PyAny>>,
     handler: Option<&Bound<'_, PyAny>>,
     ready: Option<(String, String, u16, String)>,
+    initialize: Option<String>,
     stop_signal: i32,
     stop_limit: Option<f64>,
     idle: Option<f64>,
@@ -238,6 +239,7 @@ pub(crate) fn program_start<'py>(
         output: output.map(address).transpose()?,
         handler: handler.map(address).transpose()?,
         ready,
+        initialize,
         stop_signal,
         stop_ms: stop_limit.map(ms),
         idle_ms: idle.map(ms),

@@ -6,10 +6,11 @@ is plain data. This module must not know how a port works.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal as _signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, cast
 
 from rebeam import _pending, _rebeam, _runtime
@@ -20,7 +21,7 @@ from rebeam._ref import ActorRef, Target, To, address
 from rebeam._spec import DEFAULT_SHUTDOWN, ChildSpec, Process, checked_shutdown, child
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from typing_extensions import Unpack
 
@@ -194,6 +195,10 @@ class ProgramRef(ActorRef[Program]):
         """Ends what `subscribe` has begun."""
         _rebeam.call(self._address, "unsubscribe", (tuple(_runtime.me().pid),), {}, self._with(...))
 
+    def server_info(self) -> Any:
+        """What the program has answered to `initialize`, of its current start; see `rebeam.program`."""
+        return _rebeam.call(self._address, "server_info", (), {}, self._with(...))
+
     def os_pid(self) -> int | None:
         """The process id of the program; None while it is not there, see `idle=` of `rebeam.program`."""
         found: int | None = _rebeam.call(self._address, "os_pid", (), {}, self._with(...))
@@ -251,7 +256,19 @@ class ProgramOptions(TypedDict, total=False):
     gid: int | None
 
 
-_OWN = ("stdio", "framing", "cancel", "output", "handler", "ready", "stop_signal", "idle", "max_line", "cwd")
+_OWN = (
+    "stdio",
+    "framing",
+    "cancel",
+    "output",
+    "handler",
+    "ready",
+    "initialize",
+    "stop_signal",
+    "idle",
+    "max_line",
+    "cwd",
+)
 _OPTIONS = (*_OWN, *ProgramOptions.__annotations__)
 
 
@@ -265,6 +282,7 @@ def program(
     output: To | None = None,
     handler: To | None = None,
     ready: str | None = None,
+    initialize: Mapping[str, Any] | None = None,
     stop_signal: str | int = "SIGTERM",
     idle: float | None = None,
     max_line: int | str | None = None,
@@ -290,6 +308,10 @@ def program(
             in it), `tcp:HOST:PORT`, `unix:PATH` (a connection is accepted), `file:PATH` (is there), or an address
             `http://HOST[:PORT][/PATH]` (a GET is answered with a status from 200 to 399). `start_timeout` is its
             limit. Default: at once.
+        initialize: of `jsonrpc`: the parameters of the request `initialize`, with which both of these protocols begin.
+            It is sent each time the program starts; the program is ready when it has answered, and has been sent the
+            notification that follows (`notifications/initialized`, or `initialized` with `framing="headers"`).
+            Default: none is sent.
         stop_signal: what asks it to end. Default: `SIGTERM`. After `shutdown` seconds it is killed.
         idle: seconds without any message to it after which it is stopped; the next message starts it again, and waits
             until it is ready. Default: never.
@@ -308,7 +330,7 @@ def program(
     words = _words(argv)
     if stdio is not None:
         one_of("stdio", stdio, Stdio)
-    for what, value in (("framing", framing), ("cancel", cancel), ("handler", handler)):
+    for what, value in (("framing", framing), ("cancel", cancel), ("handler", handler), ("initialize", initialize)):
         if value is not None and stdio != "jsonrpc":
             raise SpecError(f'{what}={value!r} is for `stdio="jsonrpc"`')
     if output is not None and stdio is None:
@@ -329,6 +351,7 @@ def program(
         output=None if output is None else address(output),
         handler=None if handler is None else address(handler),
         ready=_ready(ready),
+        initialize=None if initialize is None else _as_json("initialize", initialize),
         stop_signal=_number_of(stop_signal),
         stop_limit=_limit(checked_shutdown(options.get("shutdown", DEFAULT_SHUTDOWN))),
         idle=idle,
@@ -386,6 +409,15 @@ def _words(argv: object) -> list[str]:
     if not words or not words[0]:
         raise SpecError("there is no program to start: the first of its words names it")
     return words
+
+
+def _as_json(what: str, value: object) -> str:
+    if not isinstance(value, Mapping):
+        raise SpecError(f"{what}={value!r}: it must be a dictionary")
+    try:
+        return json.dumps(dict(value), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"{what}={value!r} is not JSON: {error}") from None
 
 
 _READY = re.compile(r"(?P<kind>line|tcp|unix|file|http)(?:://|:)(?P<rest>.+)", re.DOTALL)

@@ -352,6 +352,7 @@ def program_start(
     output: _Address | None,
     handler: _Address | None,
     ready: tuple[str, str, int, str] | None,
+    initialize: str | None,
     stop_signal: int,
     stop_limit: float | None,
     idle: float | None,
