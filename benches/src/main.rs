@@ -32,6 +32,7 @@ fn main() {
     starts(&mut table, &rebeam, here, &python);
     script(&mut table, &rebeam, &here.join("reload.py"), &python);
     script(&mut table, &rebeam, &here.join("tables.py"), &python);
+    script(&mut table, &rebeam, &here.join("programs.py"), &python);
 
     println!("load after: {}", std::fs::read_to_string("/proc/loadavg").unwrap().trim());
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap();
