@@ -42,10 +42,11 @@ const FIRST: i32 = 3;
 /// How much is read of the program at once.
 const CHUNK: usize = 64 * 1024;
 
-/// How much may wait for the program before it is told of no more messages.
+/// How much may wait of answers that the program does not read, before nothing more is read of it; and of a line that is
+/// looked at.
 const MUCH_WAITS: usize = 1 << 20;
 
-/// How long a program that has closed its output may take to end.
+/// How long a program that has closed its input or output may take to end.
 const AFTER_CLOSED: Duration = Duration::from_secs(2);
 
 /// How many of the program's mistakes are logged; of more it is said once that there are more.
@@ -171,7 +172,7 @@ struct Port {
     asked: BTreeMap<CallId, Json>,
     calls: BTreeMap<Seq, ReplyTo>,
     last_use: Instant,
-    /// Since when it has no output any more, and still lives.
+    /// Since when it has no input or no output any more, and still lives.
     closed: Option<Instant>,
     /// When it is killed, if it has not ended as it was asked to.
     killed_at: Option<Instant>,
@@ -182,6 +183,8 @@ struct Input {
     bytes: Vec<u8>,
     written: usize,
     message: Option<(Seq, Option<ReplyTo>)>,
+    /// Whether it answers a request of the program's.
+    is_answer: bool,
 }
 
 /// The reason that a program which was killed by us is to end with.
@@ -319,6 +322,7 @@ impl Port {
         }
         self.running = None;
         self.killed_at = None;
+        self.asked.clear();
         program::end_all();
         if matches!(self.state, State::Resting) {
             self.state = State::Idle;
@@ -426,7 +430,7 @@ impl Port {
 
     /// Waits until there is something to do: with children, channel, the program's input, output and errors, the probe.
     fn wait(&mut self) -> io::Result<[bool; 6]> {
-        let is_full = self.link.is_full();
+        let is_full = self.link.is_full() || self.has_unread_answers();
         let running = self.running.as_ref();
         let channel = if self.link.wants_room() { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
         let input = running.and_then(|it| it.stdin.as_ref()).filter(|_| !self.input.is_empty()).map(AsFd::as_fd);
@@ -451,6 +455,12 @@ impl Port {
         Ok(all.map(|(fd, _)| fd.is_some() && found.pop_front().unwrap_or(false)))
     }
 
+    /// Whether the program asks and asks, and does not read what it is answered.
+    fn has_unread_answers(&self) -> bool {
+        let answers = self.input.iter().filter(|input| input.is_answer);
+        answers.map(|input| input.bytes.len()).sum::<usize>() > MUCH_WAITS
+    }
+
     fn time_left(&self) -> Option<Duration> {
         let idle = self.rests_at().map(|at| at.saturating_duration_since(Instant::now()));
         let closed = self.closed.map(|since| (since + AFTER_CLOSED).saturating_duration_since(Instant::now()));
@@ -461,7 +471,8 @@ impl Port {
     /// When it is stopped for want of use.
     fn rests_at(&self) -> Option<Instant> {
         let idle = Duration::from_millis(self.program.idle_ms?);
-        let is_unused = matches!(self.state, State::Up) && self.calls.is_empty() && self.input.is_empty();
+        let is_unused =
+            matches!(self.state, State::Up) && self.calls.is_empty() && self.asked.is_empty() && self.input.is_empty();
         is_unused.then(|| self.last_use + idle)
     }
 
@@ -474,7 +485,7 @@ impl Port {
             self.has_ended(None);
         }
         if self.closed.is_some_and(|since| since + AFTER_CLOSED <= now) {
-            self.fails(ExitReason::Other("it has closed its output, and lives on".into()));
+            self.fails(ExitReason::Other("it has closed its input or output, and lives on".into()));
         }
     }
 
@@ -664,7 +675,9 @@ impl Port {
 
     fn put_answer(&mut self, id: &Json, result: Result<Json, Failure>) {
         if let Stdio::JsonRpc { framing, .. } = self.program.stdio {
-            self.put(framed(framing, &rpc::answer(id, result)), None);
+            let bytes = framed(framing, &rpc::answer(id, result));
+            self.input.push_back(Input { bytes, written: 0, message: None, is_answer: true });
+            self.write_input();
         }
     }
 
@@ -672,7 +685,7 @@ impl Port {
 
     /// Queues what is to be written to it. Nothing closes its input.
     fn put(&mut self, bytes: Vec<u8>, message: Option<(Seq, Option<ReplyTo>)>) {
-        self.input.push_back(Input { bytes, written: 0, message });
+        self.input.push_back(Input { bytes, written: 0, message, is_answer: false });
         self.write_input();
     }
 
@@ -689,6 +702,7 @@ impl Port {
                     Err(Errno::EINTR) => continue,
                     Err(_) => {
                         running.stdin = None;
+                        self.has_closed();
                         return self.drop_input();
                     }
                 }
@@ -714,9 +728,8 @@ impl Port {
                 if let Some(running) = &mut self.running {
                     running.stdout = None;
                 }
-                let is_used = matches!(self.state, State::Coming | State::Up);
-                if is_alive && is_used && matches!(self.program.stdio, Stdio::JsonRpc { .. }) {
-                    self.closed = Some(Instant::now());
+                if is_alive {
+                    self.has_closed();
                 }
                 false
             }
@@ -726,6 +739,14 @@ impl Port {
             }
             Err(Errno::EINTR) => true,
             Err(_) => false,
+        }
+    }
+
+    /// The program has closed one of its pipes: no request can be answered any more.
+    fn has_closed(&mut self) {
+        let is_used = matches!(self.state, State::Coming | State::Up);
+        if is_used && matches!(self.program.stdio, Stdio::JsonRpc { .. }) {
+            self.closed.get_or_insert_with(Instant::now);
         }
     }
 
