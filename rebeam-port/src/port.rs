@@ -1,6 +1,6 @@
 //! The loop of a port: whatever comes of supervisor, program and time is done here, one thing after the other.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, PipeReader};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -48,6 +48,9 @@ const MUCH_WAITS: usize = 1 << 20;
 
 /// How long a program that has closed its input or output may take to end.
 const AFTER_CLOSED: Duration = Duration::from_secs(2);
+
+/// How long those may take to end that a program has left behind which was told to end.
+const REST_ENDS: Duration = Duration::from_secs(2);
 
 /// How many of the program's mistakes are logged; of more it is said once that there are more.
 const MOST_COMPLAINTS: u32 = 20;
@@ -176,6 +179,8 @@ struct Port {
     closed: Option<Instant>,
     /// When it is killed, if it has not ended as it was asked to.
     killed_at: Option<Instant>,
+    /// Once it has ended as it was asked to: who of those that it has left behind was asked, too.
+    left: Option<BTreeSet<nix::unistd::Pid>>,
     complaints: u32,
 }
 
@@ -222,6 +227,7 @@ impl Port {
             last_use: Instant::now(),
             closed: None,
             killed_at: None,
+            left: None,
             complaints: 0,
             program,
         })
@@ -278,6 +284,8 @@ impl Port {
         self.closed = None;
         self.killed_at = self.program.stop_ms.map(|limit| Instant::now() + Duration::from_millis(limit));
         match &self.running {
+            // It has ended, and the rest is asked to.
+            Some(_) if self.left.is_some() => {}
             Some(running) => {
                 let number = self.program.stop_signal;
                 // SAFETY: a system call that takes numbers; the program is our child, and not reaped.
@@ -301,12 +309,31 @@ impl Port {
         while matches!(self.children.read_signal(), Ok(Some(_))) {}
         let Some(os_pid) = self.running.as_ref().map(|running| running.os_pid) else { return };
         match program::look(os_pid) {
+            None if self.left.is_some() => self.ask_the_rest(),
             None => {}
             Some(WaitStatus::Stopped(_, Signal::SIGTTIN | Signal::SIGTTOU)) => {
                 self.fails(ExitReason::Other("it wants a terminal, and has none".into()));
             }
             Some(WaitStatus::Stopped(..)) => {}
+            Some(_) if matches!(self.state, State::Resting | State::Stopping(_)) => {
+                self.left = Some(BTreeSet::new());
+                let limit = Instant::now() + REST_ENDS;
+                self.killed_at = Some(self.killed_at.map_or(limit, |at| at.min(limit)));
+                self.ask_the_rest();
+            }
             Some(status) => self.has_ended(Some(status)),
+        }
+    }
+
+    /// Asks those to end that the program has left behind: what a shell has started does not hear of its end.
+    fn ask_the_rest(&mut self) {
+        let rest = program::children();
+        let Some(asked) = self.left.as_mut().filter(|_| !rest.is_empty()) else { return self.has_ended(None) };
+        for os_pid in rest {
+            if asked.insert(os_pid) {
+                // SAFETY: a system call that takes numbers; it is our child, and not reaped.
+                unsafe { libc::kill(os_pid.as_raw(), self.program.stop_signal) };
+            }
         }
     }
 
@@ -322,6 +349,7 @@ impl Port {
         }
         self.running = None;
         self.killed_at = None;
+        self.left = None;
         self.asked.clear();
         program::end_all();
         if matches!(self.state, State::Resting) {

@@ -156,7 +156,7 @@ pub(crate) fn end_all() {
 }
 
 /// Our own children.
-fn children() -> Vec<Pid> {
+pub(crate) fn children() -> Vec<Pid> {
     let own = std::process::id();
     if let Ok(list) = fs::read_to_string(format!("/proc/{own}/task/{own}/children")) {
         return list.split_whitespace().filter_map(|pid| pid.parse().ok().map(Pid::from_raw)).collect();
