@@ -122,15 +122,19 @@ fn programs_of_the_projects_file_run_before_its_actors_and_without_any() {
     project.write("rebeam.toml", &format!("app = 'app'\n\n{programs}"));
     let node = project.up_with(&["up"]);
     assert_eq!(node.call("reads", "get", &[]), serde_json::json!(["hello\n", {"a": 1}]));
-    assert_eq!(node.ps("maker")["id"], "programs/maker");
+    assert_eq!(node.ps("maker")["id"], "programs/maker/maker");
     node.down();
-    project.write("rebeam.toml", programs);
+    // One that ends again and again costs no other anything.
+    let ends = "[programs.ends]\ncommand = ['sh', '-c', 'exit 1']\nbackoff = { initial = 0.01, cap = 0.01 }\n";
+    project.write("rebeam.toml", &format!("{programs}{ends}"));
     let node = project.up_with(&["up"]);
-    assert_eq!(node.ps("echo")["state"], "running");
+    node.eventually("it is given up", |node| (node.ps("ends")["state"] == "parked").then_some(()));
+    assert_eq!((&node.ps("echo")["state"], &node.ps("echo")["restarts"]), (&"running".into(), &0.into()));
     node.down();
     for (wrong, texts) in [
         ("command = 'sleep 5'", ["the program `it` of the project's file", "write ['sleep', '5']"]),
-        ("comand = ['sleep']", ["the program `it` of the project's file", "has no `command`"]),
+        ("comand = ['sleep']", ["the program `it` of the project's file", "did you mean that by `comand`"]),
+        ("command = ['sleep']\nbackoff = { a = 1 }", ["the program `it` of the project's file", "backoff"]),
         ("command = ['sleep']\nreddy = 'x'", ["the program `it` of the project's file", "did you mean `ready`"]),
     ] {
         project.write("rebeam.toml", &format!("[programs.it]\n{wrong}\n"));

@@ -105,6 +105,11 @@ impl Cutter {
         self.looked = 0;
     }
 
+    /// Whether there is none that is whole.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.whole.is_empty()
+    }
+
     /// The next message that is whole.
     pub(crate) fn next(&mut self) -> Option<Piece> {
         self.whole.pop_front()

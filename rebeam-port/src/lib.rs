@@ -18,3 +18,4 @@ mod ready;
 mod rpc;
 
 pub use port::serve;
+pub use ready::check_pattern;

@@ -22,7 +22,9 @@ use crate::marks::Marks;
 use crate::pickle;
 
 /// Until so many bytes wait to be written, more is taken from the program.
-const MUCH: usize = 256 * 1024;
+///
+/// Together with what the socket holds that is less than what the supervisor suffers of messages to a full mailbox.
+const MUCH: usize = 64 * 1024;
 
 pub(crate) struct Link {
     channel: OwnedFd,

@@ -52,6 +52,15 @@ const AFTER_CLOSED: Duration = Duration::from_secs(2);
 /// How long those may take to end that a program has left behind which was told to end.
 const REST_ENDS: Duration = Duration::from_secs(2);
 
+/// How long the listeners of a program may take to take what it has written before its end.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// How long a program that does not read its input any more may be about to end.
+const MAY_END: Duration = Duration::from_millis(200);
+
+/// How many pieces of what it writes are passed on before the supervisor may say that somebody's mailbox is full.
+const PIECES_AT_ONCE: usize = 256;
+
 /// How many of the program's mistakes are logged; of more it is said once that there are more.
 const MOST_COMPLAINTS: u32 = 20;
 
@@ -179,6 +188,14 @@ struct Port {
     closed: Option<Instant>,
     /// When it is killed, if it has not ended as it was asked to.
     killed_at: Option<Instant>,
+    /// How it has ended, if nothing of it is left but what it has written last.
+    ended: Option<Option<WaitStatus>>,
+    /// Since when it does not read its input any more, as long as it may be about to end.
+    deaf: Option<Instant>,
+    /// When a program that is started again has to be ready.
+    ready_by: Option<Instant>,
+    /// Whether it was sent `initialize`.
+    is_greeted: bool,
     /// Once it has ended as it was asked to: who of those that it has left behind was asked, too.
     left: Option<BTreeSet<nix::unistd::Pid>>,
     complaints: u32,
@@ -187,9 +204,21 @@ struct Port {
 struct Input {
     bytes: Vec<u8>,
     written: usize,
-    message: Option<(Seq, Option<ReplyTo>)>,
-    /// Whether it answers a request of the program's.
-    is_answer: bool,
+    what: What,
+}
+
+/// What is written to a program.
+enum What {
+    /// A message that is done when it is written.
+    Message(Seq, Option<ReplyTo>),
+    /// Nothing: its input is closed. It is such a message, if somebody asked for it.
+    Close(Option<(Seq, Option<ReplyTo>)>),
+    /// A request for this message.
+    Request(Seq),
+    /// The answer to a request of the program's.
+    Answer,
+    /// What nobody waits for.
+    Notice,
 }
 
 /// The reason that a program which was killed by us is to end with.
@@ -227,6 +256,10 @@ impl Port {
             last_use: Instant::now(),
             closed: None,
             killed_at: None,
+            ended: None,
+            deaf: None,
+            ready_by: None,
+            is_greeted: false,
             left: None,
             complaints: 0,
             program,
@@ -238,8 +271,11 @@ impl Port {
     fn start(&mut self) -> Result<(), String> {
         self.running = Some(program::start(&self.program, self.line.is_some())?);
         self.state = State::Coming;
-        self.closed = None;
         self.info = None;
+        self.is_greeted = false;
+        // Of the first start the supervisor has an eye on the clock.
+        let limit = self.program.start_ms.filter(|_| self.has_said_ready);
+        self.ready_by = limit.map(|limit| Instant::now() + Duration::from_millis(limit));
         self.probe = ready::watch(&self.program.ready).map_err(|error| error.to_string())?;
         if self.program.ready == Ready::AtOnce {
             self.is_ready();
@@ -256,15 +292,23 @@ impl Port {
         if let (Some(params), None, Stdio::JsonRpc { framing, .. }) =
             (&self.program.initialize, &self.info, self.program.stdio)
         {
+            if std::mem::replace(&mut self.is_greeted, true) {
+                return;
+            }
             let params = serde_json::from_str(params).unwrap_or(Json::Null);
             let request = self.rpc.request(INITIALIZE, "initialize", params);
-            return self.put(framed(framing, &request), None);
+            return self.put(framed(framing, &request), What::Notice);
         }
         self.state = State::Up;
+        self.ready_by = None;
         self.last_use = Instant::now();
         if !std::mem::replace(&mut self.has_said_ready, true) {
             self.link.started();
         }
+        self.take_waiting();
+    }
+
+    fn take_waiting(&mut self) {
         for (delivery, payload) in std::mem::take(&mut self.waiting) {
             self.take(delivery, &payload);
         }
@@ -284,8 +328,8 @@ impl Port {
         self.closed = None;
         self.killed_at = self.program.stop_ms.map(|limit| Instant::now() + Duration::from_millis(limit));
         match &self.running {
-            // It has ended, and the rest is asked to.
-            Some(_) if self.left.is_some() => {}
+            // It has ended, and the rest was asked to.
+            Some(_) if self.left.is_some() || self.ended.is_some() => {}
             Some(running) => {
                 let number = self.program.stop_signal;
                 // SAFETY: a system call that takes numbers; the program is our child, and not reaped.
@@ -293,7 +337,7 @@ impl Port {
                 // One that was stopped hears nothing.
                 let _ = kill(running.os_pid, Signal::SIGCONT);
                 // Some wait for that (servers of the Model Context Protocol are told to).
-                self.put(Vec::new(), None);
+                self.put(Vec::new(), What::Close(None));
             }
             None => self.has_ended(None),
         }
@@ -307,7 +351,8 @@ impl Port {
     /// Looks after children that have ended.
     fn look_after_children(&mut self) {
         while matches!(self.children.read_signal(), Ok(Some(_))) {}
-        let Some(os_pid) = self.running.as_ref().map(|running| running.os_pid) else { return };
+        let running = self.running.as_ref().filter(|_| self.ended.is_none());
+        let Some(os_pid) = running.map(|running| running.os_pid) else { return };
         match program::look(os_pid) {
             None if self.left.is_some() => self.ask_the_rest(),
             None => {}
@@ -337,13 +382,22 @@ impl Port {
         }
     }
 
+    /// Ends what there is of it. What it has written last is still to be heard, at the listeners' pace.
     fn has_ended(&mut self, status: Option<WaitStatus>) {
-        // What it has written last is still to be read.
-        for _ in 0..256 {
-            if !self.read_output(false) {
-                break;
-            }
+        program::end_all();
+        self.ended = Some(status);
+        self.killed_at = Some(Instant::now() + LAST_WORDS);
+        self.closed = None;
+        self.deaf = None;
+        self.ready_by = None;
+        if let Some(running) = &mut self.running {
+            running.stdin = None;
         }
+        while self.read_errors() {}
+    }
+
+    /// Nothing of it is left, and nothing to be heard.
+    fn is_over(&mut self, status: Option<WaitStatus>) {
         if let Some(rest) = self.cutter.take_rest() {
             self.hear_rest(&rest);
         }
@@ -351,7 +405,6 @@ impl Port {
         self.killed_at = None;
         self.left = None;
         self.asked.clear();
-        program::end_all();
         if matches!(self.state, State::Resting) {
             self.state = State::Idle;
             self.drop_input();
@@ -397,7 +450,7 @@ impl Port {
                     Framing::Lines => rpc::notification("notifications/initialized", Json::Null),
                     Framing::Headers => rpc::notification("initialized", json!({})),
                 };
-                self.put(framed(framing, &told), None);
+                self.put(framed(framing, &told), What::Notice);
                 self.is_ready();
             }
             Err(Failure { code, message, .. }) => {
@@ -415,7 +468,7 @@ impl Port {
     /// What could not be written is not: nobody reads it.
     fn drop_input(&mut self) {
         for input in std::mem::take(&mut self.input) {
-            if let Some((seq, reply_to)) = input.message {
+            if let What::Message(seq, reply_to) | What::Close(Some((seq, reply_to))) = input.what {
                 self.refuse(seq, reply_to, "the program does not read its input any more".into());
             }
         }
@@ -431,6 +484,10 @@ impl Port {
             program::end_all();
             end_at_once(0);
         }
+        // Before messages: what is not begun when it has ended comes to the next incarnation.
+        if children {
+            self.look_after_children();
+        }
         if channel {
             self.link.read()?;
             while let Some((message, payload)) = self.link.next()? {
@@ -441,7 +498,7 @@ impl Port {
             self.write_input();
         }
         if output {
-            self.read_output(true);
+            self.read_output();
         }
         if errors {
             self.read_errors();
@@ -449,8 +506,12 @@ impl Port {
         if probe {
             self.is_ready();
         }
-        if children {
-            self.look_after_children();
+        self.hear_pieces();
+        if let Some(status) = self.ended
+            && self.is_heard_out()
+        {
+            self.ended = None;
+            self.is_over(status);
         }
         self.look_at_clock();
         Ok(())
@@ -458,11 +519,12 @@ impl Port {
 
     /// Waits until there is something to do: with children, channel, the program's input, output and errors, the probe.
     fn wait(&mut self) -> io::Result<[bool; 6]> {
-        let is_full = self.link.is_full() || self.has_unread_answers();
+        let is_full = self.link.is_full() || self.ended.is_none() && self.has_unread_answers();
+        let has_more = !self.cutter.is_empty();
         let running = self.running.as_ref();
         let channel = if self.link.wants_room() { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
         let input = running.and_then(|it| it.stdin.as_ref()).filter(|_| !self.input.is_empty()).map(AsFd::as_fd);
-        let output = running.and_then(|it| it.stdout.as_ref()).filter(|_| !is_full).map(AsFd::as_fd);
+        let output = running.and_then(|it| it.stdout.as_ref()).filter(|_| !is_full && !has_more).map(AsFd::as_fd);
         let errors = running.and_then(|it| it.stderr.as_ref()).map(AsFd::as_fd);
         let all = [
             (Some(self.children.as_fd()), PollFlags::POLLIN),
@@ -474,7 +536,11 @@ impl Port {
         ];
         let mut polled: Vec<PollFd<'_>> =
             all.iter().filter_map(|(fd, flags)| Some(PollFd::new((*fd)?, *flags))).collect();
-        match ppoll(&mut polled, self.time_left().map(TimeSpec::from_duration), None) {
+        // After its end nothing tells that there is something to read, or that there is not.
+        let has_nothing = self.ended.is_some() && self.running.is_none();
+        let goes_on = has_nothing || !is_full && (has_more || self.ended.is_some());
+        let time_left = if goes_on { Some(Duration::ZERO) } else { self.time_left() };
+        match ppoll(&mut polled, time_left.map(TimeSpec::from_duration), None) {
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok([false, true, false, false, false, false]),
             Err(error) => return Err(error.into()),
@@ -485,7 +551,7 @@ impl Port {
 
     /// Whether the program asks and asks, and does not read what it is answered.
     fn has_unread_answers(&self) -> bool {
-        let answers = self.input.iter().filter(|input| input.is_answer);
+        let answers = self.input.iter().filter(|input| matches!(input.what, What::Answer));
         answers.map(|input| input.bytes.len()).sum::<usize>() > MUCH_WAITS
     }
 
@@ -493,7 +559,9 @@ impl Port {
         let idle = self.rests_at().map(|at| at.saturating_duration_since(Instant::now()));
         let closed = self.closed.map(|since| (since + AFTER_CLOSED).saturating_duration_since(Instant::now()));
         let killed = self.killed_at.map(|at| at.saturating_duration_since(Instant::now()));
-        idle.into_iter().chain(closed).chain(killed).min()
+        let deaf = self.deaf.map(|since| (since + MAY_END).saturating_duration_since(Instant::now()));
+        let ready = self.ready_by.map(|at| at.saturating_duration_since(Instant::now()));
+        idle.into_iter().chain(closed).chain(killed).chain(deaf).chain(ready).min()
     }
 
     /// When it is stopped for want of use.
@@ -510,7 +578,20 @@ impl Port {
             self.stop(State::Resting);
         }
         if self.killed_at.is_some_and(|at| at <= now) {
-            self.has_ended(None);
+            match self.ended.take() {
+                None => self.has_ended(None),
+                // Nobody takes what it has written last.
+                Some(status) => self.is_over(status),
+            }
+        }
+        if self.deaf.is_some_and(|since| since + MAY_END <= now) {
+            self.deaf = None;
+            self.drop_input();
+            self.take_waiting();
+        }
+        if self.ready_by.is_some_and(|at| at <= now) {
+            let limit = self.program.start_ms.unwrap_or_default() as f64 / 1000.0;
+            self.ends(ExitReason::NotStarted(format!("it was not ready again within {limit} s")));
         }
         if self.closed.is_some_and(|since| since + AFTER_CLOSED <= now) {
             self.fails(ExitReason::Other("it has closed its input or output, and lives on".into()));
@@ -558,9 +639,16 @@ impl Port {
             }
             return self.link.done(delivery.seq);
         }
-        self.last_use = Instant::now();
+        // What is asked of the port starts no program.
+        let is_for_program = matches!(&*delivery.head.method, "request" | "notify" | "write" | "close_input");
+        if is_for_program {
+            self.last_use = Instant::now();
+        }
         match self.state {
-            State::Up => self.take(delivery, &payload),
+            _ if !is_for_program && self.ended.is_none() => self.take(delivery, &payload),
+            State::Up if self.deaf.is_none() && self.ended.is_none() => self.take(delivery, &payload),
+            // It stays unbegun, for the next incarnation, if the program has ended.
+            State::Up => self.waiting.push_back((delivery, payload)),
             State::Idle => {
                 self.waiting.push_back((delivery, payload));
                 self.start_again();
@@ -610,31 +698,40 @@ impl Port {
                     return Err(format!("the parameters of `{method}` are an object or an array"));
                 }
                 let is_request = head.method == "request";
-                let message = match reply_to.filter(|_| is_request) {
+                let (message, what) = match reply_to.filter(|_| is_request) {
                     Some(to) => {
                         self.calls.insert(seq, to);
-                        self.rpc.request(seq, method, params)
+                        (self.rpc.request(seq, method, params), What::Request(seq))
                     }
-                    None => rpc::notification(method, params),
+                    None => (rpc::notification(method, params), What::Message(seq, reply_to)),
                 };
-                let of = if is_request && reply_to.is_some() { None } else { Some((seq, reply_to)) };
-                self.put(framed(framing, &message), of);
+                self.put(framed(framing, &message), what);
             }
-            ("write", [Value::Str(text)], Stdio::Raw) => self.put(text.clone().into_bytes(), Some((seq, reply_to))),
-            ("write", [Value::Bytes(bytes)], Stdio::Raw) => self.put(bytes.clone(), Some((seq, reply_to))),
+            ("write", [Value::Str(text)], Stdio::Raw) => {
+                self.put(text.clone().into_bytes(), What::Message(seq, reply_to));
+            }
+            ("write", [Value::Bytes(bytes)], Stdio::Raw) => {
+                self.put(bytes.clone(), What::Message(seq, reply_to));
+            }
             ("write", [Value::Str(line)], Stdio::Lines) => {
                 if line.contains('\n') {
                     return Err("a line has no line break in it".into());
                 }
-                self.put(format!("{line}\n").into_bytes(), Some((seq, reply_to)));
+                self.put(format!("{line}\n").into_bytes(), What::Message(seq, reply_to));
             }
-            ("close_input", [], Stdio::Raw | Stdio::Lines) => self.put(Vec::new(), Some((seq, reply_to))),
+            ("close_input", [], Stdio::Raw | Stdio::Lines) => {
+                self.put(Vec::new(), What::Close(Some((seq, reply_to))));
+            }
             ("subscribe" | "unsubscribe", [Value::Tuple(numbers)], stdio) if stdio != Stdio::Log => {
                 let pid = pid_of(numbers).ok_or("whose pid?")?;
-                self.subscribers.retain(|subscriber| *subscriber != pid);
-                if head.method == "subscribe" {
-                    self.subscribers.push(pid);
-                    self.link.ask(ProcessRequest::Monitor(Address::Pid(pid)));
+                let was_one = self.subscribers.contains(&pid);
+                match head.method == "subscribe" {
+                    true if was_one => {}
+                    true => {
+                        self.subscribers.push(pid);
+                        self.link.ask(ProcessRequest::Monitor(Address::Pid(pid)));
+                    }
+                    false => self.subscribers.retain(|subscriber| *subscriber != pid),
                 }
                 self.answer(seq, reply_to, &Value::None);
             }
@@ -658,8 +755,13 @@ impl Port {
             return self.link.done(seq);
         }
         if self.calls.remove(&seq).is_some() {
-            if let (Some(told), Stdio::JsonRpc { framing, .. }) = (self.rpc.cancel(seq), self.program.stdio) {
-                self.put(framed(framing, &told), None);
+            let is_it = |input: &Input| input.written == 0 && matches!(input.what, What::Request(of) if of == seq);
+            let unwritten = self.input.iter().position(is_it);
+            match (self.rpc.cancel(seq), self.program.stdio, unwritten) {
+                // The program has not heard of it.
+                (_, _, Some(place)) => drop(self.input.remove(place)),
+                (Some(told), Stdio::JsonRpc { framing, .. }, None) => self.put(framed(framing, &told), What::Notice),
+                _ => {}
             }
             self.last_use = Instant::now();
             self.link.done(seq);
@@ -693,7 +795,7 @@ impl Port {
             Outcome::Returned(_) => value::decode(payload)
                 .and_then(|value| json::to_json(&value))
                 .map_err(|why| failure(INTERNAL_ERROR, format!("the answer is not JSON: {why}"))),
-            Outcome::Raised(raised) => Err(failure(SERVER_ERROR, format!("{}: {}", raised.kind, raised.message))),
+            Outcome::Raised(raised) => Err(raised_by_handler(&raised)),
             Outcome::Failed(why) => {
                 Err(failure(INTERNAL_ERROR, format!("its handler does not answer: {}", why.word())))
             }
@@ -704,26 +806,30 @@ impl Port {
     fn put_answer(&mut self, id: &Json, result: Result<Json, Failure>) {
         if let Stdio::JsonRpc { framing, .. } = self.program.stdio {
             let bytes = framed(framing, &rpc::answer(id, result));
-            self.input.push_back(Input { bytes, written: 0, message: None, is_answer: true });
-            self.write_input();
+            self.put(bytes, What::Answer);
         }
     }
 
     // ---- to the program -----------------------------------------------------------------------------------------------------
 
-    /// Queues what is to be written to it. Nothing closes its input.
-    fn put(&mut self, bytes: Vec<u8>, message: Option<(Seq, Option<ReplyTo>)>) {
-        self.input.push_back(Input { bytes, written: 0, message, is_answer: false });
+    /// Queues what is to be written to it.
+    fn put(&mut self, bytes: Vec<u8>, what: What) {
+        self.input.push_back(Input { bytes, written: 0, what });
         self.write_input();
     }
 
     fn write_input(&mut self) {
         while let Some(next) = self.input.front_mut() {
             let Some(running) = &mut self.running else { return };
-            let Some(stdin) = &running.stdin else { return self.drop_input() };
-            if next.bytes.is_empty() {
+            let Some(stdin) = &running.stdin else {
+                if self.deaf.is_none() && self.ended.is_none() {
+                    self.drop_input();
+                }
+                return;
+            };
+            if matches!(next.what, What::Close(_)) {
                 running.stdin = None;
-            } else {
+            } else if !next.bytes.is_empty() {
                 match write(stdin, &next.bytes[next.written..]) {
                     Ok(count) => next.written += count,
                     Err(Errno::EAGAIN) => return,
@@ -731,15 +837,16 @@ impl Port {
                     Err(_) => {
                         running.stdin = None;
                         self.has_closed();
-                        return self.drop_input();
+                        self.deaf = Some(Instant::now());
+                        return;
                     }
                 }
                 if next.written < next.bytes.len() {
                     continue;
                 }
             }
-            let message = self.input.pop_front().and_then(|input| input.message);
-            if let Some((seq, reply_to)) = message {
+            let what = self.input.pop_front().map(|input| input.what);
+            if let Some(What::Message(seq, reply_to) | What::Close(Some((seq, reply_to)))) = what {
                 self.answer(seq, reply_to, &Value::None);
             }
         }
@@ -747,32 +854,34 @@ impl Port {
 
     // ---- from the program -----------------------------------------------------------------------------------------------------
 
-    /// Reads once what it has written; whether there was something.
-    fn read_output(&mut self, is_alive: bool) -> bool {
-        let Some(stdout) = self.running.as_ref().and_then(|running| running.stdout.as_ref()) else { return false };
+    /// Reads once what it has written.
+    fn read_output(&mut self) {
+        let Some(running) = &mut self.running else { return };
+        let Some(stdout) = &running.stdout else { return };
         let mut chunk = vec![0; CHUNK];
         match read(stdout, &mut chunk) {
             Ok(0) => {
-                if let Some(running) = &mut self.running {
-                    running.stdout = None;
-                }
-                if is_alive {
-                    self.has_closed();
-                }
-                false
+                running.stdout = None;
+                self.has_closed();
             }
-            Ok(count) => {
-                self.hear_output(&chunk[..count]);
-                true
-            }
-            Err(Errno::EINTR) => true,
-            Err(_) => false,
+            Ok(count) => self.hear_output(&chunk[..count]),
+            // Somebody who is none of its has the other end.
+            Err(Errno::EAGAIN) if self.ended.is_some() => running.stdout = None,
+            Err(_) => {}
         }
+    }
+
+    /// Whether all that it has written was passed on.
+    fn is_heard_out(&mut self) -> bool {
+        if self.cutter.is_empty() && !self.link.is_full() {
+            self.read_output();
+        }
+        self.cutter.is_empty() && self.running.as_ref().is_none_or(|running| running.stdout.is_none())
     }
 
     /// The program has closed one of its pipes: no request can be answered any more.
     fn has_closed(&mut self) {
-        let is_used = matches!(self.state, State::Coming | State::Up);
+        let is_used = matches!(self.state, State::Coming | State::Up) && self.ended.is_none();
         if is_used && matches!(self.program.stdio, Stdio::JsonRpc { .. }) {
             self.closed.get_or_insert_with(Instant::now);
         }
@@ -783,11 +892,19 @@ impl Port {
         match self.program.stdio {
             Stdio::Log => pass_on(1, bytes),
             Stdio::Raw => self.tell_all(Value::Bytes(bytes.to_vec())),
-            Stdio::Lines | Stdio::JsonRpc { .. } => {
-                self.cutter.push(bytes);
-                while let Some(piece) = self.cutter.next() {
-                    self.hear_piece(piece);
-                }
+            Stdio::Lines | Stdio::JsonRpc { .. } => self.cutter.push(bytes),
+        }
+    }
+
+    /// Passes on some of the messages that have come, as long as nobody's mailbox is full.
+    fn hear_pieces(&mut self) {
+        for _ in 0..PIECES_AT_ONCE {
+            if self.link.is_full() {
+                return;
+            }
+            match self.cutter.next() {
+                Some(piece) => self.hear_piece(piece),
+                None => return,
             }
         }
     }
@@ -837,14 +954,20 @@ impl Port {
                     Err(error) => self.raise(seq, to, error),
                 }
             }
+            Said::Garbled(seq, why) => {
+                if let Some(to) = self.calls.remove(&seq) {
+                    self.last_use = Instant::now();
+                    self.link.answer(seq, to, Outcome::Failed(CallFailure::BadResult(why)), &[]);
+                }
+            }
+            // Whoever is asked that is only to show that it is there.
+            Said::Request { id, method, .. } if method == "ping" => self.put_answer(&id, Ok(json!({}))),
             Said::Request { id, method, params } => match self.program.handler.clone() {
                 Some(handler) => {
                     let arguments = vec![Value::Str(method), json::to_value(&params)];
                     let call = self.link.send(handler, "handle_request", arguments, true);
                     self.asked.insert(call, id);
                 }
-                // Whoever is asked that is only to show that it is there.
-                None if method == "ping" => self.put_answer(&id, Ok(json!({}))),
                 None => self.put_answer(&id, Err(failure(METHOD_NOT_FOUND, format!("nobody handles `{method}`")))),
             },
             Said::Notification { method, params } => {
@@ -897,20 +1020,22 @@ impl Port {
         listeners.into_iter().for_each(|listener| self.link.tell(listener, "wrote", &arguments));
     }
 
-    fn read_errors(&mut self) {
-        let Some(stderr) = self.running.as_ref().and_then(|running| running.stderr.as_ref()) else { return };
+    /// Reads once of its errors; whether there were some.
+    fn read_errors(&mut self) -> bool {
+        let Some(running) = &mut self.running else { return false };
+        let Some(stderr) = &running.stderr else { return false };
         let mut chunk = vec![0; CHUNK];
         match read(stderr, &mut chunk) {
             Ok(0) => {
-                if let Some(running) = &mut self.running {
-                    running.stderr = None;
-                }
+                running.stderr = None;
+                false
             }
             Ok(count) => {
                 pass_on(2, &chunk[..count]);
                 self.look_for_line(1, &chunk[..count]);
+                true
             }
-            Err(_) => {}
+            Err(_) => false,
         }
     }
 
@@ -939,6 +1064,15 @@ impl Port {
             }
             std::cmp::Ordering::Greater => {}
         }
+    }
+}
+
+/// What the program is answered when its handler raises. A `rebeam.ProgramError` ends with its code.
+fn raised_by_handler(raised: &Raised) -> Failure {
+    let own = raised.message.strip_suffix(')').and_then(|text| text.rsplit_once(" ("));
+    match own.and_then(|(message, code)| Some((message, code.parse().ok()?))) {
+        Some((message, code)) if raised.kind.ends_with(".ProgramError") => failure(code, message.to_owned()),
+        _ => failure(SERVER_ERROR, format!("{}: {}", raised.kind, raised.message)),
     }
 }
 

@@ -46,6 +46,8 @@ pub(crate) fn start(program: &Program, is_looked_at: bool) -> Result<Running, St
     command.stdin(if is_logged { Pipes::null() } else { Pipes::piped() });
     command.stdout(if is_logged && !is_looked_at { Pipes::inherit() } else { Pipes::piped() });
     command.stderr(if is_looked_at { Pipes::piped() } else { Pipes::inherit() });
+    // What it says to its own group is not for us.
+    command.process_group(0);
     let port = getpid();
     // SAFETY: both are system calls that allocate nothing.
     unsafe {

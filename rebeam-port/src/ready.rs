@@ -56,3 +56,11 @@ fn answers(mut stream: TcpStream, host: &str, path: &str) -> bool {
         && head.starts_with(b"HTTP/1.")
         && matches!(head[9], b'2' | b'3')
 }
+
+/// Whether this is a regular expression that lines can be looked through for.
+///
+/// # Errors
+/// It is none, in words.
+pub fn check_pattern(pattern: &str) -> Result<(), String> {
+    regex_lite::Regex::new(pattern).map(drop).map_err(|error| error.to_string())
+}

@@ -6,6 +6,9 @@ use rebeam_protocol::id::Seq;
 use rebeam_protocol::program::Cancel;
 use serde_json::{Value as Json, json};
 
+/// How many messages a batch may have.
+const MOST_AT_ONCE: usize = 1000;
+
 /// How much of what makes no sense is shown.
 const MOST_SHOWN: usize = 200;
 
@@ -25,6 +28,8 @@ pub(crate) enum Said {
         method: String,
         params: Json,
     },
+    /// The answer to the request that was made for this message, which is none; in words.
+    Garbled(Seq, String),
     /// What is no JSON-RPC, or answers nothing that was asked; in words.
     Nonsense(String),
 }
@@ -79,9 +84,34 @@ impl Rpc {
             return Vec::new();
         }
         match serde_json::from_slice(message) {
+            Ok(Json::Array(batch)) if batch.len() > MOST_AT_ONCE => {
+                vec![Said::Nonsense(format!("a batch of {} messages: it may have {MOST_AT_ONCE}", batch.len()))]
+            }
             Ok(Json::Array(batch)) if !batch.is_empty() => batch.into_iter().map(|one| self.hear_one(one)).collect(),
             Ok(one) => vec![self.hear_one(one)],
-            Err(error) => vec![Said::Nonsense(format!("no JSON ({error}): {}", shown(message)))],
+            Err(error) => {
+                let why = format!("no JSON ({error}): {}", shown(message));
+                vec![match self.meant(message) {
+                    Some(seq) => Said::Garbled(seq, format!("its answer is {why}")),
+                    None => Said::Nonsense(why),
+                }]
+            }
+        }
+    }
+
+    /// The request that is answered by what is no JSON, such as Python's `NaN`: the only open one whose identifier is in it.
+    fn meant(&mut self, message: &[u8]) -> Option<Seq> {
+        let text = String::from_utf8_lossy(message);
+        let numbers = text.match_indices("\"id\"").filter_map(|(place, key)| {
+            let rest = text[place + key.len()..].trim_start().strip_prefix(':')?.trim_start();
+            let end = rest.find(|it: char| !it.is_ascii_digit()).unwrap_or(rest.len());
+            rest[..end].parse::<u64>().ok()
+        });
+        let mut open: Vec<u64> = numbers.filter(|id| self.open.contains_key(id)).collect();
+        open.dedup();
+        match open[..] {
+            [id] => self.open.remove(&id),
+            _ => None,
         }
     }
 
@@ -98,6 +128,9 @@ impl Rpc {
         }
         let (result, error) = (fields.remove("result"), fields.remove("error").filter(|error| !error.is_null()));
         if result.is_none() && error.is_none() {
+            if let Some(seq) = id.as_ref().and_then(Json::as_u64).and_then(|id| self.open.remove(&id)) {
+                return Said::Garbled(seq, "its answer has neither `result` nor `error`".into());
+            }
             return nonsense("neither request nor answer", &Json::Object(fields));
         }
         let known = id.as_ref().and_then(Json::as_u64).and_then(|id| self.open.remove(&id));
@@ -215,6 +248,29 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_is_none_fails_its_request() {
+        let deep = [b"{\"id\":1,\"result\":", &[b'['; 200][..], &[b']'; 200], b"}"].concat();
+        let answers: [&[u8]; 6] = [
+            b"{\"id\": 1, \"result\": NaN}",
+            b"{\"result\": {\"id\": 77, \"x\": 1e400}, \"id\" : 1}",
+            b"{\"id\":1,\"result\":\"\\ud800\"}",
+            b"{\"id\":1,\"result\":\"\xff\"}",
+            b"{\"id\":1}",
+            &deep,
+        ];
+        for answer in answers {
+            let mut rpc = Rpc::new(Cancel::Never);
+            rpc.request(Seq(5), "a", Json::Null);
+            assert!(matches!(&rpc.hear(answer)[..], [Said::Garbled(Seq(5), _)]), "{:?}", shown(answer));
+        }
+        // Which of two is not known.
+        let mut rpc = Rpc::new(Cancel::Never);
+        rpc.request(Seq(5), "a", Json::Null);
+        rpc.request(Seq(6), "a", Json::Null);
+        assert!(matches!(&rpc.hear(b"{\"id\":1,\"result\":{\"id\":2,\"x\":NaN}}")[..], [Said::Nonsense(_)]));
+    }
+
+    #[test]
     fn nonsense_is_named_and_harms_nothing() {
         let mut rpc = Rpc::new(Cancel::Never);
         rpc.request(Seq(1), "a", Json::Null);
@@ -225,6 +281,8 @@ mod tests {
             assert!(matches!(&said[..], [Said::Nonsense(text)] if !text.is_empty()), "{said:?}");
         }
         assert_eq!(rpc.hear(b"  \n"), []);
+        let batch = format!("[{}]", ["0"; 1001].join(","));
+        assert!(matches!(&rpc.hear(batch.as_bytes())[..], [Said::Nonsense(text)] if text.contains("1001")));
         assert_eq!(rpc.hear(b"{\"id\":1,\"result\":null}"), [Said::Answer(Seq(1), Ok(Json::Null))]);
         assert!(shown([b'x'; 1000]).len() < 210);
     }

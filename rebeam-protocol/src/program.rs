@@ -21,6 +21,8 @@ pub struct Program {
     pub ready: Ready,
     /// The parameters, as JSON, of the request `initialize` that it is sent first, if it is.
     pub initialize: Option<String>,
+    /// How many milliseconds it may take to be ready when it is started again; `None`: no limit.
+    pub start_ms: Option<u64>,
     /// The signal that asks it to stop.
     pub stop_signal: i32,
     /// After how many milliseconds it is killed, if it has not ended; `None`: never.
@@ -114,6 +116,7 @@ mod tests {
             handler: None,
             ready: Ready::Http("localhost".into(), 80, "/".into()),
             initialize: Some("{}".into()),
+            start_ms: Some(60_000),
             stop_signal: 15,
             stop_ms: Some(5000),
             idle_ms: Some(5),

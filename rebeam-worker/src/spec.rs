@@ -191,7 +191,7 @@ fn actor(object: &Bound<'_, PyAny>) -> PyResult<ActorSpec> {
 
 /// The start payload of a port, by the arguments of `rebeam.program` as that has checked them.
 #[pyfunction]
-#[pyo3(signature = (*, argv, stdio, framing, cancel, output, handler, ready, initialize, stop_signal, stop_limit, idle, max_line))]
+#[pyo3(signature = (*, argv, stdio, framing, cancel, output, handler, ready, initialize, start_limit, stop_signal, stop_limit, idle, max_line))]
 #[expect(clippy::too_many_arguments, reason = "each is one of the program's options")]
 pub(crate) fn program_start<'py>(
     py: Python<'py>,
@@ -203,6 +203,7 @@ pub(crate) fn program_start<'py>(
     handler: Option<&Bound<'_, PyAny>>,
     ready: Option<(String, String, u16, String)>,
     initialize: Option<String>,
+    start_limit: Option<f64>,
     stop_signal: i32,
     stop_limit: Option<f64>,
     idle: Option<f64>,
@@ -225,7 +226,11 @@ pub(crate) fn program_start<'py>(
     let ready = match ready {
         None => Ready::AtOnce,
         Some((kind, host, port, text)) => match kind.as_str() {
-            "line" => Ready::Line(text),
+            "line" => {
+                rebeam_port::check_pattern(&text)
+                    .map_err(|error| PyValueError::new_err(format!("ready='line:{text}': {error}")))?;
+                Ready::Line(text)
+            }
             "tcp" => Ready::Tcp(host, port),
             "unix" => Ready::Unix(text),
             "file" => Ready::File(text),
@@ -240,6 +245,7 @@ pub(crate) fn program_start<'py>(
         handler: handler.map(address).transpose()?,
         ready,
         initialize,
+        start_ms: start_limit.map(ms),
         stop_signal,
         stop_ms: stop_limit.map(ms),
         idle_ms: idle.map(ms),

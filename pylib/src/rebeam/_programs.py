@@ -6,6 +6,7 @@ is plain data. This module must not know how a port works.
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -16,9 +17,18 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, cast
 from rebeam import _pending, _rebeam, _runtime
 from rebeam._actor import Actor
 from rebeam._errors import RebeamError, SpecError
-from rebeam._options import checked_timeout, is_number, one_of, refuse_unknown, size_in_bytes
+from rebeam._options import Backoff, checked_timeout, is_number, one_of, refuse_unknown, size_in_bytes
 from rebeam._ref import ActorRef, Target, To, address
-from rebeam._spec import DEFAULT_SHUTDOWN, ChildSpec, Process, checked_shutdown, child
+from rebeam._spec import (
+    DEFAULT_SHUTDOWN,
+    DEFAULT_START_TIMEOUT,
+    ChildSpec,
+    Process,
+    Supervisor,
+    checked_shutdown,
+    child,
+    seconds_or_none,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -339,24 +349,32 @@ def program(
     cancelled: str = one_of("cancel", cancel or {"lines": "mcp", "headers": "lsp"}[framed], Cancel)
     if idle is not None and (not is_number(idle) or not 0 < idle < 1e9):
         raise SpecError(f"idle={idle!r}: it is a number of seconds, more than 0")
+    if idle is not None and stdio is None:
+        raise SpecError(f"idle={idle!r} is for a program that is sent messages: say what its input is by `stdio`")
     if cwd is not None and not isinstance(cwd, str):
         raise SpecError(f"cwd={cwd!r}: it must be a path as text")
     if isinstance(options.get("memory"), tuple):
         raise SpecError(f"memory={options.get('memory')!r}: a program has one limit, at which it is killed")
-    start = _rebeam.program_start(
-        argv=words,
-        stdio=stdio,
-        framing=framed,
-        cancel=cancelled,
-        output=None if output is None else address(output),
-        handler=None if handler is None else address(handler),
-        ready=_ready(ready),
-        initialize=None if initialize is None else _as_json("initialize", initialize),
-        stop_signal=_number_of(stop_signal),
-        stop_limit=_limit(checked_shutdown(options.get("shutdown", DEFAULT_SHUTDOWN))),
-        idle=idle,
-        max_line=size_in_bytes("max_line", max_line) if max_line is not None else DEFAULT_MAX_LINE[stdio or "lines"],
-    )
+    try:
+        start = _rebeam.program_start(
+            argv=words,
+            stdio=stdio,
+            framing=framed,
+            cancel=cancelled,
+            output=None if output is None else address(output),
+            handler=None if handler is None else address(handler),
+            ready=_ready(ready),
+            start_limit=seconds_or_none("start_timeout", options.get("start_timeout", DEFAULT_START_TIMEOUT)),
+            initialize=None if initialize is None else _as_json("initialize", initialize),
+            stop_signal=_number_of(stop_signal),
+            stop_limit=_limit(checked_shutdown(options.get("shutdown", DEFAULT_SHUTDOWN))),
+            idle=idle,
+            max_line=size_in_bytes("max_line", max_line)
+            if max_line is not None
+            else DEFAULT_MAX_LINE[stdio or "lines"],
+        )
+    except ValueError as error:
+        raise SpecError(str(error)) from None
     called = os.path.basename(words[0])
     defaults: dict[str, Any] = {"id": options.get("name") or called, "reload": "never", "directory": cwd}
     given: dict[str, Any] = {**defaults, **cast("dict[str, Any]", options)}
@@ -365,8 +383,10 @@ def program(
     return _replaced(spec, words, memory)
 
 
-def declared(name: str, options: object) -> ChildSpec[Program]:
+def declared(name: str, options: object) -> Supervisor:
     """A program as the project's file declares it.
+
+    It has a supervisor of its own, so that its restarts count for nobody else, and is parked when it has used them up.
 
     Args:
         name: of its table, and of the actor.
@@ -376,11 +396,16 @@ def declared(name: str, options: object) -> ChildSpec[Program]:
         SpecError: it makes no sense.
     """
     if not isinstance(options, dict) or "command" not in options:
-        example = f'in its table, write `command = ["{name}"]`'
-        raise SpecError(f"the program `{name}` of the project's file has no `command`; {example}")
-    rest: dict[str, Any] = {"name": name, **options}
+        near = difflib.get_close_matches("command", options, 1) if isinstance(options, dict) else []
+        hint = f"did you mean that by `{near[0]}`?" if near else f'in its table, write `command = ["{name}"]`'
+        raise SpecError(f"the program `{name}` of the project's file has no `command`; {hint}")
+    rest: dict[str, Any] = {"name": name, "on_giveup": "park", **options}
     try:
-        return program(rest.pop("command"), **rest)
+        if isinstance(rest.get("backoff"), dict):
+            rest["backoff"] = Backoff(**rest["backoff"])
+        return Supervisor([program(rest.pop("command"), **rest)], id=name)
+    except TypeError as error:
+        raise SpecError(f"the program `{name}` of the project's file: backoff: {error}") from None
     except SpecError as error:
         raise SpecError(f"the program `{name}` of the project's file: {error}") from None
 
@@ -438,11 +463,6 @@ def _ready(ready: object) -> tuple[str, str, int, str] | None:
         if not host or (colon and not port.isdecimal()) or (kind == "tcp" and not colon) or int(port or 80) > 65535:
             raise SpecError(f"ready={ready!r}: it has to name a host and a port")
         return kind, host.strip("[]"), int(port or 80), slash + path or "/"
-    if kind == "line":
-        try:
-            re.compile(rest)
-        except re.error as error:
-            raise SpecError(f"ready={ready!r} is no regular expression: {error}") from None
     return kind, "", 0, rest
 
 

@@ -353,6 +353,7 @@ def program_start(
     handler: _Address | None,
     ready: tuple[str, str, int, str] | None,
     initialize: str | None,
+    start_limit: float | None,
     stop_signal: int,
     stop_limit: float | None,
     idle: float | None,

@@ -242,7 +242,7 @@ def child(actor: type[A], /, *args: Any, **options: Unpack[ChildOptions]) -> Chi
         restart=one_of("restart", option("restart", "permanent"), Restart),
         shutdown=checked_shutdown(option("shutdown", DEFAULT_SHUTDOWN)),
         significant=_flag("significant", option("significant", False)),
-        start_timeout=_seconds("start_timeout", option("start_timeout", DEFAULT_START_TIMEOUT)),
+        start_timeout=seconds_or_none("start_timeout", option("start_timeout", DEFAULT_START_TIMEOUT)),
         mailbox=Mailbox(
             _count("max_messages_waiting", option("max_messages_waiting", DEFAULT_MAILBOX[0]), 1),
             _count("max_bytes_waiting", option("max_bytes_waiting", DEFAULT_MAILBOX[1]), 1),
@@ -302,7 +302,7 @@ def _flag(what: str, value: object) -> bool:
     return value
 
 
-def _seconds(what: str, value: object) -> float | None:
+def seconds_or_none(what: str, value: object) -> float | None:
     return None if value is None else _number(what, value, 0, strict=True)
 
 
@@ -372,12 +372,12 @@ def _limits(actor: type[Actor], option: Callable[[str], Any]) -> Limits:
         hard = _kib(memory)
         soft = hard * 4 // 5
     return Limits(
-        deadline=_seconds("callback_deadline", option("callback_deadline")),
+        deadline=seconds_or_none("callback_deadline", option("callback_deadline")),
         deadlines=deadlines,
         memory_soft=soft,
         memory_hard=hard,
         max_messages=_count("max_messages", option("max_messages"), 1),
-        max_age=_seconds("max_age", option("max_age")),
+        max_age=seconds_or_none("max_age", option("max_age")),
     )
 
 
