@@ -1,6 +1,6 @@
 //! A port's connection with the supervisor.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -22,9 +22,11 @@ use crate::marks::Marks;
 use crate::pickle;
 
 /// Until so many bytes wait to be written, more is taken from the program.
-///
-/// Together with what the socket holds that is less than what the supervisor suffers of messages to a full mailbox.
-const MUCH: usize = 64 * 1024;
+const MUCH: usize = 256 * 1024;
+
+/// After so many messages the supervisor is asked something: before it answers it has said whose mailbox is full. It ends
+/// who sends four times as many to one that it knows to be full.
+const MANY: u32 = 1024;
 
 pub(crate) struct Link {
     channel: OwnedFd,
@@ -34,7 +36,10 @@ pub(crate) struct Link {
     most: usize,
     next: u64,
     /// Actors whose mailbox is full.
-    shut: BTreeMap<ActorId, ()>,
+    shut: BTreeSet<ActorId>,
+    /// How many messages were sent since the supervisor was last asked, and what it was asked and has not answered.
+    sent: u32,
+    asked: Option<RequestId>,
 }
 
 impl Link {
@@ -45,7 +50,17 @@ impl Link {
     pub(crate) fn open(channel: OwnedFd, page: &OwnedFd) -> io::Result<(Self, Welcome, Bytes)> {
         let (reader, out) = (FrameReader::new(u32::MAX as usize), WriteQueue::default());
         let marks = Marks::new(page)?;
-        let mut link = Link { channel, reader, out, marks, most: usize::MAX, next: 0, shut: BTreeMap::new() };
+        let mut link = Link {
+            channel,
+            reader,
+            out,
+            marks,
+            most: usize::MAX,
+            next: 0,
+            shut: BTreeSet::new(),
+            sent: 0,
+            asked: None,
+        };
         link.say(&ToSupervisor::Hello(Hello { magic: MAGIC, version: VERSION, os_pid: std::process::id() }), &[]);
         link.flush()?;
         loop {
@@ -77,9 +92,9 @@ impl Link {
         !self.out.is_empty()
     }
 
-    /// Whether what the program says is to wait: somebody's mailbox is full, or the supervisor has much to read.
+    /// Whether what the program says is to wait: somebody's mailbox is full or may be, or the supervisor has much to read.
     pub(crate) fn is_full(&self) -> bool {
-        !self.shut.is_empty() || self.out.bytes() > MUCH
+        !self.shut.is_empty() || self.asked.is_some() || self.out.bytes() > MUCH
     }
 
     /// Whether an exit signal came.
@@ -105,8 +120,11 @@ impl Link {
     pub(crate) fn next(&mut self) -> io::Result<Option<(ToWorker, Bytes)>> {
         loop {
             match self.reader.next_frame::<ToWorker>().map_err(io::Error::other)? {
-                Some((ToWorker::Gate(Gate::Shut { actor, .. }), _)) => drop(self.shut.insert(actor, ())),
+                Some((ToWorker::Gate(Gate::Shut { actor, .. }), _)) => drop(self.shut.insert(actor)),
                 Some((ToWorker::Gate(Gate::Open { actor }), _)) => drop(self.shut.remove(&actor)),
+                Some((ToWorker::Answer { request, .. }, _)) => {
+                    self.asked = self.asked.filter(|asked| *asked != request);
+                }
                 other => return Ok(other),
             }
         }
@@ -181,6 +199,7 @@ impl Link {
         let head = Head { form: Form::Message, ..Head::new("handle_info") };
         let envelope = Envelope { to, kind: Kind::Info, head, buffers: None };
         self.say(&ToSupervisor::Send(envelope), &pickle::call("rebeam._programs", function, arguments));
+        self.has_sent();
     }
 
     /// A call of a method with plain arguments, or a cast; the call's number.
@@ -192,12 +211,23 @@ impl Link {
         let content = Value::Tuple(vec![Value::Tuple(arguments), Value::Dict(Vec::new())]);
         let envelope = Envelope { to, kind, head, buffers: None };
         self.say(&ToSupervisor::Send(envelope), &value::encode(&content));
+        self.has_sent();
         call
     }
 
-    /// Asks the supervisor for something whose answer does not matter.
-    pub(crate) fn ask(&mut self, body: ProcessRequest) {
+    fn has_sent(&mut self) {
+        self.sent += 1;
+        if self.sent >= MANY && self.asked.is_none() {
+            self.sent = 0;
+            self.asked = Some(self.ask(ProcessRequest::Whereis(String::new())));
+        }
+    }
+
+    /// Asks the supervisor for something whose answer's content does not matter.
+    pub(crate) fn ask(&mut self, body: ProcessRequest) -> RequestId {
         self.next += 1;
-        self.say(&ToSupervisor::Request { request: RequestId(self.next), body }, &[]);
+        let request = RequestId(self.next);
+        self.say(&ToSupervisor::Request { request, body }, &[]);
+        request
     }
 }

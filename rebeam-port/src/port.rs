@@ -729,7 +729,7 @@ impl Port {
                     true if was_one => {}
                     true => {
                         self.subscribers.push(pid);
-                        self.link.ask(ProcessRequest::Monitor(Address::Pid(pid)));
+                        let _ = self.link.ask(ProcessRequest::Monitor(Address::Pid(pid)));
                     }
                     false => self.subscribers.retain(|subscriber| *subscriber != pid),
                 }
