@@ -645,7 +645,7 @@ impl Port {
             self.last_use = Instant::now();
         }
         match self.state {
-            _ if !is_for_program && self.ended.is_none() => self.take(delivery, &payload),
+            _ if !is_for_program => self.take(delivery, &payload),
             State::Up if self.deaf.is_none() && self.ended.is_none() => self.take(delivery, &payload),
             // It stays unbegun, for the next incarnation, if the program has ended.
             State::Up => self.waiting.push_back((delivery, payload)),
@@ -740,7 +740,8 @@ impl Port {
                 self.answer(seq, reply_to, &info);
             }
             ("os_pid", [], _) => {
-                let os_pid = self.running.as_ref().map(|running| running.os_pid.as_raw());
+                let running = self.running.as_ref().filter(|_| self.ended.is_none() && self.left.is_none());
+                let os_pid = running.map(|running| running.os_pid.as_raw());
                 self.answer(seq, reply_to, &os_pid.map_or(Value::None, |pid| Value::Int(pid.into())));
             }
             (method, _, stdio) => return Err(unfit(method, stdio)),
