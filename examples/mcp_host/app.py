@@ -1,7 +1,7 @@
 """A host of twenty MCP servers: `pip install mcp`, `rebeam up app.py`, and in another terminal
 
 rebeam call host use tools0 add '{"a": 1, "b": 2}'
-rebeam call host use tools1 hang
+rebeam call --timeout 60 host use tools1 hang
 rebeam call host use tools2 crash
 """
 
@@ -31,7 +31,7 @@ class Host(Actor):
     async def use(self, server: str, tool: str, arguments: dict[str, Any] | None = None) -> str:
         params = {"name": tool, "arguments": arguments or {}}
         try:
-            answer = await ProgramRef(server).acall("tools/call", params, timeout=2)
+            answer = await ProgramRef(server).acall("tools/call", params, timeout=30)
         except rebeam.CallTimeout as error:
             # The server has been told that nobody waits any more. Ours does not listen, so it has to go.
             rebeam.kill(ProgramRef(server))

@@ -154,22 +154,23 @@ fn mcp_servers_that_hang_or_crash_are_tool_errors_and_those_that_nobody_uses_end
         let path = harness::root().join("examples/mcp_host").join(name);
         std::fs::read_to_string(path).expect("the example is there")
     };
-    let project = Project::new(&example("app.py").replace("idle=60", "idle=3"));
+    let project = Project::new(&example("app.py").replace("idle=60", "idle=3").replace("timeout=30", "timeout=10"));
     project.write("server.py", &example("server.py"));
     let server = project.path().join("server.py").display().to_string();
     let node = project.up();
-    let sum = |server: &str| node.call("host", "use", &[server, "add", r#"{"a": 1, "b": 2}"#]);
-    assert_eq!(node.call("host", "tools", &["tools0"]), serde_json::json!(["add", "hang", "crash"]));
+    let run = |args: &[&str]| project.run(&[&["call", "--json", "--timeout", "60", "host", "use"], args].concat());
+    let sum = |server: &str| run(&[server, "add", r#"{"a": 1, "b": 2}"#]).json();
+    let tools = project.run(&["call", "--json", "--timeout", "60", "host", "tools", "tools0"]);
+    assert_eq!(tools.json(), serde_json::json!(["add", "hang", "crash"]));
     std::thread::scope(|scope| {
-        let hanging = scope.spawn(|| project.run(&["call", "host", "use", "tools1", "hang"]));
+        let hanging = scope.spawn(|| run(&["tools1", "hang"]));
         for other in (0..20).filter(|other| *other != 1) {
             assert_eq!(sum(&format!("tools{other}")), "3");
         }
         hanging.join().expect("no panic").assert_error(1, &["ToolError", "`hang` hangs", "did not answer in time"]);
     });
     assert_eq!(sum("tools1"), "3", "it was started again");
-    let ran = project.run(&["call", "host", "use", "tools2", "crash"]);
-    ran.assert_error(1, &["ToolError", "has taken its server down", "signal(SIGSEGV)"]);
+    run(&["tools2", "crash"]).assert_error(1, &["ToolError", "has taken its server down", "signal(SIGSEGV)"]);
     assert_eq!(sum("tools2"), "3", "it was started again");
     assert_eq!(node.ps("host")["restarts"], 0);
     eventually("those that nobody uses have ended", || running(&server).is_empty().then_some(()));
