@@ -275,7 +275,7 @@ mod tests {
         let mut rpc = Rpc::new(Cancel::Never);
         rpc.request(Seq(1), "a", Json::Null);
         let nonsense: [&[u8]; 7] =
-            [b"{\"id\":1,", b"\xff\x00garbage", b"1", b"[]", b"{}", b"{\"id\":99,\"result\":1}", b"{\"result\":1}"];
+            [b"{\"id\":9,", b"\xff\x00garbage", b"1", b"[]", b"{}", b"{\"id\":99,\"result\":1}", b"{\"result\":1}"];
         for bytes in nonsense {
             let said = rpc.hear(bytes);
             assert!(matches!(&said[..], [Said::Nonsense(text)] if !text.is_empty()), "{said:?}");
