@@ -221,9 +221,6 @@ enum What {
     Notice,
 }
 
-/// The reason that a program which was killed by us is to end with.
-type Verdict = ExitReason;
-
 impl Port {
     fn new(link: Link, label: String, program: Program, children: SignalFd) -> Result<Self, String> {
         let line = match &program.ready {
@@ -343,11 +340,6 @@ impl Port {
         }
     }
 
-    /// The program does what it may not: it is ended, and so is the actor.
-    fn fails(&mut self, verdict: Verdict) -> ! {
-        self.ends(verdict)
-    }
-
     /// Looks after children that have ended.
     fn look_after_children(&mut self) {
         while matches!(self.children.read_signal(), Ok(Some(_))) {}
@@ -357,7 +349,7 @@ impl Port {
             None if self.left.is_some() => self.ask_the_rest(),
             None => {}
             Some(WaitStatus::Stopped(_, Signal::SIGTTIN | Signal::SIGTTOU)) => {
-                self.fails(ExitReason::Other("it wants a terminal, and has none".into()));
+                self.ends(ExitReason::Other("it wants a terminal, and has none".into()));
             }
             Some(WaitStatus::Stopped(..)) => {}
             Some(_) if matches!(self.state, State::Resting | State::Stopping(_)) => {
@@ -594,7 +586,7 @@ impl Port {
             self.ends(ExitReason::NotStarted(format!("it was not ready again within {limit} s")));
         }
         if self.closed.is_some_and(|since| since + AFTER_CLOSED <= now) {
-            self.fails(ExitReason::Other("it has closed its input or output, and lives on".into()));
+            self.ends(ExitReason::Other("it has closed its input or output, and lives on".into()));
         }
     }
 
@@ -939,7 +931,7 @@ impl Port {
             }
             _ => {
                 let what = format!("a message of {length} bytes and more: it may have {most}, see `max_line`");
-                self.fails(ExitReason::LimitExceeded(what));
+                self.ends(ExitReason::LimitExceeded(what));
             }
         }
     }

@@ -16,6 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, getppid};
 use rebeam_protocol::program::{Program, Stdio};
+use rebeam_sys::process::children_of;
 
 /// How long what cannot be killed at once is waited for. What is left then, the supervisor finds.
 const LONGEST_END: Duration = Duration::from_secs(2);
@@ -159,17 +160,5 @@ pub(crate) fn end_all() {
 
 /// Our own children.
 pub(crate) fn children() -> Vec<Pid> {
-    let own = std::process::id();
-    if let Ok(list) = fs::read_to_string(format!("/proc/{own}/task/{own}/children")) {
-        return list.split_whitespace().filter_map(|pid| pid.parse().ok().map(Pid::from_raw)).collect();
-    }
-    // A kernel without that list.
-    let Ok(all) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = all.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let is_own = |pid: &i32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse::<u32>().ok());
-        parent == Some(own)
-    };
-    pids.filter(is_own).map(Pid::from_raw).collect()
+    children_of(std::process::id() as i32).into_iter().map(Pid::from_raw).collect()
 }

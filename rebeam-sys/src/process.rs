@@ -1,5 +1,6 @@
 //! Processes: starting programs with descriptors in place, signals to single threads, ends that cannot be missed.
 
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
@@ -129,6 +130,25 @@ pub fn reap(os_pid: i32) -> Reaped {
     let signal = status & 0x7f;
     let status = (result == os_pid).then(|| WaitStatus::from_raw(Pid::from_raw(os_pid), status).ok()).flatten();
     Reaped { status, signal, cpu_ms: ms(usage.ru_utime) + ms(usage.ru_stime), peak_kib: usage.ru_maxrss as u64 }
+}
+
+/// The children of a process, those that have died and are not reaped among them; empty if it is gone.
+pub fn children_of(os_pid: i32) -> Vec<i32> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{os_pid}/task")) else { return Vec::new() };
+    let lists: Vec<String> =
+        tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("children")).ok()).collect();
+    if !lists.is_empty() {
+        return lists.iter().flat_map(|list| list.split_whitespace()).filter_map(|id| id.parse().ok()).collect();
+    }
+    // A kernel without these lists.
+    let Ok(all) = fs::read_dir("/proc") else { return Vec::new() };
+    let ids = all.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let is_child = |id: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse::<i32>().ok());
+        parent == Some(os_pid)
+    };
+    ids.filter(is_child).collect()
 }
 
 /// Ends this process at once, without running anything of it.

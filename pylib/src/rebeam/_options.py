@@ -55,11 +55,9 @@ class Backoff(NamedTuple):
 Pauses: TypeAlias = Backoff | Literal["auto"] | None
 
 
-class ChildOptions(TypedDict, total=False):
-    """The options of `child`, and of an actor's class (`class Worker(Actor, restart="transient")`)."""
+class CommonOptions(TypedDict, total=False):
+    """The options that `child` and `program` share."""
 
-    kwargs: dict[str, Any]
-    name: str | Via | None
     id: str | None
     restart: Restart
     shutdown: Shutdown
@@ -70,21 +68,28 @@ class ChildOptions(TypedDict, total=False):
     on_full: OnFull
     mailbox: OnCrash
     while_restarting: WhileRestarting
-    concurrency: int | None
     backoff: Pauses
     on_giveup: OnGiveup
+    cpus: Iterable[int] | None
+    nice: int | None
+    env: Mapping[str, str] | None
+    uid: int | None
+    gid: int | None
+
+
+class ChildOptions(CommonOptions, total=False):
+    """The options of `child`, and of an actor's class (`class Worker(Actor, restart="transient")`)."""
+
+    kwargs: dict[str, Any]
+    name: str | Via | None
+    concurrency: int | None
     terminate_on_shutdown: bool
     callback_deadline: float | None
     memory: str | int | tuple[str | int, str | int] | None
     max_messages: int | None
     max_age: float | None
-    cpus: Iterable[int] | None
-    nice: int | None
-    env: Mapping[str, str] | None
     threads: int | None
     directory: str | None
-    uid: int | None
-    gid: int | None
     reload: Reload
 
 

@@ -12,12 +12,12 @@ import os
 import re
 import signal as _signal
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from rebeam import _pending, _rebeam, _runtime
 from rebeam._actor import Actor
 from rebeam._errors import RebeamError, SpecError
-from rebeam._options import Backoff, checked_timeout, is_number, one_of, refuse_unknown, size_in_bytes
+from rebeam._options import Backoff, CommonOptions, checked_timeout, is_number, one_of, refuse_unknown, size_in_bytes
 from rebeam._ref import ActorRef, Target, To, address
 from rebeam._spec import (
     DEFAULT_SHUTDOWN,
@@ -31,11 +31,9 @@ from rebeam._spec import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from typing_extensions import Unpack
 
-    from rebeam._options import OnCrash, OnFull, OnGiveup, Pauses, Restart, Shutdown, WhileRestarting
+    from rebeam._options import Shutdown
     from rebeam._pending import Pending
     from rebeam._ref import Timeout
 
@@ -242,28 +240,11 @@ def started(address: Any, target: Target = Target()) -> ProgramRef:  # noqa: B00
     return made
 
 
-class ProgramOptions(TypedDict, total=False):
+class ProgramOptions(CommonOptions, total=False):
     """The options of `program` that are those of `child`."""
 
     name: str | None
-    id: str | None
-    restart: Restart
-    shutdown: Shutdown
-    significant: bool
-    start_timeout: float | None
-    max_messages_waiting: int | None
-    max_bytes_waiting: int | None
-    on_full: OnFull
-    mailbox: OnCrash
-    while_restarting: WhileRestarting
-    backoff: Pauses
-    on_giveup: OnGiveup
     memory: str | int | None
-    cpus: Iterable[int] | None
-    nice: int | None
-    env: Mapping[str, str] | None
-    uid: int | None
-    gid: int | None
 
 
 _OWN = (

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::io;
 
 use nix::unistd::{SysconfVar, sysconf};
+use rebeam_sys::process::children_of;
 use tokio::task::spawn_blocking;
 
 /// How many readings are made at once; more wait. Each of those that take long (two for memory, one for `/metrics`, one for
@@ -68,7 +69,7 @@ impl Measured {
         let mut all = vec![self.os_pid];
         let mut looked_at = 0;
         while let Some(os_pid) = all.get(looked_at).filter(|_| looked_at < MOST_DESCENDANTS) {
-            all.extend(children_of(&os_pid.to_string()));
+            all.extend(children_of(*os_pid));
             looked_at += 1;
         }
         all
@@ -126,13 +127,7 @@ pub(crate) fn own_counts() -> (u64, u64) {
 
 /// The children of this process, those that died and are not reaped among them.
 pub(crate) fn children() -> Vec<i32> {
-    children_of("self")
-}
-
-fn children_of(process: &str) -> Vec<i32> {
-    let Ok(tasks) = std::fs::read_dir(format!("/proc/{process}/task")) else { return Vec::new() };
-    let lists = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
-    lists.flat_map(|list| list.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<i32>>()).collect()
+    children_of(std::process::id() as i32)
 }
 
 #[cfg(test)]
